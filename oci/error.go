@@ -1,0 +1,119 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Code is an error code of the distribution specification, as it goes out in
+// the JSON of an answer.
+type Code string
+
+// The codes this program answers with.
+const (
+	CodeBlobUnknown     Code = "BLOB_UNKNOWN"
+	CodeDenied          Code = "DENIED"
+	CodeDigestInvalid   Code = "DIGEST_INVALID"
+	CodeManifestInvalid Code = "MANIFEST_INVALID"
+	CodeManifestUnknown Code = "MANIFEST_UNKNOWN"
+	CodeNameInvalid     Code = "NAME_INVALID"
+	CodeNameUnknown     Code = "NAME_UNKNOWN"
+	CodeTooManyRequests Code = "TOOMANYREQUESTS"
+	CodeUnauthorized    Code = "UNAUTHORIZED"
+	CodeUnknown         Code = "UNKNOWN"
+	CodeUnsupported     Code = "UNSUPPORTED"
+)
+
+// Error is a failure that a client may be told about. Everything in it but Err
+// is safe to show: it holds no secret, no URL query and no raw upstream body.
+type Error struct {
+	Class Class
+	// Status and Code override what the Class says. Zero: the Class decides.
+	// Code is NAME_UNKNOWN where the whole repository is unknown: that denies
+	// access, while any other 404 says nothing about it.
+	Status int
+	Code   Code
+	// Message is one line for the person who pulls: organisation, account,
+	// registry, repository, what happened, what to do. Never empty and never
+	// the specification's default text (dockerd retries errors that look bare).
+	Message string
+	// Detail is a short string, or empty. Some clients print it.
+	Detail string
+	// RetryAfter is when another try makes sense. Zero: unknown.
+	RetryAfter time.Duration
+	// Err is the cause, for the log. It may be nil.
+	Err error
+}
+
+// Error is the message, and the cause behind it.
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return e.Message
+	}
+	return e.Message + ": " + e.Err.Error()
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// HTTPStatus is the status for the client.
+func (e *Error) HTTPStatus() int {
+	if e.Status != 0 {
+		return e.Status
+	}
+	return e.Class.Status()
+}
+
+// WireCode is the error code for the client.
+func (e *Error) WireCode() Code {
+	if e.Code != "" {
+		return e.Code
+	}
+	return e.Class.Code()
+}
+
+// AsError finds the Error in err, or makes one of it: a context that was
+// cancelled is ClientGone, one that ran out is Timeout, anything else is
+// UpstreamError. It returns nil only for nil.
+func AsError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &Error{Class: ClientGone, Message: "the client left", Err: err}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Error{Class: Timeout, Message: "no answer in time; try again", Err: err}
+	}
+	return &Error{Class: UpstreamError, Message: "the request failed inside the proxy; its log has the cause", Err: err}
+}
+
+// ClassOf is the class of err; Unclassified for nil.
+func ClassOf(err error) Class {
+	if err == nil {
+		return Unclassified
+	}
+	return AsError(err).Class
+}
+
+// OneLine makes foreign text fit to be shown: control characters become
+// spaces, runs of them one, and at most limit bytes stay.
+func OneLine(s string, limit int) string {
+	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0x2028 || r == 0x2029 || r >= 0x80 && r < 0xa0 }), " ")
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "")
+	}
+	return s
+}
+
+// badRequest is an answer to a request that could not be understood. It is no
+// failure of a pull, so it has no class of its own.
+func badRequest(status int, code Code, format string, args ...any) *Error {
+	return &Error{Class: Policy, Status: status, Code: code, Message: OneLine(fmt.Sprintf(format, args...), 400)}
+}
