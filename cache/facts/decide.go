@@ -1,0 +1,98 @@
+package facts
+
+import "berth/oci"
+
+// Age says how much a proof is worth now.
+type Age uint8
+
+// The ages of a proof. A proof with a later denial is None.
+const (
+	None  Age = iota // never proven, denied since, or older than grace
+	Grace            // stands in only while upstream cannot be asked
+	Fresh            // as good as asking
+)
+
+// Answer is what upstream said when it was asked about the wanted object.
+type Answer uint8
+
+// The answers.
+const (
+	NotAsked      Answer = iota
+	Proven               // 2xx
+	Refused              // 401, 403: this view may not
+	NotThere             // 404
+	Indeterminate        // nothing was learned: network, 5xx, 429
+)
+
+// AnswerOf sorts an upstream's error; nil is Proven.
+func AnswerOf(err error) Answer {
+	if err == nil {
+		return Proven
+	}
+	switch c := oci.ClassOf(err); {
+	case c.Refuses(), c == oci.Policy:
+		return Refused
+	case c == oci.NotFound:
+		return NotThere
+	case c.Indeterminate():
+		return Indeterminate
+	}
+	// Corrupt, ClientGone and whatever comes later: nothing that would let
+	// cached bytes go.
+	return Refused
+}
+
+// State is everything that decides whether cached bytes may go to a view.
+type State struct {
+	Access Age // this view's proof for the repository
+	Member Age // anyone's proof that the object is in the repository
+	Bytes  bool
+	Answer Answer
+}
+
+// Verdict is what to do.
+type Verdict uint8
+
+// The verdicts.
+const (
+	// Refuse: nothing cached goes out; upstream's answer is the answer.
+	Refuse Verdict = iota
+	// Ask: put the wanted object to upstream, as this view, and decide again.
+	Ask
+	// Fetch: get it from upstream, as this view. The answer to that request
+	// proves or denies by itself.
+	Fetch
+	// Serve the cached bytes.
+	Serve
+	// ServeStale: serve them with a warning, since upstream is in trouble.
+	ServeStale
+)
+
+// Decide is the release rule. Bytes lie under the origin that delivered them,
+// so Bytes is provenance: what another origin delivered is not there at all.
+func Decide(s State) Verdict {
+	switch s.Answer {
+	case NotAsked:
+		return decideAlone(s)
+	case Proven:
+		if s.Bytes {
+			return Serve
+		}
+		return Fetch
+	case Indeterminate:
+		if s.Bytes && s.Access != None && s.Member != None {
+			return ServeStale
+		}
+	}
+	return Refuse
+}
+
+func decideAlone(s State) Verdict {
+	switch {
+	case !s.Bytes:
+		return Fetch
+	case s.Access == Fresh && s.Member == Fresh:
+		return Serve
+	}
+	return Ask
+}
