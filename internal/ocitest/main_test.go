@@ -1,0 +1,5 @@
+package ocitest
+
+import "testing"
+
+func TestMain(m *testing.M) { Main(m) }
