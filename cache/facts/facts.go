@@ -58,6 +58,9 @@ type Tag struct {
 	restored bool
 }
 
+// DefaultAccessTTL is how long a proof of access stays fresh.
+const DefaultAccessTTL = 5 * time.Minute
+
 // Options of Open. The zero value works.
 type Options struct {
 	// AccessTTL is how long access stays Fresh. If 0, 5 minutes.
@@ -78,7 +81,7 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	setDefault(&o.AccessTTL, 5*time.Minute)
+	setDefault(&o.AccessTTL, DefaultAccessTTL)
 	setDefault(&o.MemberTTL, 24*time.Hour)
 	setDefault(&o.TagTTL, time.Minute)
 	setDefault(&o.Grace, 24*time.Hour)
@@ -153,6 +156,12 @@ func (f *Facts) Access(a Access) (Age, time.Time) {
 		return None, time.Time{}
 	}
 	return f.age(p.proven, f.o.AccessTTL, p.restored), p.proven
+}
+
+// Denied says whether the last word about a was a denial.
+func (f *Facts) Denied(a Access) bool {
+	p := f.accessProof(a)
+	return !p.denied.IsZero() && !p.holds()
 }
 
 // Member says what m's proof is worth.

@@ -150,6 +150,13 @@ func (b *Blocks) available(off int64, held bool) int64 {
 	return max(end-off, 0)
 }
 
+// Ready is Wait without the sleep: 0 and no error mean "not yet".
+func (b *Blocks) Ready(off int64, held bool) (int64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ready(&waiter{off: off, min: 1, held: held})
+}
+
 // Wait sleeps until bytes at off can be read and says how many. With held, the
 // last byte of the blob is not there until the whole is verified. At the end of
 // the blob it returns io.EOF.
@@ -328,6 +335,9 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 	filled := b.filled[block]
 	err := b.err
 	b.mu.Unlock()
+	if err == nil && inBlock > filled {
+		err = fmt.Errorf("a run at %d leaves a hole", r.pos)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -119,9 +119,9 @@ func (r *room) used(path string, info fs.FileInfo) {
 }
 
 type entry struct {
-	path  string
-	size  int64
-	used  time.Time
+	path string
+	size int64
+	used time.Time
 }
 
 // list walks the blobs. Files that are no blobs are passed over.

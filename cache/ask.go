@@ -1,0 +1,109 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"berth/cache/facts"
+	"berth/oci"
+)
+
+// askTimeout bounds a request that proves something; its waiters have limits
+// of their own.
+const askTimeout = 30 * time.Second
+
+// missingFor is how long a 404 is remembered for the view that got it.
+const missingFor = 5 * time.Second
+
+type missingKey struct {
+	origin string
+	view   oci.View
+	repo   string
+	ref    string // kind and digest, or tag
+}
+
+type missingEntry struct {
+	until time.Time
+	err   *oci.Error
+}
+
+// ask puts o to upstream as view: once for all who want to know at the same
+// time. What the answer proves or denies is recorded before anyone gets it.
+func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Content, error) {
+	mk := missingKey{s.origin, view, o.Repo, o.Kind.String() + o.Digest.String()}
+	if err := s.c.knownMissing(mk); err != nil {
+		return nil, err
+	}
+	return s.c.stats.do(ctx, s.c, mk, func(ctx context.Context) (*oci.Content, error) {
+		content, err := s.u.As.Stat(ctx, o)
+		if err != nil {
+			s.refused(view, o, mk, err)
+			return nil, err
+		}
+		return content, s.prove(view, o, content.Asked)
+	})
+}
+
+// prove records a 2xx to a request that was sent at asked. The error: a denial
+// has come since, and wins.
+func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
+	key := s.accessKey(view, o.Repo, o.Digest)
+	s.c.facts.Prove(key, s.memberKey(o), asked)
+	if s.c.facts.Denied(key) {
+		return &oci.Error{
+			Class:   oci.Denied,
+			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Name, o.Repo),
+		}
+	}
+	return nil
+}
+
+// refused records what an error says about view and o.
+func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) {
+	class := oci.ClassOf(err)
+	if class.Refuses() {
+		s.c.facts.Deny(s.accessKey(view, o.Repo, o.Digest))
+		return
+	}
+	if class != oci.NotFound {
+		return
+	}
+	seen := s.c.facts.Member(s.memberKey(o)) != facts.None
+	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
+		// A registry that hides what one may not see answers 404 too.
+		s.c.facts.Deny(s.accessKey(view, o.Repo, o.Digest))
+	}
+	s.c.rememberMissing(mk, err)
+}
+
+func (c *Cache) rememberMissing(k missingKey, err error) {
+	c.missing.Add(k, missingEntry{until: c.o.Now().Add(missingFor), err: oci.AsError(err)})
+}
+
+func (c *Cache) knownMissing(k missingKey) error {
+	if e, ok := c.missing.Get(k); ok && c.o.Now().Before(e.until) {
+		return e.err
+	}
+	return nil
+}
+
+// renewEarly asks again in the background when the access proof in use is past
+// four fifths of its life, so that no pull has to wait for it.
+func (s *source) renewEarly(view oci.View, o oci.Object) {
+	_, proven := s.c.facts.Access(s.accessKey(view, o.Repo, o.Digest))
+	if ttl := s.c.accessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
+		return
+	}
+	s.c.wg.Go(func() {
+		// The answer is recorded by ask; whoever pulls next sees it.
+		_, _ = s.ask(s.c.ctx, view, o)
+	})
+}
+
+func (c *Cache) accessTTL() time.Duration {
+	if c.o.AccessTTL == 0 {
+		return facts.DefaultAccessTTL
+	}
+	return c.o.AccessTTL
+}

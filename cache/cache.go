@@ -1,0 +1,148 @@
+// Package cache is a registry read through the disk: an oci.Source that wraps
+// the one that asks upstream. It decides who may have what (Decide, in facts),
+// serves what is there, and joins everyone who wants the same blob into one
+// download (fill).
+//
+// It leaves HTTP to proxy and upstream, and files to store. Cache trouble fails
+// open: the pull goes past the disk. Doubt about rights fails closed: upstream
+// is asked, as the caller.
+package cache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"berth/cache/facts"
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// Options of New. The zero value works but for Dir.
+type Options struct {
+	// Dir is the cache folder. One process may use it at a time.
+	Dir string
+	// MaxSize and MinFree in bytes; see store.Options.
+	MaxSize, MinFree int64
+	// TagTTL, AccessTTL and Grace; see facts.Options.
+	TagTTL, AccessTTL, Grace time.Duration
+	// HotBytes bounds the manifests and small blobs kept in memory. If 0, 16 MiB.
+	HotBytes int64
+	// ParkAfter is how long a fill goes on without a reader. If 0, 30 s.
+	ParkAfter time.Duration
+	// Now is the clock of proofs and tags. If nil, time.Now.
+	Now func() time.Time
+	// Log gets what an operator should know. If nil, nothing is logged.
+	Log *slog.Logger
+}
+
+// Cache is one cache folder and what is known about its content. It is safe for
+// concurrent use.
+type Cache struct {
+	o     Options
+	store *store.Store
+	facts *facts.Facts
+	hot   *hot
+
+	// Requests that prove something, per view and object.
+	stats    flights[oci.Content]
+	resolves flights[oci.Resolution]
+
+	missing *lru.Cache[missingKey, missingEntry]
+
+	mu      sync.Mutex
+	fills   map[fillKey]*fill
+	suspect map[fillKey]*suspicion
+	// diskBad is until when requests go past the disk after a write failed.
+	diskBad time.Time
+
+	ctx    context.Context // ends when Close is called
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// New opens the folder. It does not go upstream.
+func New(o Options) (*Cache, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.HotBytes == 0 {
+		o.HotBytes = 16 << 20
+	}
+	if o.ParkAfter == 0 {
+		o.ParkAfter = 30 * time.Second
+	}
+	st, err := store.Open(o.Dir, store.Options{MaxSize: o.MaxSize, MinFree: o.MinFree, Log: o.Log})
+	if err != nil {
+		return nil, err
+	}
+	fs, err := facts.Open(filepath.Join(o.Dir, "facts.db"), facts.Options{
+		AccessTTL: o.AccessTTL, TagTTL: o.TagTTL, Grace: o.Grace, Now: o.Now, Log: o.Log,
+	})
+	if err != nil {
+		_ = st.Close() // the first error counts
+		return nil, err
+	}
+	c := &Cache{
+		o: o, store: st, facts: fs, hot: newHot(o.HotBytes),
+		fills: map[fillKey]*fill{}, suspect: map[fillKey]*suspicion{},
+	}
+	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// Close ends running fills, waits for everything that was started, and writes
+// pending facts. Nothing may call the cache any more.
+func (c *Cache) Close() error {
+	c.cancel()
+	c.dropParked()
+	c.wg.Wait()
+	err := c.facts.Close()
+	if serr := c.store.Close(); err == nil {
+		err = serr
+	}
+	if err != nil {
+		return fmt.Errorf("closing the cache: %w", err)
+	}
+	return nil
+}
+
+// Upstream is a registry as one organisation may see it, and what the cache
+// must know about it.
+type Upstream struct {
+	// Name is the registry as users name it, for messages.
+	Name string
+	// Origin is where it is reached.
+	Origin oci.Origin
+	// As asks the origin as the organisation.
+	As oci.Source
+	// Shared asks as the shared view; nil where the registry does not show
+	// everyone the same, so that its answers say nothing about others.
+	Shared oci.Source
+	// AnonymousFallback lets the shared view answer when the organisation's
+	// credential was refused, not only when its outcome is unknown.
+	AnonymousFallback bool
+	// PerObject is for registries whose rights differ within a repository:
+	// access is then proven for each object.
+	PerObject bool
+}
+
+// Through is u read through the cache.
+func (c *Cache) Through(u Upstream) oci.Source {
+	s := &source{c: c, u: u, origin: u.Origin.Dir()}
+	if u.Shared != nil {
+		shared := u
+		shared.As, shared.Shared = u.Shared, nil
+		s.shared = &source{c: c, u: shared, origin: s.origin}
+	}
+	return s
+}

@@ -1,0 +1,195 @@
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/oci"
+)
+
+// maxManifest is what the distribution specification asks registries to accept
+// at least, and more than any client takes.
+const maxManifest = 4 << 20
+
+// cached is o as it lies in memory or on disk, or nil. Whether it may be served
+// is not its business.
+func (s *source) cached(o oci.Object) (*oci.Content, error) {
+	key := hotKey{s.origin, o.Digest}
+	if e, ok := s.c.hot.get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
+		return e.content(o), nil
+	}
+	file, size, err := s.c.store.OpenBlob(s.origin, o.Digest)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		s.c.o.Log.Warn("a cached blob cannot be opened and is fetched again", "digest", o.Digest, "err", err)
+		return nil, nil
+	case o.Kind == oci.Manifest || size <= hotBlob:
+		return s.warm(o, file, size)
+	}
+	return &oci.Content{
+		Descriptor: oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size},
+		Length:     size,
+		Body:       &fileBody{File: file, size: size},
+	}, nil
+}
+
+const blobType = "application/octet-stream"
+
+// warm reads a small object into memory. Its digest is checked on the way, so
+// nothing that rotted on the disk gets there: a bad file is removed and fetched
+// again.
+func (s *source) warm(o oci.Object, file *os.File, size int64) (*oci.Content, error) {
+	defer func() { _ = file.Close() }() // only read from
+	if size > maxManifest {
+		return nil, notAManifest(o, errors.New("it is too large"))
+	}
+	data := make([]byte, size)
+	_, err := io.ReadFull(file, data)
+	if err != nil || !matches(o.Digest, data) {
+		s.c.o.Log.Warn("a cached blob was damaged and is fetched again", "digest", o.Digest, "err", err)
+		if err := s.c.store.Remove(s.origin, o.Digest); err != nil {
+			s.c.o.Log.Warn("a damaged blob stays", "digest", o.Digest, "err", err)
+		}
+		return nil, nil
+	}
+	return s.keepHot(o, data)
+}
+
+// keepHot puts verified bytes into memory and gives them as content.
+func (s *source) keepHot(o oci.Object, data []byte) (*oci.Content, error) {
+	e := hotEntry{data: data}
+	if o.Kind == oci.Manifest {
+		mediaType, err := manifestType(data)
+		if err != nil {
+			return nil, notAManifest(o, err)
+		}
+		e.mediaType = mediaType
+	}
+	s.c.hot.add(hotKey{s.origin, o.Digest}, e)
+	return e.content(o), nil
+}
+
+func (e hotEntry) content(o oci.Object) *oci.Content {
+	mediaType := blobType
+	if o.Kind == oci.Manifest {
+		mediaType = e.mediaType
+	}
+	return &oci.Content{
+		Descriptor: oci.Descriptor{MediaType: mediaType, Digest: o.Digest, Size: int64(len(e.data))},
+		Length:     int64(len(e.data)),
+		Body:       memoryBody{bytes.NewReader(e.data)},
+	}
+}
+
+// describe says what o is if it is in memory or on disk, without opening it
+// for reading where that is not needed.
+func (s *source) describe(o oci.Object) (oci.Descriptor, bool) {
+	if o.Kind == oci.Blob {
+		size, ok := s.c.store.Has(s.origin, o.Digest)
+		return oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size}, ok
+	}
+	c, err := s.cached(o)
+	if err != nil || c == nil {
+		return oci.Descriptor{}, false
+	}
+	_ = c.Body.Close() // memory: manifests always are
+	return c.Descriptor, true
+}
+
+func matches(d oci.Digest, data []byte) bool {
+	return d.Algorithm().FromBytes(data) == d
+}
+
+func notAManifest(o oci.Object, err error) error {
+	return &oci.Error{
+		Class: oci.UpstreamError, Err: err,
+		Message: fmt.Sprintf("%s@%s is no image manifest or index", o.Repo, o.Digest),
+	}
+}
+
+// Media types that a manifest does not always name itself.
+const (
+	dockerSchema1       = "application/vnd.docker.distribution.manifest.v1+json"
+	dockerSchema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// manifestType reads a manifest's media type from its bytes, so that one digest
+// always has one type, whatever header it came with (CVE-2021-41190). A
+// document that could be read as an index and as an image is refused.
+func manifestType(data []byte) (string, error) {
+	var m struct {
+		SchemaVersion int             `json:"schemaVersion"`
+		MediaType     string          `json:"mediaType"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Layers        json.RawMessage `json:"layers"`
+		Config        json.RawMessage `json:"config"`
+		Signatures    json.RawMessage `json:"signatures"`
+		FSLayers      json.RawMessage `json:"fsLayers"`
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return "", fmt.Errorf("reading a manifest: %w", err)
+	}
+	image := m.Layers != nil || m.Config != nil
+	switch {
+	case m.Manifests != nil && image:
+		return "", errors.New("the manifest has both manifests and layers")
+	case m.MediaType != "":
+		return oci.OneLine(m.MediaType, 200), nil
+	case m.SchemaVersion == 1 && m.FSLayers != nil && m.Signatures != nil:
+		return dockerSchema1Signed, nil
+	case m.SchemaVersion == 1 && m.FSLayers != nil:
+		return dockerSchema1, nil
+	case m.Manifests != nil:
+		return v1.MediaTypeImageIndex, nil
+	case image:
+		return v1.MediaTypeImageManifest, nil
+	}
+	return "", errors.New("the document has neither manifests nor layers")
+}
+
+// memoryBody is content in memory.
+type memoryBody struct{ *bytes.Reader }
+
+func (memoryBody) Close() error { return nil }
+
+// fileBody is a published blob. Its length is what it was when it was opened: a
+// file that is shorter by the time it is read must not end cleanly.
+type fileBody struct {
+	*os.File
+	size, pos int64
+}
+
+func (b *fileBody) Read(p []byte) (int, error) {
+	n, err := b.File.Read(p)
+	b.pos += int64(n)
+	if err == io.EOF && b.pos < b.size {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func (b *fileBody) Seek(offset int64, whence int) (int64, error) {
+	pos, err := b.File.Seek(offset, whence)
+	b.pos = pos
+	return pos, err
+}
+
+// Piece is the next part of the file, for sendfile.
+func (b *fileBody) Piece(limit int64) (io.Reader, error) {
+	if b.pos >= b.size {
+		return nil, io.EOF
+	}
+	return io.LimitReader(b.File, min(limit, b.size-b.pos)), nil
+}
+
+// Moved says how much of the piece was sent.
+func (b *fileBody) Moved(n int64) { b.pos += n }

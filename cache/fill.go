@@ -1,0 +1,272 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+const (
+	// verifyFirst is the size up to which a blob is verified before its first
+	// byte leaves, so that a bad copy can be fetched again unseen.
+	verifyFirst = 4 << 20
+	// runLength is what one upstream request asks for at most.
+	runLength = 16 << 20
+	// parkedFor is how long a fill that nobody reads keeps its blocks.
+	parkedFor = 24 * time.Hour
+)
+
+type fillKey struct {
+	origin string
+	kind   oci.Kind
+	digest oci.Digest
+}
+
+func (s *source) fillKey(o oci.Object) fillKey { return fillKey{s.origin, o.Kind, o.Digest} }
+
+// fill is one object on its way from an origin to the disk, and everyone who
+// waits for it. Readers take bytes from its blocks; one worker fetches what the
+// most urgent reader lacks.
+type fill struct {
+	c   *Cache
+	key fillKey
+
+	// opened is closed when readers may start: the size is known, and what is
+	// small has been verified. failed is closed when there will be no more
+	// bytes; err says why.
+	opened chan struct{}
+	failed chan struct{}
+	// kick wakes the worker: a reader came, waits elsewhere, or left.
+	kick chan struct{}
+
+	mu       sync.Mutex
+	err      error
+	sponsors []*sponsor
+	readers  map[*reader]struct{}
+	blocks   *store.Blocks // nil until the first answer
+	// whole: somebody wanted all of it, so it goes on to the end even if that
+	// reader left (a docker pull comes back for the rest after seconds).
+	whole   bool
+	running bool
+	// over: finished or failed, and no longer in the table: look elsewhere.
+	over      bool
+	idleSince time.Time // when the last reader left
+	parked    *time.Timer
+	mediaType string
+}
+
+// join attaches a reader of r to the fill of o, and waits until it may read.
+// errAgain: there was no fill when it looked and no need for one, or it ended.
+func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+	f, sp, started, err := s.c.attach(s, view, o)
+	if err != nil {
+		return nil, err
+	}
+	if sp == nil { // a stranger's fill: this view must prove itself first
+		if _, err := s.admit(ctx, view, o); err != nil {
+			return nil, err
+		}
+		if sp = f.sponsor(s, view, o); sp == nil {
+			return nil, errAgain
+		}
+	}
+	content, err := f.open(ctx, sp, r)
+	if err != nil {
+		return nil, err
+	}
+	content.Result = oci.Join
+	if started {
+		content.Result = oci.Fill
+	}
+	return content, nil
+}
+
+// attach finds the fill of o or starts it. Without a sponsor in the answer the
+// view is a stranger to the fill. A view that already sponsors the fill for the
+// same repository needs no decision: its own request is the one that proves or
+// denies, and what that answers, this reader gets.
+func (c *Cache) attach(s *source, view oci.View, o oci.Object) (f *fill, sp *sponsor, started bool, err error) {
+	key := s.fillKey(o)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f, ok := c.fills[key]; ok {
+		sp, over := f.find(sponsorKey{view, o.Repo})
+		if over {
+			return nil, nil, false, errAgain
+		}
+		return f, sp, false, nil
+	}
+	// A fill may have published between the look at the disk and this one.
+	if _, ok := c.store.Has(s.origin, o.Digest); ok {
+		return nil, nil, false, errAgain
+	}
+	f = &fill{
+		c: c, key: key,
+		opened: make(chan struct{}), failed: make(chan struct{}), kick: make(chan struct{}, 1),
+		readers: map[*reader]struct{}{},
+	}
+	sp = newSponsor(s, view, o)
+	sp.readers++
+	f.sponsors = []*sponsor{sp}
+	c.fills[key] = f
+	return f, sp, true, nil
+}
+
+// find gives the live sponsor with key, counting the reader that comes with it.
+func (f *fill) find(key sponsorKey) (sp *sponsor, over bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, sp := range f.sponsors {
+		if sp.key == key && sp.live() {
+			sp.readers++
+			return sp, f.over
+		}
+	}
+	return nil, f.over
+}
+
+// sponsor adds a view that has proven its access. Nil: the fill is over.
+func (f *fill) sponsor(s *source, view oci.View, o oci.Object) *sponsor {
+	if sp, over := f.find(sponsorKey{view, o.Repo}); sp != nil || over {
+		return sp
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over {
+		return nil
+	}
+	sp := newSponsor(s, view, o)
+	sp.readers++
+	f.sponsors = append(f.sponsors, sp)
+	return sp
+}
+
+// open attaches a reader and waits until it may read, or has an answer.
+func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range) (*oci.Content, error) {
+	rd, ok := f.enter(sp, r)
+	if !ok {
+		return nil, errAgain
+	}
+	var err error
+	select {
+	case <-f.opened:
+		var content *oci.Content
+		if content, err = rd.content(ctx); err == nil {
+			return content, nil
+		}
+	case <-f.failed:
+		err = f.failure()
+	case <-sp.struck:
+		err = sp.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	rd.leave()
+	return nil, err
+}
+
+func (f *fill) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// enter counts a reader in and makes sure that a worker runs.
+func (f *fill) enter(sp *sponsor, r oci.Range) (*reader, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.over {
+		sp.readers--
+		return nil, false
+	}
+	rd := &reader{fill: f, sponsor: sp, want: r}
+	f.readers[rd] = struct{}{}
+	if !r.Bounded() {
+		f.whole = true
+	}
+	if f.parked != nil {
+		f.parked.Stop()
+		f.parked = nil
+	}
+	if !f.running {
+		f.running = true
+		f.c.wg.Go(f.run)
+	}
+	f.wake()
+	return rd, true
+}
+
+// wake tells the worker to look again at who wants what.
+func (f *fill) wake() {
+	select {
+	case f.kick <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// end takes the fill out of the table, with err for those who still wait. Those
+// who come later find the blob on disk, or start anew.
+func (f *fill) end(err error) {
+	f.c.mu.Lock()
+	delete(f.c.fills, f.key)
+	f.c.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.over, f.running = true, false
+	if err == nil {
+		return
+	}
+	f.err = err
+	if f.blocks != nil {
+		f.blocks.Fail(err)
+		f.blocks.Discard()
+	}
+	close(f.failed)
+}
+
+// park keeps the blocks of a fill that nobody reads, for the next one who
+// comes. It says false when somebody came meanwhile.
+func (f *fill) park() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.readers) > 0 {
+		return false
+	}
+	f.running = false
+	f.parked = time.AfterFunc(parkedFor, f.drop)
+	return true
+}
+
+// drop ends a fill that is parked.
+func (f *fill) drop() {
+	f.mu.Lock()
+	idle := f.parked != nil && !f.running
+	if idle {
+		f.parked.Stop()
+		f.parked = nil
+		f.over = true // nobody can enter any more
+	}
+	f.mu.Unlock()
+	if idle {
+		f.end(errParkedTooLong)
+	}
+}
+
+var errParkedTooLong = errors.New("nobody came for the rest of the download")
+
+// dropParked ends parked fills, to make room or at the end.
+func (c *Cache) dropParked() {
+	c.mu.Lock()
+	var all []*fill
+	for _, f := range c.fills {
+		all = append(all, f)
+	}
+	c.mu.Unlock()
+	for _, f := range all {
+		f.drop()
+	}
+}

@@ -1,0 +1,198 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// reader is one client that reads from a fill, with a descriptor of its own so
+// that the kernel can send from its position. It is the Body of a Content, and
+// so used by one goroutine at a time.
+type reader struct {
+	fill    *fill
+	sponsor *sponsor
+	want    oci.Range
+
+	ctx    context.Context // bounds the waiting in Read; set by content
+	blocks *store.Blocks
+	file   *os.File
+	// held: the last byte waits until all bytes are verified. A reader of a
+	// bounded range checks what it got by itself, chunk by chunk.
+	held bool
+
+	// Guarded by the fill's mutex.
+	pos     int64
+	waiting bool
+	left    bool
+}
+
+// content opens the reader. ctx bounds all its reading.
+func (rd *reader) content(ctx context.Context) (*oci.Content, error) {
+	f := rd.fill
+	rd.ctx, rd.blocks = ctx, f.blocks
+	size := rd.blocks.Size()
+	rd.held = !rd.want.Bounded() || size < 0
+	if rd.blocks.Verified() && (f.key.kind == oci.Manifest || size <= hotBlob) {
+		return rd.fromMemory(size)
+	}
+	file, err := rd.blocks.OpenReader()
+	if err != nil {
+		if gone := f.failure(); gone != nil {
+			return nil, gone
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, errAgain // published, and evicted already
+		}
+		return nil, &diskError{err}
+	}
+	rd.file = file
+	c := &oci.Content{
+		Descriptor: oci.Descriptor{MediaType: blobType, Digest: f.key.digest, Size: size},
+		Length:     size,
+		Body:       rd,
+	}
+	if size < 0 {
+		c.Body = struct{ io.ReadCloser }{rd} // it cannot seek: nobody knows the end
+	}
+	return c, nil
+}
+
+// fromMemory gives a small verified object as bytes, and leaves the fill.
+func (rd *reader) fromMemory(size int64) (*oci.Content, error) {
+	o := rd.sponsor.object
+	s := rd.sponsor.source
+	if e, ok := s.c.hot.get(hotKey{s.origin, o.Digest}); ok && (o.Kind == oci.Blob || e.mediaType != "") {
+		rd.leave()
+		return e.content(o), nil
+	}
+	file, err := rd.blocks.OpenReader()
+	if err != nil {
+		return nil, errAgain
+	}
+	defer closeBody(file)
+	data := make([]byte, size)
+	if _, err := io.ReadFull(file, data); err != nil {
+		return nil, errAgain
+	}
+	content, err := s.keepHot(o, data)
+	if err == nil {
+		rd.leave()
+	}
+	return content, err
+}
+
+// end is where the reader's interest ends, in a blob of size bytes. Caller
+// holds the fill's mutex, or is the reader.
+func (rd *reader) end(size int64) int64 {
+	if rd.want.Length > 0 && rd.want.Start >= 0 {
+		return min(rd.want.Start+rd.want.Length, size)
+	}
+	return size
+}
+
+// start is where its interest begins.
+func (rd *reader) start(size int64) int64 {
+	if rd.want.Start < 0 {
+		return max(size+rd.want.Start, 0)
+	}
+	return rd.want.Start
+}
+
+// Read waits for bytes at the position and gives them. Its error is io.EOF only
+// after the last byte, which an unbounded reader gets only of a verified blob.
+func (rd *reader) Read(p []byte) (int, error) {
+	n, err := rd.wait()
+	if err != nil {
+		return 0, err
+	}
+	got, err := rd.file.Read(p[:min(int64(len(p)), n)])
+	rd.Moved(int64(got))
+	if err == io.EOF { // shorter than it was said to be
+		err = io.ErrUnexpectedEOF
+	}
+	return got, err
+}
+
+// wait says how many bytes can be read at the position, at least one.
+func (rd *reader) wait() (int64, error) {
+	if n, err := rd.blocks.Ready(rd.pos, rd.held); n > 0 || err != nil {
+		return n, err
+	}
+	rd.setWaiting(true)
+	defer rd.setWaiting(false)
+	n, err := rd.blocks.Wait(rd.ctx, rd.pos, rd.held)
+	return n, err
+}
+
+func (rd *reader) setWaiting(w bool) {
+	rd.fill.mu.Lock()
+	rd.waiting = w
+	rd.fill.mu.Unlock()
+	if w {
+		rd.fill.wake()
+	}
+}
+
+// Seek moves the position; the blob's size must be known.
+func (rd *reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += rd.pos
+	case io.SeekEnd:
+		offset += rd.blocks.Size()
+	}
+	pos, err := rd.file.Seek(offset, io.SeekStart)
+	if err != nil {
+		return 0, err
+	}
+	rd.moveTo(pos)
+	return pos, nil
+}
+
+func (rd *reader) moveTo(pos int64) {
+	rd.fill.mu.Lock()
+	defer rd.fill.mu.Unlock()
+	rd.pos = pos
+}
+
+// Piece is the next part that is there, for sendfile.
+func (rd *reader) Piece(limit int64) (io.Reader, error) {
+	n, err := rd.wait()
+	if err != nil {
+		return nil, err
+	}
+	return io.LimitReader(rd.file, min(limit, n)), nil
+}
+
+// Moved says how much of a piece was sent.
+func (rd *reader) Moved(n int64) { rd.moveTo(rd.pos + n) }
+
+// Close leaves the fill. What was fetched stays.
+func (rd *reader) Close() error {
+	rd.leave()
+	return rd.file.Close()
+}
+
+// leave counts the reader out.
+func (rd *reader) leave() {
+	f := rd.fill
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if rd.left {
+		return
+	}
+	rd.left = true
+	delete(f.readers, rd)
+	rd.sponsor.readers--
+	if len(f.readers) == 0 {
+		f.idleSince = time.Now()
+	}
+	f.wake()
+}

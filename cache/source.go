@@ -1,0 +1,215 @@
+package cache
+
+import (
+	"context"
+	"errors"
+
+	"berth/cache/facts"
+	"berth/oci"
+)
+
+// source is one registry as one organisation may see it, through the cache.
+type source struct {
+	c      *Cache
+	u      Upstream
+	origin string
+	shared *source // nil: the shared view says nothing here
+}
+
+// View is as whom repo is asked.
+func (s *source) View(repo string) oci.View { return s.u.As.View(repo) }
+
+// Open serves an object from memory or disk where that is allowed, and from a
+// fill otherwise.
+func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
+	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.open(ctx, o, r) },
+		func(c *oci.Content, warning string) { c.Outcome = stale(c.Outcome, warning) })
+}
+
+// Stat is Open without the bytes.
+func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.stat(ctx, o) },
+		func(c *oci.Content, warning string) { c.Outcome = stale(c.Outcome, warning) })
+}
+
+// Resolve answers from what the tag meant to this view within its time, and
+// else asks.
+func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
+	r, err := withFallback(s, repo, func(s *source) (*oci.Resolution, error) { return s.resolve(ctx, repo, tag) },
+		func(r *oci.Resolution, warning string) { r.Outcome = stale(r.Outcome, warning) })
+	if err != nil {
+		return oci.Resolution{}, err
+	}
+	return *r, nil
+}
+
+// List passes through: lists are not content-addressed, and change.
+func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
+	page, err := s.u.As.List(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	page.Outcome.Result = oci.Pass
+	return page, nil
+}
+
+func stale(o oci.Outcome, warning string) oci.Outcome {
+	o.Warning = warning
+	return o
+}
+
+// withFallback lets the shared view answer for an organisation whose own
+// outcome is unknown or whose credential was refused. An organisation that the
+// registry has denied the repository itself never gets that far.
+func withFallback[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
+	t, err := do(s)
+	if err == nil || s.shared == nil || !s.mayFallBack(repo, err) {
+		return t, err
+	}
+	t, sharedErr := do(s.shared)
+	if sharedErr != nil {
+		return nil, err // the organisation's own answer is the one that helps it
+	}
+	mark(t, "answered without a credential: "+oci.OneLine(oci.AsError(err).Message, 300))
+	return t, nil
+}
+
+func (s *source) mayFallBack(repo string, err error) bool {
+	view := s.View(repo)
+	if view.Shared() {
+		return false // it has just been asked
+	}
+	switch class := oci.ClassOf(err); {
+	case class == oci.Unauthorized:
+		return s.u.AnonymousFallback
+	case class.Indeterminate():
+		return !s.c.facts.Denied(s.accessKey(view, repo, ""))
+	}
+	return false
+}
+
+func (s *source) accessKey(view oci.View, repo string, d oci.Digest) facts.Access {
+	key := facts.Access{Origin: s.origin, View: view, Repo: repo}
+	if s.u.PerObject {
+		key.Digest = d
+	}
+	return key
+}
+
+func (s *source) memberKey(o oci.Object) facts.Member {
+	return facts.Member{Origin: s.origin, Repo: o.Repo, Kind: o.Kind, Digest: o.Digest}
+}
+
+// open decides once with what is known, asks where that is not enough, and
+// decides again.
+func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
+	view := s.View(o.Repo)
+	content, err := s.cached(o)
+	if err != nil {
+		return nil, err
+	}
+	if content == nil {
+		return s.fetch(ctx, view, o, r)
+	}
+	outcome, err := s.admit(ctx, view, o)
+	if err != nil {
+		_ = content.Body.Close() // nothing was read from it
+		return nil, err
+	}
+	content.Outcome = outcome
+	return content, nil
+}
+
+func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	view := s.View(o.Repo)
+	d, ok := s.describe(o)
+	if !ok {
+		c, err := s.ask(ctx, view, o)
+		if err != nil {
+			return nil, err
+		}
+		known := *c // the flight's answer is shared
+		known.Result = oci.Pass
+		return &known, nil
+	}
+	outcome, err := s.admit(ctx, view, o)
+	if err != nil {
+		return nil, err
+	}
+	return &oci.Content{Descriptor: d, Outcome: outcome}, nil
+}
+
+// admit says whether cached bytes of o may go to view, and how that came
+// about; the error is the answer where they may not.
+func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Outcome, error) {
+	state := s.state(view, o)
+	if facts.Decide(state) == facts.Serve {
+		s.renewEarly(view, o)
+		return oci.Outcome{Result: oci.Hit}, nil
+	}
+	_, err := s.ask(ctx, view, o)
+	if err != nil && ctx.Err() != nil {
+		return oci.Outcome{}, err
+	}
+	state = s.state(view, o)
+	state.Answer = facts.AnswerOf(err)
+	switch facts.Decide(state) {
+	case facts.Serve:
+		return oci.Outcome{Result: oci.Revalidated}, nil
+	case facts.ServeStale:
+		return oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}, nil
+	}
+	return oci.Outcome{}, err
+}
+
+func staleWarning(err error) string {
+	return "served from the cache: " + oci.OneLine(oci.AsError(err).Message, 300)
+}
+
+// state is what is known about o for view, for bytes that are there.
+func (s *source) state(view oci.View, o oci.Object) facts.State {
+	access, _ := s.c.facts.Access(s.accessKey(view, o.Repo, o.Digest))
+	return facts.State{Access: access, Member: s.c.facts.Member(s.memberKey(o)), Bytes: true}
+}
+
+var errAgain = errors.New("the fill ended while it was joined")
+
+// fetch joins the fill of o, or starts it. The fill may end between the looks
+// at the disk and at the fills, so it is tried again; each time round somebody
+// else made progress.
+func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+	if err := s.c.suspected(s.fillKey(o)); err != nil {
+		return nil, err
+	}
+	if s.c.diskIsBad() {
+		return s.pass(ctx, view, o, r)
+	}
+	for range 5 {
+		content, err := s.join(ctx, view, o, r)
+		switch {
+		case errors.Is(err, errAgain):
+			if content, err := s.cached(o); err != nil || content != nil {
+				return s.release(ctx, view, o, content, err)
+			}
+			continue
+		case errors.Is(err, errDisk):
+			return s.pass(ctx, view, o, r)
+		}
+		return content, err
+	}
+	return nil, &oci.Error{Class: oci.UpstreamError, Message: "the download of " + o.Digest.String() + " keeps ending early; try again"}
+}
+
+// release admits view to content that another's fill has just finished.
+func (s *source) release(ctx context.Context, view oci.View, o oci.Object, content *oci.Content, err error) (*oci.Content, error) {
+	if err != nil {
+		return nil, err
+	}
+	outcome, err := s.admit(ctx, view, o)
+	if err != nil {
+		_ = content.Body.Close() // nothing was read from it
+		return nil, err
+	}
+	content.Outcome = outcome
+	return content, nil
+}

@@ -1,0 +1,87 @@
+package cache
+
+import (
+	"context"
+	"io"
+
+	"berth/oci"
+)
+
+// sponsorKey is who pays for a fill: one view in one repository.
+type sponsorKey struct {
+	view oci.View
+	repo string
+}
+
+// sponsor is a view that a fill may go upstream as. It belongs to its fill and
+// is guarded by the fill's mutex.
+type sponsor struct {
+	key    sponsorKey
+	source *source
+	object oci.Object
+	// struck is closed when the registry refused this sponsor; err says why.
+	struck chan struct{}
+	err    error
+	// again reopens the blob where this sponsor was last sent to.
+	again func(context.Context, oci.Range) (*oci.Content, error)
+	// readers that came with this sponsor and are still there.
+	readers int
+}
+
+func newSponsor(s *source, view oci.View, o oci.Object) *sponsor {
+	return &sponsor{key: sponsorKey{view, o.Repo}, source: s, object: o, struck: make(chan struct{})}
+}
+
+func (sp *sponsor) live() bool { return sp.err == nil }
+
+// open asks for r as the sponsor, by the shortest way that is left. What the
+// registry's answer proves or denies is recorded before open returns.
+func (sp *sponsor) open(ctx context.Context, r oci.Range) (*oci.Content, error) {
+	if again := sp.again; again != nil {
+		content, err := again(ctx, r)
+		if err == nil {
+			return content, nil
+		}
+		// The target is worn out (its signature has a time limit) or in trouble:
+		// the registry may name another one.
+		sp.again = nil
+	}
+	content, err := sp.source.u.As.Open(ctx, sp.object, r)
+	if err != nil {
+		sp.learn(err)
+		return nil, err
+	}
+	if err := sp.source.prove(sp.key.view, sp.object, content.Asked); err != nil {
+		closeBody(content.Body)
+		return nil, err
+	}
+	sp.again = content.Again
+	return content, nil
+}
+
+// stat asks for the size alone.
+func (sp *sponsor) stat(ctx context.Context) (*oci.Content, error) {
+	content, err := sp.source.u.As.Stat(ctx, sp.object)
+	if err != nil {
+		sp.learn(err)
+		return nil, err
+	}
+	return content, sp.source.prove(sp.key.view, sp.object, content.Asked)
+}
+
+func (sp *sponsor) learn(err error) {
+	s, o := sp.source, sp.object
+	s.refused(sp.key.view, o, missingKey{s.origin, sp.key.view, o.Repo, o.Kind.String() + o.Digest.String()}, err)
+}
+
+// strikes says whether an error speaks about the sponsor and not about the
+// origin: another one may still get the blob.
+func strikes(err error) bool {
+	class := oci.ClassOf(err)
+	return class.Refuses() || class == oci.NotFound || class == oci.RateLimited || class == oci.Policy
+}
+
+// closeBody ends an upstream body that is not read to its end.
+func closeBody(c io.Closer) {
+	_ = c.Close() // what was read from it has been checked or dropped
+}

@@ -1,0 +1,83 @@
+package cache
+
+import (
+	"context"
+
+	"berth/cache/facts"
+	"berth/oci"
+)
+
+// resolve answers from what tag meant to this view within its time, and else
+// asks; upstream in trouble, from what it meant last.
+func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution, error) {
+	view := s.View(repo)
+	key := facts.TagKey{Origin: s.origin, View: view, Repo: repo, Tag: tag}
+	known, age := s.c.facts.Tag(key)
+	access, _ := s.c.facts.Access(s.accessKey(view, repo, known.Digest))
+	if age == facts.Fresh && access == facts.Fresh {
+		return resolution(known, oci.Outcome{Result: oci.Hit}), nil
+	}
+	r, err := s.askTag(ctx, view, key)
+	if err == nil {
+		return s.outcomeOf(r, known), nil
+	}
+	if ctx.Err() != nil || facts.AnswerOf(err) != facts.Indeterminate {
+		return nil, err
+	}
+	// A denial may have come meanwhile: access counts as it is now.
+	if access, _ = s.c.facts.Access(s.accessKey(view, repo, known.Digest)); age == facts.None || access == facts.None {
+		return nil, err
+	}
+	return resolution(known, oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}), nil
+}
+
+func resolution(t facts.Tag, o oci.Outcome) *oci.Resolution {
+	return &oci.Resolution{
+		Descriptor: oci.Descriptor{MediaType: t.MediaType, Digest: t.Digest, Size: t.Size},
+		Outcome:    o,
+	}
+}
+
+func (s *source) outcomeOf(r *oci.Resolution, known facts.Tag) *oci.Resolution {
+	answer := *r // the flight's answer is shared
+	answer.Result = oci.Fill
+	if known.Digest == r.Digest {
+		answer.Result = oci.Revalidated
+	}
+	return &answer
+}
+
+// askTag asks upstream what the tag means now, once for all who ask as the same
+// view, and records what the answer proves or denies.
+func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*oci.Resolution, error) {
+	mk := missingKey{s.origin, view, key.Repo, "tag " + key.Tag}
+	if err := s.c.knownMissing(mk); err != nil {
+		return nil, err
+	}
+	return s.c.resolves.do(ctx, s.c, mk, func(ctx context.Context) (*oci.Resolution, error) {
+		r, err := s.u.As.Resolve(ctx, key.Repo, key.Tag)
+		if err != nil {
+			s.tagRefused(view, key, mk, err)
+			return nil, err
+		}
+		o := oci.Object{Repo: key.Repo, Kind: oci.Manifest, Digest: r.Digest}
+		if err := s.prove(view, o, r.Asked); err != nil {
+			return nil, err
+		}
+		s.c.facts.SetTag(key, facts.Tag{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size, Asked: r.Asked})
+		return &r, nil
+	})
+}
+
+func (s *source) tagRefused(view oci.View, key facts.TagKey, mk missingKey, err error) {
+	known, age := s.c.facts.Tag(key)
+	class := oci.ClassOf(err)
+	gone := class == oci.NotFound && (age != facts.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
+	if class.Refuses() || gone {
+		s.c.facts.Deny(s.accessKey(view, key.Repo, known.Digest))
+		s.c.facts.DropTag(key)
+	}
+	if class == oci.NotFound {
+		s.c.rememberMissing(mk, err)
+	}
+}

@@ -1,0 +1,87 @@
+package cache
+
+import (
+	"fmt"
+	"time"
+
+	"berth/oci"
+)
+
+const (
+	// suspectFor is how long an object that came wrong twice is refused.
+	suspectFor = time.Minute
+	// diskRest is how long requests go past a disk that failed, before one
+	// tries it again.
+	diskRest = 10 * time.Second
+)
+
+// suspicion counts wrong copies of one object.
+type suspicion struct {
+	count int
+	until time.Time
+}
+
+// maxSuspects bounds the table; above it the oldest state is forgotten as a
+// whole, which costs one more bad download each.
+const maxSuspects = 4096
+
+// suspectBytes counts a copy that did not match its digest.
+func (c *Cache) suspectBytes(k fillKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.suspect[k]
+	if s == nil {
+		if len(c.suspect) >= maxSuspects {
+			clear(c.suspect)
+		}
+		s = &suspicion{}
+		c.suspect[k] = s
+	}
+	if s.count++; s.count >= 2 {
+		s.until = c.o.Now().Add(suspectFor)
+		s.count = 0
+	}
+}
+
+func (c *Cache) cleared(k fillKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.suspect, k)
+}
+
+// suspected is the answer for an object that keeps coming wrong.
+func (c *Cache) suspected(k fillKey) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.suspect[k]
+	if s == nil || s.until.IsZero() {
+		return nil
+	}
+	left := s.until.Sub(c.o.Now())
+	if left <= 0 {
+		return nil
+	}
+	return &oci.Error{
+		Class: oci.Corrupt, RetryAfter: left,
+		Message: fmt.Sprintf("the registry sent wrong bytes for %s twice; it is asked again in %d s", k.digest, int(left.Seconds())+1),
+	}
+}
+
+// diskFailed notes that the folder cannot be written, so that pulls go past it
+// for a while.
+func (c *Cache) diskFailed(err error) {
+	c.mu.Lock()
+	now := c.o.Now()
+	news := now.After(c.diskBad.Add(time.Minute))
+	c.diskBad = now.Add(diskRest)
+	c.mu.Unlock()
+	if news {
+		c.o.Log.Error("the cache folder cannot be written; pulls go past it until it can", "dir", c.o.Dir, "err", err)
+	}
+}
+
+func (c *Cache) diskIsBad() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.o.Now().Before(c.diskBad)
+}

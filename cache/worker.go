@@ -1,0 +1,432 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+var (
+	errDisk = errors.New("the cache cannot keep this blob")
+	// errParked ends a worker whose fill has no readers left.
+	errParked = errors.New("parked")
+)
+
+// run fetches until the object is published, nobody wants it, or it cannot be
+// had. A small object whose bytes are wrong is fetched once more before anyone
+// has seen them.
+func (f *fill) run() {
+	ctx, cancel := context.WithCancel(f.c.ctx)
+	defer cancel()
+	err := f.fetch(ctx)
+	if errors.Is(err, store.ErrMismatch) && f.startOver() {
+		f.c.suspectBytes(f.key)
+		err = f.fetch(ctx)
+	}
+	switch {
+	case errors.Is(err, errParked):
+		return
+	case errors.Is(err, store.ErrMismatch):
+		f.c.suspectBytes(f.key)
+		err = corrupt(f.key.digest, err)
+	case err == nil:
+		f.c.cleared(f.key)
+	}
+	f.end(err)
+}
+
+func corrupt(d oci.Digest, err error) error {
+	return &oci.Error{
+		Class: oci.Corrupt, Err: err, RetryAfter: 10 * time.Second,
+		Message: fmt.Sprintf("the registry sent wrong bytes for %s; nothing of them was kept: try again", d),
+	}
+}
+
+// startOver drops the blocks if nobody can have read from them.
+func (f *fill) startOver() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.opened:
+		return false
+	default:
+	}
+	f.blocks.Discard()
+	f.blocks = nil
+	for _, sp := range f.sponsors {
+		sp.again = nil // the copy behind it is the bad one
+	}
+	return true
+}
+
+// fetch is one way from nothing, or from what was parked, to a published blob.
+func (f *fill) fetch(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var hashing sync.WaitGroup
+	defer hashing.Wait()
+	defer cancel()
+	content, sp, err := f.first(ctx)
+	if err != nil {
+		return err
+	}
+	var hashErr error
+	hashed := make(chan struct{})
+	hashing.Go(func() {
+		defer close(hashed)
+		if hashErr = f.blocks.Hash(ctx); hashErr != nil && ctx.Err() == nil {
+			f.blocks.Fail(hashErr) // every open answer is aborted
+		}
+	})
+	f.openUnlessSmall()
+	if err := f.download(ctx, content, sp); err != nil {
+		return err
+	}
+	<-hashed
+	if hashErr != nil {
+		return hashErr
+	}
+	return f.finish()
+}
+
+// finish lets waiting readers go on from verified bytes and publishes them. A
+// manifest that is none, or that names another type than its header did, is
+// not kept: one digest must mean one thing.
+func (f *fill) finish() error {
+	if f.key.kind == oci.Manifest {
+		if err := f.checkManifest(); err != nil {
+			return err
+		}
+	}
+	f.openUp()
+	if err := f.blocks.Publish(); err != nil {
+		// Readers have their bytes; only the cache goes without.
+		f.c.diskFailed(err)
+	}
+	return nil
+}
+
+func (f *fill) checkManifest() error {
+	file, err := f.blocks.OpenReader()
+	if err != nil {
+		return &diskError{err}
+	}
+	defer closeBody(file)
+	data, err := io.ReadAll(io.LimitReader(file, maxManifest))
+	if err != nil {
+		return &diskError{err}
+	}
+	got, err := manifestType(data)
+	if err == nil && strings.HasPrefix(f.mediaType, "application/vnd.") && f.mediaType != got {
+		err = fmt.Errorf("it came as %s and says that it is %s", f.mediaType, got)
+	}
+	if err != nil {
+		return &oci.Error{Class: oci.UpstreamError, Err: err, Message: fmt.Sprintf("%s is no image manifest or index", f.key.digest)}
+	}
+	return nil
+}
+
+// openUnlessSmall lets readers start, but for small objects: those are
+// verified first.
+func (f *fill) openUnlessSmall() {
+	if size := f.blocks.Size(); f.key.kind == oci.Blob && (size < 0 || size > verifyFirst) {
+		f.openUp()
+	}
+}
+
+// openUp lets readers start.
+func (f *fill) openUp() {
+	select {
+	case <-f.opened:
+	default:
+		close(f.opened)
+	}
+}
+
+// first gets the answer that tells the size, and makes the blocks. For a fill
+// that was parked there is nothing to do. A nil content: only the size was asked.
+func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
+	if f.blocks != nil {
+		return nil, nil, nil
+	}
+	for {
+		sp, err := f.pick(nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		content, err := f.firstOf(ctx, sp)
+		if err == nil {
+			return content, sp, f.makeBlocks(content)
+		}
+		if !strikes(err) {
+			return nil, nil, err
+		}
+		f.strike(sp, err)
+	}
+}
+
+// firstOf asks for the beginning, or, where all readers want something further
+// on, for the size alone.
+func (f *fill) firstOf(ctx context.Context, sp *sponsor) (*oci.Content, error) {
+	switch {
+	case f.key.kind == oci.Manifest:
+		return sp.open(ctx, oci.Range{})
+	case f.wantsBeginning():
+		return sp.open(ctx, oci.Range{Length: runLength})
+	}
+	content, err := sp.stat(ctx)
+	if err == nil && content.Size < 0 {
+		return sp.open(ctx, oci.Range{}) // it will not say: one stream, then
+	}
+	return content, err
+}
+
+func (f *fill) wantsBeginning() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for rd := range f.readers {
+		if rd.want.Start == 0 && !rd.want.Bounded() {
+			return true
+		}
+	}
+	return f.whole && len(f.readers) == 0
+}
+
+func (f *fill) makeBlocks(content *oci.Content) error {
+	if f.key.kind == oci.Manifest && content.Size > maxManifest {
+		closeBody(content.Body)
+		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest %s has %d bytes; the limit is %d", f.key.digest, content.Size, maxManifest)}
+	}
+	blocks, err := f.c.store.NewBlocks(f.key.origin, f.key.digest, content.Size)
+	if errors.Is(err, store.ErrNoRoom) {
+		f.c.dropParked()
+		blocks, err = f.c.store.NewBlocks(f.key.origin, f.key.digest, content.Size)
+	}
+	if err != nil {
+		if content.Body != nil {
+			closeBody(content.Body)
+		}
+		if !errors.Is(err, store.ErrNoRoom) {
+			f.c.diskFailed(err)
+		}
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.blocks = blocks
+	f.mediaType = content.MediaType
+	return nil
+}
+
+// pick chooses a sponsor: not one that was struck, one with readers if there
+// is one, and the one used last if it still serves.
+func (f *fill) pick(last *sponsor) (*sponsor, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if last != nil && last.live() && last.readers > 0 {
+		return last, nil
+	}
+	var best *sponsor
+	var lastErr error
+	for _, sp := range f.sponsors {
+		switch {
+		case !sp.live():
+			lastErr = sp.err
+		case best == nil || best.readers == 0 && sp.readers > 0:
+			best = sp
+		}
+	}
+	if best == nil {
+		return nil, lastErr
+	}
+	return best, nil
+}
+
+// strike takes a refused sponsor out: its readers that have no answer yet get
+// err, the others read on.
+func (f *fill) strike(sp *sponsor, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sp.err = err
+	close(sp.struck)
+}
+
+// download fetches run after run until every byte is there. Trouble on the way
+// is tried again from where it stopped, as long as there is progress.
+func (f *fill) download(ctx context.Context, content *oci.Content, sp *sponsor) error {
+	wait := newBackoff()
+	if content != nil && content.Body == nil {
+		content = nil // only the size was asked
+	}
+	for {
+		var err error
+		before := f.blocks.Have()
+		if content == nil {
+			var start, end int64
+			start, end, err = f.next(ctx)
+			if err != nil || start == end {
+				return err
+			}
+			content, sp, err = f.ask(ctx, sp, start, end)
+		}
+		if err == nil {
+			err = f.stream(content)
+			content = nil
+		}
+		if f.blocks.Have() > before {
+			wait = newBackoff()
+		}
+		if err = f.again(ctx, sp, err, wait); err != nil {
+			return err
+		}
+	}
+}
+
+func newBackoff() retry.Backoff {
+	return retry.WithMaxRetries(5, retry.WithJitterPercent(30, retry.NewExponential(200*time.Millisecond)))
+}
+
+// again decides after a request whether there is another one: it returns nil
+// to go on, at once or after a pause.
+func (f *fill) again(ctx context.Context, sp *sponsor, err error, wait retry.Backoff) error {
+	var disk *diskError
+	switch {
+	case err == nil:
+		return f.blocks.Err()
+	case errors.As(err, &disk):
+		f.c.diskFailed(err)
+		return fmt.Errorf("%w: %w", errDisk, err)
+	case errors.Is(err, store.ErrMismatch), ctx.Err() != nil, f.blocks.Size() < 0:
+		return err // without a length there is nothing to go on from
+	case sp != nil && strikes(err):
+		f.strike(sp, err)
+		_, err := f.pick(nil)
+		return err
+	}
+	pause, stop := wait.Next()
+	if stop {
+		return err
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ask opens [start, end) upstream as one of the sponsors.
+func (f *fill) ask(ctx context.Context, last *sponsor, start, end int64) (*oci.Content, *sponsor, error) {
+	sp, err := f.pick(last)
+	if err != nil {
+		return nil, nil, err
+	}
+	content, err := sp.open(ctx, oci.Range{Start: start, Length: end - start})
+	if err != nil {
+		return nil, sp, err
+	}
+	if content.Size >= 0 && content.Size != f.blocks.Size() {
+		closeBody(content.Body)
+		return nil, sp, fmt.Errorf("the size changed from %d to %d: %w", f.blocks.Size(), content.Size, store.ErrMismatch)
+	}
+	return content, sp, nil
+}
+
+// diskError marks trouble with our own disk.
+type diskError struct{ error }
+
+func (e *diskError) Unwrap() error { return e.error }
+
+const copyBuffer = 256 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
+
+// stream writes one upstream answer into the blocks, from wherever the answer
+// begins: a registry that ignores ranges sends everything.
+func (f *fill) stream(content *oci.Content) error {
+	defer closeBody(content.Body)
+	end := int64(-1)
+	if content.Length >= 0 {
+		end = content.Offset + content.Length
+	}
+	run := f.blocks.Claim(content.Offset, end)
+	defer run.Release()
+	buf, _ := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for !run.Done() {
+		n, err := content.Body.Read(*buf)
+		if werr := f.write(run, (*buf)[:n]); werr != nil {
+			return werr
+		}
+		switch {
+		case err == io.EOF && end < 0:
+			f.blocks.End()
+			return nil
+		case err == io.EOF && !run.Done():
+			return io.ErrUnexpectedEOF
+		case err != nil && err != io.EOF:
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *fill) write(run *store.Run, p []byte) error {
+	_, err := run.Write(p)
+	switch {
+	case err == nil, errors.Is(err, store.ErrMismatch), err == f.blocks.Err():
+		return err
+	}
+	return &diskError{err}
+}
+
+// next waits for the next run of bytes that somebody wants. start == end: all
+// bytes are there.
+func (f *fill) next(ctx context.Context) (start, end int64, err error) {
+	for {
+		idle := f.idle()
+		if idle >= f.c.o.ParkAfter && f.park() {
+			return 0, 0, errParked
+		}
+		start, end, want := f.demand()
+		if want || f.blocks.Have() == f.blocks.Size() {
+			return start, end, f.blocks.Err()
+		}
+		if err := f.pause(ctx, f.c.o.ParkAfter-idle); err != nil {
+			return 0, 0, err
+		}
+	}
+}
+
+// pause waits for a kick, at most for d.
+func (f *fill) pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-f.kick:
+	case <-timer.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// idle is how long the fill has had no reader.
+func (f *fill) idle() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.readers) > 0 {
+		return 0
+	}
+	return time.Since(f.idleSince)
+}
