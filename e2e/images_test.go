@@ -1,0 +1,156 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+)
+
+// image is one that lies at an upstream.
+type image struct {
+	at     *upstream
+	repo   string // "team/app"
+	tag    string
+	digest string // of what the tag names: a manifest, or an index
+}
+
+// layer makes a layer with one file; its bytes depend on seed, so that tests
+// share no blobs, and do not compress.
+func layer(t *testing.T, seed string, size int) v1.Layer {
+	t.Helper()
+	content := make([]byte, size)
+	_, _ = rand.NewChaCha8(sha256.Sum256([]byte(seed))).Read(content) // never fails
+	return layerOf(t, "data/"+filepath.Base(seed), content)
+}
+
+func layerOf(t *testing.T, file string, content []byte) v1.Layer {
+	t.Helper()
+	var packed bytes.Buffer
+	w := tar.NewWriter(&packed)
+	if err := w.WriteHeader(&tar.Header{Name: file, Mode: 0o755, Size: int64(len(content))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed.Bytes())), nil }
+	l, err := tarball.LayerFromOpener(open,
+		tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.BestSpeed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// buildImage is an OCI image for one architecture.
+func buildImage(t *testing.T, arch string, cmd []string, layers ...v1.Layer) v1.Image {
+	t.Helper()
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	img, err := mutate.AppendLayers(base, layers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = file.DeepCopy()
+	file.OS, file.Architecture, file.Config.Cmd = "linux", arch, cmd
+	if img, err = mutate.ConfigFile(img, file); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// pushImage puts an image for this machine with layers of these sizes upstream.
+func pushImage(t *testing.T, at *upstream, repo string, sizes ...int) image {
+	t.Helper()
+	layers := make([]v1.Layer, len(sizes))
+	for i, size := range sizes {
+		layers[i] = layer(t, string(rune('a'+i))+at.addr+"/"+repo, size)
+	}
+	return push(t, at, repo, buildImage(t, runtime.GOARCH, nil, layers...))
+}
+
+// pushHello puts an image upstream that says hello when it is run.
+func pushHello(t *testing.T, at *upstream, repo string) image {
+	t.Helper()
+	path, err := helloBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return push(t, at, repo, buildImage(t, runtime.GOARCH, []string{"/hello"}, layerOf(t, "hello", content)))
+}
+
+// pushIndex puts an image for several platforms upstream, this machine's among them.
+func pushIndex(t *testing.T, at *upstream, repo string) image {
+	t.Helper()
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, arch := range []string{"s390x", "riscv64", runtime.GOARCH} {
+		img := buildImage(t, arch, nil, layer(t, arch+at.addr+"/"+repo, 48<<10))
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{
+			Platform: &v1.Platform{OS: "linux", Architecture: arch},
+		}})
+	}
+	return push(t, at, repo, index)
+}
+
+// push uploads an image or an index straight to the registry.
+func push(t *testing.T, at *upstream, repo string, what remote.Taggable) image {
+	t.Helper()
+	const tag = "1"
+	ref, err := name.NewTag(at.addr+"/"+repo+":"+tag, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Push(ref, what, remote.WithAuth(at.owner.authenticator()), remote.WithContext(t.Context())); err != nil {
+		t.Fatalf("pushing %s: %v", ref, err)
+	}
+	desc, err := remote.Head(ref, remote.WithAuth(at.owner.authenticator()), remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image{at: at, repo: repo, tag: tag, digest: desc.Digest.String()}
+}
+
+// warm pulls every byte of an image for this machine, and checks each of them.
+func warm(t *testing.T, ref string, as login) {
+	t.Helper()
+	tag, err := name.ParseReference(ref, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(tag, remote.WithAuth(as.authenticator()), remote.WithContext(t.Context()),
+		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
+	if err != nil {
+		t.Fatalf("warming %s: %v", ref, err)
+	}
+	if err := validate.Image(img); err != nil {
+		t.Fatalf("warming %s: %v", ref, err)
+	}
+}

@@ -1,0 +1,165 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// login is a user name and a password or token; none if the user is empty.
+type login struct{ user, password string }
+
+func (l login) authenticator() authn.Authenticator {
+	if l.user == "" {
+		return authn.Anonymous
+	}
+	return &authn.Basic{Username: l.user, Password: l.password}
+}
+
+// pair is how command lines want a login.
+func (l login) pair() string { return l.user + ":" + l.password }
+
+// upstream is a real registry (distribution) behind a tap.
+type upstream struct {
+	name  string // as users write it
+	owner login  // who may pull and push; nobody in particular if empty
+	*tap
+}
+
+// registryConfig is the registry's own format.
+const registryConfig = `version: 0.1
+log: {level: error, accesslog: {disabled: true}}
+storage:
+  filesystem: {rootdirectory: %s}
+  delete: {enabled: true}
+http: {addr: %s, secret: made-up}
+`
+
+// startRegistry starts a registry that only the owner may use; with an empty
+// owner, everybody. hash is bcrypt of the owner's password.
+func startRegistry(t *testing.T, name string, owner login, hash string) *upstream {
+	t.Helper()
+	path := registryProgram.find(t)
+	dir := tempDir(t, "reg")
+	addr := freeAddress(t)
+	config := fmt.Sprintf(registryConfig, filepath.Join(dir, "data"), addr)
+	if owner.user != "" {
+		users := writeFile(t, filepath.Join(dir, "htpasswd"), owner.user+":"+hash+"\n")
+		config += fmt.Sprintf("auth: {htpasswd: {realm: made-up, path: %s}}\n", users)
+	}
+	startDaemon(t, daemonOptions{
+		name:  "registry",
+		path:  path,
+		args:  []string{"serve", writeFile(t, filepath.Join(dir, "config.yml"), config)},
+		dir:   dir,
+		quiet: true, // every blob that is not there yet is an error to it
+		ready: answers("http://"+addr+"/v2/", http.StatusOK, http.StatusUnauthorized),
+	})
+	return &upstream{name: name, owner: owner, tap: startTap(t, addr)}
+}
+
+// tap lies on the wire between two programs and remembers what was asked.
+type tap struct {
+	addr   string
+	server *http.Server
+	done   chan struct{}
+
+	mu   sync.Mutex
+	seen []request
+}
+
+// request is what the tap keeps of a request.
+type request struct {
+	method, path, query, ranges string
+}
+
+// startTap forwards to an address until the test ends.
+func startTap(t *testing.T, to string) *tap {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16}
+	forward := &httputil.ReverseProxy{
+		Transport: transport,
+		// The Host stays as the client wrote it: registries build URLs of it.
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: to})
+			r.Out.Host = r.In.Host
+		},
+		// Clients that leave are no error of the tap.
+		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+		FlushInterval: -1,
+	}
+	tp := &tap{addr: l.Addr().String(), done: make(chan struct{})}
+	tp.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tp.note(r)
+		forward.ServeHTTP(w, r)
+	})}
+	go func() {
+		defer close(tp.done)
+		_ = tp.server.Serve(l)
+	}()
+	t.Cleanup(func() {
+		tp.cut()
+		transport.CloseIdleConnections()
+	})
+	return tp
+}
+
+// cut ends every connection and refuses new ones, as a dead registry does.
+func (tp *tap) cut() {
+	_ = tp.server.Close()
+	<-tp.done
+}
+
+func (tp *tap) note(r *http.Request) {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.seen = append(tp.seen, request{r.Method, r.URL.Path, r.URL.RawQuery, r.Header.Get("Range")})
+}
+
+// requests are those so far whose path contains part.
+func (tp *tap) requests(part string) []request {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	var found []request
+	for _, r := range tp.seen {
+		if strings.Contains(r.path, part) {
+			found = append(found, r)
+		}
+	}
+	return found
+}
+
+// await waits until somebody has asked for a path that contains part.
+func (tp *tap) await(t *testing.T, part string) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(startLimit); len(tp.requests(part)) == 0; {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("nobody asks for %s", part)
+		}
+	}
+}
+
+// up says whether the registry can be reached.
+func (u *upstream) up(ctx context.Context) error {
+	return answers("http://"+u.addr+"/v2/", http.StatusOK, http.StatusUnauthorized)(ctx)
+}
