@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Code is an error code of the distribution specification, as it goes out in
@@ -102,14 +103,20 @@ func ClassOf(err error) Class {
 	return AsError(err).Class
 }
 
-// OneLine makes foreign text fit to be shown: control characters become
-// spaces, runs of them one, and at most limit bytes stay.
+// OneLine makes foreign text fit to be shown on a terminal and in a log:
+// control characters, line ends and marks that reorder text become spaces, runs
+// of them one, bytes that are no UTF-8 become U+FFFD, and at most limit bytes
+// stay.
 func OneLine(s string, limit int) string {
-	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || r == 0x2028 || r == 0x2029 || r >= 0x80 && r < 0xa0 }), " ")
+	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "\ufffd"), unprintable), " ")
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "")
 	}
 	return s
+}
+
+func unprintable(r rune) bool {
+	return r == ' ' || unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
 }
 
 // badRequest is an answer to a request that could not be understood. It is no

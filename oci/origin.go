@@ -3,6 +3,7 @@ package oci
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strings"
 )
 
@@ -22,9 +23,10 @@ type Origin struct {
 func (o Origin) URL() string { return o.Scheme + "://" + o.Host }
 
 // Dir is a file name for the origin: readable, and unique by a hash of its
-// whole identity.
+// whole identity. 128 bits of it, since organisations may choose their names:
+// fewer could be searched for a second origin with the same folder.
 func (o Origin) Dir() string {
-	sum := sha256.Sum256([]byte(o.Owner + "\x00" + o.Scheme + "\x00" + o.Host))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", o.Owner, o.Scheme, o.Host))
 	readable := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '-' {
 			return r
@@ -34,5 +36,5 @@ func (o Origin) Dir() string {
 	if len(readable) > 100 {
 		readable = readable[:100]
 	}
-	return readable + "-" + hex.EncodeToString(sum[:6])
+	return readable + "-" + hex.EncodeToString(sum[:16])
 }

@@ -66,16 +66,24 @@ func ParseRequest(method string, u *url.URL) (Request, error) {
 		req.Endpoint = EndpointPing
 		return req, nil
 	}
-	return req, req.parseTail(rest)
+	if err := req.parseTail(rest); err != nil {
+		return Request{}, err
+	}
+	return req, nil
 }
 
-// splitVersion cuts path at the first "/v2/" (or a final "/v2").
+// splitVersion cuts path at the first "/v2/" (or a final "/v2"). What is
+// before it is empty or begins with one slash: "//v2/" is no second spelling.
 func splitVersion(path string) (prefix, rest string, ok bool) {
 	before, rest, ok := strings.Cut(path, "/v2/")
 	if !ok {
 		before, ok = strings.CutSuffix(path, "/v2")
 	}
-	return strings.TrimPrefix(before, "/"), rest, ok
+	if before == "" {
+		return "", rest, ok
+	}
+	prefix, rooted := strings.CutPrefix(before, "/")
+	return prefix, rest, ok && rooted && prefix != ""
 }
 
 func (r *Request) parseQuery(raw string) error {
