@@ -1,0 +1,28 @@
+# docker build -t berth .
+# docker run -d --network host -v berth-cache:/cache -v /etc/berth:/etc/berth:ro berth
+#
+# --network host because clients reach berth on the node's own loopback.
+
+FROM golang:1.26-bookworm AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o /out/berth ./cmd/berth \
+ && mkdir -p /out/cache /out/tmp /out/run && chmod 0700 /out/cache && chmod 1777 /out/tmp
+
+FROM scratch
+# A number, so that Kubernetes' runAsNonRoot can tell; nobody else's on Debian.
+ARG UID=64646
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=build /out/berth /usr/local/bin/berth
+# A new named volume takes its owner from here; a folder of the host does not.
+COPY --from=build --chown=${UID}:${UID} /out/cache /cache
+COPY --from=build --chown=${UID}:${UID} /out/run /run/berth
+COPY --from=build /out/tmp /tmp
+USER ${UID}:${UID}
+ENV CACHE_DIRECTORY=/cache
+VOLUME /cache
+EXPOSE 5000 5001
+ENTRYPOINT ["/usr/local/bin/berth"]
+CMD ["serve"]
