@@ -9,7 +9,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o /out/berth ./cmd/berth \
- && mkdir -p /out/cache /out/tmp /out/run && chmod 0700 /out/cache && chmod 1777 /out/tmp
+ && mkdir -p /out/cache /out/run && chmod 0700 /out/cache
 
 FROM scratch
 # A number, so that Kubernetes' runAsNonRoot can tell; nobody else's on Debian.
@@ -19,7 +19,6 @@ COPY --from=build /out/berth /usr/local/bin/berth
 # A new named volume takes its owner from here; a folder of the host does not.
 COPY --from=build --chown=${UID}:${UID} /out/cache /cache
 COPY --from=build --chown=${UID}:${UID} /out/run /run/berth
-COPY --from=build /out/tmp /tmp
 USER ${UID}:${UID}
 ENV CACHE_DIRECTORY=/cache
 VOLUME /cache

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,7 +49,11 @@ func (p program) find(t *testing.T) string {
 
 func (p program) lookUp() (string, error) {
 	if p.ours {
-		return exec.LookPath(filepath.Join(os.Getenv("E2E_TOOLS"), p.name))
+		dir := os.Getenv("E2E_TOOLS")
+		if dir == "" {
+			return "", errors.New("E2E_TOOLS is not set")
+		}
+		return exec.LookPath(filepath.Join(dir, p.name))
 	}
 	path, err := exec.LookPath(p.name)
 	if err == nil {
