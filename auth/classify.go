@@ -1,0 +1,262 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"berth/oci"
+)
+
+// The values of Error.Detail for RateLimited where a registry has two limits.
+const (
+	// PullLimit stops GETs of manifests with this account (or from this
+	// address without one). HEADs and blobs go on.
+	PullLimit = "pull limit"
+	// AbuseLimit stops everything from this address, whatever the account.
+	AbuseLimit = "abuse limit"
+)
+
+// Answer is an answer of a registry that is not what was asked for.
+type Answer struct {
+	// Registry is the name for messages, Type the kind of registry.
+	Registry string
+	Type     Type
+	// Credential is as whom it was asked; nil: as nobody.
+	Credential *Credential
+	// Basic says that the credential itself was sent, and not a token.
+	Basic bool
+	// Repo is which repository was asked about, and Kind what in it; 0: a list.
+	Repo string
+	Kind oci.Kind
+	// Status, Header and Body are the answer. Of the body MaxErrorBody bytes are
+	// enough; HEAD has none.
+	Status int
+	Header http.Header
+	Body   []byte
+	// Now is when it came. It matters for dates in Retry-After only.
+	Now time.Time
+}
+
+// Classify says what an answer of a registry (not of a token endpoint) means.
+// It never returns nil. The message is complete but for the request id. What the
+// registry said itself is cleaned and goes into Err, for the log.
+//
+// A 401 must have been tried once more with a new token before: here it is final.
+func Classify(a Answer) *oci.Error {
+	f := readForeign(a.Header, a.Body)
+	e := a.classify(f)
+	if e.Err == nil {
+		e.Err = f.cause(a.Registry, a.Status, a.Credential)
+	}
+	if f.page && e.Detail == "" {
+		e.Detail = "answered by a web page, perhaps of a proxy or firewall in between"
+	}
+	return e
+}
+
+func (a Answer) classify(f foreign) *oci.Error {
+	switch a.Status {
+	case http.StatusUnauthorized:
+		return a.unauthorized(f)
+	case http.StatusForbidden, http.StatusPaymentRequired, http.StatusUnavailableForLegalReasons:
+		return a.forbidden(f)
+	case http.StatusNotFound, http.StatusGone:
+		return a.notFound(f)
+	case http.StatusMethodNotAllowed:
+		// Quay: a namespace that was disabled is code DENIED with status 405. A
+		// 405 that reached containerd would make it try a GET.
+		if f.code == string(oci.CodeDenied) {
+			return a.forbidden(f)
+		}
+	case http.StatusBadRequest:
+		if e := a.badRequest(f); e != nil {
+			return e
+		}
+	case http.StatusRequestTimeout:
+		return a.busy(oci.Timeout, f, fmt.Sprintf("%s waited too long for the request: try again", a.Registry))
+	case http.StatusTooManyRequests:
+		return rateLimited(a.Registry, a.Type, a.Credential, a.Header, f, a.Now)
+	}
+	return a.busy(oci.UpstreamError, f, trouble(a.Registry, a.Status))
+}
+
+// trouble says that a status makes no sense or is the registry's own fault.
+func trouble(registry string, status int) string {
+	if status >= 500 {
+		return fmt.Sprintf("%s is in trouble (%d): try again", registry, status)
+	}
+	return fmt.Sprintf("%s answered with an unexpected status (%d): try again, and check that its endpoint is a registry", registry, status)
+}
+
+func (a Answer) busy(class oci.Class, f foreign, message string) *oci.Error {
+	return &oci.Error{Class: class, Message: message, RetryAfter: RetryAfter(a.Header, f.message, a.Now)}
+}
+
+// unauthorized: with Basic the credential itself was looked at and refused. A
+// token was granted on the strength of the credential, so a 401 to it means
+// that this repository may not be read; Docker Hub and Quay answer so too where
+// there is no such repository, to hide which exist.
+func (a Answer) unauthorized(f foreign) *oci.Error {
+	switch {
+	case a.Credential.Shared() && !a.Basic, a.Credential == nil:
+		return NoCredential("", a.Registry, a.Repo)
+	case a.Basic:
+		return refused(a.Registry, a.Credential, a.Status, f)
+	}
+	return a.denied()
+}
+
+func (a Answer) forbidden(f foreign) *oci.Error {
+	switch {
+	case a.Credential == nil:
+		return NoCredential("", a.Registry, a.Repo)
+	// ECR: "Your authorization token has expired. Reauthenticate and try again."
+	case f.says("token has expired"):
+		return refused(a.Registry, a.Credential, a.Status, f)
+	case a.Credential.Shared():
+		return NoCredential("", a.Registry, a.Repo)
+	// GHCR: "permission_denied: read_package"
+	case f.says("read_package"):
+		return deniedBecause(a, "its token has no right to read packages (read:packages): make one that has, and pull again")
+	}
+	return a.denied()
+}
+
+func (a Answer) denied() *oci.Error {
+	return deniedBecause(a, fmt.Sprintf("it may not read %s, or there is no such repository: check the name, or give the account read access, and pull again", a.Repo))
+}
+
+func deniedBecause(a Answer, why string) *oci.Error {
+	return &oci.Error{
+		Class:   oci.Denied,
+		Message: fmt.Sprintf("%s: %s denied account %q (%d): %s", whose(a.Credential.Organisation), a.Registry, a.Credential.Name, a.Status, why),
+	}
+}
+
+// notFound tells by the code whether the whole repository is unknown: that
+// denies access to it, any other 404 does not. Quay says TAG_EXPIRED for a tag
+// that it removed by itself.
+func (a Answer) notFound(f foreign) *oci.Error {
+	e := &oci.Error{Class: oci.NotFound}
+	switch {
+	case f.code == string(oci.CodeNameUnknown):
+		e.Code = oci.CodeNameUnknown
+		e.Message = fmt.Sprintf("%s knows no repository %s: check the name", a.Registry, a.Repo)
+	case f.code == "TAG_EXPIRED":
+		e.Message = fmt.Sprintf("the tag of %s has expired at %s: push it again, or pull another", a.Repo, a.Registry)
+	case a.Kind == oci.Blob:
+		e.Code = oci.CodeBlobUnknown
+		e.Message = fmt.Sprintf("%s has no such blob in %s", a.Registry, a.Repo)
+	default:
+		e.Message = fmt.Sprintf("%s has no such tag or digest in %s: check the name", a.Registry, a.Repo)
+	}
+	return e
+}
+
+// badRequest is for the codes by which a registry says that such a thing cannot
+// exist there.
+func (a Answer) badRequest(f foreign) *oci.Error {
+	switch f.code {
+	case "NAME_INVALID", "NAME_UNKNOWN":
+		f.code = string(oci.CodeNameUnknown)
+	case "TAG_INVALID", "MANIFEST_INVALID", "MANIFEST_UNKNOWN", "DIGEST_INVALID", "BLOB_UNKNOWN":
+	default:
+		return nil
+	}
+	return a.notFound(f)
+}
+
+// NoCredential says that repo is not public and that organisation has nothing to
+// show. The shared view does not know which organisation it asks for, so that
+// whoever answers one puts it in: until then organisation is empty.
+func NoCredential(organisation, registry, repo string) *oci.Error {
+	e := &oci.Error{Class: oci.NoCredential}
+	if organisation == "" {
+		e.Message = fmt.Sprintf("%s of %s is not public, or does not exist, and no account for %s is connected: connect one and pull again", repo, registry, registry)
+	} else {
+		e.Message = fmt.Sprintf("organisation %s has no account for %s, and %s is not public or does not exist: connect one and pull again", organisation, registry, repo)
+	}
+	return e
+}
+
+// refusedCause is why a credential is no good: it is the cause of an error of
+// class Unauthorized.
+type refusedCause struct {
+	status  int
+	expired bool // the registry said that it has expired
+	said    error
+}
+
+func (c *refusedCause) Error() string { return c.said.Error() }
+
+// refused says that the credential itself is no good. Renewing it is what helps
+// in nearly every case.
+func refused(registry string, cred *Credential, status int, f foreign) *oci.Error {
+	return refusedAs(registry, cred, &refusedCause{status: status, expired: f.says("expired"), said: f.cause(registry, status, cred)})
+}
+
+func refusedAs(registry string, cred *Credential, c *refusedCause) *oci.Error {
+	why := "its token has expired or the user name is wrong"
+	if c.expired {
+		why = "its token has expired"
+	}
+	return &oci.Error{
+		Class:   oci.Unauthorized,
+		Message: fmt.Sprintf("%s: %s refused account %q (%d): %s; renew it and pull again", whose(cred.Organisation), registry, cred.Name, c.status, why),
+		Err:     c,
+	}
+}
+
+func rateLimited(registry string, t Type, cred *Credential, header http.Header, f foreign, now time.Time) *oci.Error {
+	e := &oci.Error{Class: oci.RateLimited, RetryAfter: RetryAfter(header, f.message, now)}
+	if t.TwoLimits {
+		e.Detail = AbuseLimit
+		if f.code == string(oci.CodeTooManyRequests) || f.says("pull rate limit") {
+			e.Detail = PullLimit
+		}
+	}
+	refills := ""
+	if e.RetryAfter >= time.Second {
+		refills = "; it refills in " + span(e.RetryAfter)
+	}
+	switch {
+	case e.Detail == AbuseLimit:
+		e.Message = fmt.Sprintf("%s stops this node's address, since too many requests came from it%s: wait", registry, refills)
+	case cred == nil:
+		e.Message = fmt.Sprintf("%s limits this node's address (no account connected)%s: connect an account for it, or wait", registry, refills)
+	default:
+		e.Message = fmt.Sprintf("%s: %s limits account %q%s: wait, or raise its limit there", whose(cred.Organisation), registry, cred.Name, refills)
+	}
+	return e
+}
+
+// span is a wait as a person says it, rounded up.
+func span(d time.Duration) string {
+	switch {
+	case d <= 90*time.Second:
+		return fmt.Sprintf("%d s", ceil(d, time.Second))
+	case d <= 90*time.Minute:
+		return fmt.Sprintf("%d min", ceil(d, time.Minute))
+	}
+	return fmt.Sprintf("%d h", ceil(d, time.Hour))
+}
+
+func ceil(d, unit time.Duration) int64 { return int64((d + unit - 1) / unit) }
+
+// cause is what goes to the log: status, code and the registry's cleaned words.
+func (f foreign) cause(registry string, status int, cred *Credential) error {
+	words := []string{fmt.Sprintf("%s answered %d", registry, status)}
+	if f.code != "" {
+		words = append(words, f.code)
+	}
+	if s := scrub(f.message, cred); s != "" {
+		words = append(words, s)
+	}
+	if f.page {
+		words = append(words, "a web page")
+	}
+	return errors.New(strings.Join(words, ": "))
+}

@@ -1,0 +1,195 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/oci"
+)
+
+// Entry is one credential of the configuration.
+type Entry struct {
+	// Name is the account: what a caller writes behind the plus sign.
+	Name string
+	// Organisation is whose it is; empty for the registry's own, which serves
+	// the shared view.
+	Organisation string
+	// Registry is the canonical name, and Origin where that is reached.
+	Registry string
+	Origin   oci.Origin
+	// Repositories limits it to what one of the patterns selects; empty: all.
+	Repositories []string
+	// Source has the secret.
+	Source Source
+}
+
+// CredentialsOptions are the ingredients of Credentials.
+type CredentialsOptions struct {
+	Entries []Entry
+	// Key makes the fingerprints.
+	Key Key
+	// CheckEvery is how often a Source is asked again while there is traffic,
+	// and so how long a changed secret may go unnoticed. If 0, a quarter second.
+	CheckEvery time.Duration
+	// Now is the clock. If nil, time.Now is used.
+	Now func() time.Time
+	// Logger hears about secrets that became unusable. If nil, nobody does.
+	Logger *slog.Logger
+}
+
+// Credentials is the table of who has which account where. It does not change;
+// a new configuration is a new one.
+type Credentials struct {
+	table map[place][]*entry
+	// accounts has every account name of an organisation, at any registry.
+	accounts map[account]bool
+	entries  []*entry
+}
+
+type place struct{ organisation, registry string }
+
+type account struct{ organisation, name string }
+
+// NewCredentials checks the patterns and builds the table. It reads no secret:
+// one that cannot be read fails the pulls that need it, and shows in Check.
+func NewCredentials(o CredentialsOptions) (*Credentials, error) {
+	if o.CheckEvery == 0 {
+		o.CheckEvery = 250 * time.Millisecond
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Credentials{table: make(map[place][]*entry), accounts: make(map[account]bool)}
+	for _, configured := range o.Entries {
+		e, err := newEntry(configured, o)
+		if err != nil {
+			return nil, err
+		}
+		at := place{e.Organisation, e.Registry}
+		c.table[at] = append(c.table[at], e)
+		c.accounts[account{e.Organisation, e.Name}] = true
+		c.entries = append(c.entries, e)
+	}
+	return c, nil
+}
+
+// Lookup finds as whom organisation asks registry for repo. With an account,
+// only the credentials of that name count; without, all of them. Of those that
+// select repo the most specific one wins, as Pattern says.
+//
+// Nil, and no error, means the shared view: the organisation has nothing for
+// this repository. The shared view's own credential is that of organisation "".
+//
+// Errors are *oci.Error: Denied for an account that the organisation does not
+// have (one that it has, but at other registries only, is no error where it has
+// none at all: a single login at this proxy serves every registry), and Caller
+// with status 503 for a secret that cannot be read.
+func (c *Credentials) Lookup(ctx context.Context, organisation, account, registry, repo string) (*Credential, error) {
+	entries := c.table[place{organisation, registry}]
+	if account != "" && !c.knows(entries, organisation, account) {
+		return nil, unknownAccount(organisation, account, registry, entries)
+	}
+	e := best(entries, account, repo)
+	if e == nil {
+		return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+	}
+	cred, err := e.current(ctx)
+	if err != nil {
+		return nil, unreadable(e, err)
+	}
+	return cred, nil
+}
+
+func (c *Credentials) knows(entries []*entry, organisation, name string) bool {
+	if len(entries) == 0 {
+		return c.accounts[account{organisation, name}]
+	}
+	return slices.ContainsFunc(entries, func(e *entry) bool { return e.Name == name })
+}
+
+// best is the most specific entry for repo, the first among equals.
+func best(entries []*entry, name, repo string) *entry {
+	var found *entry
+	var rank rank
+	for _, e := range entries {
+		if name != "" && e.Name != name {
+			continue
+		}
+		if r, ok := e.match(repo); ok && (found == nil || r.above(rank)) {
+			found, rank = e, r
+		}
+	}
+	return found
+}
+
+// Check reads every secret and says which cannot be used, for checking a
+// configuration and for the status page.
+func (c *Credentials) Check(ctx context.Context) []error {
+	var problems []error
+	for _, e := range c.entries {
+		if _, err := e.read(ctx); err != nil {
+			problems = append(problems, fmt.Errorf("account %q of %s for %s: %w", e.Name, whose(e.Organisation), e.Registry, err))
+		}
+	}
+	return problems
+}
+
+// All gives every credential that can be read now, in the order of the
+// configuration.
+func (c *Credentials) All(ctx context.Context) []*Credential {
+	all := make([]*Credential, 0, len(c.entries))
+	for _, e := range c.entries {
+		if cred, err := e.current(ctx); err == nil {
+			all = append(all, cred)
+		}
+	}
+	return all
+}
+
+func unknownAccount(organisation, account, registry string, entries []*entry) *oci.Error {
+	has := "none"
+	if len(entries) > 0 {
+		names := make([]string, len(entries))
+		for i, e := range entries {
+			names[i] = e.Name
+		}
+		slices.Sort(names)
+		has = strings.Join(slices.Compact(names), ", ")
+	}
+	return &oci.Error{
+		Class: oci.Denied,
+		Message: oci.OneLine(fmt.Sprintf("%s has no account %.60q for %s (it has: %s): log in again with one of these behind the plus sign, or without any",
+			whose(organisation), account, registry, has), 600),
+	}
+}
+
+func unreadable(e *entry, err error) *oci.Error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return oci.AsError(err)
+	}
+	return &oci.Error{
+		Class:  oci.Caller,
+		Status: http.StatusServiceUnavailable,
+		Code:   oci.CodeUnknown,
+		Message: fmt.Sprintf("%s: the secret of account %q for %s cannot be read on this node: whoever runs the node finds the reason in its log",
+			whose(e.Organisation), e.Name, e.Registry),
+		Err: err,
+	}
+}
+
+// whose names the owner of an account at the start of a message.
+func whose(organisation string) string {
+	if organisation == "" {
+		return "this node"
+	}
+	return "organisation " + organisation
+}

@@ -1,0 +1,83 @@
+package auth
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strings"
+)
+
+// MaxErrorBody is how much of an error's body is worth reading, in bytes.
+const MaxErrorBody = 64 << 10
+
+// foreign is what a registry or a token server says in the body of an error.
+type foreign struct {
+	code    string // an error code of the specification, or of a registry's own
+	message string // as it came: never shown without scrub
+	page    bool   // a web page: something else than the registry answered
+}
+
+// readForeign reads the forms that are in use: the specification's list of
+// errors, Docker Hub's token server with a single "details", OAuth's "error"
+// and "error_description", a bare "message", plain text and HTML.
+func readForeign(header http.Header, body []byte) foreign {
+	if len(body) > MaxErrorBody {
+		body = body[:MaxErrorBody]
+	}
+	body = bytes.TrimSpace(body)
+	if strings.Contains(strings.ToLower(header.Get("Content-Type")), "html") || bytes.HasPrefix(body, []byte("<")) {
+		return foreign{page: true}
+	}
+	if !bytes.HasPrefix(body, []byte("{")) {
+		return foreign{message: string(body)}
+	}
+	return readJSON(body)
+}
+
+func readJSON(body []byte) foreign {
+	// Raw where types differ between servers: one odd field must not hide the rest.
+	var doc struct {
+		Errors                        []json.RawMessage
+		Details, Message, Error, Code json.RawMessage
+		Description                   json.RawMessage `json:"error_description"`
+	}
+	if json.Unmarshal(body, &doc) != nil {
+		return foreign{message: string(body)}
+	}
+	for _, raw := range doc.Errors {
+		var e struct{ Code, Message json.RawMessage }
+		if json.Unmarshal(raw, &e) == nil {
+			return foreign{code: errorCode(text(e.Code)), message: text(e.Message)}
+		}
+		if s := text(raw); s != "" {
+			return foreign{message: s}
+		}
+	}
+	f := foreign{code: errorCode(text(doc.Code))}
+	for _, raw := range []json.RawMessage{doc.Details, doc.Message, doc.Description, doc.Error} {
+		if f.message = text(raw); f.message != "" {
+			break
+		}
+	}
+	return f
+}
+
+func text(raw json.RawMessage) string {
+	var s string
+	_ = json.Unmarshal(raw, &s) // anything but a string counts as nothing
+	return s
+}
+
+// errorCode is s where it looks like a code, so that it is safe to show.
+func errorCode(s string) string {
+	s = strings.ToUpper(s)
+	if len(s) > 40 || strings.ContainsFunc(s, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') }) {
+		return ""
+	}
+	return s
+}
+
+// says looks for a phrase in the message, whatever its case.
+func (f foreign) says(phrase string) bool {
+	return strings.Contains(strings.ToLower(f.message), phrase)
+}

@@ -1,0 +1,109 @@
+package auth
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+const keySize = 32
+
+// Key is what fingerprints are made with. It is made once per node; with
+// another key every credential looks new, so that everything proven about
+// access counts for nothing. It does not print.
+type Key struct{ bytes [keySize]byte }
+
+// NewKey makes a key from the system's random source.
+func NewKey() Key {
+	var k Key
+	_, _ = rand.Read(k.bytes[:]) // never fails: crypto/rand crashes the program instead
+	return k
+}
+
+// String is redacted.
+func (k Key) String() string { return redacted }
+
+// GoString is redacted.
+func (k Key) GoString() string { return redacted }
+
+// Format is redacted.
+func (k Key) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, redacted) // a fmt.State never fails
+}
+
+// LogValue is redacted.
+func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// LoadKey reads the key at path, or makes one there: mode 0600, complete and
+// durable before it has its name. It refuses a file that others may read or
+// that is not a key; it never replaces one.
+func LoadKey(path string) (Key, error) {
+	k, err := readKey(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return k, err
+	}
+	if err := makeKey(path); err != nil {
+		return Key{}, fmt.Errorf("making the fingerprint key %s: %w", path, err)
+	}
+	return readKey(path)
+}
+
+func readKey(path string) (Key, error) {
+	content, _, err := File{Path: path}.read(keySize + 1)
+	if err != nil {
+		return Key{}, fmt.Errorf("the fingerprint key: %w", err)
+	}
+	if len(content) != keySize {
+		return Key{}, fmt.Errorf("the fingerprint key %s is not %d bytes long: restore it, or remove it to have a new one made (all credentials then count as new)", path, keySize)
+	}
+	return Key{bytes: [keySize]byte(content)}, nil
+}
+
+// makeKey gives a finished file its name by a hard link, which unlike a rename
+// fails when another process was faster: then that one's key is used.
+func makeKey(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	tmp, err := writeKey(dir.Name())
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp)
+	if err := os.Link(tmp, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// Some file systems cannot sync a folder and say so; there is nothing more to do there.
+	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+func writeKey(dir string) (name string, err error) {
+	tmp, err := os.CreateTemp(dir, ".key-*") // mode 0600
+	if err != nil {
+		return "", err
+	}
+	k := NewKey()
+	_, err = tmp.Write(k.bytes[:])
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if closed := tmp.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name()) // what failed above is the error
+		return "", err
+	}
+	return tmp.Name(), nil
+}

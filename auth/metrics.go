@@ -1,0 +1,77 @@
+package auth
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the gauges about credentials, one set for all authorities. A nil
+// *Metrics measures nothing. Labels come from the configuration.
+type Metrics struct {
+	ok       *prometheus.GaugeVec
+	coolDown *prometheus.GaugeVec
+}
+
+// NewMetrics registers the gauges with r.
+func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
+	labels := []string{"organisation", "registry", "account"}
+	m := &Metrics{
+		ok: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_credential_ok",
+			Help: "Whether the registry took the credential when it was last shown: 1 or 0.",
+		}, labels),
+		coolDown: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_cooldown_until_timestamp_seconds",
+			Help: "Until when the registry is not asked with this credential, as a Unix time; 0: it is asked.",
+		}, labels),
+	}
+	for _, c := range []prometheus.Collector{m.ok, m.coolDown} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// CredentialOK says what the registry last thought of cred. Nobody has no series.
+func (m *Metrics) CredentialOK(cred *Credential, ok bool) {
+	if m == nil || cred == nil {
+		return
+	}
+	value := 0.0
+	if ok {
+		value = 1
+	}
+	m.ok.WithLabelValues(series(cred)...).Set(value)
+}
+
+// CoolDown says until when cred is left alone; the zero time ends it.
+func (m *Metrics) CoolDown(cred *Credential, until time.Time) {
+	if m == nil || cred == nil {
+		return
+	}
+	value := 0.0
+	if !until.IsZero() {
+		value = float64(until.UnixMilli()) / 1000
+	}
+	m.coolDown.WithLabelValues(series(cred)...).Set(value)
+}
+
+// Forget drops the series of a credential that the configuration no longer has.
+func (m *Metrics) Forget(organisation, registry, account string) {
+	if m == nil {
+		return
+	}
+	labels := series(&Credential{Organisation: organisation, Registry: registry, Name: account})
+	m.ok.DeleteLabelValues(labels...)
+	m.coolDown.DeleteLabelValues(labels...)
+}
+
+func series(cred *Credential) []string {
+	organisation := cred.Organisation
+	if organisation == "" {
+		organisation = "-"
+	}
+	return []string{organisation, cred.Registry, cred.Name}
+}

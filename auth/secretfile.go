@@ -1,0 +1,136 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+)
+
+// File is a file that holds a secret. Links are followed, since deployments
+// swap them; it is the target that is judged: a regular file, owned by root or
+// by the user that runs this program, with nothing for others and nothing for
+// a group but this program's own. Its content is never part of an error.
+type File struct {
+	Path string
+	// Directory, if set, is the only folder the file may lie in: Path is below
+	// it, and a link that leads out is refused. It is for files that an
+	// organisation names.
+	Directory string
+	// Trusted says that owner and mode need no check, as in the folder where
+	// systemd puts a unit's credentials.
+	Trusted bool
+}
+
+// version tells one content of a file from the next, without reading it.
+type version struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime int64
+}
+
+// racy is how long after a change another one could go unseen: timestamps come
+// from the kernel's tick, so two writes within one look alike.
+const racy = 2 * time.Second
+
+// settled says whether v can be told from any later change at now.
+func (v version) settled(now time.Time) bool {
+	return now.Sub(time.Unix(0, max(v.mtime, v.ctime))) > racy
+}
+
+// read returns the content, of less than limit bytes, and which version it is.
+func (f File) read(limit int64) ([]byte, version, error) {
+	file, err := f.open()
+	if err != nil {
+		return nil, version{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, version{}, err
+	}
+	if err := f.check(info); err != nil {
+		return nil, version{}, err
+	}
+	content, err := io.ReadAll(io.LimitReader(file, limit))
+	if err != nil {
+		return nil, version{}, err
+	}
+	if int64(len(content)) == limit {
+		return nil, version{}, fmt.Errorf("%s is too large: %d bytes is the limit", f.Path, limit-1)
+	}
+	return content, versionOf(info), nil
+}
+
+// open never waits: a named pipe opens at once and is refused by check.
+func (f File) open() (*os.File, error) {
+	const flags = os.O_RDONLY | syscall.O_NONBLOCK
+	if f.Directory == "" {
+		return os.OpenFile(f.Path, flags, 0)
+	}
+	root, err := os.OpenRoot(f.Directory)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	file, err := root.OpenFile(f.Path, flags, 0)
+	if err != nil {
+		return nil, fmt.Errorf("in %s, which it may not leave: %w", f.Directory, err)
+	}
+	return file, nil
+}
+
+func (f File) check(info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", f.Path)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return errors.New("file owners cannot be read on this system")
+	}
+	if f.Trusted {
+		return nil
+	}
+	switch mode := info.Mode().Perm(); {
+	case stat.Uid != 0 && int64(stat.Uid) != int64(os.Geteuid()):
+		return fmt.Errorf("%s belongs to user %d: it must belong to root or to user %d", f.Path, stat.Uid, os.Geteuid())
+	case mode&0o007 != 0:
+		return fmt.Errorf("%s has mode %04o, so others may use it: chmod 0600 it", f.Path, mode)
+	case mode&0o070 != 0 && int64(stat.Gid) != int64(os.Getegid()):
+		return fmt.Errorf("%s has mode %04o and group %d, which is not this program's: chmod 0600 it", f.Path, mode, stat.Gid)
+	}
+	return nil
+}
+
+// stat is the version of what lies there now.
+func (f File) stat() (version, error) {
+	info, err := f.lookAt()
+	if err != nil {
+		return version{}, err
+	}
+	return versionOf(info), nil
+}
+
+func (f File) lookAt() (fs.FileInfo, error) {
+	if f.Directory == "" {
+		return os.Stat(f.Path)
+	}
+	root, err := os.OpenRoot(f.Directory)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.Stat(f.Path)
+}
+
+func versionOf(info fs.FileInfo) version {
+	v := version{size: info.Size(), mtime: info.ModTime().UnixNano()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		v.dev, v.ino = uint64(stat.Dev), stat.Ino //nolint:unconvert // Dev is narrower elsewhere
+		v.ctime = time.Unix(stat.Ctim.Unix()).UnixNano()
+	}
+	return v
+}
