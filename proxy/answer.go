@@ -1,0 +1,148 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"berth/oci"
+)
+
+// errTooLate is why a request's context ends when no byte was there in time.
+var errTooLate = errors.New("no answer within the time for headers")
+
+const (
+	jsonType = "application/json" // without a charset: clients compare it as a whole
+
+	maxMessage = 800
+	maxDetail  = 400
+
+	// When a failure does not say when it will be over. podman waits at most a
+	// minute for one, and the others ignore it.
+	retryLimited = 60 * time.Second
+	retryDown    = 5 * time.Second
+)
+
+// errorBody is the error document of the distribution specification.
+type errorBody struct {
+	Errors [1]errorEntry `json:"errors"`
+}
+
+type errorEntry struct {
+	Code    oci.Code `json:"code"`
+	Message string   `json:"message"`
+	Detail  string   `json:"detail,omitempty"`
+}
+
+// classify makes one *oci.Error of whatever ended the request.
+func (x *exchange) classify(ctx context.Context, err error) *oci.Error {
+	e := oci.AsError(err)
+	// Being left, and running out of time, look like trouble below: a cancelled
+	// context makes dials and reads fail.
+	vague := e.Class == oci.ClientGone || e.Class.Indeterminate() && e.Class != oci.RateLimited
+	switch {
+	case vague && x.r.Context().Err() != nil:
+		return &oci.Error{Class: oci.ClientGone, Message: "the client left", Err: err}
+	case vague && (errors.Is(err, errTooLate) || errors.Is(context.Cause(ctx), errTooLate)):
+		return &oci.Error{Class: oci.Timeout, Message: x.where() + " gave no answer in time: pull again, what has come so far is kept", Err: err}
+	case e.Class == oci.ClientGone && !errors.Is(err, errLeft):
+		return &oci.Error{Class: oci.UpstreamError, Message: "the request was given up inside the proxy: pull again", Err: err}
+	}
+	return e
+}
+
+// where names the registry for a message.
+func (x *exchange) where() string {
+	if x.route.Registry == nil {
+		return "the proxy"
+	}
+	return x.route.Registry.Name
+}
+
+// sendError answers with e. Nothing has left yet, so what was prepared for a
+// better answer is taken back.
+func (x *exchange) sendError(e *oci.Error) {
+	status := x.status(e)
+	x.w.reset()
+	header := x.w.Header()
+	header.Del("Content-Range")
+	for _, name := range [...]string{"Accept-Ranges", "Cache-Control", "Docker-Content-Digest", "Etag", "Link", "Oci-Filters-Applied", "Warning"} {
+		header.Del(name)
+	}
+	if status == http.StatusUnauthorized {
+		header.Set("Www-Authenticate", challenge)
+	}
+	if status == http.StatusRequestedRangeNotSatisfiable && x.contentRange != "" {
+		header.Set("Content-Range", x.contentRange)
+	}
+	if after := retryAfter(status, e.RetryAfter); after != "" {
+		header.Set("Retry-After", after)
+	}
+	body, err := json.Marshal(errorBody{[1]errorEntry{{
+		Code:    x.code(e),
+		Message: oci.OneLine(e.Message, maxMessage) + " [" + x.id + "]",
+		Detail:  oci.OneLine(e.Detail, maxDetail),
+	}}})
+	if err != nil {
+		body = []byte(`{"errors":[]}`) // strings cannot fail to marshal
+	}
+	header.Set("Content-Type", jsonType)
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	x.w.WriteHeader(status)
+	if x.r.Method != http.MethodHead {
+		x.w.Write(body) //nolint:errcheck // the client is told, or it is gone
+	}
+	x.w.finish() //nolint:errcheck // likewise
+	x.w.sent = 0
+}
+
+// status is e's, within bounds: 401 belongs to identify alone, or a client
+// would throw a good login away; and an error is never a success.
+func (x *exchange) status(e *oci.Error) int {
+	status := e.HTTPStatus()
+	switch {
+	case status == http.StatusUnauthorized && !x.mayChallenge(e):
+		return http.StatusForbidden
+	case status < 400 || status > 599:
+		return http.StatusServiceUnavailable
+	}
+	return status
+}
+
+// code is e's. Where e leaves it to its class, what is not found is named by
+// what was asked for.
+func (x *exchange) code(e *oci.Error) oci.Code {
+	if e.Code == "" && x.status(e) == http.StatusForbidden {
+		return oci.CodeDenied
+	}
+	if e.Code == "" && e.Class == oci.NotFound {
+		switch x.req.Endpoint {
+		case oci.EndpointBlob:
+			return oci.CodeBlobUnknown
+		case oci.EndpointTags:
+			return oci.CodeNameUnknown
+		}
+	}
+	if code := e.WireCode(); code != "" {
+		return code
+	}
+	return oci.CodeUnknown
+}
+
+// retryAfter is in whole seconds, which all clients that look at it can read,
+// while not all can read a date.
+func retryAfter(status int, after time.Duration) string {
+	switch {
+	case status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable:
+		return ""
+	case after > 0:
+	case status == http.StatusTooManyRequests:
+		after = retryLimited
+	default:
+		after = retryDown
+	}
+	return strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10)
+}

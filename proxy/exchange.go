@@ -1,0 +1,90 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"net/http"
+	"time"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	h     *handler
+	r     *http.Request
+	w     writer
+	id    string
+	start time.Time
+
+	// What was found out, in the order of pull. Zero: it did not come so far.
+	req        oci.Request
+	identified bool
+	caller     auth.Caller
+	route      Route
+	outcome    oci.Outcome
+	digest     oci.Digest // of what was sent
+
+	timer *time.Timer
+	// contentRange goes with a 416.
+	contentRange string
+}
+
+// begin starts the clock: until the first byte of the answer is there, the
+// request has HeaderTimeout, and then cancel is called.
+func (h *handler) begin(w http.ResponseWriter, r *http.Request, cancel context.CancelCauseFunc) *exchange {
+	x := &exchange{h: h, r: r, id: newID(), start: time.Now()}
+	x.timer = time.AfterFunc(h.HeaderTimeout, func() { cancel(errTooLate) })
+	x.w = writer{
+		under:   w,
+		control: http.NewResponseController(w),
+		stall:   h.StallTimeout,
+		buffers: h.buffers,
+		copies:  r.TLS != nil,
+		noBody:  r.Method == http.MethodHead,
+		// Stop says false when the timer has fired, even if ctx is only about to
+		// be cancelled: then the answer is 503 and nothing of the content leaves.
+		mayStart: x.timer.Stop,
+	}
+	x.w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	x.w.Header().Set("X-Content-Type-Options", "nosniff")
+	x.w.Header().Set("X-Request-Id", x.id)
+	return x
+}
+
+// end is the one place that turns what happened into an answer, metrics and a
+// log line. It panics with http.ErrAbortHandler to cut an answer short that
+// could not be completed: a body must never seem to have ended well.
+func (x *exchange) end(ctx context.Context, err error) {
+	if err == nil {
+		err = x.w.finish()
+	}
+	x.timer.Stop()
+	var failure *oci.Error
+	aborted := false
+	if err != nil {
+		failure = x.classify(ctx, err)
+		aborted = x.w.started
+		if !aborted {
+			x.sendError(failure)
+		}
+	}
+	x.count(failure, aborted)
+	x.log(failure, aborted)
+	if aborted {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// newID is short enough to be read out on the phone. It only has to be unique
+// among the log lines somebody looks at.
+func newID() string {
+	const alphabet = "abcdefghijklmnopqrstuvwxyz234567" // RFC 4648, lower case
+	var b [5]byte
+	rand.Read(b[:])
+	for i := range b {
+		b[i] = alphabet[b[i]%32]
+	}
+	return string(b[:])
+}

@@ -1,0 +1,136 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+// Options are what one listener's handler is made of.
+type Options struct {
+	// Router is the table of registries. Required.
+	Router *Router
+	// Sources gives a registry as a caller may see it. ctx ends when the request
+	// does, or its time for headers. Required.
+	Sources func(ctx context.Context, caller auth.Caller, registry *Registry) (oci.Source, error)
+
+	// Callers proves who is calling. If nil, the listener is open: nobody is
+	// asked, and any Authorization is ignored.
+	Callers Callers
+	// Organisation is who everybody is on an open listener. If empty, nobody.
+	Organisation string
+	// Naming is how names are read here.
+	Naming Naming
+	// Names are the host names, besides localhost and IP addresses, that
+	// clients may use for this listener. Ports in them are ignored.
+	Names []string
+
+	// HeaderTimeout is how long a client waits for the first byte of an answer
+	// before it gets 503. If 0, 20 seconds: containerd gives up after 30, and
+	// then goes around the proxy.
+	HeaderTimeout time.Duration
+	// StallTimeout is how long a client may take for 64 KiB of a body before it
+	// is left. If 0, 30 seconds. (A pull is written to disk as it comes, and
+	// disks stall for seconds.)
+	StallTimeout time.Duration
+
+	// Logger gets one line per request at Info. If nil, nothing is logged.
+	Logger *slog.Logger
+	// Metrics counts; one for all listeners. If nil, nothing is counted.
+	Metrics *Metrics
+}
+
+// New makes the handler of one listener. It holds no state worth keeping: after
+// a change of configuration, make a new one and give it to Live.
+func New(o Options) http.Handler {
+	if o.HeaderTimeout == 0 {
+		o.HeaderTimeout = 20 * time.Second
+	}
+	if o.StallTimeout == 0 {
+		o.StallTimeout = 30 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(MetricsOptions{})
+	}
+	return &handler{
+		Options: o,
+		guard:   newGuard(o.Names, o.Logger),
+		buffers: &sync.Pool{New: func() any { return new([copyBuffer]byte) }},
+	}
+}
+
+type handler struct {
+	Options
+
+	guard   *guard
+	buffers *sync.Pool // of *[copyBuffer]byte
+}
+
+// ServeHTTP answers one request.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	x := h.begin(w, r, cancel)
+	x.end(ctx, x.recovered(ctx))
+}
+
+// pull is a pull from top to bottom. Whatever it returns, end answers.
+func (x *exchange) pull(ctx context.Context) (err error) {
+	if err := x.h.guard.check(x.r); err != nil {
+		return err
+	}
+	if x.req, err = oci.ParseRequest(x.r.Method, x.r.URL); err != nil {
+		return err
+	}
+	if err := x.identify(); err != nil {
+		return err
+	}
+	if x.req.Endpoint == oci.EndpointPing {
+		return x.ping()
+	}
+	if x.route, err = x.h.Router.Route(&x.req, x.caller.Organisation, x.h.Naming); err != nil {
+		return err
+	}
+	source, err := x.h.Sources(ctx, x.caller, x.route.Registry)
+	if err != nil {
+		return err
+	}
+	switch x.req.Endpoint {
+	case oci.EndpointManifest:
+		return x.manifest(ctx, source)
+	case oci.EndpointBlob:
+		return x.blob(ctx, source)
+	default:
+		return x.list(ctx, source)
+	}
+}
+
+// recovered is pull, where a panic is an error like any other: the client gets
+// an answer, and the log has the stack.
+func (x *exchange) recovered(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return x.pull(ctx)
+}
+
+// ping answers end-1. Clients decide by it whether to send credentials at all,
+// and give up on it in 15 seconds, so no upstream is asked.
+func (x *exchange) ping() error {
+	if _, err := x.h.Router.selected(&x.req, x.caller.Organisation); err != nil {
+		return err
+	}
+	return x.sendBytes(jsonType, []byte("{}"))
+}

@@ -1,0 +1,163 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"berth/oci"
+)
+
+// maxManifest is what the distribution specification asks registries to take.
+const maxManifest = 4 << 20
+
+// manifest answers end-3. A tag is resolved first, and everything else goes by
+// digest; a HEAD by tag needs no more than that (most clients send it first).
+func (x *exchange) manifest(ctx context.Context, source oci.Source) error {
+	d := oci.Descriptor{Digest: x.req.Digest, Size: -1}
+	if x.req.Tag != "" {
+		resolved, err := source.Resolve(ctx, x.route.Repo, x.req.Tag)
+		if err != nil {
+			return err
+		}
+		if resolved.Digest == "" {
+			return errors.New("a tag was resolved to nothing")
+		}
+		d, x.outcome = resolved.Descriptor, resolved.Outcome
+	}
+	if x.w.noBody {
+		return x.manifestHeader(ctx, source, d)
+	}
+	d, err := x.manifestBytes(ctx, source, d)
+	if err != nil {
+		return err
+	}
+	return x.sendManifest(d)
+}
+
+// manifestHeader answers a HEAD. Clients fail on one without a length or with
+// a length of 0, so where a registry does not tell, the manifest is read.
+func (x *exchange) manifestHeader(ctx context.Context, source oci.Source, d oci.Descriptor) error {
+	if !complete(d) {
+		c, err := source.Stat(ctx, x.object(oci.Manifest, d.Digest))
+		if err != nil {
+			return err
+		}
+		d = x.merge(d, c)
+	}
+	if !complete(d) {
+		var err error
+		if d, err = x.manifestBytes(ctx, source, d); err != nil {
+			return err
+		}
+	}
+	x.describe(d, mediaType(d))
+	x.sendHeader(d.Size)
+	return nil
+}
+
+func complete(d oci.Descriptor) bool { return d.MediaType != "" && d.Size > 0 }
+
+// manifestBytes is d with its Data. It is read before the answer begins, so
+// that whatever goes wrong with it can still be told.
+func (x *exchange) manifestBytes(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
+	if d.Data != nil {
+		return d, nil
+	}
+	c, err := source.Open(ctx, x.object(oci.Manifest, d.Digest), oci.Range{})
+	if err != nil {
+		return d, err
+	}
+	if c.Body != nil {
+		defer c.Body.Close()
+	}
+	d = x.merge(d, c)
+	if d.Data == nil {
+		if d.Data, err = readManifest(c); err != nil {
+			return d, fmt.Errorf("reading manifest %s: %w", d.Digest, err)
+		}
+	}
+	d.Size = int64(len(d.Data))
+	return d, nil
+}
+
+func (x *exchange) object(kind oci.Kind, d oci.Digest) oci.Object {
+	return oci.Object{Repo: x.route.Repo, Kind: kind, Digest: d}
+}
+
+// merge adds what c tells to what a tag told, and to how it came about: bytes
+// that had to be fetched say more about an answer than the tag they are for.
+func (x *exchange) merge(d oci.Descriptor, c *oci.Content) oci.Descriptor {
+	if c.MediaType != "" {
+		d.MediaType = c.MediaType
+	}
+	if c.Size >= 0 {
+		d.Size = c.Size
+	}
+	if c.Data != nil {
+		d.Data = c.Data
+	}
+	if x.outcome.Result == "" || c.Result != "" && c.Result != oci.Hit {
+		x.outcome.Result = c.Result
+	}
+	if x.outcome.Warning == "" {
+		x.outcome.Warning = c.Warning
+	}
+	return d
+}
+
+func readManifest(c *oci.Content) ([]byte, error) {
+	if c.Body == nil {
+		return nil, errors.New("the content has no body")
+	}
+	if c.Size > maxManifest {
+		return nil, tooLarge()
+	}
+	data := make([]byte, 0, max(c.Size, 0)+512) // room to see the end without growing
+	for {
+		if len(data) > maxManifest {
+			return nil, tooLarge()
+		}
+		if len(data) == cap(data) {
+			data = append(data, 0)[:len(data)]
+		}
+		n, err := c.Body.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if c.Size >= 0 && int64(len(data)) != c.Size {
+		return nil, &oci.Error{Class: oci.Corrupt, Message: fmt.Sprintf("the manifest has %d bytes instead of %d: pull again", len(data), c.Size)}
+	}
+	return data, nil
+}
+
+func tooLarge() error {
+	return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest is larger than %d bytes", maxManifest)}
+}
+
+// sendManifest answers a GET. Nearly all come without Range or conditions.
+func (x *exchange) sendManifest(d oci.Descriptor) error {
+	kind := mediaType(d)
+	x.describe(d, kind)
+	if x.plain() {
+		return x.sendBytes(kind, d.Data)
+	}
+	return x.sendSeekable(memoryBody(d.Data), x.spans(d.Digest))
+}
+
+// mediaType is what d is sent as: without parameters, which clients do not
+// expect behind a manifest's type.
+func mediaType(d oci.Descriptor) string {
+	kind, _, _ := strings.Cut(d.MediaType, ";")
+	if kind = strings.TrimSpace(kind); kind != "" {
+		return kind
+	}
+	return blobType
+}

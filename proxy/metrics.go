@@ -1,0 +1,194 @@
+package proxy
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"berth/oci"
+)
+
+// nobody is the label of a caller without organisation, and of a request
+// without registry.
+const nobody = "-"
+
+// MetricsOptions are what Metrics is made of.
+type MetricsOptions struct {
+	// Registerer gets the metrics. If nil, they are counted for nobody to see.
+	Registerer prometheus.Registerer
+	// MaxSeries is how many series may carry an organisation's name; beyond,
+	// organisations are counted as "other". If 0, 20000.
+	MaxSeries int
+	// Now is the clock by which repeated failures are one. If nil, time.Now.
+	Now func() time.Time
+}
+
+// Metrics counts for all listeners together. Labels come from configuration
+// and enums only. Safe for concurrent use.
+type Metrics struct {
+	requests *counters // organisation, registry, kind, result
+	failures *counters // organisation, registry, reason
+	served   *counters // organisation, registry, source
+	duration *prometheus.HistogramVec
+	lastPull *prometheus.GaugeVec
+	invited  prometheus.Counter
+
+	repeats *repeats
+	now     func() time.Time
+}
+
+// NewMetrics makes and registers the metrics. It panics when they are
+// registered already.
+func NewMetrics(o MetricsOptions) *Metrics {
+	if o.MaxSeries == 0 {
+		o.MaxSeries = 20000
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	f := promauto.With(o.Registerer)
+	room := &room{left: o.MaxSeries, overflow: f.NewCounter(prometheus.CounterOpts{
+		Name: "berth_metrics_overflow_total",
+		Help: "Series that were folded into organisation \"other\" since metrics.max_series was reached.",
+	})}
+	m := &Metrics{
+		requests: newCounters(f, room, "berth_requests_total",
+			"Requests for content, by how they were answered.", "organisation", "registry", "kind", "result"),
+		failures: newCounters(f, room, "berth_pull_failures_total",
+			"Failed pulls, by reason. The same failure counts once in 30 seconds.", "organisation", "registry", "reason"),
+		served: newCounters(f, room, "berth_served_bytes_total",
+			"Bytes of content sent to clients, by where they came from.", "organisation", "registry", "source"),
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "berth_request_duration_seconds",
+			Help:    "Time until the headers of an answer left.",
+			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 20},
+		}, []string{"kind", "result"}),
+		lastPull: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_last_pull_timestamp_seconds",
+			Help: "When a client of this family last got content.",
+		}, []string{"client"}),
+		invited: f.NewCounter(prometheus.CounterOpts{
+			Name: "berth_challenges_total",
+			Help: "Requests without credentials that were asked for them: the first step of most pulls, no failure.",
+		}),
+		repeats: newRepeats(o.Now),
+		now:     o.Now,
+	}
+	m.Expect("", nobody)
+	return m
+}
+
+// Expect makes the failure series of registry for organisation (empty: nobody)
+// start at 0, so that a first failure is an increase that alerts can see.
+func (m *Metrics) Expect(organisation, registry string) {
+	for _, class := range oci.Classes() {
+		if countsAsFailure(class) {
+			m.failures.get(labels{label(organisation), registry, class.String()})
+		}
+	}
+}
+
+// countsAsFailure: the others are counted apart, by who finds them.
+func countsAsFailure(c oci.Class) bool { return c != oci.ClientGone && c != oci.WrongPlatform }
+
+// count counts an exchange once, at its end.
+func (x *exchange) count(failure *oci.Error, aborted bool) {
+	m := x.h.Metrics
+	if failure != nil && x.challenged(failure) {
+		m.invited.Inc()
+		return
+	}
+	organisation, registry := label(x.caller.Organisation), label(x.registryName())
+	kind := kindOf(x.req.Endpoint)
+	if failure != nil {
+		x.countFailure(failure, organisation, registry)
+	}
+	if kind == nobody {
+		return
+	}
+	result := x.result(failure)
+	m.requests.get(labels{organisation, registry, kind, result}).Inc()
+	m.duration.WithLabelValues(kind, result).Observe(x.untilHeaders().Seconds())
+	if x.w.sent > 0 && (failure == nil || aborted) {
+		m.served.get(labels{organisation, registry, source(x.outcome.Result)}).Add(float64(x.w.sent))
+	}
+	if failure == nil && x.isPull() {
+		m.lastPull.WithLabelValues(clientFamily(x.r.UserAgent())).Set(float64(m.now().UnixMilli()) / 1000)
+	}
+}
+
+// countFailure counts what kept somebody from an image. A list does not, and
+// neither does a request that is none (oci.ParseRequest's 400, 404 and 405, and
+// 416); a refused login does, wherever it happens: dockerd never gets further
+// than /v2/ then.
+func (x *exchange) countFailure(failure *oci.Error, organisation, registry string) {
+	misunderstood := failure.Class == oci.Policy && failure.HTTPStatus() != http.StatusForbidden
+	pulls := x.isPull() || failure.Class == oci.Caller
+	if misunderstood || !pulls || !countsAsFailure(failure.Class) {
+		return
+	}
+	reason := failure.Class.String()
+	reference := x.req.Tag
+	if reference == "" {
+		reference = string(x.req.Digest)
+	}
+	if x.h.Metrics.repeats.first(failed{organisation, registry, x.repository(), reference, reason}) {
+		x.h.Metrics.failures.get(labels{organisation, registry, reason}).Inc()
+	}
+}
+
+func (x *exchange) isPull() bool {
+	return x.req.Endpoint == oci.EndpointManifest || x.req.Endpoint == oci.EndpointBlob
+}
+
+func (x *exchange) untilHeaders() time.Duration {
+	if x.w.started {
+		return x.w.startedAt.Sub(x.start)
+	}
+	return time.Since(x.start)
+}
+
+// result is how the request was answered, for metrics and the log.
+func (x *exchange) result(failure *oci.Error) string {
+	switch {
+	case failure != nil && x.challenged(failure):
+		return "challenged" // in the log only
+	case failure != nil && failure.Class == oci.ClientGone:
+		return string(oci.Gone)
+	case failure != nil:
+		return string(oci.Failed)
+	case x.outcome.Result == "":
+		return string(oci.Pass)
+	}
+	return string(x.outcome.Result)
+}
+
+// kindOf is a label, "-" for what asks for no content.
+func kindOf(e oci.Endpoint) string {
+	switch e {
+	case oci.EndpointManifest:
+		return "manifest"
+	case oci.EndpointBlob:
+		return "blob"
+	case oci.EndpointTags, oci.EndpointReferrers:
+		return "list"
+	}
+	return nobody
+}
+
+// source: who joins a fetch costs the registry nothing.
+func source(r oci.Result) string {
+	if r == oci.Fill || r == oci.Pass || r == "" {
+		return "upstream"
+	}
+	return "cache"
+}
+
+func label(s string) string {
+	if s == "" {
+		return nobody
+	}
+	return s
+}

@@ -1,0 +1,48 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+const (
+	repeatWindow = 30 * time.Second
+	// maxRepeats bounds what is remembered. When more fails than that, repeats
+	// are counted again.
+	maxRepeats = 4096
+)
+
+// failed is one failure of one pull. Clients try a few times, by HEAD and GET,
+// with and without a platform, so one `docker pull` fails several times.
+type failed struct{ organisation, registry, repository, reference, reason string }
+
+// repeats tells a failure from its repetition.
+type repeats struct {
+	now func() time.Time
+
+	mu    sync.Mutex
+	since *simplelru.LRU[failed, time.Time]
+}
+
+func newRepeats(now func() time.Time) *repeats {
+	since, err := simplelru.NewLRU[failed, time.Time](maxRepeats, nil)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return &repeats{now: now, since: since}
+}
+
+// first says whether f was not counted in the last 30 seconds. What fails
+// without end counts every 30 seconds.
+func (r *repeats) first(f failed) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	if counted, ok := r.since.Get(f); ok && now.Sub(counted) < repeatWindow {
+		return false
+	}
+	r.since.Add(f, now)
+	return true
+}

@@ -1,0 +1,182 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	"berth/oci"
+)
+
+// Naming is how one listener reads names.
+type Naming struct {
+	// Default is the registry that a name without one means, as users write it.
+	// If empty, docker.io is used.
+	Default string
+	// OrganisationRequired refuses names that do not begin with the caller's
+	// organisation. It is for nodes where organisations share one dockerd: its
+	// local tags would otherwise serve the image of one to the other.
+	OrganisationRequired bool
+}
+
+// Route is where a request goes.
+type Route struct {
+	Registry *Registry
+	// Repo is the repository as the registry knows it: a valid name, without
+	// organisation or registry, with library/ where that is needed.
+	Repo string
+}
+
+// Route finds the registry and repository that req means to a caller of
+// organisation (empty: nobody). It is pure. Errors are *oci.Error: 404
+// NAME_UNKNOWN for a registry that is not in the table, 403 for a name that
+// belongs to another organisation or lacks one.
+//
+// A registry comes from, in this order: the ns parameter, the path before
+// /v2/, the first component of the name, the listener's default.
+func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Route, error) {
+	selected, err := t.selected(req, organisation)
+	if err != nil {
+		return Route{}, err
+	}
+	name, own, err := t.cutOrganisation(req.Name, organisation, selected)
+	if err != nil {
+		return Route{}, err
+	}
+	registry, repo, err := t.cutRegistry(name, organisation, selected, naming.Default)
+	if err != nil {
+		return Route{}, err
+	}
+	if repo, err = registry.repository(repo); err != nil {
+		return Route{}, err
+	}
+	if naming.OrganisationRequired && !own {
+		return Route{}, organisationMissing(organisation, registry, repo)
+	}
+	return Route{Registry: registry, Repo: repo}, nil
+}
+
+// selected is the registry that the request names outside of its name: by ns
+// or by the path before /v2/. Nil: by neither.
+//
+// With both, ns decides: it is what the user wrote, while the path is how the
+// client was configured to get here.
+func (t *Router) selected(req *oci.Request, organisation string) (*Registry, error) {
+	name := req.NS
+	if name == "" {
+		name = req.Prefix
+	}
+	if name == "" {
+		return nil, nil
+	}
+	if e, ok := t.find(organisation, strings.ToLower(name)); ok {
+		return e.registry, nil
+	}
+	return nil, notConfigured(name)
+}
+
+// cutOrganisation takes the caller's organisation off the front of name, which
+// is read so when a registry follows it, and something after that. own says
+// that it was there.
+func (t *Router) cutOrganisation(name, organisation string, selected *Registry) (rest string, own bool, err error) {
+	first, rest, _ := strings.Cut(name, "/")
+	second, image, _ := strings.Cut(rest, "/")
+	if image == "" {
+		return name, false, nil
+	}
+	e, ok := t.find(organisation, second)
+	if !ok {
+		return name, false, nil
+	}
+	// Where the registry is known from elsewhere, the name is a repository's own
+	// unless it says that same host again: mirror folders such as Harbor's
+	// "team/docker.io/library/nginx" are real names.
+	if selected != nil && (e.registry != selected || !e.host) {
+		return name, false, nil
+	}
+	if first == organisation {
+		return rest, true, nil
+	}
+	if _, ok := t.find(organisation, first); ok {
+		return name, false, nil
+	}
+	return "", false, &oci.Error{
+		Class: oci.Policy,
+		Message: fmt.Sprintf("%s: the name %s/%s/... belongs to organisation %s: use your own organisation in its place",
+			who(organisation), first, second, first),
+	}
+}
+
+// cutRegistry takes the registry off the front of name.
+func (t *Router) cutRegistry(name, organisation string, selected *Registry, standard string) (*Registry, string, error) {
+	first, rest, _ := strings.Cut(name, "/")
+	e, known := t.find(organisation, first)
+	switch {
+	case selected != nil && known && e.registry == selected && e.host && rest != "":
+		// Only a spelling that looks like a host goes: an alias such as
+		// "example" may as well be a folder of that registry.
+		return selected, rest, nil
+	case selected != nil:
+		return selected, name, nil
+	case known && rest != "":
+		return e.registry, rest, nil
+	case known && e.host:
+		return nil, "", &oci.Error{
+			Class: oci.NotFound, Code: oci.CodeNameUnknown,
+			Message: fmt.Sprintf("%s is a registry: name an image in it, as in %s/library/name", first, first),
+		}
+	case rest != "" && hostLike(first):
+		return nil, "", notConfigured(first)
+	}
+	if standard == "" {
+		standard = dockerHub
+	}
+	if e, ok := t.find(organisation, strings.ToLower(standard)); ok {
+		return e.registry, name, nil
+	}
+	return nil, "", notConfigured(standard)
+}
+
+// repository is name as the registry knows it.
+func (r *Registry) repository(name string) (string, error) {
+	if !r.Library || strings.Contains(name, "/") {
+		return name, nil
+	}
+	name = "library/" + name
+	if !oci.ValidName(name) {
+		return "", &oci.Error{
+			Class: oci.Policy, Status: http.StatusBadRequest, Code: oci.CodeNameInvalid,
+			Message: "the name is too long: a repository name has at most 255 characters",
+		}
+	}
+	return name, nil
+}
+
+func notConfigured(registry string) error {
+	return &oci.Error{
+		Class: oci.NotFound, Code: oci.CodeNameUnknown,
+		Message: fmt.Sprintf("registry %q is not configured on this node: add it under registries:", oci.OneLine(registry, 255)),
+	}
+}
+
+func organisationMissing(organisation string, registry *Registry, repo string) error {
+	if organisation == "" {
+		return &oci.Error{
+			Class:   oci.Policy,
+			Message: "names on this port must begin with the caller's organisation, and this caller has none",
+		}
+	}
+	return &oci.Error{
+		Class: oci.Policy,
+		Message: fmt.Sprintf("organisation %s: names on this port must begin with the organisation: after host and port write %s/%s/%s",
+			organisation, organisation, inPath(registry.Name), repo),
+	}
+}
+
+// who names the caller in a message.
+func who(organisation string) string {
+	if organisation == "" {
+		return "a caller without an organisation"
+	}
+	return "organisation " + organisation
+}

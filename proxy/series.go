@@ -1,0 +1,71 @@
+package proxy
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// labels are a series' label values, the organisation first.
+type labels [4]string
+
+// counters is a CounterVec that finds its series without allocating and keeps
+// within the room for series of organisations.
+type counters struct {
+	vec   *prometheus.CounterVec
+	width int
+	room  *room
+
+	mu    sync.RWMutex
+	known map[labels]prometheus.Counter
+}
+
+// room is how many more series with an organisation there may be.
+type room struct {
+	mu       sync.Mutex
+	left     int
+	overflow prometheus.Counter
+}
+
+func newCounters(f promauto.Factory, room *room, name, help string, names ...string) *counters {
+	return &counters{
+		vec:   f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, names),
+		width: len(names),
+		room:  room,
+		known: map[labels]prometheus.Counter{},
+	}
+}
+
+// get is the counter of l, or that of organisation "other".
+func (c *counters) get(l labels) prometheus.Counter {
+	c.mu.RLock()
+	counter, ok := c.known[l]
+	c.mu.RUnlock()
+	if ok {
+		return counter
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if counter, ok := c.known[l]; ok {
+		return counter
+	}
+	shown := l
+	if l[0] != nobody && !c.room.take() {
+		shown[0] = "other"
+	}
+	counter = c.vec.WithLabelValues(shown[:c.width]...)
+	c.known[l] = counter
+	return counter
+}
+
+func (r *room) take() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left == 0 {
+		r.overflow.Inc()
+		return false
+	}
+	r.left--
+	return true
+}
