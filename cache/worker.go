@@ -45,6 +45,9 @@ func (f *fill) run() {
 }
 
 func corrupt(d oci.Digest, err error) error {
+	if _, done := errors.AsType[*oci.Error](err); done {
+		return err
+	}
 	return &oci.Error{
 		Class: oci.Corrupt, Err: err, RetryAfter: 10 * time.Second,
 		Message: fmt.Sprintf("the registry sent wrong bytes for %s; nothing of them was kept: try again", d),
@@ -83,7 +86,7 @@ func (f *fill) fetch(ctx context.Context) error {
 	hashing.Go(func() {
 		defer close(hashed)
 		if hashErr = f.blocks.Hash(ctx); hashErr != nil && ctx.Err() == nil {
-			f.blocks.Fail(hashErr) // every open answer is aborted
+			f.blocks.Fail(corrupt(f.key.digest, hashErr)) // every open answer is aborted
 		}
 	})
 	f.openUnlessSmall()

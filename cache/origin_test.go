@@ -1,0 +1,385 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"berth/cache"
+	"berth/oci"
+)
+
+// origin is a registry in memory, as an oci.Source for each view. It counts
+// every call, complains about what must never happen, and fails on demand.
+type origin struct {
+	t testing.TB
+
+	mu       sync.Mutex
+	now      time.Time
+	objects  map[oci.Object][]byte
+	tags     map[string]oci.Digest // repo:tag
+	private  map[string][]string   // repo -> organisations that may read it
+	calls    []call
+	sent     int64 // blob bytes
+	fault    func(call) error
+	body     func(call, []byte) io.Reader // what is sent instead
+	noRange  bool
+	noLength bool
+	after    func(call) // runs when the answer is ready, before it is returned
+}
+
+type call struct {
+	op   string // resolve, stat, open, list
+	view oci.View
+	repo string
+	ref  string
+	kind oci.Kind
+	rng  oci.Range
+}
+
+func newOrigin(t testing.TB) *origin {
+	return &origin{
+		t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+		objects: map[oci.Object][]byte{}, tags: map[string]oci.Digest{}, private: map[string][]string{},
+	}
+}
+
+func (o *origin) clock() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.now
+}
+
+func (o *origin) advance(d time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.now = o.now.Add(d)
+}
+
+func (o *origin) addBlob(repo string, data []byte) oci.Object {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	obj := oci.Object{Repo: repo, Kind: oci.Blob, Digest: oci.DigestOf(data)}
+	o.objects[obj] = data
+	return obj
+}
+
+func (o *origin) addManifest(repo, tag, data string) oci.Object {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	obj := oci.Object{Repo: repo, Kind: oci.Manifest, Digest: oci.DigestOf([]byte(data))}
+	o.objects[obj] = []byte(data)
+	if tag != "" {
+		o.tags[repo+":"+tag] = obj.Digest
+	}
+	return obj
+}
+
+func (o *origin) set(f func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f()
+}
+
+// count of the calls that began with op, for kind (0: any).
+func (o *origin) count(op string, kind oci.Kind) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := 0
+	for _, c := range o.calls {
+		if c.op == op && (kind == 0 || c.kind == kind) {
+			n++
+		}
+	}
+	return n
+}
+
+func (o *origin) total() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.calls)
+}
+
+func (o *origin) bytesSent() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sent
+}
+
+// as is the origin asked as one organisation; with a secret it has a credential.
+func (o *origin) as(organisation, secret string) oci.Source {
+	v := oci.View{}
+	if secret != "" {
+		v = oci.View{Organisation: organisation, Fingerprint: secret}
+	}
+	return &asView{o, v}
+}
+
+type asView struct {
+	o    *origin
+	view oci.View
+}
+
+func (a *asView) View(string) oci.View { return a.view }
+
+// answer is the part that all calls share: it records, fails on demand, and
+// checks rights.
+func (a *asView) answer(c call) (time.Time, error) {
+	a.o.mu.Lock()
+	a.o.calls = append(a.o.calls, c)
+	asked, fault := a.o.now, a.o.fault
+	readers, restricted := a.o.private[c.repo]
+	a.o.mu.Unlock()
+	if fault != nil {
+		if err := fault(c); err != nil {
+			return asked, err
+		}
+	}
+	if restricted && !slices.Contains(readers, a.view.Organisation) {
+		class := oci.Denied
+		if a.view.Shared() {
+			class = oci.NoCredential
+		}
+		return asked, &oci.Error{Class: class, Message: "you may not read " + c.repo}
+	}
+	return asked, nil
+}
+
+func (a *asView) done(c call) {
+	a.o.mu.Lock()
+	after := a.o.after
+	a.o.mu.Unlock()
+	if after != nil {
+		after(c)
+	}
+}
+
+func notFound(what string) error {
+	return &oci.Error{Class: oci.NotFound, Message: "no " + what}
+}
+
+func (a *asView) Resolve(_ context.Context, repo, tag string) (oci.Resolution, error) {
+	c := call{view: a.view, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest}
+	asked, err := a.answer(c)
+	if err != nil {
+		return oci.Resolution{}, err
+	}
+	a.o.mu.Lock()
+	d, ok := a.o.tags[repo+":"+tag]
+	size := len(a.o.objects[oci.Object{Repo: repo, Kind: oci.Manifest, Digest: d}])
+	a.o.mu.Unlock()
+	if !ok {
+		return oci.Resolution{}, notFound(tag)
+	}
+	a.done(c)
+	return oci.Resolution{
+		Descriptor: oci.Descriptor{MediaType: indexType, Digest: d, Size: int64(size)},
+		Outcome:    oci.Outcome{Asked: asked},
+	}, nil
+}
+
+const indexType = "application/vnd.oci.image.index.v1+json"
+
+func (a *asView) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
+	c := call{view: a.view, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind}
+	asked, err := a.answer(c)
+	if err != nil {
+		return nil, err
+	}
+	a.o.mu.Lock()
+	data, ok := a.o.objects[obj]
+	a.o.mu.Unlock()
+	if !ok {
+		return nil, notFound(obj.Digest.String())
+	}
+	a.done(c)
+	return &oci.Content{
+		Descriptor: oci.Descriptor{Digest: obj.Digest, Size: int64(len(data))},
+		Outcome:    oci.Outcome{Asked: asked},
+	}, nil
+}
+
+func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Content, error) {
+	c := call{view: a.view, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r}
+	asked, err := a.answer(c)
+	if err != nil {
+		return nil, err
+	}
+	a.o.mu.Lock()
+	data, ok := a.o.objects[obj]
+	noRange, noLength, body := a.o.noRange, a.o.noLength, a.o.body
+	a.o.mu.Unlock()
+	if !ok {
+		return nil, notFound(obj.Digest.String())
+	}
+	a.done(c)
+	start, end := int64(0), int64(len(data))
+	if !noRange && obj.Kind == oci.Blob {
+		if r.Start < 0 {
+			start = max(end+r.Start, 0)
+		} else if r.Start > end {
+			return nil, fmt.Errorf("range %v is past the end", r)
+		} else {
+			start = r.Start
+		}
+		if r.Length > 0 {
+			end = min(start+r.Length, end)
+		}
+	}
+	content := &oci.Content{
+		Descriptor: oci.Descriptor{Digest: obj.Digest, Size: int64(len(data))},
+		Outcome:    oci.Outcome{Asked: asked},
+		Offset:     start, Length: end - start,
+	}
+	if noLength {
+		content.Size, content.Length = -1, -1
+	}
+	var src io.Reader = bytes.NewReader(data[start:end])
+	if body != nil {
+		src = body(c, data[start:end])
+	}
+	content.Body = &countedBody{o: a.o, ctx: ctx, r: src, left: content.Length, blob: obj.Kind == oci.Blob}
+	return content, nil
+}
+
+func (a *asView) List(context.Context, oci.ListRequest) (*oci.Page, error) {
+	_, err := a.answer(call{view: a.view, op: "list"})
+	return &oci.Page{}, err
+}
+
+// countedBody counts what is read, complains about a body that nobody closes,
+// and behaves like upstream's: a short body is an error.
+type countedBody struct {
+	o    *origin
+	ctx  context.Context
+	r    io.Reader
+	left int64 // -1: unknown
+	blob bool
+}
+
+func (b *countedBody) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := b.r.Read(p[:min(len(p), 32<<10)])
+	if b.blob {
+		b.o.set(func() { b.o.sent += int64(n) })
+	}
+	if b.left >= 0 {
+		b.left -= int64(n)
+		if err == io.EOF && b.left > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	return n, err
+}
+
+func (b *countedBody) Close() error { return nil }
+
+// gated lets a body go on only as far as it was let.
+type gated struct {
+	r    io.Reader
+	open chan struct{}
+	upTo int
+	ctx  context.Context
+}
+
+func (g *gated) Read(p []byte) (int, error) {
+	if g.upTo > 0 {
+		n, err := g.r.Read(p[:min(len(p), g.upTo)])
+		g.upTo -= n
+		return n, err
+	}
+	select {
+	case <-g.open:
+	case <-g.ctx.Done():
+		return 0, g.ctx.Err()
+	}
+	return g.r.Read(p)
+}
+
+func random(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 7}).Read(b) // never fails
+	return b
+}
+
+// house is a cache with its origin.
+type house struct {
+	*origin
+	cache *cache.Cache
+	id    oci.Origin
+}
+
+func newHouse(t *testing.T, o cache.Options) *house {
+	t.Helper()
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	o.Now = h.clock
+	h.cache = open(t, o)
+	return h
+}
+
+func open(t *testing.T, o cache.Options) *cache.Cache {
+	t.Helper()
+	c, err := cache.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// source is the registry through the cache, as organisation; an empty secret is
+// nobody's credential.
+func (h *house) source(organisation, secret string) oci.Source {
+	return h.cache.Through(h.upstream(organisation, secret))
+}
+
+func (h *house) upstream(organisation, secret string) cache.Upstream {
+	return cache.Upstream{Name: "registry.example", Origin: h.id, As: h.as(organisation, secret)}
+}
+
+func read(t testing.TB, s oci.Source, obj oci.Object) []byte {
+	t.Helper()
+	data, err := get(t.Context(), s, obj, oci.Range{})
+	if err != nil {
+		t.Fatalf("reading %v: %v", obj, err)
+	}
+	return data
+}
+
+// get reads what r names of obj to its end.
+func get(ctx context.Context, s oci.Source, obj oci.Object, r oci.Range) ([]byte, error) {
+	c, err := s.Open(ctx, obj, r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Body.Close() }()
+	length := int64(1 << 62)
+	if seeker, ok := c.Body.(io.Seeker); ok && r.Start != 0 {
+		whence := io.SeekStart
+		if r.Start < 0 {
+			whence = io.SeekEnd
+		}
+		if _, err := seeker.Seek(r.Start, whence); err != nil {
+			return nil, err
+		}
+	}
+	if r.Length > 0 {
+		length = r.Length
+	}
+	return io.ReadAll(io.LimitReader(c.Body, length))
+}
