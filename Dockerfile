@@ -20,7 +20,7 @@ COPY --from=build /out/berth /usr/local/bin/berth
 COPY --from=build --chown=${UID}:${UID} /out/cache /cache
 COPY --from=build --chown=${UID}:${UID} /out/run /run/berth
 USER ${UID}:${UID}
-ENV CACHE_DIRECTORY=/cache
+ENV CACHE_DIRECTORY=/cache RUNTIME_DIRECTORY=/run/berth
 VOLUME /cache
 EXPOSE 5000 5001
 ENTRYPOINT ["/usr/local/bin/berth"]
