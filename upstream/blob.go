@@ -1,0 +1,174 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"berth/oci"
+)
+
+// statBlob proves that a blob is there by asking for its first byte. HEAD is no
+// way: it is redirected to URLs that are signed for GET, and public.ecr.aws
+// answers 401 to every one.
+func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	c := blobCall(opProbe, o, "bytes=0-0")
+	a, err := s.do(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.measure(ctx, a, c, o, oci.Range{Length: 1})
+	if err != nil {
+		return nil, err
+	}
+	if encoding(a.Header) != "" {
+		p.size = -1 // it is that of the encoding
+	}
+	_ = a.Body.Close() // a byte, or a whole blob that nobody wants
+	return &oci.Content{
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: p.size, MediaType: blobType},
+		Outcome:    outcome(a),
+		Length:     p.size,
+	}, nil
+}
+
+// blobType is what registries call a blob, when they call it anything.
+const blobType = "application/octet-stream"
+
+func blobCall(op operation, o oci.Object, rng string) *call {
+	return &call{op: op, method: http.MethodGet, repo: o.Repo, path: "blobs/" + o.Digest.String(), accept: acceptBlob, rng: rng}
+}
+
+// openBlob opens a piece of a blob. The bytes are not verified here.
+func (s *source) openBlob(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
+	c := blobCall(opBlob, o, rangeHeader(r))
+	a, err := s.do(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return s.content(ctx, a, c, o, r)
+}
+
+// content makes Content of an answer to a GET of a blob.
+func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, r oci.Range) (*oci.Content, error) {
+	if encoding(a.Header) != "" && (a.StatusCode == http.StatusOK || a.StatusCode == http.StatusPartialContent) {
+		return s.decoded(ctx, a, c, o)
+	}
+	p, err := s.measure(ctx, a, c, o, r)
+	if err != nil {
+		return nil, err
+	}
+	a.body.promise(p.length)
+	content := &oci.Content{
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: p.size, MediaType: blobType},
+		Outcome:    outcome(a),
+		Offset:     p.offset, Length: p.length,
+		Body: a.Body,
+	}
+	if a.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		_ = a.Body.Close() // the text of an error
+		content.Body = inMemory{bytes.NewReader(nil)}
+		if p.size > 0 { // RFC 9110, 15.5.17: the size, but no 2xx, and so no proof
+			content.Asked = time.Time{}
+		}
+	}
+	if a.target != nil {
+		content.Again = s.again(a.target, a.body.who, o)
+	}
+	return content, nil
+}
+
+// outcome dates the proof. What came from a redirect target without asking the
+// registry is none.
+func outcome(a *answer) oci.Outcome { return oci.Outcome{Result: oci.Pass, Asked: a.asked} }
+
+// measure finds out which piece an answer to r is. It closes the answer where
+// it is an error.
+func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, r oci.Range) (piece, error) {
+	switch {
+	case a.StatusCode == http.StatusPartialContent && isEmpty(o) && a.ContentLength == 0:
+		return piece{}, nil // net/http says "bytes 0--1/0" for the last byte of nothing
+	case a.StatusCode == http.StatusPartialContent && c.rng != "":
+		p, err := partial(a.Response, r)
+		if err != nil {
+			_ = a.Body.Close()
+			return piece{}, a.body.who.nonsense("sent %s; try again", err)
+		}
+		return p, nil
+	case a.StatusCode == http.StatusOK && isPage(a.Header):
+		_ = a.Body.Close()
+		return piece{}, a.body.who.nonsense("sent a web page instead of a blob; check that its endpoint is a registry, and who is between")
+	case a.StatusCode == http.StatusOK:
+		return piece{0, a.ContentLength, a.ContentLength}, nil
+	case a.StatusCode == http.StatusRequestedRangeNotSatisfiable && c.rng != "":
+		if p, ok := beyond(a.Header, o); ok {
+			return p, nil
+		}
+	}
+	return piece{}, s.refused(ctx, a, c)
+}
+
+// beyond reads a 416: the range begins behind the end, as every range of an
+// empty blob does.
+func beyond(h http.Header, o oci.Object) (piece, bool) {
+	if isEmpty(o) {
+		return piece{}, true
+	}
+	size, ok := unsatisfied(h.Get("Content-Range"))
+	return piece{offset: size, length: 0, size: size}, ok && size > 0
+}
+
+// isEmpty says whether o is the blob without a byte.
+func isEmpty(o oci.Object) bool { return o.Digest == o.Digest.Algorithm().FromBytes(nil) }
+
+// decoded takes a blob that came with a Content-Encoding, which we did not ask
+// for. Small ones are decoded where the digest says so. A part of an encoding is
+// no part of the blob, so the whole is asked for.
+func (s *source) decoded(ctx context.Context, a *answer, c *call, o oci.Object) (*oci.Content, error) {
+	who := a.body.who
+	if c.rng != "" && !a.asked.IsZero() {
+		_ = a.Body.Close()
+		return s.openBlob(ctx, o, oci.Range{})
+	}
+	data, over, err := a.slurp(maxSmall, smallLimit)
+	if err != nil {
+		return nil, err
+	}
+	plain, _, ok := match(versions(a.Header, data), o.Digest)
+	if over || !ok {
+		return nil, who.nonsense("sent a blob with Content-Encoding %.40q, which nobody asked for", encoding(a.Header))
+	}
+	size := int64(len(plain))
+	return &oci.Content{
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: blobType, Data: plain},
+		Outcome:    outcome(a), Length: size, Body: inMemory{bytes.NewReader(plain)},
+	}, nil
+}
+
+// again opens other pieces where the registry sent us last time. There the URL
+// itself is the right, so no credential goes along, and the registry is not
+// asked: the answer proves nothing.
+func (s *source) again(target *url.URL, who asker, o oci.Object) func(context.Context, oci.Range) (*oci.Content, error) {
+	return func(ctx context.Context, r oci.Range) (*oci.Content, error) {
+		c := blobCall(opBlob, o, rangeHeader(r))
+		a, err := s.within(ctx, opBlob, who, func(ctx context.Context) (*answer, error) {
+			req := s.newRequest(http.MethodGet, target)
+			req.Header.Set("Accept", c.accept)
+			if c.rng != "" {
+				req.Header.Set("Range", c.rng)
+			}
+			got, err := s.send(ctx, s.blob, req, opRedirect, targetRetries)
+			if err != nil {
+				return nil, fmt.Errorf("asking a redirect target again: %w", err)
+			}
+			return s.walk(ctx, s.blob, &answer{Response: got.Response, target: target}, req, who)
+		})
+		if err != nil {
+			return nil, err
+		}
+		return s.content(ctx, a, c, o, r)
+	}
+}

@@ -1,0 +1,91 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// stallLimit is how long a body may give no byte at all. There is no limit on
+// the whole: a large blob over a thin line takes hours.
+const stallLimit = 30 * time.Second
+
+// body is the body of an answer. It ends the request when it is closed, and
+// never ends cleanly before everything that was promised is there.
+type body struct {
+	from io.ReadCloser
+	// end ends the request with a cause; ended is that cause, or nil.
+	end   context.CancelCauseFunc
+	ended func() error
+	// fault turns what ended the request into what the caller is told.
+	fault   func(error) error
+	who     asker
+	fetched prometheus.Counter
+	release func()
+
+	watch *time.Timer
+	once  sync.Once
+	// left is how many bytes are still promised; -1: nothing was promised.
+	left int64
+}
+
+// start makes b ready. The timer only runs while Read waits.
+func (b *body) start() *body {
+	b.left = -1
+	b.watch = time.AfterFunc(stallLimit, func() { b.end(errStall) })
+	b.watch.Stop()
+	return b
+}
+
+// promise says how many bytes must come; -1 takes that back.
+func (b *body) promise(n int64) { b.left = n }
+
+// Read reads. The watchdog runs only while it waits for the registry, not
+// while the caller does something else with what it got.
+func (b *body) Read(p []byte) (int, error) {
+	b.watch.Reset(stallLimit)
+	n, err := b.from.Read(p)
+	b.watch.Stop()
+	b.fetched.Add(float64(n))
+	if b.left >= 0 {
+		if int64(n) > b.left {
+			return int(b.left), b.who.corrupt("sent more bytes than it had announced; try again")
+		}
+		b.left -= int64(n)
+	}
+	if err == nil || errors.Is(err, io.EOF) && b.left <= 0 {
+		return n, err
+	}
+	if cause := b.ended(); cause != nil {
+		return n, b.fault(cause)
+	}
+	return n, b.broken(err)
+}
+
+// broken is a body that was cut short.
+func (b *body) broken(err error) error {
+	e := b.who.nonsense("broke off in the middle of a body; try again")
+	e.Err = err
+	if errors.Is(err, io.EOF) {
+		e.Err = fmt.Errorf("%w: %d bytes are missing", io.ErrUnexpectedEOF, b.left)
+	}
+	return e
+}
+
+// Close ends the request, wherever it is. It may be called at any time and
+// more than once.
+func (b *body) Close() error {
+	var err error
+	b.once.Do(func() {
+		b.watch.Stop()
+		b.end(context.Canceled)
+		err = b.from.Close()
+		b.release()
+	})
+	return err
+}

@@ -1,0 +1,131 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+
+	"berth/auth"
+	"berth/internal/ocitest"
+	"berth/oci"
+)
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// nobody is an Authority for registries that want nothing.
+type nobody struct{}
+
+func (nobody) Authorize(context.Context, *http.Request, *auth.Credential, string) error { return nil }
+func (nobody) Rejected(*http.Request, *auth.Credential, string) bool                    { return false }
+func (nobody) Challenged(http.Header) bool                                              { return false }
+func (nobody) Accepted(*auth.Credential)                                                {}
+func (nobody) Close()                                                                   {}
+
+func withoutAuth(http.RoundTripper) (Authority, error) { return nobody{}, nil }
+
+// newRegistry is New with loopback allowed, closed at the end of the test. If o
+// has no Authority, the real one is used.
+func newRegistry(t testing.TB, o Options) *Registry {
+	t.Helper()
+	o.Name = cmp.Or(o.Name, "registry.test")
+	if o.AllowPrivate == nil {
+		o.AllowPrivate = loopback
+	}
+	if o.Authority == nil {
+		o.Authority = realAuthority(o.Name, o.Origin)
+	}
+	r, err := New(o)
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+func realAuthority(name string, origin oci.Origin, endpoints ...string) func(http.RoundTripper) (Authority, error) {
+	return func(rt http.RoundTripper) (Authority, error) {
+		return auth.NewAuthority(auth.AuthorityOptions{Origin: origin, Registry: name, TokenEndpoints: endpoints, Transport: rt})
+	}
+}
+
+// over is a Registry for a fake one.
+func over(t testing.TB, up *ocitest.Registry) *Registry {
+	t.Helper()
+	return newRegistry(t, Options{
+		Origin: up.Origin(), CAs: up.CertPool(),
+		Authority: realAuthority("registry.test", up.Origin(), up.TokenURL()),
+	})
+}
+
+// as is an Identity with one credential.
+func as(organisation, user, password string) Identity {
+	cred := &auth.Credential{
+		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: user,
+		Password: auth.NewSecret(password), Fingerprint: "fp-" + organisation + user + password,
+	}
+	return Identity{Organisation: organisation, Credential: func(context.Context, string) (*auth.Credential, error) { return cred, nil }}
+}
+
+// roundTripper is a transport without a network.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// inMemoryRegistry is a Registry whose requests go to rt, without sockets, so
+// that it can live in a synctest bubble.
+func inMemoryRegistry(t testing.TB, rt roundTripper) *Registry {
+	t.Helper()
+	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth})
+	r.meta, r.blob = rt, rt
+	return r
+}
+
+// reply answers with a status, pairs of headers, and a body.
+func replyWith(status int, body string, pairs ...string) *http.Response {
+	h := http.Header{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		h.Add(pairs[i], pairs[i+1])
+	}
+	return &http.Response{StatusCode: status, Header: h, ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body))}
+}
+
+func readAll(t testing.TB, c *oci.Content) []byte {
+	t.Helper()
+	defer c.Body.Close()
+	b, err := io.ReadAll(c.Body)
+	if err != nil {
+		t.Fatalf("reading the body: %v", err)
+	}
+	return b
+}
+
+// wantClass fails the test unless err is an *oci.Error of the class, and
+// returns it.
+func wantClass(t testing.TB, err error, want oci.Class) *oci.Error {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want %s", want)
+	}
+	e := oci.AsError(err)
+	if e.Class != want {
+		t.Fatalf("class %s, want %s: %v", e.Class, want, err)
+	}
+	if e.Message == "" || strings.ContainsAny(e.Message, "\n?") {
+		t.Errorf("message %q: want one line without a query", e.Message)
+	}
+	return e
+}
+
+func mustURL(t testing.TB, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}

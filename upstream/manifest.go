@@ -1,0 +1,193 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"berth/oci"
+)
+
+// Resolve asks what a tag means: by HEAD, which costs nothing of Docker Hub's
+// pull limit, and by GET where the answer to that is not enough.
+func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
+	h, err := s.head(ctx, repo, tag)
+	if err != nil {
+		return oci.Resolution{}, err
+	}
+	if h.digest != "" && h.size > 0 && isManifestType(h.mediaType) {
+		return oci.Resolution{
+			Descriptor: oci.Descriptor{MediaType: h.mediaType, Digest: h.digest, Size: h.size},
+			Outcome:    oci.Outcome{Result: oci.Pass, Asked: h.asked},
+		}, nil
+	}
+	m, err := s.manifest(ctx, repo, tag, "")
+	if err != nil {
+		return oci.Resolution{}, err
+	}
+	return oci.Resolution{Descriptor: m.Descriptor, Outcome: m.Outcome}, nil
+}
+
+// statManifest proves that a manifest is there by HEAD. The answer counts when
+// it names the right digest, or names none and is about a manifest: whatever
+// else answers 200 to everything (a login page) does neither.
+func (s *source) statManifest(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	h, err := s.head(ctx, o.Repo, o.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	if (h.digest == o.Digest || !h.named) && isManifestType(h.mediaType) && h.size > 0 {
+		return &oci.Content{
+			Descriptor: oci.Descriptor{MediaType: h.mediaType, Digest: o.Digest, Size: h.size},
+			Outcome:    oci.Outcome{Result: oci.Pass, Asked: h.asked},
+			Length:     h.size,
+		}, nil
+	}
+	c, err := s.openManifest(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	c.Body = nil
+	return c, nil
+}
+
+// openManifest fetches and verifies a manifest.
+func (s *source) openManifest(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	m, err := s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest)
+	if err != nil {
+		return nil, err
+	}
+	return &oci.Content{
+		Descriptor: m.Descriptor, Outcome: m.Outcome,
+		Length: m.Size, Body: inMemory{bytes.NewReader(m.Data)},
+	}, nil
+}
+
+// inMemory is a body that can seek.
+type inMemory struct{ *bytes.Reader }
+
+func (inMemory) Close() error { return nil }
+
+// header is what a HEAD said. All of it may be missing.
+type header struct {
+	mediaType string
+	digest    oci.Digest
+	named     bool // there was a digest, good or not
+	size      int64
+	asked     time.Time
+}
+
+// head asks for the header of a manifest. The zero header, and no error, means
+// that only a GET can tell: HEAD is not allowed, leads to a place that is for
+// GET alone, or has a refusal without the text that would explain it.
+func (s *source) head(ctx context.Context, repo, reference string) (header, error) {
+	c := &call{op: opHead, method: http.MethodHead, repo: repo, path: "manifests/" + reference, accept: acceptManifest}
+	a, err := s.do(ctx, c)
+	if errors.Is(err, errHeadLeaves) {
+		return header{}, nil
+	}
+	if err != nil {
+		return header{}, err
+	}
+	switch a.StatusCode {
+	case http.StatusOK:
+		defer func() { _ = a.Body.Close() }() // there is nothing in it
+		return readHeader(a), nil
+	case http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest, http.StatusNotAcceptable:
+		return header{}, a.Body.Close()
+	}
+	return header{}, s.refused(ctx, a, c)
+}
+
+func readHeader(a *answer) header {
+	h := header{mediaType: typeOf(a.Header), size: a.ContentLength, asked: a.asked}
+	name := a.Header.Get("Docker-Content-Digest")
+	h.named = name != ""
+	h.digest, _ = oci.ParseDigest(name) // a bad one is as good as none
+	if encoding(a.Header) != "" || h.size > maxSmall {
+		h.size = -1 // the GET has to tell
+	}
+	return h
+}
+
+// fetched is a manifest that has been checked.
+type fetched struct {
+	oci.Descriptor
+	oci.Outcome
+}
+
+// manifest gets a manifest by tag or digest. want is what its digest must be;
+// empty for a tag.
+func (s *source) manifest(ctx context.Context, repo, reference string, want oci.Digest) (fetched, error) {
+	c := &call{op: opManifest, method: http.MethodGet, repo: repo, path: "manifests/" + reference, accept: acceptManifest}
+	a, err := s.do(ctx, c)
+	if err != nil {
+		return fetched{}, err
+	}
+	if a.StatusCode != http.StatusOK {
+		return fetched{}, s.refused(ctx, a, c)
+	}
+	who := a.body.who
+	data, over, err := a.slurp(maxSmall, smallLimit)
+	switch {
+	case err != nil:
+		return fetched{}, err
+	case over:
+		return fetched{}, who.nonsense("sent a manifest of more than %d MiB, the most that registries have to take", maxSmall>>20)
+	}
+	d, err := s.verified(a, data, want)
+	if err != nil {
+		return fetched{}, err
+	}
+	return fetched{d, oci.Outcome{Result: oci.Pass, Asked: a.asked}}, nil
+}
+
+// verified finds what of an answer has the right digest, and its type.
+func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descriptor, error) {
+	who := a.body.who
+	if strings.HasPrefix(typeOf(a.Header), schema1) {
+		return oci.Descriptor{}, unusable(who, errSchema1)
+	}
+	if want == "" {
+		want, _ = oci.ParseDigest(a.Header.Get("Docker-Content-Digest")) // then it is what the hash says
+	}
+	data, digest, ok := match(versions(a.Header, data), want)
+	switch {
+	case !ok && isPage(a.Header):
+		return oci.Descriptor{}, who.nonsense("sent a web page instead of a manifest; check that its endpoint is a registry, and who is between")
+	case !ok:
+		return oci.Descriptor{}, who.corrupt("sent a manifest that has not the digest %s; try again", want)
+	}
+	t, err := manifestType(typeOf(a.Header), data)
+	if err != nil {
+		return oci.Descriptor{}, unusable(who, err)
+	}
+	return oci.Descriptor{MediaType: t, Digest: digest, Size: int64(len(data)), Data: data}, nil
+}
+
+// match finds the version with the digest. Without a digest it is the first.
+func match(versions [][]byte, want oci.Digest) ([]byte, oci.Digest, bool) {
+	if want == "" {
+		return versions[0], oci.DigestOf(versions[0]), true
+	}
+	for _, v := range versions {
+		if want.Algorithm().FromBytes(v) == want {
+			return v, want, true
+		}
+	}
+	return nil, "", false
+}
+
+// unusable is a manifest that nobody should get. Trying again does not help,
+// and 404 is what clients take as final.
+func unusable(who asker, err error) *oci.Error {
+	e := who.nonsense("sent a manifest that cannot be used: %s", err)
+	e.Status, e.Code, e.Err = http.StatusNotFound, oci.CodeManifestUnknown, err
+	return e
+}
+
+var _ io.ReadSeekCloser = inMemory{}

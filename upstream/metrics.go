@@ -1,0 +1,148 @@
+package upstream
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"berth/oci"
+)
+
+// operation is what a request on the wire is for, as a metric label.
+type operation string
+
+const (
+	opHead      operation = "manifest_head"
+	opManifest  operation = "manifest_get"
+	opProbe     operation = "blob_probe"
+	opBlob      operation = "blob_get"
+	opTags      operation = "tags"
+	opReferrers operation = "referrers"
+	opAuth      operation = "auth"     // challenges and tokens
+	opRedirect  operation = "redirect" // whatever a redirect of the above led to
+)
+
+// kind is what auth.Classify calls the object of an operation.
+func (o operation) kind() oci.Kind {
+	switch o {
+	case opHead, opManifest:
+		return oci.Manifest
+	case opProbe, opBlob:
+		return oci.Blob
+	}
+	return 0
+}
+
+// unknown is the code for an object that is not there.
+func (o operation) unknown() oci.Code {
+	if o.kind() == oci.Blob {
+		return oci.CodeBlobUnknown
+	}
+	return oci.CodeManifestUnknown
+}
+
+// object is what a person calls it.
+func (o operation) object() string {
+	switch o.kind() {
+	case oci.Manifest:
+		return "tag or digest"
+	case oci.Blob:
+		return "blob"
+	}
+	return "list"
+}
+
+// Metrics counts what goes over the wire. One value serves all registries.
+type Metrics struct {
+	requests  *prometheus.CounterVec
+	durations *prometheus.HistogramVec
+	fetched   *prometheus.CounterVec
+	retries   *prometheus.CounterVec
+	limit     *prometheus.GaugeVec
+	remaining *prometheus.GaugeVec
+}
+
+// NewMetrics makes the metrics and registers them. If reg is nil, they are
+// counted and shown nowhere. It panics when reg has them already.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	make := promauto.With(reg)
+	return &Metrics{
+		requests: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_upstream_requests_total",
+			Help: "Requests sent to a registry, its token endpoints and its redirect targets, every try by itself. code is the status, or the failure class of a request without one.",
+		}, []string{"registry", "operation", "code"}),
+		durations: make.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "berth_upstream_request_duration_seconds",
+			Help:    "Time until a request sent to a registry had its header or its failure, every try by itself.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"registry", "operation"}),
+		fetched: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_upstream_fetched_bytes_total",
+			Help: "Bytes of manifests, blobs and lists read from a registry.",
+		}, []string{"registry"}),
+		retries: make.NewCounterVec(prometheus.CounterOpts{
+			Name: "berth_upstream_retries_total",
+			Help: "Requests that were sent again, by the failure class of the try before.",
+		}, []string{"registry", "reason"}),
+		limit: make.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_ratelimit_limit",
+			Help: "Pulls that the registry allows this account in its window, as last told. Absent where it does not tell.",
+		}, []string{"registry", "organisation", "account"}),
+		remaining: make.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_ratelimit_remaining",
+			Help: "Pulls that are left to this account, as last told. Absent where the registry does not tell.",
+		}, []string{"registry", "organisation", "account"}),
+	}
+}
+
+// try counts one request on the wire.
+func (m *Metrics) try(registry string, op operation, resp *http.Response, err error, took time.Duration) {
+	m.requests.WithLabelValues(registry, string(op), codeLabel(resp, err)).Inc()
+	m.durations.WithLabelValues(registry, string(op)).Observe(took.Seconds())
+}
+
+// codeLabel keeps the label a small set, whatever a registry invents.
+func codeLabel(resp *http.Response, err error) string {
+	switch {
+	case err != nil:
+		return classOf(err).String()
+	case http.StatusText(resp.StatusCode) == "":
+		return "other"
+	}
+	return strconv.Itoa(resp.StatusCode)
+}
+
+func (m *Metrics) retry(registry string, reason oci.Class) {
+	m.retries.WithLabelValues(registry, reason.String()).Inc()
+}
+
+// rateLimit keeps what the headers of an answer say about the account. No
+// header means unknown (Docker Hub sends none to unlimited accounts): then the
+// last value stays, or there is none.
+func (m *Metrics) rateLimit(registry, organisation, account string, h http.Header) {
+	labels := []string{registry, orDash(organisation), orDash(account)}
+	if n, ok := rateLimitValue(h.Get("Ratelimit-Limit")); ok {
+		m.limit.WithLabelValues(labels...).Set(n)
+	}
+	if n, ok := rateLimitValue(h.Get("Ratelimit-Remaining")); ok {
+		m.remaining.WithLabelValues(labels...).Set(n)
+	}
+}
+
+// rateLimitValue reads "100;w=21600", as Docker Hub writes it.
+func rateLimitValue(s string) (float64, bool) {
+	number, _, _ := strings.Cut(s, ";")
+	n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 32)
+	return float64(n), err == nil
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

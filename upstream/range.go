@@ -1,0 +1,93 @@
+package upstream
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"berth/oci"
+)
+
+// rangeHeader is r as a Range header; empty for the whole object.
+func rangeHeader(r oci.Range) string {
+	switch {
+	case r.Start < 0:
+		return "bytes=" + strconv.FormatInt(r.Start, 10)
+	case r.Length > 0 && r.Length-1 <= math.MaxInt64-r.Start:
+		return fmt.Sprintf("bytes=%d-%d", r.Start, r.Start+r.Length-1)
+	case r.Start > 0:
+		return fmt.Sprintf("bytes=%d-", r.Start)
+	}
+	return ""
+}
+
+// piece is a part of an object: where it begins, its length, and the size of
+// the whole; -1 where the registry did not say.
+type piece struct{ offset, length, size int64 }
+
+// contentRange reads a Content-Range of a 206: "bytes 0-99/1000", where the
+// size may be "*". Only what RFC 9110, 14.4 calls valid is taken.
+func contentRange(s string) (piece, bool) {
+	rest, ok := cutUnit(s)
+	if !ok {
+		return piece{}, false
+	}
+	span, size, ok := strings.Cut(rest, "/")
+	if !ok {
+		return piece{}, false
+	}
+	first, last, ok := strings.Cut(span, "-")
+	start, ok1 := number(first)
+	end, ok2 := number(last)
+	if !ok || !ok1 || !ok2 || end < start || end == math.MaxInt64 {
+		return piece{}, false
+	}
+	p := piece{offset: start, length: end - start + 1, size: -1}
+	if size == "*" {
+		return p, true
+	}
+	p.size, ok = number(size)
+	return p, ok && p.size > end
+}
+
+// unsatisfied reads the size in a Content-Range of a 416: "bytes */1000".
+func unsatisfied(s string) (size int64, ok bool) {
+	rest, ok := cutUnit(s)
+	if !ok {
+		return 0, false
+	}
+	text, ok := strings.CutPrefix(rest, "*/")
+	if !ok {
+		return 0, false
+	}
+	return number(text)
+}
+
+func cutUnit(s string) (rest string, ok bool) {
+	unit, rest, ok := strings.Cut(strings.TrimSpace(s), " ")
+	return strings.TrimSpace(rest), ok && strings.EqualFold(unit, "bytes")
+}
+
+// number is a run of digits as an int64.
+func number(s string) (int64, bool) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	return int64(n), err == nil
+}
+
+// partial reads a 206 to r and says what is wrong with it. A registry may send
+// less than was asked for, but not something else.
+func partial(resp *http.Response, r oci.Range) (piece, error) {
+	p, ok := contentRange(resp.Header.Get("Content-Range"))
+	switch {
+	case !ok:
+		return piece{}, fmt.Errorf("a piece with an invalid Content-Range")
+	case resp.ContentLength >= 0 && resp.ContentLength != p.length:
+		return piece{}, fmt.Errorf("a piece whose Content-Length and Content-Range differ")
+	case r.Start >= 0 && p.offset != r.Start, r.Start >= 0 && r.Length > 0 && p.length > r.Length,
+		r.Start < 0 && p.length > -r.Start, r.Start < 0 && p.size >= 0 && p.offset != max(0, p.size+r.Start):
+		return piece{}, fmt.Errorf("another piece than was asked for")
+	}
+	return p, nil
+}

@@ -1,0 +1,124 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"time"
+
+	"berth/auth"
+)
+
+const (
+	maxRedirects = 5
+	maxLocation  = 8 << 10
+)
+
+// answer is what following a request came to.
+type answer struct {
+	*http.Response
+	body *body
+	// cred is as whom the registry was asked; basic says that it was sent as it
+	// is, and not a token for it.
+	cred  *auth.Credential
+	basic bool
+	// asked is when the registry itself was asked. What came after it, at other
+	// hosts, proves nothing by itself.
+	asked time.Time
+	// target is where the answer comes from, when the way left the origin. The
+	// way back to the origin does not undo that.
+	target *url.URL
+}
+
+// targetFault is an error at a redirect target: the registry itself is fine
+// and may name a better target when asked again (Docker Hub picks one of
+// several CDNs for each request).
+type targetFault struct {
+	host string
+	err  error
+}
+
+func (t *targetFault) Error() string { return t.err.Error() }
+func (t *targetFault) Unwrap() error { return t.err }
+
+// errHeadLeaves is a HEAD that was redirected to another host. Such URLs are
+// signed for GET, and answer a HEAD with 403.
+var errHeadLeaves = errors.New("a HEAD was redirected to another host")
+
+// follow sends req and walks the redirects in the answer. net/http would send
+// the Authorization to sub-domains and other ports of the first host; here it
+// goes to the origin alone, and never again once the way has left it.
+func (r *Registry) follow(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, who asker) (*answer, error) {
+	got, err := r.send(ctx, via, req, op, maxRetries)
+	if err != nil {
+		return nil, err
+	}
+	a := &answer{Response: got.Response, asked: got.sent}
+	return r.walk(ctx, via, a, req, who)
+}
+
+// walk follows the redirects from a, the answer to req, to their end.
+func (r *Registry) walk(ctx context.Context, via http.RoundTripper, a *answer, req *http.Request, who asker) (*answer, error) {
+	for hops := 0; isRedirect(a.StatusCode); hops++ {
+		location := a.Header.Get("Location")
+		discard(a.Response)
+		if hops == maxRedirects {
+			return nil, who.nonsense("redirected more than %d times", maxRedirects)
+		}
+		to, err := mayFollow(req.URL, location)
+		if err != nil {
+			e := who.nonsense("redirected to where this node does not follow: %s", err)
+			e.Err = err
+			return nil, e
+		}
+		if a.target != nil || !auth.SameOrigin(r.url, to) {
+			a.target = to
+		}
+		if a.target != nil && req.Method == http.MethodHead {
+			return nil, errHeadLeaves
+		}
+		req = redirected(req, to, a.target == nil)
+		got, err := r.send(ctx, via, req, opRedirect, targetRetries)
+		if err != nil {
+			return nil, &targetFault{to.Host, err}
+		}
+		a.Response = got.Response
+	}
+	return a, nil
+}
+
+func isRedirect(status int) bool {
+	switch status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
+}
+
+// mayFollow reads a Location. Its errors name at most a scheme and a host: the
+// query of such a URL is often a signature that opens the object to anyone.
+func mayFollow(from *url.URL, location string) (*url.URL, error) {
+	if location == "" || len(location) > maxLocation {
+		return nil, errors.New("there is no usable Location")
+	}
+	to, err := from.Parse(location)
+	if err != nil { // err quotes the URL
+		return nil, errors.New("the Location cannot be read")
+	}
+	to.Fragment, to.RawFragment = "", ""
+	if err := auth.MayFollow(from, to); err != nil {
+		return nil, err
+	}
+	return to, nil
+}
+
+// redirected is req for another URL: our own headers stay, the credential only
+// where it belongs.
+func redirected(req *http.Request, to *url.URL, authorised bool) *http.Request {
+	next := &http.Request{Method: req.Method, URL: to, Host: to.Host, Header: req.Header.Clone(), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if !authorised {
+		next.Header.Del("Authorization")
+	}
+	return next
+}

@@ -1,0 +1,178 @@
+package upstream
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+// Authority puts credentials on requests to one origin. *auth.Authority is one.
+type Authority interface {
+	// Authorize sets the Authorization that cred needs for pulling from repo,
+	// or none. A nil cred is nobody. Errors are *oci.Error.
+	Authorize(ctx context.Context, req *http.Request, cred *auth.Credential, repo string) error
+	// Rejected hears that the registry answered 401 to req, which Authorize had
+	// prepared, and says whether another try can help.
+	Rejected(req *http.Request, cred *auth.Credential, repo string) (again bool)
+	// Challenged hears the header of a 401 to a request without Authorization,
+	// and says whether another try can help.
+	Challenged(header http.Header) (again bool)
+	// Accepted hears that the registry took cred as it is.
+	Accepted(cred *auth.Credential)
+	// Close ends what is under way and waits for it.
+	Close()
+}
+
+// Options say which origin it is and how it is reached.
+type Options struct {
+	// Name is the registry as users name it: docker.io.
+	Name string
+	// Origin is where it is really reached.
+	Origin oci.Origin
+	// Type is what kind of registry it is, for reading its refusals.
+	Type auth.Type
+	// Authority makes the origin's Authority. It gets the transport for
+	// challenges and tokens: address policy, retries and metrics are in it.
+	Authority func(http.RoundTripper) (Authority, error)
+
+	// AllowPrivate lists networks that may be dialled although they are not
+	// public. A metadata service is only reached when it is listed by itself.
+	AllowPrivate []netip.Prefix
+	// Named are the URLs that the operator wrote down: their hosts may have any
+	// address. The Origin is not one of them unless it is listed too: what an
+	// organisation brought must be public.
+	Named []*url.URL
+	// Resolver looks names up. If nil, the system's is used.
+	Resolver *net.Resolver
+	// CAs are the only authorities that are trusted. If nil, the system's are.
+	CAs *x509.CertPool
+	// Proxy is an HTTP, HTTPS or SOCKS5 proxy. It resolves names in our place,
+	// so the address policy then only sees hosts that are addresses. If nil,
+	// none is used, whatever the environment says.
+	Proxy *url.URL
+	// Connections is how many connections to one host there may be for each of
+	// metadata and blobs, and how many blobs may be under way. If 0, 16.
+	Connections int
+	// UserAgent is who we say we are. If empty, "berth".
+	UserAgent string
+
+	// Logger hears about odd answers. If nil, nobody does.
+	Logger *slog.Logger
+	// Metrics counts. If nil, nothing is counted.
+	Metrics *Metrics
+	// Now is the clock for when a registry was asked. If nil, time.Now is used.
+	Now func() time.Time
+}
+
+// Registry is one origin over HTTP. It is safe for concurrent use.
+type Registry struct {
+	url       *url.URL
+	owner     string
+	kind      auth.Type
+	agent     string
+	authority Authority
+	conns     transports
+	// Requests go through these: the transports, and what stands before them.
+	meta, blob http.RoundTripper
+	sender
+	slots chan struct{}
+	log   *slog.Logger
+}
+
+// New makes a Registry. It does no I/O; an error means that the options make
+// no sense.
+func New(o Options) (*Registry, error) {
+	o = o.withDefaults()
+	u, err := url.Parse(o.Origin.URL())
+	if err != nil || u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, fmt.Errorf("registry %s: %q is no origin", o.Name, o.Origin.URL())
+	}
+	named := slices.Clone(o.Named)
+	if o.Proxy != nil {
+		named = append(named, o.Proxy)
+	}
+	d := newDialer(o.AllowPrivate, named, o.Resolver)
+	t := newTransports(d, o.CAs, o.Proxy, o.Connections)
+	r := &Registry{
+		url: u, owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
+		conns: t, meta: t.meta, blob: t.blob,
+		sender: sender{name: o.Name, budget: newBudget(time.Now()), metrics: o.Metrics, now: o.Now},
+		slots:  make(chan struct{}, o.Connections),
+		log:    o.Logger,
+	}
+	if o.Proxy != nil {
+		r.meta, r.blob = literals{t.meta, d}, literals{t.blob, d}
+	}
+	if r.authority, err = o.Authority(&authTransport{r}); err != nil {
+		return nil, fmt.Errorf("registry %s: %w", o.Name, err)
+	}
+	return r, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Connections <= 0 {
+		o.Connections = 16
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "berth"
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+// Close closes the Authority and the connections that are idle. Answers that are
+// being read go on; their connections close when they are done.
+func (r *Registry) Close() {
+	r.authority.Close()
+	r.conns.close()
+}
+
+// authTransport is how an Authority reaches the origin and its token
+// endpoints. Its errors are *oci.Error where the network is at fault.
+type authTransport struct{ r *Registry }
+
+// RoundTrip sends req, again where that may help. Reading the answer included
+// it takes no longer than a call may take until its header is there.
+func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(req.Context(), openLimit)
+	sent := req.Clone(ctx)
+	sent.Header.Set("User-Agent", t.r.agent)
+	sent.Header.Set("Accept-Encoding", "identity")
+	got, err := t.r.send(ctx, t.r.meta, sent, opAuth, maxRetries)
+	if err != nil {
+		cancel()
+		return nil, asker{registry: t.r.name, owner: t.r.owner}.fault(req.Context(), err)
+	}
+	got.Body = &cancelling{got.Body, cancel}
+	return got.Response, nil
+}
+
+// cancelling ends the request when its body is closed.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (c *cancelling) Close() error {
+	defer c.cancel()
+	return c.ReadCloser.Close()
+}

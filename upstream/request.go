@@ -1,0 +1,271 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+const (
+	// How often a registry is asked for another redirect target when the one
+	// that it named fails.
+	maxTargets = 3
+	// maxSmall bounds manifests and lists. The distribution specification wants
+	// registries to take manifests of 4 MiB; few take more.
+	maxSmall = 4 << 20
+	// smallLimit is how long the body of a manifest, list or error may take.
+	smallLimit = 30 * time.Second
+	// errorLimit is how long the text of an error may take: it only explains.
+	errorLimit = 5 * time.Second
+)
+
+// call is one question to the registry.
+type call struct {
+	op     operation
+	method string
+	repo   string
+	path   string // behind /v2/<repo>/
+	query  string
+	accept string
+	rng    string // a Range header, or empty
+}
+
+func (c *call) request(r *Registry) *http.Request {
+	u := *r.url
+	u.Path, u.RawQuery = "/v2/"+c.repo+"/"+c.path, c.query
+	req := r.newRequest(c.method, &u)
+	req.Header.Set("Accept", c.accept)
+	if c.rng != "" {
+		req.Header.Set("Range", c.rng)
+	}
+	return req
+}
+
+// newRequest makes a request with our own headers and nothing else: what a
+// client sent stays here.
+func (r *Registry) newRequest(method string, u *url.URL) *http.Request {
+	return &http.Request{
+		Method: method, URL: u, Host: u.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{
+			"User-Agent": {r.agent},
+			// The digest is over the bytes as they are stored.
+			"Accept-Encoding": {"identity"},
+		},
+	}
+}
+
+// via is the transport for what a call brings.
+func (r *Registry) via(op operation) http.RoundTripper {
+	if op == opBlob {
+		return r.blob
+	}
+	return r.meta
+}
+
+// do asks. The answer may have any status but a redirect. Its body ends the
+// request when it is closed.
+func (s *source) do(ctx context.Context, c *call) (*answer, error) {
+	cred, err := s.id.Credential(ctx, c.repo)
+	who := s.asker(cred, c.repo)
+	if err != nil {
+		return nil, who.fault(ctx, err)
+	}
+	return s.within(ctx, c.op, who, func(ctx context.Context) (*answer, error) {
+		for targets := 1; ; targets++ {
+			a, err := s.ask(ctx, c, cred, who)
+			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead ||
+				ctx.Err() != nil || !s.budget.spend(time.Now()) {
+				return a, err
+			}
+			s.log.DebugContext(ctx, "asking for another redirect target", "registry", s.name, "repo", c.repo, "error", err)
+			if a != nil {
+				discard(a.Response)
+			}
+		}
+	})
+}
+
+// failedTarget says whether it is a redirect target that failed, so that the
+// registry may name a better one.
+func failedTarget(a *answer, err error) bool {
+	if err != nil {
+		_, ok := errors.AsType[*targetFault](err)
+		return ok
+	}
+	return a.target != nil && a.StatusCode >= 400 && a.StatusCode != http.StatusRequestedRangeNotSatisfiable &&
+		a.StatusCode != http.StatusNotFound
+}
+
+// ask asks as cred. A 401 may be about a token that was kept too long, or be the
+// first that is heard of a challenge: then there is one more try.
+func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who asker) (*answer, error) {
+	for again := false; ; again = true {
+		req := c.request(s.Registry)
+		if err := s.authority.Authorize(ctx, req, cred, c.repo); err != nil {
+			return nil, err
+		}
+		a, err := s.follow(ctx, s.via(c.op), req, c.op, who)
+		if err != nil {
+			return nil, err
+		}
+		a.cred, a.basic = cred, strings.HasPrefix(req.Header.Get("Authorization"), "Basic ")
+		if a.target == nil {
+			s.metrics.rateLimit(s.name, organisationOf(cred), who.account, a.Header)
+		}
+		if !s.learn(a, req, c.repo) || again {
+			return a, nil
+		}
+		discard(a.Response)
+	}
+}
+
+// learn tells the Authority how its credential was received, and returns
+// whether another try can help. Redirect targets are not asked for their view.
+func (s *source) learn(a *answer, req *http.Request, repo string) (again bool) {
+	switch {
+	case a.target != nil:
+	case a.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "":
+		return s.authority.Challenged(a.Header)
+	case a.StatusCode == http.StatusUnauthorized:
+		return s.authority.Rejected(req, a.cred, repo)
+	case a.basic && a.StatusCode < 300:
+		s.authority.Accepted(a.cred)
+	}
+	return false
+}
+
+// within runs f under the time limit for calls and makes the body of its
+// answer one that minds itself. A blob waits for its turn first, and that wait
+// does not count: it is ours, and the registry has nothing to do with it.
+func (r *Registry) within(parent context.Context, op operation, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
+	release, err := r.turn(parent, op)
+	if err != nil {
+		return nil, who.fault(parent, err)
+	}
+	ctx, cancel := context.WithCancelCause(parent)
+	clock := time.AfterFunc(openLimit, func() { cancel(errNoHeader) })
+	a, err := f(withOpenUntil(ctx, time.Now().Add(openLimit)))
+	if !clock.Stop() && err == nil { // too late by a hair: the request is ended already
+		_ = a.Body.Close()
+		err = errNoHeader
+	}
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(context.Canceled)
+		release()
+		return nil, who.fault(parent, err)
+	}
+	b := &body{
+		from: a.Body, end: cancel, who: who, release: release,
+		ended:   func() error { return context.Cause(ctx) },
+		fault:   func(err error) error { return who.fault(parent, err) },
+		fetched: r.metrics.fetched.WithLabelValues(r.name),
+	}
+	a.body = b.start()
+	a.Body = b
+	return a, nil
+}
+
+// turn waits until a blob may be fetched; everything else has no turns.
+func (r *Registry) turn(ctx context.Context, op operation) (release func(), err error) {
+	if op != opBlob {
+		return func() {}, nil
+	}
+	select {
+	case r.slots <- struct{}{}:
+		return func() { <-r.slots }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// slurp reads a small body to its end within a time, and closes it. over says
+// that there is more than limit.
+func (a *answer) slurp(limit int64, within time.Duration) (data []byte, over bool, err error) {
+	clock := time.AfterFunc(within, func() { a.body.end(errTooSlow) })
+	defer clock.Stop()
+	defer func() { _ = a.Body.Close() }() // everything that could fail has been read
+	if a.ContentLength > limit {
+		return nil, true, nil
+	}
+	data, err = io.ReadAll(io.LimitReader(a.Body, limit+1))
+	if int64(len(data)) > limit {
+		return data[:limit], true, nil
+	}
+	return data, false, err
+}
+
+// asker names who asks in messages.
+func (s *source) asker(cred *auth.Credential, repo string) asker {
+	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, repo: repo}
+	if cred != nil {
+		w.account = cred.Name
+	}
+	return w
+}
+
+func organisationOf(cred *auth.Credential) string {
+	if cred == nil {
+		return ""
+	}
+	return cred.Organisation
+}
+
+// refused makes the error of an answer that is not what c asked for, and closes
+// it.
+func (s *source) refused(ctx context.Context, a *answer, c *call) error {
+	text, _, err := a.slurp(auth.MaxErrorBody, errorLimit)
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	if a.target != nil {
+		return s.targetRefused(a, c, text)
+	}
+	e := auth.Classify(auth.Answer{
+		Registry: s.name, Type: s.kind, Credential: a.cred, Basic: a.basic,
+		Repo: c.repo, Kind: c.op.kind(),
+		Status: a.StatusCode, Header: a.Header, Body: text, Now: s.now(),
+	})
+	if e.Class == oci.NoCredential && s.id.Organisation != "" {
+		named := auth.NoCredential(s.id.Organisation, s.name, c.repo)
+		named.Err, named.Detail = e.Err, e.Detail
+		return named
+	}
+	return e
+}
+
+// targetRefused is about a redirect target. It is no authority on rights, so
+// whatever it says denies nothing. What it lacks is not there, if it is itself a
+// registry (registry.k8s.io sends everyone to the nearest one); a storage that
+// lacks an object which the registry has just vouched for is in trouble.
+func (s *source) targetRefused(a *answer, c *call, text []byte) error {
+	if a.StatusCode == http.StatusNotFound && speaksRegistry(text) {
+		return &oci.Error{
+			Class:   oci.NotFound,
+			Code:    c.op.unknown(),
+			Message: a.body.who.says() + "has no such " + c.op.object() + ": check the name",
+		}
+	}
+	return a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
+}
+
+// speaksRegistry says whether text is an error document of the distribution
+// specification.
+func speaksRegistry(text []byte) bool {
+	var doc struct {
+		Errors []struct {
+			Code string `json:"code"`
+		} `json:"errors"`
+	}
+	return json.Unmarshal(text, &doc) == nil && len(doc.Errors) > 0 && strings.HasSuffix(doc.Errors[0].Code, "_UNKNOWN")
+}

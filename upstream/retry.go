@@ -1,0 +1,185 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+const (
+	maxRetries    = 3                      // of a request to the registry
+	targetRetries = 1                      // of a redirect target: the registry may name a better one
+	firstWait     = 250 * time.Millisecond // doubled each time, plus or minus half of it
+	// A registry that asks for a longer pause than this gets it: the caller is
+	// told at once, and decides what else to do.
+	patience = 3 * time.Second
+	// A 429 without Retry-After is often a burst limit (nginx at Quay).
+	unsaidPause = time.Second
+	// openLimit is how long a call may take until its header is there, tokens,
+	// redirects and retries included. The client gives up after 20 s or more.
+	openLimit = 15 * time.Second
+	maxDrain  = 16 << 10
+)
+
+// sender is the one place that sends a request again. Everything goes through
+// it, so attempts do not multiply.
+type sender struct {
+	name    string // of the registry
+	budget  *budget
+	metrics *Metrics
+	now     func() time.Time
+}
+
+// reply is an answer, and when the request that got it was sent.
+type reply struct {
+	*http.Response
+	sent time.Time
+}
+
+// errAgain is only a mark for the retry loop.
+var errAgain = errors.New("worth another try")
+
+// send sends a GET or HEAD (anything else once) until it gets an answer that
+// no further try can mend, or may not try again: retries, the retry budget and
+// the time limit of ctx are used up. Then the last answer or error is the
+// result, whichever it was. The caller closes the answer's body.
+func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, retries uint64) (*reply, error) {
+	s.budget.earn()
+	if req.Method != http.MethodGet && req.Method != http.MethodHead {
+		retries = 0
+	}
+	var last attempt
+	err := retry.Do(ctx, s.backoff(ctx, retries, &last), func(context.Context) error {
+		last.drop()
+		last = s.try(ctx, via, req, op)
+		if last.again == oci.Unclassified {
+			return nil
+		}
+		return retry.RetryableError(errAgain)
+	})
+	if err != nil && !errors.Is(err, errAgain) { // ctx ended while waiting
+		last.drop()
+		return nil, err
+	}
+	if last.err != nil {
+		return nil, last.err
+	}
+	return &last.reply, nil
+}
+
+// attempt is one request on the wire.
+type attempt struct {
+	reply
+	err error
+	// again says why another try may help; Unclassified: it will not.
+	again oci.Class
+	// after is how long the registry wants to be left alone; unsaid: it wants
+	// that, but did not say for how long.
+	after  time.Duration
+	unsaid bool
+}
+
+func (s *sender) try(ctx context.Context, via http.RoundTripper, req *http.Request, op operation) attempt {
+	a := attempt{reply: reply{sent: s.now()}}
+	start := time.Now()
+	a.Response, a.err = via.RoundTrip(req.WithContext(ctx))
+	s.metrics.try(s.name, op, a.Response, a.err, time.Since(start))
+	switch {
+	case ctx.Err() != nil:
+	case a.err != nil:
+		if !permanent(a.err) {
+			a.again = classOf(a.err)
+		}
+	default:
+		a.judge(s.now())
+	}
+	return a
+}
+
+// judge decides by the status whether another try may help.
+func (a *attempt) judge(now time.Time) {
+	after, said := auth.RetryAfter(a.Header, "", now), a.Header.Get("Retry-After") != ""
+	switch a.StatusCode {
+	case http.StatusTooManyRequests:
+		// An empty pull limit refills in hours.
+		if left, ok := rateLimitValue(a.Header.Get("Ratelimit-Remaining")); !said && ok && left == 0 {
+			return
+		}
+		if a.unsaid = !said; a.unsaid {
+			after = unsaidPause
+		}
+		a.again = oci.RateLimited
+	case http.StatusRequestTimeout:
+		a.again = oci.Timeout
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		a.again = oci.UpstreamError
+	default:
+		if a.StatusCode >= 520 && a.StatusCode <= 530 { // Cloudflare about its origin
+			a.again = oci.UpstreamError
+		}
+	}
+	if a.after = after; after > patience {
+		a.again = oci.Unclassified
+	}
+}
+
+// drop ends an answer that nobody will read, so that its connection can be
+// used again where that is cheap.
+func (a *attempt) drop() {
+	if a.err == nil && a.Response != nil {
+		discard(a.Response)
+	}
+	a.Response = nil
+}
+
+func discard(r *http.Response) {
+	_, _ = io.CopyN(io.Discard, r.Body, maxDrain) // whatever is left is cut off
+	_ = r.Body.Close()
+}
+
+// backoff says how long to wait for the next try, and when there is none.
+func (s *sender) backoff(ctx context.Context, retries uint64, last *attempt) retry.Backoff {
+	waits := retry.WithMaxRetries(retries, retry.WithJitterPercent(50, retry.NewExponential(firstWait)))
+	until := openUntil(ctx)
+	unsaid := 0
+	return retry.BackoffFunc(func() (time.Duration, bool) {
+		wait, stop := waits.Next()
+		if last.unsaid {
+			unsaid++
+		}
+		if wait = max(wait, last.after); stop || unsaid > 1 || time.Now().Add(wait).After(until) {
+			return 0, true
+		}
+		if !s.budget.spend(time.Now()) {
+			return 0, true
+		}
+		s.metrics.retry(s.name, last.again)
+		return wait, false
+	})
+}
+
+type untilKey struct{}
+
+// withOpenUntil says until when the header of this call must be there.
+func withOpenUntil(ctx context.Context, t time.Time) context.Context {
+	return context.WithValue(ctx, untilKey{}, t)
+}
+
+// openUntil is the earlier of that time and the deadline of ctx.
+func openUntil(ctx context.Context) time.Time {
+	until, ok := ctx.Value(untilKey{}).(time.Time)
+	if !ok {
+		until = time.Now().Add(openLimit)
+	}
+	if d, ok := ctx.Deadline(); ok && d.Before(until) {
+		return d
+	}
+	return until
+}

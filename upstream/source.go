@@ -1,0 +1,71 @@
+package upstream
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+// Identity is as whom a registry is asked.
+type Identity struct {
+	// Organisation is for whom, for messages and labels. Empty: for nobody, or
+	// for everyone.
+	Organisation string
+	// Credential finds the credential for a repository; nil, and no error, where
+	// there is none: then it is the shared view. If the func is nil, there never
+	// is one. It is called for every request, so it answers from memory.
+	Credential func(ctx context.Context, repo string) (*auth.Credential, error)
+}
+
+// As is the registry as id may see it. A Source is cheap and keeps nothing.
+func (r *Registry) As(id Identity) oci.Source {
+	if id.Credential == nil {
+		id.Credential = func(context.Context, string) (*auth.Credential, error) { return nil, nil } //nolint:nilnil // nobody
+	}
+	return &source{Registry: r, id: id}
+}
+
+// source is a Registry as one organisation.
+type source struct {
+	*Registry
+	id Identity
+}
+
+var errKind = errors.New("neither a manifest nor a blob")
+
+// View is that of the credential for repo. While that cannot be read, it is a
+// view of its own each time: nothing has been proven to it, and nothing that is
+// proven to it will be found again.
+func (s *source) View(repo string) oci.View {
+	cred, err := s.id.Credential(context.Background(), repo)
+	if err != nil {
+		return oci.View{Organisation: s.id.Organisation, Fingerprint: "unreadable-" + rand.Text()}
+	}
+	return cred.View()
+}
+
+// Stat proves that o is there, at the smallest price.
+func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	switch o.Kind {
+	case oci.Manifest:
+		return s.statManifest(ctx, o)
+	case oci.Blob:
+		return s.statBlob(ctx, o)
+	}
+	return nil, errKind
+}
+
+// Open opens a manifest, whole and verified, or the piece r of a blob, which the
+// caller verifies.
+func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
+	switch o.Kind {
+	case oci.Manifest:
+		return s.openManifest(ctx, o)
+	case oci.Blob:
+		return s.openBlob(ctx, o, r)
+	}
+	return nil, errKind
+}
