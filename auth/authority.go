@@ -295,6 +295,15 @@ func (a *Authority) dropToken(used Secret, cred *Credential, repo string) (again
 	return a.now().Sub(t.granted) >= justNow
 }
 
+// Refused says that the registry answered something that Classify calls
+// Unauthorized: ECR says so with a 403 once a password has expired. The
+// credential cools down. Errors of any other class change nothing.
+func (a *Authority) Refused(cred *Credential, err error) {
+	if e, ok := errors.AsType[*oci.Error](err); ok && e.Class == oci.Unauthorized {
+		a.refuse(cred, e)
+	}
+}
+
 // Accepted says that the registry took cred: whatever was held against it is
 // forgotten. A token that is granted counts by itself; call it for Basic.
 func (a *Authority) Accepted(cred *Credential) {

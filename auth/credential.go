@@ -20,10 +20,10 @@ type Credential struct {
 	Organisation string
 	// Registry is the canonical name of the registry.
 	Registry string
-	// Username is for the registry. It may be a secret itself, so it is never
-	// shown; empty means that Password serves as both.
-	Username string
-	Password Secret
+	// Username and Password are for the registry. DigitalOcean takes a token as
+	// both, so that the one may be as secret as the other; an empty Username
+	// means that Password serves as both.
+	Username, Password Secret
 	// Fingerprint stands for the credential in keys and logs.
 	Fingerprint string
 }
@@ -42,10 +42,10 @@ func (c *Credential) View() oci.View {
 // userAndPassword are the Basic credentials.
 func (c *Credential) userAndPassword() (user, password string) {
 	password = c.Password.Reveal()
-	if c.Username == "" {
+	if c.Username.Empty() {
 		return password, password
 	}
-	return c.Username, password
+	return c.Username.Reveal(), password
 }
 
 // String names the credential without user name and secret.

@@ -66,7 +66,7 @@ func parseAuth(raw json.RawMessage, host string) (Login, error) {
 	if password == "" {
 		return Login{}, fmt.Errorf("its password for %s is empty", host)
 	}
-	return Login{Username: a.Username, Secret: NewSecret(password)}, nil
+	return Login{Username: NewSecret(a.Username), Password: NewSecret(password)}, nil
 }
 
 // noAuth says why there is nothing. docker login leaves an empty entry behind

@@ -101,7 +101,7 @@ func (s *state) result() (*Credential, error) {
 func (e *entry) refresh(ctx context.Context) *state {
 	old := e.state.Load()
 	login, err := e.Source.Login(ctx)
-	if err == nil && login.Secret.Empty() {
+	if err == nil && login.Password.Empty() {
 		err = errors.New("the secret is empty")
 	}
 	if ctx.Err() != nil && err != nil {
@@ -126,15 +126,11 @@ func (e *entry) refresh(ctx context.Context) *state {
 }
 
 func (e *entry) credential(l Login) *Credential {
-	username := l.Username
-	if username == l.Secret.Reveal() {
-		username = "" // token:token, DigitalOcean's own form: a user name may be shown by mistake
-	}
-	c := &Credential{Name: e.Name, Organisation: e.Organisation, Registry: e.Registry, Username: username, Password: l.Secret}
+	c := &Credential{Name: e.Name, Organisation: e.Organisation, Registry: e.Registry, Username: l.Username, Password: l.Password}
 	if l.Entry != "" {
 		c.Fingerprint = e.key.EntryFingerprint(e.Origin, l.Entry)
 	} else {
-		c.Fingerprint = e.key.Fingerprint(e.Origin, username, l.Secret)
+		c.Fingerprint = e.key.Fingerprint(e.Origin, l.Username.Reveal(), l.Password)
 	}
 	return c
 }

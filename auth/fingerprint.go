@@ -30,7 +30,7 @@ func (k Key) EntryFingerprint(origin oci.Origin, entry string) string {
 }
 
 func (k Key) fingerprint(kind string, origin oci.Origin, fields ...string) string {
-	mac := hmac.New(sha256.New, k.bytes[:])
+	mac := hmac.New(sha256.New, []byte(k.bytes.Reveal()))
 	for _, f := range append([]string{kind, origin.Owner, origin.Scheme, origin.Host}, fields...) {
 		writeField(mac, f)
 	}

@@ -4,9 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -16,29 +14,16 @@ const keySize = 32
 
 // Key is what fingerprints are made with. It is made once per node; with
 // another key every credential looks new, so that everything proven about
-// access counts for nothing. It does not print.
-type Key struct{ bytes [keySize]byte }
+// access counts for nothing. It does not print, as a Secret does not.
+// Keys are compared by what they make. The zero Key is for tests only.
+type Key struct{ bytes Secret }
 
 // NewKey makes a key from the system's random source.
 func NewKey() Key {
-	var k Key
-	_, _ = rand.Read(k.bytes[:]) // never fails: crypto/rand crashes the program instead
-	return k
+	b := make([]byte, keySize)
+	_, _ = rand.Read(b) // never fails: crypto/rand crashes the program instead
+	return Key{bytes: NewSecret(string(b))}
 }
-
-// String is redacted.
-func (k Key) String() string { return redacted }
-
-// GoString is redacted.
-func (k Key) GoString() string { return redacted }
-
-// Format is redacted.
-func (k Key) Format(f fmt.State, _ rune) {
-	_, _ = io.WriteString(f, redacted) // a fmt.State never fails
-}
-
-// LogValue is redacted.
-func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // LoadKey reads the key at path, or makes one there: mode 0600, complete and
 // durable before it has its name. It refuses a file that others may read or
@@ -62,7 +47,7 @@ func readKey(path string) (Key, error) {
 	if len(content) != keySize {
 		return Key{}, fmt.Errorf("the fingerprint key %s is not %d bytes long: restore it, or remove it to have a new one made (all credentials then count as new)", path, keySize)
 	}
-	return Key{bytes: [keySize]byte(content)}, nil
+	return Key{bytes: NewSecret(string(content))}, nil
 }
 
 // makeKey gives a finished file its name by a hard link, which unlike a rename
@@ -94,7 +79,7 @@ func writeKey(dir string) (name string, err error) {
 		return "", err
 	}
 	k := NewKey()
-	_, err = tmp.Write(k.bytes[:])
+	_, err = tmp.WriteString(k.bytes.Reveal())
 	if err == nil {
 		err = tmp.Sync()
 	}

@@ -14,8 +14,9 @@ const redacted = "[secret]"
 // empty.
 //
 // The text lies behind a pointer, because package fmt does not call the
-// methods of an unexported field: there it prints the address. The array makes
-// == a compile error; Equal compares.
+// methods of an unexported field: there it prints the address (and for a
+// pointer to a string only that, whatever the verb). The array makes == a
+// compile error; Equal compares.
 type Secret struct {
 	_    [0]func()
 	text *string

@@ -15,18 +15,17 @@ const maxSecretFile = 64 << 10
 
 // Login is what a registry wants to know.
 type Login struct {
-	// Username may be empty: then the secret serves as both, which is how
-	// DigitalOcean takes an API token. It may be as secret as the Secret is.
-	Username string
-	Secret   Secret
+	// Username may be empty: then Password serves as both, which is how
+	// DigitalOcean takes an API token.
+	Username, Password Secret
 	// Entry names the configuration entry behind a secret that changes by
 	// itself every few hours; the fingerprint then is over it. Empty: the
-	// fingerprint is over user name and secret.
+	// fingerprint is over user name and password.
 	Entry string
 }
 
 func (l Login) equal(other Login) bool {
-	return l.Username == other.Username && l.Entry == other.Entry && l.Secret.Equal(other.Secret)
+	return l.Entry == other.Entry && l.Username.Equal(other.Username) && l.Password.Equal(other.Password)
 }
 
 // Source is where a Login comes from. It is asked several times a second while
@@ -43,12 +42,12 @@ type SourceFunc func(ctx context.Context) (Login, error)
 func (f SourceFunc) Login(ctx context.Context) (Login, error) { return f(ctx) }
 
 // Static is a Source for a secret that the configuration itself holds.
-func Static(username string, secret Secret) Source {
+func Static(username string, password Secret) Source {
 	return SourceFunc(func(context.Context) (Login, error) {
-		if secret.Empty() {
+		if password.Empty() {
 			return Login{}, errors.New("the password is empty")
 		}
-		return Login{Username: username, Secret: secret}, nil
+		return Login{Username: NewSecret(username), Password: password}, nil
 	})
 }
 
@@ -56,8 +55,8 @@ func Static(username string, secret Secret) Source {
 // at its end. A changed file is read again.
 func PasswordFile(f File, username string) Source {
 	return &fileSource{file: f, limit: maxSecretFile, parse: func(content []byte) (Login, error) {
-		secret, err := parsePassword(content)
-		return Login{Username: username, Secret: secret}, err
+		password, err := parsePassword(content)
+		return Login{Username: NewSecret(username), Password: password}, err
 	}}
 }
 

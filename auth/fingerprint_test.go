@@ -1,0 +1,98 @@
+package auth
+
+import (
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"berth/oci"
+)
+
+func TestFingerprint(t *testing.T) {
+	k := NewKey()
+	o := oci.Origin{Scheme: "https", Host: "ghcr.io"}
+	base := k.Fingerprint(o, "bot", NewSecret("pw"))
+	if b, err := hex.DecodeString(base); err != nil || len(b) != 16 {
+		t.Fatalf("fingerprint %q is not 128 bits of hex", base)
+	}
+	if again := k.Fingerprint(o, "bot", NewSecret("pw")); again != base {
+		t.Error("the same credential has two fingerprints")
+	}
+	others := map[string]string{
+		"key":            NewKey().Fingerprint(o, "bot", NewSecret("pw")),
+		"owner":          k.Fingerprint(oci.Origin{Owner: "acme", Scheme: "https", Host: "ghcr.io"}, "bot", NewSecret("pw")),
+		"scheme":         k.Fingerprint(oci.Origin{Scheme: "http", Host: "ghcr.io"}, "bot", NewSecret("pw")),
+		"host":           k.Fingerprint(oci.Origin{Scheme: "https", Host: "ghcr.io:444"}, "bot", NewSecret("pw")),
+		"user":           k.Fingerprint(o, "bob", NewSecret("pw")),
+		"secret":         k.Fingerprint(o, "bot", NewSecret("pw2")),
+		"moved boundary": k.Fingerprint(o, "botp", NewSecret("w")),
+		"entry":          k.EntryFingerprint(o, "bot"),
+		"swapped":        k.Fingerprint(o, "pw", NewSecret("bot")),
+	}
+	seen := map[string]string{base: "base"}
+	for what, fp := range others {
+		if was, ok := seen[fp]; ok {
+			t.Errorf("%s and %s have one fingerprint", what, was)
+		}
+		seen[fp] = what
+	}
+}
+
+func TestLoadKeyMakesOneOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	keys := make([]Key, 8)
+	var all sync.WaitGroup
+	for i := range keys {
+		all.Go(func() {
+			var err error
+			if keys[i], err = LoadKey(path); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	print := func(k Key) string { return k.Fingerprint(oci.Origin{}, "u", NewSecret("p")) }
+	for _, k := range keys {
+		if print(k) != print(keys[0]) || print(k) == print(Key{}) {
+			t.Fatal("several keys were made at once, or none")
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 || info.Size() != keySize {
+		t.Errorf("key file: %v %v", info, err)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
+		t.Errorf("other files are left: %v", left)
+	}
+}
+
+func TestLoadKeyRefuses(t *testing.T) {
+	write := func(t *testing.T, content string, mode os.FileMode) string {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := strings.Repeat("k", keySize)
+	for name, tc := range map[string]struct{ path, says string }{
+		"too short":      {write(t, good[1:], 0o600), "not 32 bytes"},
+		"too long":       {write(t, good+"k", 0o600), "too large"},
+		"empty":          {write(t, "", 0o600), "not 32 bytes"},
+		"for others":     {write(t, good, 0o604), "chmod 0600"},
+		"a folder":       {t.TempDir(), "not a regular file"},
+		"no such folder": {filepath.Join(t.TempDir(), "a", "b"), "making the fingerprint key"},
+	} {
+		before, _ := os.ReadFile(tc.path)
+		_, err := LoadKey(tc.path)
+		if err == nil || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), tc.path) {
+			t.Errorf("%s: error %v, want one that names %s and says %q", name, err, tc.path, tc.says)
+		}
+		if after, _ := os.ReadFile(tc.path); string(after) != string(before) {
+			t.Errorf("%s: the file was replaced", name)
+		}
+	}
+}
