@@ -1,0 +1,205 @@
+package config
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"syscall"
+)
+
+const (
+	maxMainFile = 8 << 20
+	maxDropIn   = 1 << 20
+)
+
+// Load reads the main file at path and the drop-ins that belong to it. The
+// error, always Problems, is about the main file alone and leaves nothing
+// usable; what is wrong with a drop-in is in Config.Broken.
+func Load(path string, opts Options) (*Config, error) {
+	c, err := load(path, opts)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// load gives a Config together with an error when the file could be decoded
+// but says something wrong.
+func load(path string, opts Options) (*Config, error) {
+	text, err := readFile(path, maxMainFile)
+	if err != nil {
+		return nil, unreadable(path, err)
+	}
+	c, at, err := parseMain(text, path, opts)
+	if err != nil {
+		return nil, err
+	}
+	c.Files[""] = File{Path: path, SHA256: hashOf(text)}
+	err = c.readDropIns(path, at)
+	if err == nil {
+		err = c.check(path, at)
+	}
+	return c, err
+}
+
+// Parse is Load for a main file that is in memory. name stands for it in
+// messages and says what its file names are relative to. Drop-ins are not read,
+// and a listener's organisation may be one of them.
+func Parse(text []byte, name string, opts Options) (*Config, error) {
+	c, at, err := parseMain(text, name, opts)
+	if err == nil {
+		err = c.check(name, at)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Validate checks the main file's part again, after flags have changed it. Its
+// Problems have no line.
+func (c *Config) Validate() error { return c.audit("", nil).problems.asError() }
+
+// check notes the warnings of the main file and returns its problems.
+func (c *Config) check(file string, at positions) error {
+	k := c.audit(file, at)
+	c.warn("", k.warnings)
+	return k.problems.asError()
+}
+
+// audit checks everything but drop-ins, which are checked as they are read.
+func (c *Config) audit(file string, at positions) *checker {
+	k := newChecker(c, file, at)
+	k.platform()
+	for _, name := range slices.Sorted(maps.Keys(c.Organisations)) {
+		o := c.Organisations[name]
+		if o.File == "" {
+			k.checkOrganisation(name, &o, key("organisations", name))
+		}
+	}
+	k.problems.sort()
+	return k
+}
+
+func parseMain(text []byte, name string, opts Options) (*Config, positions, error) {
+	c := defaults(opts)
+	at, err := decodeFile(text, name, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := filepath.Abs(filepath.Dir(name))
+	if err != nil {
+		return nil, nil, fmt.Errorf("finding the folder of %s: %w", name, err)
+	}
+	c.resolve(folder{base: dir})
+	return c, at, nil
+}
+
+// decodeFile fills target, a pointer to a struct with its defaults set.
+func decodeFile(text []byte, file string, target any) (positions, error) {
+	root, err := parseYAML(text, file)
+	if err != nil {
+		return nil, err
+	}
+	d := decoder{file: file, at: positions{}}
+	d.decode(root, reflect.ValueOf(target).Elem(), "")
+	d.problems.sort()
+	return d.at, d.problems.asError()
+}
+
+// resolve makes file names absolute, fills in what depends on other values, and
+// replaces aliases of registries by their names.
+func (c *Config) resolve(in folder) {
+	c.Broken, c.Files, c.warnings = map[string]error{}, map[string]File{}, map[string]Problems{}
+	if c.Organisations == nil {
+		c.Organisations = map[string]Organisation{}
+	}
+	c.OrganisationsDirectory = in.absolute(c.OrganisationsDirectory)
+	c.Cache.Directory = in.absolute(c.Cache.Directory)
+	c.Admin.WebConfigFile = in.absolute(c.Admin.WebConfigFile)
+	c.Admin.Socket = in.absolute(c.Admin.Socket)
+	c.names = newNames(c.opts.Builtins)
+	quiet := checker{c: c, names: c.names}
+	quiet.registryNames(c.Registries, c.names, "")
+	for name, r := range c.Registries {
+		r.resolve(name, c.names.builtin[name], in)
+		c.Registries[name] = r
+	}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		l.Registry = c.names.resolve(l.Registry)
+		if l.TLS != nil {
+			l.TLS.CertFile, l.TLS.KeyFile = in.absolute(l.TLS.CertFile), in.absolute(l.TLS.KeyFile)
+		}
+	}
+	for name, o := range c.Organisations {
+		o.resolve(c, in)
+		c.Organisations[name] = o
+	}
+	c.complete = in.base == "" // without a file there are no drop-ins
+}
+
+// warn replaces the warnings of one file and keeps Warnings in order: the main
+// file's first, then by organisation.
+func (c *Config) warn(organisation string, warnings Problems) {
+	warnings.sort()
+	c.warnings[organisation] = warnings
+	c.Warnings = nil
+	for _, name := range slices.Sorted(maps.Keys(c.warnings)) {
+		for _, w := range c.warnings[name] {
+			c.Warnings = append(c.Warnings, w.Error())
+		}
+	}
+}
+
+var (
+	errTooLarge   = errors.New("the file is too large")
+	errNotRegular = errors.New("this is no regular file")
+)
+
+// readFile reads a regular file of at most limit bytes. It never waits: opening
+// a pipe that nobody writes to would block for ever.
+func readFile(path string, limit int64) (text []byte, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: errNotRegular}
+	}
+	var b bytes.Buffer
+	n, err := io.Copy(&b, io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if n > limit {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: errTooLarge}
+	}
+	return b.Bytes(), nil
+}
+
+func hashOf(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// unreadable is err as a Problem, without the path that the Problem names anyway.
+func unreadable(path string, err error) Problems {
+	why := err
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		why = e.Err
+	}
+	return Problems{{File: path, Message: "the file cannot be read: " + why.Error() + ": check its name and who may read it", err: err}}
+}

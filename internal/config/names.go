@@ -1,0 +1,163 @@
+package config
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"berth/oci"
+)
+
+const dockerHub = "docker.io"
+
+// names knows every registry of the platform under every spelling: its name,
+// its aliases, and each of them as it stands in a path (reg.acme.com_5443).
+type names struct {
+	canonical map[string]string // spelling to name
+	builtin   map[string]bool   // by name
+	complete  bool              // the caller said what is built in
+}
+
+func newNames(builtins map[string][]string) *names {
+	n := &names{canonical: map[string]string{}, builtin: map[string]bool{}, complete: len(builtins) > 0}
+	for name, aliases := range builtins {
+		n.builtin[name] = true
+		for _, s := range append(aliases[:len(aliases):len(aliases)], name) {
+			n.add(s, name)
+		}
+	}
+	return n
+}
+
+// pathForm is a registry's name as the first component of a path, where a colon
+// is not allowed.
+func pathForm(name string) string { return strings.ReplaceAll(name, ":", "_") }
+
+// add makes spelling a name of the registry called name. If it belongs to
+// another registry already, nothing changes and that one is returned.
+func (n *names) add(spelling, name string) (other string) {
+	for _, s := range [...]string{spelling, pathForm(spelling)} {
+		if other, ok := n.canonical[s]; ok && other != name {
+			return other
+		}
+	}
+	n.canonical[spelling], n.canonical[pathForm(spelling)] = name, name
+	return ""
+}
+
+func (n *names) knows(spelling string) bool { return n.canonical[spelling] != "" }
+
+// resolve is the name that spelling stands for, or spelling itself.
+func (n *names) resolve(spelling string) string {
+	if name := n.canonical[spelling]; name != "" {
+		return name
+	}
+	return spelling
+}
+
+// with is a copy that more names can be added to.
+func (n *names) with() *names {
+	copied := *n
+	copied.canonical = maps.Clone(n.canonical)
+	return &copied
+}
+
+// registryNames checks names and aliases of registries and adds them to n.
+// Names come first: an alias that is also a name is the alias's fault.
+func (k *checker) registryNames(registries map[string]Registry, n *names, path string) {
+	for _, name := range slices.Sorted(maps.Keys(registries)) {
+		if n.builtin[name] && k.organisation == "" {
+			continue // adjusted
+		}
+		k.registryName(name, name, n, key(path, name))
+	}
+	for _, name := range slices.Sorted(maps.Keys(registries)) {
+		for i, alias := range registries[name].Aliases {
+			at := indexed(key(path, name)+".aliases", i)
+			switch {
+			case alias == name:
+				k.errorf(at, "%s is the registry's name already: remove it here", quote(alias))
+			case k.organisation != "" && k.hasOrganisation(alias):
+				k.errorf(at, "%s is the name of an organisation, and image names may begin with that: choose another alias", quote(alias))
+			default:
+				k.registryName(alias, name, n, at)
+			}
+		}
+	}
+}
+
+// registryName checks one spelling of the registry called name and adds it to n.
+func (k *checker) registryName(spelling, name string, n *names, path string) {
+	if why := badRegistryName(spelling); why != "" {
+		k.errorf(path, "%s", why)
+		return
+	}
+	if k.organisation != "" && (k.names.knows(spelling) || k.names.knows(pathForm(spelling))) {
+		k.errorf(path, "the platform already has a registry %s: credentials for it go under credentials; a registry of your own needs another name", quote(spelling))
+		return
+	}
+	if other := n.add(spelling, name); other != "" {
+		k.errorf(path, "%s is already a name of registry %s: choose another name, or adjust %s itself", quote(spelling), other, other)
+	}
+}
+
+// badRegistryName says what is wrong with a registry's name or alias; empty if
+// nothing is. It must be good as a component of a path, but for a port.
+func badRegistryName(s string) string {
+	host, port, hasPort := strings.Cut(s, ":")
+	switch {
+	case s == "library" || s == "v2":
+		return quote(s) + " begins other image names already: choose another name"
+	case strings.ToLower(s) != s:
+		return quote(s) + " has capital letters, which image names may not have: write it in lower case"
+	case strings.Contains(s, "/"):
+		return quote(s) + " has a slash: write only the host, as in registry.example.com or reg.example.com:5443"
+	case !oci.ValidName(host) || hasPort && !validPort(port):
+		return quote(s) + " is no name for a registry: write a host, as in registry.example.com or reg.example.com:5443, or a short name"
+	}
+	return ""
+}
+
+func validPort(s string) bool {
+	return s != "" && len(s) <= 5 && s[0] != '0' && strings.Trim(s, "0123456789") == "" && (len(s) < 5 || s <= "65535")
+}
+
+// hostLike says that https://NAME makes sense without being told.
+func hostLike(name string) bool { return strings.ContainsAny(name, ".:") || name == "localhost" }
+
+const (
+	maxOrganisation  = 128
+	organisationForm = "use lower-case letters and digits with single . _ or - between them"
+)
+
+// ValidOrganisation says whether s may be an organisation's name:
+// [a-z0-9]+([._-][a-z0-9]+)*, at most 128 bytes.
+func ValidOrganisation(s string) bool {
+	return len(s) <= maxOrganisation && oci.ValidName(s) &&
+		!strings.Contains(s, "/") && !strings.Contains(s, "__") && !strings.Contains(s, "--")
+}
+
+// validHost says whether s is a host name in lower case, or an IP address.
+func validHost(s string) bool {
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return ip.Zone() == ""
+	}
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// plainName says whether s may name a program, a systemd socket or a systemd
+// credential: no separator, not hidden, not an option.
+func plainName(s string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-+@"
+	return s != "" && len(s) <= 255 && s[0] != '.' && s[0] != '-' && strings.Trim(s, letters) == ""
+}

@@ -1,0 +1,152 @@
+package config
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Organisation is one tenant: an entry below organisations, or a drop-in file.
+type Organisation struct {
+	// What its callers present as the password on listeners with callers: token.
+	// Any of them will do, so that a new one can be handed out before the old one
+	// goes. Default: none.
+	Tokens []Token `yaml:"tokens"`
+
+	// Its accounts at registries. Of several that match an image the one with the
+	// most specific repositories is used, of equals the first. A caller picks one
+	// by name with organisation+account as the user name. Default: none, so that
+	// it sees public images only.
+	Credentials []Credential `yaml:"credentials"`
+
+	// Registries that only this organisation uses, by name. They are narrower than
+	// the platform's and may not carry a name or alias that the platform has.
+	// Refused where organisation_registries.allow is false. Default: none.
+	Registries map[string]Registry `yaml:"registries"`
+
+	// Its share of this node.
+	Limits Limits `yaml:"limits"`
+
+	// Like cache.grace, for this organisation. Default: cache.grace.
+	Grace time.Duration `yaml:"grace"`
+
+	// File is the drop-in that it comes from; empty: the main file.
+	File string `yaml:"-"`
+}
+
+// Token is one password of an organisation's callers.
+type Token struct {
+	// What it is called in the log, such as the node it is for. Required, once
+	// for each organisation.
+	Name string `yaml:"name"`
+
+	// The token's SHA-256 in hexadecimal; "berth token" makes a token and prints
+	// this. Required.
+	SHA256 Hash `yaml:"sha256"`
+
+	// The last moment it is good for: a day (2027-01-31, to its end in UTC) or an
+	// instant (2027-01-31T12:00:00Z). Default: for ever.
+	NotAfter time.Time `yaml:"not_after"`
+}
+
+// Limits are an organisation's share of this node.
+type Limits struct {
+	// Requests that are answered at once, 1 to 100000. Default: 256.
+	Requests int `yaml:"requests"`
+
+	// Downloads from registries at once, 1 to 10000. Default: 16.
+	Fills int `yaml:"fills"`
+
+	// The share, from 0 to 1, that it may use of what registries allow this node's
+	// address without an account. Default: 0.25.
+	AnonymousShare float64 `yaml:"anonymous_share"`
+}
+
+// inherit marks a grace that the file does not give.
+const inherit time.Duration = -1
+
+func (o *Organisation) setDefaults() {
+	o.Limits = Limits{Requests: 256, Fills: 16, AnonymousShare: 0.25}
+	o.Grace = inherit
+}
+
+// resolve fills in what comes from elsewhere: the cache's grace, absolute file
+// names, the registries' own names instead of aliases.
+func (o *Organisation) resolve(c *Config, in folder) {
+	if o.Grace == inherit {
+		o.Grace = c.Cache.Grace
+	}
+	for name, r := range o.Registries {
+		r.resolve(name, false, in)
+		o.Registries[name] = r
+	}
+	n := c.names
+	if len(o.Registries) > 0 {
+		n = n.with()
+	}
+	quiet := checker{organisation: "-", names: c.names, c: c}
+	quiet.registryNames(o.Registries, n, "")
+	for i := range o.Credentials {
+		o.Credentials[i].Registry = n.resolve(o.Credentials[i].Registry)
+		o.Credentials[i].resolve(in)
+	}
+}
+
+// checkOrganisation checks o, as part of the main file or as a drop-in.
+func (k *checker) checkOrganisation(name string, o *Organisation, path string) {
+	k.organisation = name
+	defer func() { k.organisation = "" }()
+	if !ValidOrganisation(name) {
+		k.errorf(path, "%s is no organisation's name: %s", quote(name), organisationForm)
+		return
+	}
+	if k.names.knows(name) {
+		k.errorf(path, "organisation %s is called like registry %s, and image names may begin with either: rename one", name, k.names.resolve(name))
+	}
+	k.tokens(name, o, dot(path, "tokens"))
+	own := k.ownRegistries(o, dot(path, "registries"))
+	k.credentials(o, own, dot(path, "credentials"))
+	k.limits(&o.Limits, dot(path, "limits"))
+	k.within(dot(path, "grace"), o.Grace, 0, maxGrace)
+}
+
+func (k *checker) ownRegistries(o *Organisation, path string) *names {
+	if len(o.Registries) == 0 {
+		return k.names
+	}
+	own := k.names.with()
+	if !k.foreign.Allow {
+		k.errorf(path, "organisations may not bring registries to this node: remove it, or ask the operator for organisation_registries.allow")
+	}
+	k.registryNames(o.Registries, own, path)
+	for _, name := range slices.Sorted(maps.Keys(o.Registries)) {
+		r := o.Registries[name]
+		k.registry(name, &r, key(path, name))
+	}
+	return own
+}
+
+func (k *checker) tokens(organisation string, o *Organisation, path string) {
+	seen := map[string]bool{}
+	for i, t := range o.Tokens {
+		at := indexed(path, i)
+		k.accountName(at+".name", t.Name, seen)
+		switch t.SHA256 {
+		case Hash{}:
+			k.errorf(at+".sha256", "the hash is missing: paste what berth token printed")
+		case HashOf(""), HashOf("test"), HashOf("password"), HashOf(organisation):
+			k.errorf(at+".sha256", "anyone would guess the token of this hash: make one with berth token")
+		}
+		if !t.NotAfter.IsZero() && t.NotAfter.Before(k.now) {
+			k.warnf(at+".not_after", "the token has expired: remove it")
+		}
+	}
+}
+
+func (k *checker) limits(l *Limits, path string) {
+	k.between(path+".requests", l.Requests, 1, 100000)
+	k.between(path+".fills", l.Fills, 1, 10000)
+	if !(l.AnonymousShare >= 0 && l.AnonymousShare <= 1) { // so written that NaN fails too
+		k.errorf(path+".anonymous_share", "it is outside of 0 to 1: write a share, as in 0.25")
+	}
+}
