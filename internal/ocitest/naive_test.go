@@ -159,10 +159,7 @@ func (n *naive) openOnce(ctx context.Context, o oci.Object, r oci.Range) (*oci.C
 		if err != nil || len(data) > 4<<20 {
 			return nil, errAgain
 		}
-		c.Size, c.Length, c.Body = int64(len(data)), int64(len(data)), io.NopCloser(bytes.NewReader(data))
-		if n.planted != "close" {
-			c.Body = &closable{Reader: bytes.NewReader(data)}
-		}
+		c.Size, c.Length, c.Body = int64(len(data)), int64(len(data)), &closable{Reader: bytes.NewReader(data)}
 	}
 	return c, nil
 }
@@ -250,6 +247,9 @@ func (n *naive) ask(ctx context.Context, method, repo, path, rng string) (*http.
 }
 
 func (n *naive) send(ctx context.Context, method, target, authorization, rng string, hops int) (*http.Response, error) {
+	if n.planted == "context" {
+		ctx = context.WithoutCancel(ctx)
+	}
 	hr, err := http.NewRequestWithContext(ctx, method, target, http.NoBody)
 	if err != nil {
 		return nil, err

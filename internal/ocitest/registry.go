@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"net"
 	"net/http"
@@ -74,8 +75,8 @@ type Options struct {
 	// OneCopy makes it a violation to fetch any byte of a blob twice (by
 	// count: one-byte probes and what Stat asks for are free).
 	OneCopy bool
-	// Listen opens each server's listener. If nil, a TCP port of 127.0.0.1.
-	Listen func() (net.Listener, error)
+	// Net is where it listens. If nil, TCP ports of 127.0.0.1.
+	Net *MemoryNet
 	// Now is the clock for tokens and redirects. If nil, time.Now.
 	Now func() time.Time
 }
@@ -173,14 +174,7 @@ func (r *Registry) listen() error {
 }
 
 func (r *Registry) serve(s Server, secure bool) error {
-	open := r.opts.Listen
-	if open == nil {
-		open = func() (net.Listener, error) {
-			var lc net.ListenConfig
-			return lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
-		}
-	}
-	l, err := open()
+	l, err := r.newListener()
 	if err != nil {
 		return err
 	}
@@ -200,6 +194,24 @@ func (r *Registry) serve(s Server, secure bool) error {
 	srv.StartTLS()
 	r.pool.AddCert(srv.Certificate())
 	return nil
+}
+
+func (r *Registry) newListener() (net.Listener, error) {
+	if r.opts.Net != nil {
+		return r.opts.Net.Listen(), nil
+	}
+	var lc net.ListenConfig
+	return lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
+}
+
+// DialContext reaches the registry's servers and nothing beyond this machine:
+// it fits http.Transport.
+func (r *Registry) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if r.opts.Net != nil {
+		return r.opts.Net.DialContext(ctx, network, addr)
+	}
+	d := net.Dialer{Control: LoopbackOnly}
+	return d.DialContext(ctx, network, addr)
 }
 
 // Close ends all servers: whatever is held or stalled goes on and finds its
@@ -257,6 +269,16 @@ func (r *Registry) TokenURL() string {
 	return r.URL() + tokenPath
 }
 
+// CertPEM is the certificate of every https server, to be written into a file.
+func (r *Registry) CertPEM() []byte {
+	for _, s := range r.servers {
+		if c := s.Certificate(); c != nil {
+			return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+		}
+	}
+	return nil
+}
+
 // CertPool trusts every server of this registry.
 func (r *Registry) CertPool() *x509.CertPool { return r.pool.Clone() }
 
@@ -266,7 +288,7 @@ func (r *Registry) CertPool() *x509.CertPool { return r.pool.Clone() }
 func (r *Registry) Client() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext:        (&net.Dialer{Control: LoopbackOnly}).DialContext,
+			DialContext:        r.DialContext,
 			TLSClientConfig:    &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: r.pool},
 			ForceAttemptHTTP2:  r.opts.HTTP2,
 			DisableCompression: true,
