@@ -63,7 +63,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) {
 	class := oci.ClassOf(err)
 	if class.Refuses() {
-		s.c.facts.Deny(s.accessKey(view, o.Repo, o.Digest))
+		s.deny(s.accessKey(view, o.Repo, o.Digest), class)
 		return
 	}
 	if class != oci.NotFound {
@@ -72,9 +72,25 @@ func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) 
 	seen := s.c.facts.Member(s.memberKey(o)) != facts.None
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
 		// A registry that hides what one may not see answers 404 too.
-		s.c.facts.Deny(s.accessKey(view, o.Repo, o.Digest))
+		s.deny(s.accessKey(view, o.Repo, o.Digest), class)
 	}
 	s.c.rememberMissing(mk, err)
+}
+
+// deny voids what the view had proven. A refused credential says nothing about
+// the repository, so the shared view may still stand in.
+func (s *source) deny(key facts.Access, class oci.Class) {
+	if class == oci.Unauthorized {
+		s.c.lostCredential.Add(key, struct{}{})
+	} else {
+		s.c.lostCredential.Remove(key)
+	}
+	s.c.facts.Deny(key)
+}
+
+// deniedHere says whether the last word was a denial of the repository itself.
+func (s *source) deniedHere(key facts.Access) bool {
+	return s.c.facts.Denied(key) && !s.c.lostCredential.Contains(key)
 }
 
 func (c *Cache) rememberMissing(k missingKey, err error) {

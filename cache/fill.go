@@ -66,7 +66,7 @@ func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Ra
 	if err != nil {
 		return nil, err
 	}
-	if sp == nil { // a stranger's fill: this view must prove itself first
+	if sp == nil { // the decision comes before the fill
 		if _, err := s.admit(ctx, view, o); err != nil {
 			return nil, err
 		}
@@ -86,15 +86,14 @@ func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Ra
 }
 
 // attach finds the fill of o or starts it. Without a sponsor in the answer the
-// view is a stranger to the fill. A view that already sponsors the fill for the
-// same repository needs no decision: its own request is the one that proves or
-// denies, and what that answers, this reader gets.
+// view must be admitted first. A view whose own first request for the fill is
+// under way needs no other: what that answers, this reader gets.
 func (c *Cache) attach(s *source, view oci.View, o oci.Object) (f *fill, sp *sponsor, started bool, err error) {
 	key := s.fillKey(o)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if f, ok := c.fills[key]; ok {
-		sp, over := f.find(sponsorKey{view, o.Repo})
+		sp, over := f.find(sponsorKey{view, o.Repo}, false)
 		if over {
 			return nil, nil, false, errAgain
 		}
@@ -116,12 +115,13 @@ func (c *Cache) attach(s *source, view oci.View, o oci.Object) (f *fill, sp *spo
 	return f, sp, true, nil
 }
 
-// find gives the live sponsor with key, counting the reader that comes with it.
-func (f *fill) find(key sponsorKey) (sp *sponsor, over bool) {
+// find gives the live sponsor with key, counting the reader that comes with
+// it; proven ones only for readers that were admitted.
+func (f *fill) find(key sponsorKey, admitted bool) (sp *sponsor, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, sp := range f.sponsors {
-		if sp.key == key && sp.live() {
+		if sp.key == key && sp.live() && (admitted || !sp.proven) {
 			sp.readers++
 			return sp, f.over
 		}
@@ -131,7 +131,7 @@ func (f *fill) find(key sponsorKey) (sp *sponsor, over bool) {
 
 // sponsor adds a view that has proven its access. Nil: the fill is over.
 func (f *fill) sponsor(s *source, view oci.View, o oci.Object) *sponsor {
-	if sp, over := f.find(sponsorKey{view, o.Repo}); sp != nil || over {
+	if sp, over := f.find(sponsorKey{view, o.Repo}, true); sp != nil || over {
 		return sp
 	}
 	f.mu.Lock()
@@ -141,6 +141,7 @@ func (f *fill) sponsor(s *source, view oci.View, o oci.Object) *sponsor {
 	}
 	sp := newSponsor(s, view, o)
 	sp.readers++
+	sp.proven = true
 	f.sponsors = append(f.sponsors, sp)
 	return sp
 }

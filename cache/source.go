@@ -83,7 +83,7 @@ func (s *source) mayFallBack(repo string, err error) bool {
 	case class == oci.Unauthorized:
 		return s.u.AnonymousFallback
 	case class.Indeterminate():
-		return !s.c.facts.Denied(s.accessKey(view, repo, ""))
+		return !s.deniedHere(s.accessKey(view, repo, ""))
 	}
 	return false
 }

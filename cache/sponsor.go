@@ -24,6 +24,9 @@ type sponsor struct {
 	err    error
 	// again reopens the blob where this sponsor was last sent to.
 	again func(context.Context, oci.Range) (*oci.Content, error)
+	// proven: its access was shown once, by facts or by its own request. Until
+	// then the request under way decides for all its readers.
+	proven bool
 	// readers that came with this sponsor and are still there.
 	readers int
 }

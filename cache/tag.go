@@ -74,7 +74,7 @@ func (s *source) tagRefused(view oci.View, key facts.TagKey, mk missingKey, err 
 	class := oci.ClassOf(err)
 	gone := class == oci.NotFound && (age != facts.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
 	if class.Refuses() || gone {
-		s.c.facts.Deny(s.accessKey(view, key.Repo, known.Digest))
+		s.deny(s.accessKey(view, key.Repo, known.Digest), class)
 		s.c.facts.DropTag(key)
 	}
 	if class == oci.NotFound {

@@ -167,6 +167,7 @@ func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
 		}
 		content, err := f.firstOf(ctx, sp)
 		if err == nil {
+			f.prove(sp)
 			return content, sp, f.makeBlocks(content)
 		}
 		if !strikes(err) {
@@ -174,6 +175,12 @@ func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
 		}
 		f.strike(sp, err)
 	}
+}
+
+func (f *fill) prove(sp *sponsor) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sp.proven = true
 }
 
 // firstOf asks for the beginning, or, where all readers want something further
