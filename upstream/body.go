@@ -70,7 +70,7 @@ func (b *body) Read(p []byte) (int, error) {
 // broken is a body that was cut short.
 func (b *body) broken(err error) error {
 	e := b.who.nonsense("broke off in the middle of a body; try again")
-	e.Err = err
+	e.Err = unquoted(err)
 	if errors.Is(err, io.EOF) {
 		e.Err = fmt.Errorf("%w: %d bytes are missing", io.ErrUnexpectedEOF, b.left)
 	}

@@ -64,7 +64,7 @@ func (w asker) fault(ctx context.Context, err error) error {
 	if t, ok := errors.AsType[*targetFault](err); ok {
 		where = "sent us to " + t.host + ", which "
 	}
-	return &oci.Error{Class: classOf(err), Message: oci.OneLine(w.says()+where+w.trouble(err), 500), Err: err}
+	return &oci.Error{Class: classOf(err), Message: oci.OneLine(w.says()+where+w.trouble(err), 500), Err: unquoted(err)}
 }
 
 // nonsense is an answer that no registry should give.
@@ -75,6 +75,22 @@ func (w asker) nonsense(format string, args ...any) *oci.Error {
 // corrupt is content that is not what was asked for.
 func (w asker) corrupt(format string, args ...any) *oci.Error {
 	return &oci.Error{Class: oci.Corrupt, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400)}
+}
+
+// unquoted is err without what the registry wrote: net/http quotes header lines
+// that it cannot read, and there may be a signed URL in one, or whatever we had
+// sent. Errors that have a class of their own quote nothing.
+func unquoted(err error) error {
+	if classOf(err) != oci.UpstreamError {
+		return err
+	}
+	text, _, _ := strings.Cut(err.Error(), `"`)
+	for _, before := range []string{"malformed MIME header", "unsupported transfer encoding", "invalid byte"} {
+		if i := strings.Index(text, before); i >= 0 {
+			text = text[:i+len(before)]
+		}
+	}
+	return errors.New(oci.OneLine(text, 200))
 }
 
 // classOf is the class of an error of the transport.

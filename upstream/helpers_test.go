@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"berth/auth"
 	"berth/internal/ocitest"
@@ -65,7 +67,7 @@ func over(t testing.TB, up *ocitest.Registry) *Registry {
 // as is an Identity with one credential.
 func as(organisation, user, password string) Identity {
 	cred := &auth.Credential{
-		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: user,
+		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: auth.NewSecret(user),
 		Password: auth.NewSecret(password), Fingerprint: "fp-" + organisation + user + password,
 	}
 	return Identity{Organisation: organisation, Credential: func(context.Context, string) (*auth.Credential, error) { return cred, nil }}
@@ -129,3 +131,15 @@ func mustURL(t testing.TB, s string) *url.URL {
 	}
 	return u
 }
+
+// testClock is a clock that is moved by hand.
+type testClock struct{ ns atomic.Int64 }
+
+func clock() *testClock {
+	c := &testClock{}
+	c.ns.Store(time.Now().UnixNano())
+	return c
+}
+
+func (c *testClock) Now() time.Time      { return time.Unix(0, c.ns.Load()) }
+func (c *testClock) advance(seconds int) { c.ns.Add(int64(time.Duration(seconds) * time.Second)) }

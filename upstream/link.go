@@ -39,28 +39,37 @@ func cutLink(s string) (target, params, rest string) {
 	if !ok {
 		return "", "", ""
 	}
+	params, rest = cutUnquoted(s, ',')
+	return target, params, rest
+}
+
+func isNext(params string) bool {
+	for params != "" {
+		var p string
+		p, params = cutUnquoted(params, ';')
+		name, value, _ := strings.Cut(p, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "rel") {
+			continue
+		}
+		for rel := range strings.FieldsSeq(strings.Trim(strings.TrimSpace(value), `"`)) {
+			if strings.EqualFold(rel, "next") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// cutUnquoted cuts s at the first separator outside of quotes.
+func cutUnquoted(s string, separator byte) (before, after string) {
 	quoted := false
 	for i := range len(s) {
 		switch {
 		case s[i] == '"':
 			quoted = !quoted
-		case s[i] == ',' && !quoted:
-			return target, s[:i], s[i+1:]
+		case s[i] == separator && !quoted:
+			return s[:i], s[i+1:]
 		}
 	}
-	return target, s, ""
-}
-
-func isNext(params string) bool {
-	for p := range strings.SplitSeq(params, ";") {
-		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
-		if strings.EqualFold(strings.TrimSpace(name), "rel") {
-			for rel := range strings.FieldsSeq(strings.Trim(strings.TrimSpace(value), `"`)) {
-				if strings.EqualFold(rel, "next") {
-					return true
-				}
-			}
-		}
-	}
-	return false
+	return s, ""
 }

@@ -3,7 +3,6 @@ package upstream
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -87,17 +86,16 @@ type header struct {
 func (s *source) head(ctx context.Context, repo, reference string) (header, error) {
 	c := &call{op: opHead, method: http.MethodHead, repo: repo, path: "manifests/" + reference, accept: acceptManifest}
 	a, err := s.do(ctx, c)
-	if errors.Is(err, errHeadLeaves) {
-		return header{}, nil
-	}
 	if err != nil {
 		return header{}, err
 	}
 	switch a.StatusCode {
 	case http.StatusOK:
-		defer func() { _ = a.Body.Close() }() // there is nothing in it
-		return readHeader(a), nil
+		return readHeader(a), a.Body.Close()
 	case http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest, http.StatusNotAcceptable:
+		return header{}, a.Body.Close()
+	}
+	if isRedirect(a.StatusCode) {
 		return header{}, a.Body.Close()
 	}
 	return header{}, s.refused(ctx, a, c)

@@ -83,7 +83,7 @@ func partial(resp *http.Response, r oci.Range) (piece, error) {
 	switch {
 	case !ok:
 		return piece{}, fmt.Errorf("a piece with an invalid Content-Range")
-	case resp.ContentLength >= 0 && resp.ContentLength != p.length:
+	case resp.ContentLength >= 0 && resp.ContentLength != p.length && encoding(resp.Header) == "":
 		return piece{}, fmt.Errorf("a piece whose Content-Length and Content-Range differ")
 	case r.Start >= 0 && p.offset != r.Start, r.Start >= 0 && r.Length > 0 && p.length > r.Length,
 		r.Start < 0 && p.length > -r.Start, r.Start < 0 && p.size >= 0 && p.offset != max(0, p.size+r.Start):

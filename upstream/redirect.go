@@ -42,10 +42,6 @@ type targetFault struct {
 func (t *targetFault) Error() string { return t.err.Error() }
 func (t *targetFault) Unwrap() error { return t.err }
 
-// errHeadLeaves is a HEAD that was redirected to another host. Such URLs are
-// signed for GET, and answer a HEAD with 403.
-var errHeadLeaves = errors.New("a HEAD was redirected to another host")
-
 // follow sends req and walks the redirects in the answer. net/http would send
 // the Authorization to sub-domains and other ports of the first host; here it
 // goes to the origin alone, and never again once the way has left it.
@@ -58,7 +54,8 @@ func (r *Registry) follow(ctx context.Context, via http.RoundTripper, req *http.
 	return r.walk(ctx, via, a, req, who)
 }
 
-// walk follows the redirects from a, the answer to req, to their end.
+// walk follows the redirects from a, the answer to req, to their end; those of a
+// HEAD only as long as they stay at the origin.
 func (r *Registry) walk(ctx context.Context, via http.RoundTripper, a *answer, req *http.Request, who asker) (*answer, error) {
 	for hops := 0; isRedirect(a.StatusCode); hops++ {
 		location := a.Header.Get("Location")
@@ -76,7 +73,7 @@ func (r *Registry) walk(ctx context.Context, via http.RoundTripper, a *answer, r
 			a.target = to
 		}
 		if a.target != nil && req.Method == http.MethodHead {
-			return nil, errHeadLeaves
+			return a, nil // such URLs are signed for GET, and answer a HEAD with 403
 		}
 		req = redirected(req, to, a.target == nil)
 		got, err := r.send(ctx, via, req, opRedirect, targetRetries)

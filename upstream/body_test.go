@@ -1,0 +1,172 @@
+package upstream
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"berth/oci"
+)
+
+// stalling gives its text, and then nothing until its request ends.
+func stalling(text string) func(*http.Request) (*http.Response, error) {
+	return func(r *http.Request) (*http.Response, error) {
+		resp := replyWith(200, "")
+		resp.ContentLength = int64(len(text)) + 100
+		resp.Body = io.NopCloser(io.MultiReader(strings.NewReader(text), &dripping{ctx: r.Context(), every: 24 * time.Hour}))
+		return resp, nil
+	}
+}
+
+func TestStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, err := play(t, t.Context(), stalling("abc"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Body.Close()
+		buf := make([]byte, 3)
+		if _, err := io.ReadFull(c.Body, buf); err != nil {
+			t.Fatal(err)
+		}
+		// The caller's own pauses are not the registry's.
+		time.Sleep(10 * stallLimit) //nolint:forbidigo // fake time
+		start := time.Now()
+		_, err = c.Body.Read(buf)
+		wantClass(t, err, oci.Timeout)
+		if took := time.Since(start); took != stallLimit {
+			t.Errorf("after %v", took)
+		}
+	})
+}
+
+func TestSlowButSteadyIsFine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, err := play(t, t.Context(), func(r *http.Request) (*http.Response, error) {
+			resp := replyWith(200, "")
+			resp.ContentLength, resp.Body = 50, struct {
+				io.Reader
+				io.Closer
+			}{io.LimitReader(&dripping{ctx: r.Context(), every: stallLimit - time.Second}, 50), io.NopCloser(nil)}
+			return resp, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := len(readAll(t, c)); n != 50 {
+			t.Errorf("%d bytes", n)
+		}
+	})
+}
+
+// Small answers have a limit on the whole: nobody waits hours for a manifest.
+func TestDrippingManifest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := inMemoryRegistry(t, func(r *http.Request) (*http.Response, error) {
+			resp := replyWith(200, "", "Content-Type", index)
+			resp.ContentLength, resp.Body = -1, &dripping{ctx: r.Context(), every: time.Second}
+			return resp, nil
+		})
+		start := time.Now()
+		_, err := r.As(Identity{}).Open(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: anObject.Digest}, oci.Range{})
+		wantClass(t, err, oci.Timeout)
+		if took := time.Since(start); took != smallLimit {
+			t.Errorf("after %v", took)
+		}
+	})
+}
+
+// The text of an error only explains: the status is known without it.
+func TestDrippingError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		_, _, err := play(t, t.Context(), func(r *http.Request) (*http.Response, error) {
+			resp := replyWith(404, "")
+			resp.ContentLength, resp.Body = -1, &dripping{ctx: r.Context(), every: time.Second}
+			return resp, nil
+		})
+		wantClass(t, err, oci.NotFound)
+		if took := time.Since(start); took != errorLimit {
+			t.Errorf("after %v", took)
+		}
+	})
+}
+
+// The limit for a call ends with the header: a long body outlives it.
+func TestBodyOutlivesOpenLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, err := play(t, t.Context(), ok)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * openLimit) //nolint:forbidigo // fake time
+		if got := readAll(t, c); string(got) != "content" {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+// As many blobs as there are connections are under way; the next waits for its
+// turn as long as its caller likes, and the wait is not the registry's time.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Connections: 2})
+		r.meta, r.blob = roundTripper(ok), roundTripper(ok)
+		src := r.As(Identity{})
+		open := func() *oci.Content {
+			c, err := src.Open(t.Context(), anObject, oci.Range{})
+			if err != nil {
+				t.Error(err)
+				return nil
+			}
+			return c
+		}
+		first, second := open(), open()
+		done := make(chan *oci.Content)
+		go func() { done <- open() }()
+		time.Sleep(10 * openLimit) //nolint:forbidigo // fake time
+		select {
+		case <-done:
+			t.Fatal("a third blob did not wait")
+		default:
+		}
+		if _, err := src.Stat(t.Context(), anObject); err != nil { // small questions have no turns
+			t.Error(err)
+		}
+		_ = first.Body.Close()
+		_ = first.Body.Close() // closing twice gives back one turn
+		third := <-done
+		if len(r.slots) != 2 {
+			t.Errorf("%d turns are taken", len(r.slots))
+		}
+		_ = second.Body.Close()
+		_ = third.Body.Close()
+		if len(r.slots) != 0 {
+			t.Errorf("%d turns are lost", len(r.slots))
+		}
+	})
+}
+
+// Errors give the turn back too.
+func TestTurnsAfterErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, step := range []func(*http.Request) (*http.Response, error){
+			status(404), status(206, "Content-Range", "rubbish"), status(200, "Content-Type", "text/html"), failing(errors.New("odd")), status(302),
+			func(*http.Request) (*http.Response, error) {
+				return replyWith(200, "other", "Content-Encoding", "zstd"), nil
+			},
+		} {
+			r := inMemoryRegistry(t, step)
+			if _, err := r.As(Identity{}).Open(t.Context(), anObject, oci.Range{Start: 1}); err == nil {
+				t.Error("no error")
+			}
+			if len(r.slots) != 0 {
+				t.Errorf("%d turns are lost", len(r.slots))
+			}
+		}
+	})
+}
