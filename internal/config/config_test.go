@@ -83,7 +83,7 @@ organisations:
     tokens: [{name: a, sha256: 0000000000000000000000000000000000000000000000000000000000000001, not_after: 2031-01-31}]
     credentials:
       - {name: CI of acme, registry: reg.example.com_5443, docker_config: acme/config.json}
-      - {name: b, registry: hub, username: bot, password_file: acme/hub, repositories: ["acme/**", "team-*/app"]}
+      - {name: b, registry: hub, username: bot, password_file: acme/hub, repositories: ["acme/**", "*/app", "**"]}
       - {name: c, registry: own, username: bot, password_credential: x}
     registries:
       own.example: {aliases: [own]}
@@ -357,7 +357,7 @@ func TestBlockScalarPassword(t *testing.T) {
 func TestSuggest(t *testing.T) {
 	words := []string{"address", "allow_remote", "tls", "names"}
 	for in, want := range map[string]string{
-		"adress": "address", "allowRemote": "allow_remote", "allow-remote": "allow_remote", "tsl": "tls", "name": "names",
+		"ddress": "address", "allowRemote": "allow_remote", "allow-remote": "allow_remote", "tsl": "tls", "name": "names",
 		"colour": "", "": "", "x": "", strings.Repeat("a", 100): "",
 	} {
 		got := suggest(in, words)

@@ -5,21 +5,25 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"berth/oci"
 )
 
 // Credential is an organisation's account at one registry.
 type Credential struct {
 	// What the account is called, in organisation+account, in messages and in
-	// metrics. Required, once for each organisation; any text without a colon or
-	// a slash, at most 128 bytes.
+	// metrics. Required, once for each registry of an organisation; any text
+	// without a colon or a slash, at most 128 bytes.
 	Name string `yaml:"name"`
 
 	// The registry it is for, by name or alias. Required. One that is not
 	// configured is a warning, and the credential is never used.
 	Registry string `yaml:"registry"`
 
-	// The repositories it is for, as patterns: * stands for any text within one
-	// component, ** as the last component for everything below. Default: all.
+	// The repositories it is for, as patterns in which * stands for any one
+	// component and ** for any number of them, none too: acme/** is acme and
+	// everything below it. The pattern with more components written out is more
+	// specific. Default: all.
 	Repositories []string `yaml:"repositories"`
 
 	Account
@@ -46,7 +50,7 @@ type Account struct {
 	PasswordCredential string `yaml:"password_credential"`
 
 	// A file as "docker login" writes it (config.json); the entry for the registry
-	// is used. Its helpers and stores are not run.
+	// is used. Helpers, stores and identity tokens in it are refused.
 	DockerConfig string `yaml:"docker_config"`
 
 	// A credential helper, asked for the registry. Not in drop-ins.
@@ -77,10 +81,13 @@ func (a *Account) resolve(in folder) {
 }
 
 func (k *checker) credentials(o *Organisation, known *names, path string) {
-	seen := map[string]bool{}
+	seen := map[string]map[string]bool{} // by registry
 	for i := range o.Credentials {
 		c, at := &o.Credentials[i], indexed(path, i)
-		k.accountName(at+".name", c.Name, seen)
+		if seen[c.Registry] == nil {
+			seen[c.Registry] = map[string]bool{}
+		}
+		k.accountName(at+".name", c.Name, "for this registry", seen[c.Registry])
 		switch {
 		case c.Registry == "":
 			k.errorf(at+".registry", "the registry is missing: name the one that the account is for")
@@ -89,7 +96,7 @@ func (k *checker) credentials(o *Organisation, known *names, path string) {
 		}
 		for j, pattern := range c.Repositories {
 			if !validPattern(pattern) {
-				k.errorf(indexed(at+".repositories", j), "%s is no pattern for repositories: write acme/app, acme/*, acme/** or **, in lower case and without the registry or a tag", quote(pattern))
+				k.errorf(indexed(at+".repositories", j), "%s is no pattern for repositories: write acme/app, acme/*, acme/** or **, with whole components, in lower case, without the registry or a tag", quote(pattern))
 			}
 		}
 		k.account(&c.Account, at, k.isDigitalOcean(c.Registry, o))
@@ -107,14 +114,14 @@ func (k *checker) isDigitalOcean(registry string, o *Organisation) bool {
 
 // accountName checks what a person calls an account or a token. A colon would
 // end the user name of Basic authentication (RFC 7617).
-func (k *checker) accountName(path, name string, seen map[string]bool) {
+func (k *checker) accountName(path, name, where string, seen map[string]bool) {
 	switch {
 	case name == "":
 		k.errorf(path, "the name is missing: write one")
 	case len(name) > 128 || name != strings.TrimSpace(name) || strings.ContainsAny(name, ":/") || hasControl(name):
 		k.errorf(path, "%s is no name: use at most 128 bytes, without a colon, a slash, or a space at an end", quote(name))
 	case seen[name]:
-		k.errorf(path, "%s was already used in this organisation: choose another name", quote(name))
+		k.errorf(path, "%s was already used %s: choose another name", quote(name), where)
 	}
 	seen[name] = true
 }
@@ -220,19 +227,14 @@ func validVariable(s string) bool {
 	return s != "" && strings.Trim(s, letters) == "" && (s[0] < '0' || s[0] > '9')
 }
 
-// validPattern says whether s is a repository name in which * may stand within
-// components, and ** as the last one.
+// validPattern says whether s is a repository name in which components may be
+// * (any one) or ** (any number).
 func validPattern(s string) bool {
 	if len(s) > 255 {
 		return false
 	}
-	parts := strings.Split(s, "/")
-	for i, part := range parts {
-		if part == "**" && i == len(parts)-1 {
-			continue
-		}
-		if part == "" || strings.Contains(part, "**") ||
-			strings.Trim(part, "abcdefghijklmnopqrstuvwxyz0123456789._-*") != "" {
+	for part := range strings.SplitSeq(s, "/") {
+		if part != "*" && part != "**" && !oci.ValidName(part) {
 			return false
 		}
 	}

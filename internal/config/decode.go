@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -73,7 +74,13 @@ type decoder struct {
 	problems Problems
 }
 
+// maxProblems bounds what a hostile file can make us keep.
+const maxProblems = 1000
+
 func (d *decoder) problem(n *yaml.Node, path, format string, args ...any) {
+	if len(d.problems) == maxProblems {
+		return
+	}
 	p := problemf(format, args...)
 	p.File, p.Line, p.Column, p.Path = d.file, n.Line, n.Column, path
 	d.problems = append(d.problems, p)
@@ -170,7 +177,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {
 // element makes a new entry of a list or map: its defaults, then the file's values.
 func (d *decoder) element(n *yaml.Node, t reflect.Type, path string) reflect.Value {
 	v := reflect.New(t)
-	if e, ok := v.Interface().(interface{ setDefaults() }); ok {
+	if e, ok := reflect.TypeAssert[interface{ setDefaults() }](v); ok {
 		e.setDefaults()
 	}
 	d.decode(n, v.Elem(), path)
@@ -246,9 +253,7 @@ func fieldsOf(v reflect.Value) map[string]reflect.Value {
 		name := f.Tag.Get("yaml")
 		switch {
 		case f.Anonymous:
-			for name, field := range fieldsOf(v.Field(i)) {
-				fields[name] = field
-			}
+			maps.Copy(fields, fieldsOf(v.Field(i)))
 		case name != "" && name != "-":
 			fields[name] = v.Field(i)
 		}

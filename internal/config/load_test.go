@@ -225,6 +225,8 @@ func TestReloadOrganisation(t *testing.T) {
 	equal(t, "its warnings", len(added.Warnings), 1)
 	equal(t, "before", organisations(first)+fmt.Sprint(len(first.Warnings), len(first.Files)), "[acme initech]0 2")
 
+	equal(t, "warnings of another copy", len(first.ReloadOrganisation("acme").Warnings), 0)
+
 	n.write("organisations.d/acme.yaml", "grace: soon\n")
 	broken := added.ReloadOrganisation("acme")
 	equal(t, "still there", short(broken.Organisations["acme"].Grace), "1h")
@@ -339,4 +341,31 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestParseDoesNotKnowDropIns: a listener's organisation may be one of them.
+func TestParseDoesNotKnowDropIns(t *testing.T) {
+	c := parse(t, "listeners: [{address: 'localhost:5000', organisation: acme}]\n")
+	equal(t, "organisation", c.Listeners[0].Organisation, "acme")
+}
+
+// TestHostileYAML is what a parser could be kept busy with.
+func TestHostileYAML(t *testing.T) {
+	const n = 1 << 16
+	for name, text := range map[string]string{
+		"lists":      strings.Repeat("[", n),
+		"dashes":     strings.Repeat("- ", n),
+		"keys":       strings.Repeat("{a: ", n),
+		"indented":   "listeners:\n" + strings.Repeat(" - address: x\n", n),
+		"same key":   strings.Repeat("a: 1\n", n),
+		"laughs":     "a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\n",
+		"one scalar": "log: {level: " + strings.Repeat("x", n) + "}",
+	} {
+		_, err := Parse([]byte(text), "berth.yaml", testOptions())
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		} else if len(err.Error()) > 100*maxShown*10 {
+			t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
+		}
+	}
 }

@@ -355,7 +355,7 @@ func written(t reflect.Type) string {
 	case t.Kind() == reflect.Pointer:
 		return written(t.Elem())
 	}
-	if c, ok := reflect.New(t).Interface().(choice); ok {
+	if c, ok := reflect.TypeAssert[choice](reflect.New(t)); ok {
 		return strings.Join(c.values(), ", ")
 	}
 	return "text"

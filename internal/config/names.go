@@ -23,7 +23,7 @@ func newNames(builtins map[string][]string) *names {
 	n := &names{canonical: map[string]string{}, builtin: map[string]bool{}, complete: len(builtins) > 0}
 	for name, aliases := range builtins {
 		n.builtin[name] = true
-		for _, s := range append(aliases[:len(aliases):len(aliases)], name) {
+		for _, s := range append(slices.Clip(aliases), name) {
 			n.add(s, name)
 		}
 	}

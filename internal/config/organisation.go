@@ -130,7 +130,7 @@ func (k *checker) tokens(organisation string, o *Organisation, path string) {
 	seen := map[string]bool{}
 	for i, t := range o.Tokens {
 		at := indexed(path, i)
-		k.accountName(at+".name", t.Name, seen)
+		k.accountName(at+".name", t.Name, "in this organisation", seen)
 		switch t.SHA256 {
 		case Hash{}:
 			k.errorf(at+".sha256", "the hash is missing: paste what berth token printed")
