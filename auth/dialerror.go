@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"syscall"
 
@@ -24,10 +25,10 @@ func ClassifyFailure(registry, host string, err error) *oci.Error {
 	if e, ok := errors.AsType[*oci.Error](err); ok {
 		return e
 	}
+	err = bare(err)
 	if errors.Is(err, context.Canceled) {
 		return oci.AsError(err)
 	}
-	err = bare(err)
 	if timeout, ok := errors.AsType[interface {
 		error
 		Timeout() bool
@@ -84,7 +85,7 @@ func untrusted(err error) string {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "its certificate is not valid"
 	}
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return "it does not speak TLS there: is the endpoint http?"
 	}
 	return ""
