@@ -104,7 +104,7 @@ func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, 
 	case a.StatusCode == http.StatusOK:
 		return piece{0, a.ContentLength, a.ContentLength}, nil
 	case a.StatusCode == http.StatusRequestedRangeNotSatisfiable && c.rng != "":
-		if p, ok := beyond(a.Header, o); ok {
+		if p, ok := beyond(a.Header, o, r); ok {
 			return p, nil
 		}
 	}
@@ -112,13 +112,13 @@ func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, 
 }
 
 // beyond reads a 416: the range begins behind the end, as every range of an
-// empty blob does.
-func beyond(h http.Header, o oci.Object) (piece, bool) {
+// empty blob does. One that does not is refused for another reason.
+func beyond(h http.Header, o oci.Object, r oci.Range) (piece, bool) {
 	if isEmpty(o) {
 		return piece{}, true
 	}
 	size, ok := unsatisfied(h.Get("Content-Range"))
-	return piece{offset: size, length: 0, size: size}, ok && size > 0
+	return piece{offset: size, length: 0, size: size}, ok && size > 0 && r.Start >= size
 }
 
 // isEmpty says whether o is the blob without a byte.

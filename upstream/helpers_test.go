@@ -68,7 +68,7 @@ func over(t testing.TB, up *ocitest.Registry) *Registry {
 func as(organisation, user, password string) Identity {
 	cred := &auth.Credential{
 		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: auth.NewSecret(user),
-		Password: auth.NewSecret(password), Fingerprint: "fp-" + organisation + user + password,
+		Password: auth.NewSecret(password), Fingerprint: "fp-" + oci.DigestOf([]byte(organisation+"\x00"+user+"\x00"+password)).Encoded(),
 	}
 	return Identity{Organisation: organisation, Credential: func(context.Context, string) (*auth.Credential, error) { return cred, nil }}
 }

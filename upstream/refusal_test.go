@@ -167,7 +167,7 @@ func TestView(t *testing.T) {
 	if v := r.As(Identity{Organisation: "acme"}).View("x"); v != (oci.View{}) {
 		t.Errorf("without a credential: %v", v)
 	}
-	if v := r.As(as("acme", "a", "b")).View("x"); v != (oci.View{Organisation: "acme", Fingerprint: "fp-acmeab"}) {
+	if v := r.As(as("acme", "a", "b")).View("x"); v.Organisation != "acme" || v.Fingerprint == "" {
 		t.Errorf("with one: %v", v)
 	}
 	if v := r.As(as("", "a", "b")).View("x"); !v.Shared() || v.Fingerprint == "" {
