@@ -1,0 +1,36 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"berth/internal/config"
+)
+
+// listenAdmin opens the operators' address. Without it pulls go on, so trouble
+// is only logged.
+func (n *node) listenAdmin() []listening {
+	address := n.cfg.Admin.Address
+	if address.IsZero() {
+		return nil
+	}
+	open, err := listen([]config.Listener{{Address: address}})
+	if err != nil {
+		n.log.Error("there are no metrics: admin.address cannot be opened", "address", address.String(), "err", err)
+	}
+	return open
+}
+
+func (n *node) adminServer() *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry}))
+	alive := func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails
+	}
+	mux.HandleFunc("GET /healthz", alive)
+	mux.HandleFunc("GET /readyz", alive)
+	return &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"berth/auth"
+	"berth/cache"
+	"berth/internal/config"
+	"berth/oci"
+	"berth/proxy"
+	"berth/upstream"
+)
+
+// desk is what one configuration makes of the node: its registries, who may
+// call, as whom it asks, and a handler for each listener.
+type desk struct {
+	sites       []*site
+	credentials *auth.Credentials
+	handlers    []http.Handler
+}
+
+// site is one registry as it is reached from here.
+type site struct {
+	name              string
+	owner             string // the organisation that brought it, or empty
+	origin            oci.Origin
+	kind              auth.Type
+	upstream          *upstream.Registry
+	shared            oci.Source
+	uniform, fallback bool
+	perObject         bool
+}
+
+func (n *node) newDesk(cfg *config.Config) (*desk, error) {
+	d := &desk{}
+	specs, err := specs(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if d.credentials, err = n.newCredentials(cfg, specs); err != nil {
+		return nil, err
+	}
+	var named []proxy.Registry
+	for _, spec := range specs {
+		s, err := n.newSite(cfg, spec, d.credentials)
+		if err != nil {
+			d.close()
+			return nil, fmt.Errorf("registry %s: %w", spec.name, err)
+		}
+		d.sites = append(d.sites, s)
+		named = append(named, proxy.Registry{
+			Name: spec.name, Aliases: spec.aliases, Organisation: spec.owner,
+			Library: spec.name == dockerHub, Value: s,
+		})
+	}
+	router, err := proxy.NewRouter(named)
+	if err == nil {
+		err = d.listeners(n, cfg, router)
+	}
+	if err != nil {
+		d.close()
+		return nil, err
+	}
+	d.expect(n.pulls, cfg)
+	return d, nil
+}
+
+// dockerHub is the one registry whose short names mean library/.
+const dockerHub = "docker.io"
+
+func (d *desk) close() {
+	for _, s := range d.sites {
+		s.upstream.Close()
+	}
+}
+
+func (d *desk) listeners(n *node, cfg *config.Config, router *proxy.Router) error {
+	callers, err := newCallers(cfg)
+	if err != nil {
+		return err
+	}
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		o := proxy.Options{
+			Router: router,
+			Sources: func(_ context.Context, c auth.Caller, r *proxy.Registry) (oci.Source, error) {
+				return d.source(n.cache, c, r)
+			},
+			Organisation: l.Organisation,
+			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
+			Names:        l.Names,
+			Logger:       n.log,
+			Metrics:      n.pulls,
+		}
+		if l.Callers == config.CallersToken {
+			o.Callers = callers
+		}
+		d.handlers = append(d.handlers, proxy.New(o))
+	}
+	return nil
+}
+
+// source is a registry as caller may see it, through the cache.
+func (d *desk) source(c *cache.Cache, caller auth.Caller, r *proxy.Registry) (oci.Source, error) {
+	s, ok := r.Value.(*site)
+	if !ok {
+		return nil, fmt.Errorf("registry %s has no site", r.Name)
+	}
+	u := cache.Upstream{
+		Name: s.name, Origin: s.origin, PerObject: s.perObject,
+		AnonymousFallback: s.fallback,
+		As: s.upstream.As(upstream.Identity{
+			Organisation: caller.Organisation,
+			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
+				return d.credential(ctx, caller, s.name, repo)
+			},
+		}),
+	}
+	if s.uniform {
+		u.Shared = s.shared
+	}
+	return c.Through(u), nil
+}
+
+// credential is what the caller has for the repository, or else what the
+// registry's entry has for everyone.
+func (d *desk) credential(ctx context.Context, caller auth.Caller, registry, repo string) (*auth.Credential, error) {
+	if caller.Organisation != "" {
+		own, err := d.credentials.Lookup(ctx, caller.Organisation, caller.Account, registry, repo)
+		if own != nil || err != nil {
+			return own, err
+		}
+	}
+	return d.credentials.Lookup(ctx, "", "", registry, repo)
+}
+
+func newCallers(cfg *config.Config) (*auth.Callers, error) {
+	var all []auth.Organisation
+	for name, o := range cfg.Organisations {
+		one := auth.Organisation{Name: name}
+		for _, t := range o.Tokens {
+			one.Tokens = append(one.Tokens, auth.Token{Name: t.Name, SHA256: t.SHA256.String(), NotAfter: t.NotAfter})
+		}
+		all = append(all, one)
+	}
+	for name := range cfg.Broken {
+		if _, kept := cfg.Organisations[name]; !kept {
+			all = append(all, auth.Organisation{Name: name, Broken: true})
+		}
+	}
+	return auth.NewCallers(all, nil)
+}
+
+// expect makes the zero series: who could fail where.
+func (d *desk) expect(m *proxy.Metrics, cfg *config.Config) {
+	for name, o := range cfg.Organisations {
+		for _, c := range o.Credentials {
+			m.Expect(name, c.Registry)
+		}
+	}
+	for _, l := range cfg.Listeners {
+		if l.Callers == config.CallersToken {
+			continue
+		}
+		for _, s := range d.sites {
+			if s.owner == "" || s.owner == l.Organisation {
+				m.Expect(l.Organisation, s.name)
+			}
+		}
+	}
+}

@@ -1,0 +1,86 @@
+// Command berth is a registry proxy for one node: container engines pull through
+// it on localhost, and it goes upstream as whoever pulls.
+//
+// This package is the wiring: flags, one file per command, listeners, shutdown.
+// What happens to a pull is in package proxy and below.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Exit codes of all commands.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errSaid ends a command that has already said what is wrong.
+var errSaid = errors.New("said")
+
+// usageError is a mistake in the command line.
+type usageError struct{ error }
+
+// run is main without the process: it returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !errors.Is(err, errSaid) {
+		// Nothing is left to be done when standard error cannot be written.
+		_, _ = fmt.Fprintf(stderr, "berth: %v\n", err)
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// options are the flags that every command has.
+type options struct{ config string }
+
+func rootCommand() *cobra.Command {
+	o := &options{}
+	root := &cobra.Command{
+		Use:           "berth",
+		Short:         "A pull-through cache for container images, on localhost, for any registry and many organisations",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default "+defaultConfig+", if it is there)")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+	})
+	root.AddCommand(serveCommand(o), checkCommand(o), tokenCommand(), versionCommand())
+	return root
+}
+
+// usage makes a complaint about arguments a usage error.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+		}
+		return nil
+	}
+}

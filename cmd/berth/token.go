@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"berth/auth"
+	"berth/internal/config"
+)
+
+func tokenCommand() *cobra.Command {
+	var name string
+	c := &cobra.Command{
+		Use:   "token ORGANISATION",
+		Short: "Make a token with which an organisation's callers log in; it is shown once",
+		Args:  usage(cobra.ExactArgs(1)),
+		RunE: func(c *cobra.Command, args []string) error {
+			if !config.ValidOrganisation(args[0]) {
+				return usageError{fmt.Errorf("%q is no organisation: lower-case letters and digits, with single dots, dashes or underscores between them", args[0])}
+			}
+			token := auth.NewToken()
+			_, err := fmt.Fprintf(c.OutOrStdout(), `token, shown only now:
+  %s
+line for organisations.%s.tokens in the configuration:
+  - {name: %s, sha256: %s}
+log in with:
+  docker login localhost:5000 --username %s
+`, token.Reveal(), args[0], name, auth.HashToken(token), args[0])
+			return err
+		},
+	}
+	c.Flags().StringVar(&name, "name", "default", "what the token is called in logs")
+	return c
+}
