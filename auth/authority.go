@@ -272,6 +272,9 @@ func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (
 	case "Bearer":
 		return a.dropToken(NewSecret(value), cred, repo)
 	case "Basic":
+		if cred == nil {
+			return false
+		}
 		a.refuse(cred, refused(a.registry, cred, http.StatusUnauthorized, foreign{}))
 	}
 	return false

@@ -219,7 +219,7 @@ func TestTokenAnswers(t *testing.T) {
 			}
 			a := f.authority(AuthorityOptions{Type: typeNamed(t, tc.kind), Logger: logs.logger()})
 			h, err := f.header(a, tc.cred, "acme/app")
-			e := wantClass(t, err, tc.class)
+			e := asClass(t, err, tc.class)
 			if h != "" || e.WireCode() != tc.code || e.RetryAfter != tc.after || !strings.Contains(e.Message, tc.says) {
 				t.Errorf("header %q code %s after %s: %s", h, e.WireCode(), e.RetryAfter, e.Message)
 			}
@@ -245,7 +245,7 @@ func TestTokenRedirectIsNotFollowed(t *testing.T) {
 		a := f.authority(AuthorityOptions{})
 		for _, cred := range []*Credential{credential("acme", "ci", "bot", "pw"), nil} {
 			_, err := f.header(a, cred, "x")
-			if e := wantClass(t, err, oci.UpstreamError); !strings.Contains(e.Message, "elsewhere") {
+			if e := asClass(t, err, oci.UpstreamError); !strings.Contains(e.Message, "elsewhere") {
 				t.Error(e)
 			}
 		}
@@ -258,11 +258,14 @@ func TestPingAnswers(t *testing.T) {
 		class  oci.Class
 		says   string
 	}{
-		"redirect":     {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }, oci.UpstreamError, "sends everyone elsewhere (302"},
-		"404":          {http.NotFound, oci.UpstreamError, "does not answer like a registry (404"},
-		"403":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }, oci.UpstreamError, "(403"},
-		"429":          {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "9"); w.WriteHeader(429) }, oci.RateLimited, "9 s"},
-		"503":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, oci.UpstreamError, "in trouble (503)"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }, oci.UpstreamError, "sends everyone elsewhere (302"},
+		"404":      {http.NotFound, oci.UpstreamError, "does not answer like a registry (404"},
+		"403":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, oci.UpstreamError, "(403"},
+		"429": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "9")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}, oci.RateLimited, "9 s"},
+		"503":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, oci.UpstreamError, "in trouble (503)"},
 		"endless page": {func(w http.ResponseWriter, r *http.Request) { endless(w, r, 404) }, oci.UpstreamError, "(404"},
 		"cut off":      {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, oci.Unreachable, "connection failed"},
 	} {
@@ -279,7 +282,7 @@ func TestPingAnswers(t *testing.T) {
 			a := f.authority(AuthorityOptions{})
 			for i := range 2 {
 				h, err := f.header(a, credential("acme", "ci", "bot", "pw"), "x")
-				if e := wantClass(t, err, tc.class); h != "" || !strings.Contains(e.Message, tc.says) {
+				if e := asClass(t, err, tc.class); h != "" || !strings.Contains(e.Message, tc.says) {
 					t.Errorf("%q, %s", h, e)
 				}
 				if f.get(&asked) < i+1 {
@@ -539,7 +542,7 @@ func TestTokenTimeout(t *testing.T) {
 	defer goOn()
 	a := f.authority(AuthorityOptions{Timeout: 50 * time.Millisecond})
 	_, err := f.header(a, nil, "x")
-	if e := wantClass(t, err, oci.Timeout); !strings.Contains(e.Message, "registry.test") {
+	if e := asClass(t, err, oci.Timeout); !strings.Contains(e.Message, "registry.test") {
 		t.Error(e)
 	}
 }
@@ -585,7 +588,7 @@ func TestMetrics(t *testing.T) {
 	}
 	a := f.authority(AuthorityOptions{Now: c.now, Metrics: m})
 	cred := credential("acme", "ci", "bot", "pw")
-	f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) { w.WriteHeader(401) }
+	f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) { w.WriteHeader(http.StatusUnauthorized) }
 	_, _ = f.header(a, cred, "x")
 	_, _ = f.header(a, nil, "x")
 	want := func(ok, until string) {

@@ -80,7 +80,7 @@ func TestIdentify(t *testing.T) {
 	}
 	for name, tc := range bad {
 		got, err := callers.Identify(request(tc.header))
-		e := wantClass(t, err, oci.Caller)
+		e := asClass(t, err, oci.Caller)
 		if got != (Caller{}) || e.HTTPStatus() != tc.status || !strings.Contains(e.Message, tc.says) {
 			t.Errorf("%s: got %+v, %d %s; want %d with %q", name, got, e.HTTPStatus(), e, tc.status, tc.says)
 		}

@@ -231,7 +231,7 @@ func TestClassifyFailure(t *testing.T) {
 		}
 		resp, err := c.Do(req)
 		if err == nil {
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			t.Fatalf("%s answered", u)
 		}
 		return err

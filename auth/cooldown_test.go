@@ -68,7 +68,7 @@ func TestGHCRDeniedRepository(t *testing.T) {
 	a := f.authority(AuthorityOptions{Type: typeNamed(t, GHCR)})
 	cred := credential("acme", "ci", "bot", "pw")
 	_, err := f.header(a, cred, "other/secret")
-	if e := wantClass(t, err, oci.Denied); !strings.Contains(e.Message, "other/secret") {
+	if e := asClass(t, err, oci.Denied); !strings.Contains(e.Message, "other/secret") {
 		t.Error(e)
 	}
 	if h, err := f.header(a, cred, "acme/app"); err != nil || h == "" {
@@ -98,7 +98,7 @@ func TestCoolDownGrowsAndClears(t *testing.T) {
 		wantClass(t, err, oci.Unauthorized)
 		c.advance(d - time.Second)
 		_, err = f.header(a, cred, "x")
-		e := wantClass(t, err, oci.Unauthorized)
+		e := asClass(t, err, oci.Unauthorized)
 		if n := f.get(&f.tokenRequests); n != asked {
 			t.Fatalf("%d token requests within %s, want %d", n, d, asked)
 		}
@@ -107,8 +107,8 @@ func TestCoolDownGrowsAndClears(t *testing.T) {
 		}
 		c.advance(time.Second)
 	}
-	for _, d := range []time.Duration{1, 2, 4, 8, 15, 15} {
-		refusedFor(d * time.Minute)
+	for _, minutes := range []int{1, 2, 4, 8, 15, 15} {
+		refusedFor(time.Duration(minutes) * time.Minute)
 	}
 	f.be(func() { f.token = nil })
 	if _, err := f.header(a, cred, "x"); err != nil {
@@ -146,7 +146,7 @@ func TestCoolDownIsPerCredential(t *testing.T) {
 	}
 	// Another organisation with the same dead secret is told in its own name.
 	_, err = f.header(a, credential("other", "prod", "bot", "old"), "x")
-	if e := wantClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, `organisation other: registry.test refused account "prod"`) || strings.Contains(e.Error(), "acme") {
+	if e := asClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, `organisation other: registry.test refused account "prod"`) || strings.Contains(e.Error(), "acme") {
 		t.Error(e)
 	}
 }
@@ -199,7 +199,7 @@ func TestBasicCoolsDown(t *testing.T) {
 		}
 	}
 	_, err := f.header(a, cred, "x")
-	if e := wantClass(t, err, oci.Unauthorized); e.RetryAfter != firstCoolDown {
+	if e := asClass(t, err, oci.Unauthorized); e.RetryAfter != firstCoolDown {
 		t.Errorf("after %s: twenty refusals at once count as one", e.RetryAfter)
 	}
 	c.advance(firstCoolDown)
@@ -214,7 +214,7 @@ func TestBasicCoolsDown(t *testing.T) {
 	// ECR: a 403 that says "expired".
 	a.Refused(cred, Classify(Answer{Registry: "r", Credential: cred, Basic: true, Status: 403, Body: []byte("Your authorization token has expired.")}))
 	_, err = f.header(a, cred, "x")
-	if e := wantClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, "has expired; renew") {
+	if e := asClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, "has expired; renew") {
 		t.Error(e)
 	}
 	a.Accepted(cred)

@@ -84,7 +84,7 @@ func TestLookup(t *testing.T) {
 		{"acme", "x\n\"y", "ghcr.io", "has no account"},
 	} {
 		cred, err := c.Lookup(t.Context(), tc.organisation, tc.account, tc.registry, "acme/app")
-		e := wantClass(t, err, oci.Denied)
+		e := asClass(t, err, oci.Denied)
 		if cred != nil || e.HTTPStatus() != 403 || !strings.Contains(e.Message, tc.says) {
 			t.Errorf("%+v: got %v, %q", tc, cred, e.Message)
 		}
@@ -195,7 +195,7 @@ func TestUnreadableSecret(t *testing.T) {
 	e.Source = PasswordFile(File{Path: filepath.Join(t.TempDir(), "none")}, "bot")
 	c := mustCredentials(t, CredentialsOptions{Entries: []Entry{e, entryFor("other", "ci", "ghcr.io")}})
 	_, err := c.Lookup(t.Context(), "acme", "", "ghcr.io", "x")
-	e1 := wantClass(t, err, oci.Caller)
+	e1 := asClass(t, err, oci.Caller)
 	if e1.HTTPStatus() != 503 || !strings.Contains(e1.Message, "organisation acme") || strings.Contains(e1.Message, "none") {
 		t.Errorf("%d %s", e1.HTTPStatus(), e1.Message)
 	}

@@ -82,7 +82,7 @@ func (x *exchange) get(ctx context.Context, c Challenge, cred *Credential, repo,
 	}
 	// Not a client's Do: that would follow redirects, and this request may
 	// carry credentials.
-	resp, err := x.send.RoundTrip(req)
+	resp, err := x.send.RoundTrip(req) //nolint:bodyclose // readSome closes it
 	if err != nil {
 		return bearerToken{}, answered{}, ClassifyFailure(x.registry, realm.Host, err)
 	}

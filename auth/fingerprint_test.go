@@ -54,9 +54,9 @@ func TestLoadKeyMakesOneOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	print := func(k Key) string { return k.Fingerprint(oci.Origin{}, "u", NewSecret("p")) }
+	of := func(k Key) string { return k.Fingerprint(oci.Origin{}, "u", NewSecret("p")) }
 	for _, k := range keys {
-		if print(k) != print(keys[0]) || print(k) == print(Key{}) {
+		if of(k) != of(keys[0]) || of(k) == of(Key{}) {
 			t.Fatal("several keys were made at once, or none")
 		}
 	}

@@ -217,15 +217,22 @@ func credential(organisation, name, user, password string) *Credential {
 	}
 }
 
-// wantClass fails unless err is an *oci.Error of class, and returns it.
-func wantClass(t *testing.T, err error, class oci.Class) *oci.Error {
+// wantClass fails unless err is an *oci.Error of class.
+func wantClass(t *testing.T, err error, class oci.Class) {
+	t.Helper()
+	_ = asClass(t, err, class)
+}
+
+// asClass is wantClass, and gives the error (or an empty one).
+func asClass(t *testing.T, err error, class oci.Class) *oci.Error {
 	t.Helper()
 	e, ok := err.(*oci.Error) //nolint:errorlint // exactly that type is promised
 	if !ok {
-		t.Fatalf("error %v (%T), want an *oci.Error of class %s", err, err, class)
+		t.Errorf("error %v (%T), want an *oci.Error of class %s", err, err, class)
+		return &oci.Error{}
 	}
 	if e.Class != class {
-		t.Fatalf("class %s, want %s: %v", e.Class, class, err)
+		t.Errorf("class %s, want %s: %v", e.Class, class, err)
 	}
 	if e.Message == "" || strings.ContainsAny(e.Message, "\n\r") {
 		t.Errorf("message %q is empty or has several lines", e.Message)

@@ -42,7 +42,7 @@ func newWideWeb(t *testing.T, secure bool) (*wideWeb, *http.Transport) {
 	}
 	tr := &http.Transport{
 		DialContext:     dialled,
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // every host is this test
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // every host is this test
 	}
 	t.Cleanup(func() {
 		tr.CloseIdleConnections()
@@ -166,7 +166,7 @@ func TestRealmMatrix(t *testing.T) {
 					}
 					continue
 				}
-				e := wantClass(t, err, oci.UpstreamError)
+				e := asClass(t, err, oci.UpstreamError)
 				if req.Header.Get("Authorization") != "" {
 					t.Errorf("%v: it is authorised all the same", cred)
 				}

@@ -46,7 +46,7 @@ func TestSecretDoesNotPrint(t *testing.T) {
 			}
 			slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
 			slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "v", v)
-			for _, form := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), fmt.Sprint([]byte(canary)[:8])[1:12]} {
+			for _, form := range []string{canary, fmt.Sprintf("%x", canary), fmt.Sprintf("%X", canary), "99 52 110 52 114 121 45"} {
 				if strings.Contains(out.String(), form) {
 					t.Errorf("the secret shows as %q in %s", form, out.String())
 				}

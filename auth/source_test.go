@@ -165,11 +165,22 @@ func TestSymlinkSwap(t *testing.T) {
 	}
 }
 
-// A settled file is not read again: shown by taking its content away behind
-// the back of its timestamps, which only a test can do.
+// A settled file is not read again until it changes.
 func TestSettledFileIsNotReadAgain(t *testing.T) {
 	path := writeFile(t, filepath.Join(t.TempDir(), "pw"), "abc", 0o600)
-	s := PasswordFile(File{Path: path}, "u").(*fileSource) //nolint:errcheck,forcetypeassert // it is one
+	for _, file := range []File{{Path: path}, {Path: "pw", Directory: filepath.Dir(path)}} {
+		settledFile(t, file)
+	}
+	if !(version{mtime: time.Now().Add(-3 * time.Second).UnixNano()}).settled(time.Now()) {
+		t.Error("an old file never settles")
+	}
+}
+
+func settledFile(t *testing.T, file File) {
+	s, ok := PasswordFile(file, "u").(*fileSource)
+	if !ok {
+		t.Fatal("not a file source")
+	}
 	if _, err := s.Login(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -188,8 +199,9 @@ func TestSettledFileIsNotReadAgain(t *testing.T) {
 	if reads != 0 {
 		t.Errorf("an unchanged file was read %d times", reads)
 	}
-	if !(version{mtime: time.Now().Add(-3 * time.Second).UnixNano()}).settled(time.Now()) {
-		t.Error("an old file never settles")
+	s.seen.mtime-- // as if it had changed
+	if _, err := s.Login(t.Context()); err != nil || reads != 1 {
+		t.Errorf("a changed file was read %d times, %v", reads, err)
 	}
 }
 
