@@ -17,6 +17,7 @@ type containerd struct {
 	socket string
 	hosts  string // certs.d, where an image's registry finds its hosts.toml
 	says   bool
+	pulls  []string
 }
 
 // containerdVersion says which containerd to start, and what it is known to do.
@@ -24,6 +25,7 @@ type containerdVersion struct {
 	daemon, ctr program
 	config      string
 	says        bool // a HEAD refused with 403 is asked again with GET, for the message
+	pulls       []string
 }
 
 var (
@@ -35,6 +37,7 @@ var (
 	// The buffer turns on the fetching of one layer by several ranges at once.
 	containerdTwo = containerdVersion{
 		daemon: containerd2, ctr: ctr2, says: true,
+		pulls: []string{"--skip-metadata"}, // of the other platforms, which it would fetch too
 		config: "version = 3\n" +
 			"disabled_plugins = [\"io.containerd.cri.v1.images\", \"io.containerd.cri.v1.runtime\",\n" +
 			"  \"io.containerd.grpc.v1.cri\", \"io.containerd.nri.v1.nri\", \"io.containerd.internal.v1.opt\"]\n" +
@@ -91,7 +94,7 @@ func TestContainerd2Ranges(t *testing.T) {
 func startContainerd(t *testing.T, v containerdVersion, w *world) containerd {
 	t.Helper()
 	path := v.daemon.find(t)
-	c := containerd{ctr: v.ctr.find(t), dir: tempDir(t, "ctd"), says: v.says}
+	c := containerd{ctr: v.ctr.find(t), dir: tempDir(t, "ctd"), says: v.says, pulls: v.pulls}
 	c.socket, c.hosts = filepath.Join(c.dir, "c.sock"), filepath.Join(c.dir, "certs.d")
 	startDaemon(t, daemonOptions{
 		name: "containerd",
@@ -125,7 +128,7 @@ func (c containerd) explains() bool { return c.says }
 
 func (c containerd) pull(t *testing.T, ref string, as login) ([]string, error) {
 	t.Helper()
-	args := []string{"--address", c.socket, "images", "pull", "--hosts-dir", c.hosts}
+	args := append([]string{"--address", c.socket, "images", "pull", "--hosts-dir", c.hosts}, c.pulls...)
 	if as.user != "" {
 		args = append(args, "--user", as.pair())
 	}

@@ -27,7 +27,7 @@ func (c craneClient) pull(t *testing.T, ref string, as login) ([]string, error) 
 	if _, err := run(t, dir, env, c.path, "pull", "--platform", platform, ref, filepath.Join(dir, "image.tar")); err != nil {
 		return nil, err
 	}
-	if _, err := run(t, dir, env, c.path, "validate", "--remote", ref, "--fast"); err != nil {
+	if _, err := run(t, dir, env, c.path, "validate", "--platform", platform, "--remote", ref); err != nil {
 		return nil, err
 	}
 	digest, err := run(t, dir, env, c.path, "digest", ref)

@@ -56,7 +56,8 @@ func TestAFailedPullCountsOnce(t *testing.T) {
 	}
 }
 
-// What was cached and proven is there after a restart, though the registry is not.
+// What was cached and proven is there after a restart, though the registry is
+// not; for whoever has no proof, nothing can be decided.
 func TestRestartWhileTheRegistryIsDown(t *testing.T) {
 	onlyBehindBerth(t)
 	w := newWorld(t)
@@ -67,7 +68,7 @@ func TestRestartWhileTheRegistryIsDown(t *testing.T) {
 	w.acme.cut()
 	w.berth.start(t)
 	mustPull(t, d, w.ref(i), w.as("acme"), i.digest)
-	mustRefuse(t, d, w.ref(i), w.as("globex"), refused)
+	mustRefuse(t, d, w.ref(i), w.as("globex"), unavailable)
 }
 
 // A crash costs the fill that was under way nothing but time, and no client

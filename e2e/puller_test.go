@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"fmt"
+	"math"
 	"net/http"
 	"regexp"
 	"slices"
@@ -108,11 +110,13 @@ func mustPull(t *testing.T, p puller, ref string, as login, digest string) {
 	}
 }
 
-// How clients tell of a 401 or 403, and of a 404. A client that came to an
+// How clients tell of a 401 or 403, of a 404, and of a 503. A client that came to an
 // error of its own tells something else.
 var (
 	refused = regexp.MustCompile(`\b40[13]\b|(?i:unauthorized|denied|no basic auth|authentication required|authorization failed)`)
-	missing = regexp.MustCompile(`\b404\b|(?i:not found|manifest unknown)`)
+	missing = regexp.MustCompile(`\b404\b|(?i:not found|manifest[ _]unknown)`)
+
+	unavailable = regexp.MustCompile(`\b503\b`)
 )
 
 // mustRefuse pulls what must not be had, for this reason. Where berth refuses
@@ -137,21 +141,37 @@ func mustRefuse(t *testing.T, p puller, ref string, as login, why *regexp.Regexp
 	}
 }
 
-// fetchedOnce says that no byte of a blob has come from upstream twice: at most
-// one whole GET, or ranges that begin in different places.
+// fetchedOnce says that no byte of a blob was asked of upstream twice.
 func fetchedOnce(t *testing.T, u *upstream) {
 	t.Helper()
-	seen := map[request]int{}
+	asked := map[string][]span{}
 	for _, r := range u.requests("/blobs/sha256:") {
-		if r.method == http.MethodGet {
-			seen[r]++
+		if r.method != http.MethodGet || r.ranges == "bytes=0-0" { // the latter asks for a right, not for bytes
+			continue
 		}
-	}
-	for r, n := range seen {
-		if n > 1 {
-			t.Errorf("upstream was asked %d times for %s %q", n, r.path, r.ranges)
+		next := spanOf(r.ranges)
+		for _, s := range asked[r.path] {
+			if next.first <= s.last && s.first <= next.last {
+				t.Errorf("upstream was asked for %s from %d and from %d: twice the same bytes", r.path, s.first, next.first)
+			}
 		}
+		asked[r.path] = append(asked[r.path], next)
 	}
+	if len(asked) == 0 {
+		t.Error("upstream was asked for no blob: this is no test")
+	}
+}
+
+// span is a part of a blob, both ends included.
+type span struct{ first, last int64 }
+
+// spanOf reads a Range header; what has no end ends with the blob.
+func spanOf(header string) span {
+	s := span{0, math.MaxInt64}
+	if n, err := fmt.Sscanf(header, "bytes=%d-%d", &s.first, &s.last); err != nil && n < 2 {
+		s.last = math.MaxInt64
+	}
+	return s
 }
 
 // noSecrets says that no password and no token is in berth's log.
