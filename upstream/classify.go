@@ -147,13 +147,28 @@ func isCertificate(err error) bool {
 	return ok
 }
 
+// isReset says whether a connection or a stream broke off.
 func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
+		return true
+	}
+	// The HTTP/2 of net/http keeps its error types to itself.
+	s := err.Error()
+	for _, broken := range []string{"stream error: ", "server sent GOAWAY", "client connection lost", "graceful shutdown GOAWAY", "server closed idle connection"} {
+		if strings.Contains(s, broken) {
+			return true
+		}
+	}
+	return false
 }
 
-// permanent says that no further try within this call can help.
+// permanent says that no further try within this call can help: what answers
+// there is not what was configured, or no registry at all.
 func permanent(err error) bool {
+	if class := classOf(err); class != oci.Unreachable && class != oci.Timeout {
+		return true
+	}
 	if _, ok := errors.AsType[*refusal](err); ok {
 		return true
 	}
