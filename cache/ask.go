@@ -46,8 +46,15 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 }
 
 // prove records a 2xx to a request that was sent at asked. The error: a denial
-// has come since, and wins.
+// has come since, and wins; or the credential was changed since view was looked
+// up, so that nobody can tell which one the answer is for.
 func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
+	if s.View(o.Repo) != view {
+		return &oci.Error{
+			Class: oci.UpstreamError, RetryAfter: time.Second,
+			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Name, o.Repo),
+		}
+	}
 	key := s.accessKey(view, o.Repo, o.Digest)
 	s.c.facts.Prove(key, s.memberKey(o), asked)
 	if s.c.facts.Denied(key) {

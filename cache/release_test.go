@@ -205,6 +205,7 @@ func TestSecondOriginLinks(t *testing.T) {
 	data := random(2, 5*mib)
 	obj := h.addBlob("acme/app", data)
 	read(t, h.source("acme", "a"), obj)
+	published(t, dir, obj, 1)
 	other := h.upstream("acme", "a")
 	other.Origin.Host = "mirror.example"
 	before := h.bytesSent()
@@ -214,10 +215,7 @@ func TestSecondOriginLinks(t *testing.T) {
 	if h.bytesSent() != before+int64(len(data)) {
 		t.Error("the second origin did not have to deliver")
 	}
-	found, err := filepath.Glob(filepath.Join(dir, "blobs", "*", "sha256", "*", obj.Digest.Encoded()))
-	if err != nil || len(found) != 2 {
-		t.Fatalf("%v, %v", found, err)
-	}
+	found := published(t, dir, obj, 2)
 	one, err1 := os.Stat(found[0])
 	two, err2 := os.Stat(found[1])
 	if err1 != nil || err2 != nil || !os.SameFile(one, two) {
@@ -339,4 +337,23 @@ func TestManifestTypes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// published waits until obj lies under n origins: the last byte leaves after
+// the digest matched, not after the fsync.
+func published(t *testing.T, dir string, obj oci.Object, n int) []string {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
+		found, err := filepath.Glob(filepath.Join(dir, "blobs", "*", "sha256", "*", obj.Digest.Encoded()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(found) == n {
+			return found
+		}
+	}
+	t.Fatalf("%s was not published under %d origins", obj.Digest, n)
+	return nil
 }

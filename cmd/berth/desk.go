@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"sync"
 
 	"berth/auth"
 	"berth/cache"
@@ -19,6 +20,9 @@ type desk struct {
 	sites       []*site
 	credentials *auth.Credentials
 	handlers    []http.Handler
+
+	sources  sync.Map        // seat to oci.Source
+	accounts map[string]bool // organisation+account, as configured
 }
 
 // site is one registry as it is reached from here.
@@ -34,7 +38,7 @@ type site struct {
 }
 
 func (n *node) newDesk(cfg *config.Config) (*desk, error) {
-	d := &desk{}
+	d := &desk{accounts: accounts(cfg)}
 	specs, err := specs(cfg)
 	if err != nil {
 		return nil, err
@@ -102,38 +106,69 @@ func (d *desk) listeners(n *node, cfg *config.Config, router *proxy.Router) erro
 	return nil
 }
 
-// source is a registry as caller may see it, through the cache.
+// seat is as whom a site is asked.
+type seat struct {
+	site                  *site
+	organisation, account string
+}
+
+// source is a registry as caller may see it, through the cache. It is made once
+// for each seat that the configuration knows; a caller can write any account
+// behind the plus sign, so those are not kept.
 func (d *desk) source(c *cache.Cache, caller auth.Caller, r *proxy.Registry) (oci.Source, error) {
 	s, ok := r.Value.(*site)
 	if !ok {
 		return nil, fmt.Errorf("registry %s has no site", r.Name)
 	}
+	at := seat{s, caller.Organisation, caller.Account}
+	if kept, ok := d.sources.Load(at); ok {
+		return kept.(oci.Source), nil
+	}
+	made := d.newSource(c, at)
+	if caller.Account == "" || d.accounts[at.organisation+"+"+at.account] {
+		d.sources.Store(at, made)
+	}
+	return made, nil
+}
+
+func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
+	s := at.site
 	u := cache.Upstream{
 		Name: s.name, Origin: s.origin, PerObject: s.perObject,
 		AnonymousFallback: s.fallback,
 		As: s.upstream.As(upstream.Identity{
-			Organisation: caller.Organisation,
+			Organisation: at.organisation,
 			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
-				return d.credential(ctx, caller, s.name, repo)
+				return d.credential(ctx, at, repo)
 			},
 		}),
 	}
 	if s.uniform {
 		u.Shared = s.shared
 	}
-	return c.Through(u), nil
+	return c.Through(u)
 }
 
-// credential is what the caller has for the repository, or else what the
+// credential is what the seat has for the repository, or else what the
 // registry's entry has for everyone.
-func (d *desk) credential(ctx context.Context, caller auth.Caller, registry, repo string) (*auth.Credential, error) {
-	if caller.Organisation != "" {
-		own, err := d.credentials.Lookup(ctx, caller.Organisation, caller.Account, registry, repo)
+func (d *desk) credential(ctx context.Context, at seat, repo string) (*auth.Credential, error) {
+	if at.organisation != "" {
+		own, err := d.credentials.Lookup(ctx, at.organisation, at.account, at.site.name, repo)
 		if own != nil || err != nil {
 			return own, err
 		}
 	}
-	return d.credentials.Lookup(ctx, "", "", registry, repo)
+	return d.credentials.Lookup(ctx, "", "", at.site.name, repo)
+}
+
+func accounts(cfg *config.Config) map[string]bool {
+	all := map[string]bool{}
+	for name, o := range cfg.Organisations {
+		for _, c := range o.Credentials {
+			all[name+"+"+c.Name] = true
+		}
+	}
+	return all
 }
 
 func newCallers(cfg *config.Config) (*auth.Callers, error) {
