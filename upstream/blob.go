@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"berth/auth"
 	"berth/oci"
 )
 
@@ -75,7 +76,7 @@ func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, 
 			content.Asked = time.Time{}
 		}
 	}
-	if a.target != nil {
+	if a.target != nil && !auth.SameOrigin(a.target, s.url) {
 		content.Again = s.again(a.target, a.body.who, o)
 	}
 	return content, nil

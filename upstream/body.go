@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -61,10 +62,14 @@ func (b *body) Read(p []byte) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) && b.left <= 0 {
 		return n, err
 	}
-	if cause := b.ended(); cause != nil {
+	switch cause := b.ended(); {
+	case cause == nil:
+		return n, b.broken(err)
+	case errors.Is(cause, os.ErrClosed):
+		return n, fmt.Errorf("reading a body: %w", os.ErrClosed)
+	default:
 		return n, b.fault(cause)
 	}
-	return n, b.broken(err)
 }
 
 // broken is a body that was cut short.
@@ -83,7 +88,7 @@ func (b *body) Close() error {
 	var err error
 	b.once.Do(func() {
 		b.watch.Stop()
-		b.end(context.Canceled)
+		b.end(os.ErrClosed)
 		err = b.from.Close()
 		b.release()
 	})

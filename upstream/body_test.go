@@ -13,18 +13,18 @@ import (
 )
 
 // stalling gives its text, and then nothing until its request ends.
-func stalling(text string) func(*http.Request) (*http.Response, error) {
-	return func(r *http.Request) (*http.Response, error) {
+func stalling(text string) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		resp := replyWith(200, "")
 		resp.ContentLength = int64(len(text)) + 100
 		resp.Body = io.NopCloser(io.MultiReader(strings.NewReader(text), &dripping{ctx: r.Context(), every: 24 * time.Hour}))
 		return resp, nil
-	}
+	})
 }
 
 func TestStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, c, err := play(t, t.Context(), stalling("abc"))
+		_, c, err := play(t.Context(), t, stalling("abc"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,14 +46,14 @@ func TestStall(t *testing.T) {
 
 func TestSlowButSteadyIsFine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, c, err := play(t, t.Context(), func(r *http.Request) (*http.Response, error) {
+		_, c, err := play(t.Context(), t, roundTripper(func(r *http.Request) (*http.Response, error) {
 			resp := replyWith(200, "")
 			resp.ContentLength, resp.Body = 50, struct {
 				io.Reader
 				io.Closer
 			}{io.LimitReader(&dripping{ctx: r.Context(), every: stallLimit - time.Second}, 50), io.NopCloser(nil)}
 			return resp, nil
-		})
+		}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,11 +84,11 @@ func TestDrippingManifest(t *testing.T) {
 func TestDrippingError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		_, _, err := play(t, t.Context(), func(r *http.Request) (*http.Response, error) {
+		_, _, err := play(t.Context(), t, roundTripper(func(r *http.Request) (*http.Response, error) {
 			resp := replyWith(404, "")
 			resp.ContentLength, resp.Body = -1, &dripping{ctx: r.Context(), every: time.Second}
 			return resp, nil
-		})
+		}))
 		wantClass(t, err, oci.NotFound)
 		if took := time.Since(start); took != errorLimit {
 			t.Errorf("after %v", took)
@@ -99,7 +99,7 @@ func TestDrippingError(t *testing.T) {
 // The limit for a call ends with the header: a long body outlives it.
 func TestBodyOutlivesOpenLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, c, err := play(t, t.Context(), ok)
+		_, c, err := play(t.Context(), t, ok)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +115,7 @@ func TestBodyOutlivesOpenLimit(t *testing.T) {
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Connections: 2})
-		r.meta, r.blob = roundTripper(ok), roundTripper(ok)
+		r.meta, r.blob = ok, ok
 		src := r.As(Identity{})
 		open := func() *oci.Content {
 			c, err := src.Open(t.Context(), anObject, oci.Range{})
@@ -154,13 +154,13 @@ func TestTurns(t *testing.T) {
 // Errors give the turn back too.
 func TestTurnsAfterErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for _, step := range []func(*http.Request) (*http.Response, error){
+		for _, step := range []http.RoundTripper{
 			status(404), status(206, "Content-Range", "rubbish"), status(200, "Content-Type", "text/html"), failing(errors.New("odd")), status(302),
-			func(*http.Request) (*http.Response, error) {
+			roundTripper(func(*http.Request) (*http.Response, error) {
 				return replyWith(200, "other", "Content-Encoding", "zstd"), nil
-			},
+			}),
 		} {
-			r := inMemoryRegistry(t, step)
+			r := inMemoryRegistry(t, step.RoundTrip)
 			if _, err := r.As(Identity{}).Open(t.Context(), anObject, oci.Range{Start: 1}); err == nil {
 				t.Error("no error")
 			}

@@ -108,7 +108,7 @@ func TestDialPolicy(t *testing.T) {
 	none := []netip.Prefix{} // not nil, which would be loopback
 
 	err := s.dial(t, Options{Origin: origin, AllowPrivate: none}, addrs("127.0.0.1"))
-	e := wantClass(t, err, oci.Unreachable)
+	e := classed(t, err, oci.Unreachable)
 	for _, want := range []string{"organisation acme", "registry.test", "acme/app", "127.0.0.1/32", "allow_private"} {
 		if !strings.Contains(e.Message, want) {
 			t.Errorf("message %q lacks %q", e.Message, want)
@@ -121,7 +121,7 @@ func TestDialPolicy(t *testing.T) {
 	// An organisation that brought the name does not learn what the node's DNS says of it.
 	private := origin
 	private.Owner = "acme"
-	e = wantClass(t, s.dial(t, Options{Origin: private, AllowPrivate: none}, addrs("127.0.0.1")), oci.Unreachable)
+	e = classed(t, s.dial(t, Options{Origin: private, AllowPrivate: none}, addrs("127.0.0.1")), oci.Unreachable)
 	if strings.Contains(e.Message, "127.0.0.1") || !strings.Contains(e.Message, "allow_private") {
 		t.Errorf("message %q", e.Message)
 	}
@@ -158,7 +158,7 @@ func TestRebinding(t *testing.T) {
 		allow := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 		o := Options{Origin: oci.Origin{Host: "registry.test:" + port}, AllowPrivate: allow}
 		err := s.dial(t, o, addrs("127.0.0.1"), addrs(evil))
-		if e := wantClass(t, err, oci.Unreachable); !strings.Contains(e.Message, "allow_private") {
+		if e := classed(t, err, oci.Unreachable); !strings.Contains(e.Message, "allow_private") {
 			t.Errorf("%s: %v", evil, err)
 		}
 		if got := len(s.take()); got != 1 {
@@ -180,7 +180,7 @@ func TestNamedDoesNotCoverRedirects(t *testing.T) {
 		s.take()
 		o := Options{Origin: oci.Origin{Host: "registry.test:" + port}, AllowPrivate: []netip.Prefix{}, Named: urls(t, "https://registry.test:"+port)}
 		err := s.dial(t, o, addrs("127.0.0.1"))
-		if e := wantClass(t, err, oci.Unreachable); !strings.Contains(e.Message, "sent us to") {
+		if e := classed(t, err, oci.Unreachable); !strings.Contains(e.Message, "sent us to") {
 			t.Errorf("%s: message %q", to, e.Message)
 		}
 		for _, q := range s.take() {
@@ -205,7 +205,7 @@ func TestPolicyForTokens(t *testing.T) {
 		Authority: realAuthority("registry.test", origin, "https://sso.test:"+tokens+"/token"),
 	})
 	_, err := r.As(as("acme", "alice", "secret")).Resolve(t.Context(), "acme/app", "v1")
-	if e := wantClass(t, err, oci.Unreachable); !strings.Contains(e.Message, "allow_private") {
+	if e := classed(t, err, oci.Unreachable); !strings.Contains(e.Message, "allow_private") {
 		t.Errorf("message %q", e.Message)
 	}
 	for _, q := range s.take() {

@@ -106,9 +106,14 @@ func readAll(t testing.TB, c *oci.Content) []byte {
 	return b
 }
 
-// wantClass fails the test unless err is an *oci.Error of the class, and
-// returns it.
-func wantClass(t testing.TB, err error, want oci.Class) *oci.Error {
+// wantClass fails the test unless err is an *oci.Error of the class.
+func wantClass(t testing.TB, err error, want oci.Class) {
+	t.Helper()
+	_ = classed(t, err, want)
+}
+
+// classed is wantClass, and returns the error.
+func classed(t testing.TB, err error, want oci.Class) *oci.Error {
 	t.Helper()
 	if err == nil {
 		t.Fatalf("no error, want %s", want)

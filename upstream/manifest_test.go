@@ -142,7 +142,7 @@ func TestManifestSizes(t *testing.T) {
 			t.Errorf("%d bytes", n)
 		}
 		_, err = src.Open(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: large}, oci.Range{})
-		if e := wantClass(t, err, oci.UpstreamError); !strings.Contains(e.Message, "4 MiB") {
+		if e := classed(t, err, oci.UpstreamError); !strings.Contains(e.Message, "4 MiB") {
 			t.Errorf("message %q", e.Message)
 		}
 		_, err = src.Resolve(t.Context(), "acme/app", "large")
@@ -283,7 +283,7 @@ func TestManifestType(t *testing.T) {
 		{index, strings.Repeat(`{"a":`, 100_000), "", errNotJSON},
 	} {
 		got, err := manifestType(test.sent, []byte(test.doc))
-		if got != test.want || err != test.err { //nolint:errorlint // these are returned bare
+		if got != test.want || err != test.err {
 			t.Errorf("%q, %.80s: %q, %v; want %q, %v", test.sent, test.doc, got, err, test.want, test.err)
 		}
 	}

@@ -69,30 +69,30 @@ type Metrics struct {
 // NewMetrics makes the metrics and registers them. If reg is nil, they are
 // counted and shown nowhere. It panics when reg has them already.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	make := promauto.With(reg)
+	with := promauto.With(reg)
 	return &Metrics{
-		requests: make.NewCounterVec(prometheus.CounterOpts{
+		requests: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_upstream_requests_total",
 			Help: "Requests sent to a registry, its token endpoints and its redirect targets, every try by itself. code is the status, or the failure class of a request without one.",
 		}, []string{"registry", "operation", "code"}),
-		durations: make.NewHistogramVec(prometheus.HistogramOpts{
+		durations: with.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "berth_upstream_request_duration_seconds",
 			Help:    "Time until a request sent to a registry had its header or its failure, every try by itself.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"registry", "operation"}),
-		fetched: make.NewCounterVec(prometheus.CounterOpts{
+		fetched: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_upstream_fetched_bytes_total",
 			Help: "Bytes of manifests, blobs and lists read from a registry.",
 		}, []string{"registry"}),
-		retries: make.NewCounterVec(prometheus.CounterOpts{
+		retries: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_upstream_retries_total",
 			Help: "Requests that were sent again, by the failure class of the try before.",
 		}, []string{"registry", "reason"}),
-		limit: make.NewGaugeVec(prometheus.GaugeOpts{
+		limit: with.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_ratelimit_limit",
 			Help: "Pulls that the registry allows this account in its window, as last told. Absent where it does not tell.",
 		}, []string{"registry", "organisation", "account"}),
-		remaining: make.NewGaugeVec(prometheus.GaugeOpts{
+		remaining: with.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_ratelimit_remaining",
 			Help: "Pulls that are left to this account, as last told. Absent where the registry does not tell.",
 		}, []string{"registry", "organisation", "account"}),

@@ -62,7 +62,7 @@ func TestMetrics(t *testing.T) {
 
 func TestRetriesAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{steps: []func(*http.Request) (*http.Response, error){status(503), failing(errReset), status(429, "Retry-After", "1"), status(408)}}
+		s := &script{steps: []http.RoundTripper{status(503), failing(errReset), status(429, "Retry-After", "1"), status(408)}}
 		r := inMemoryRegistry(t, s.RoundTrip)
 		_, err := r.As(Identity{}).Open(t.Context(), anObject, oci.Range{})
 		wantClass(t, err, oci.Timeout)

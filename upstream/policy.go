@@ -3,6 +3,7 @@ package upstream
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // policy decides which addresses may be dialled. An origin, a redirect or a
@@ -84,10 +85,8 @@ var embeds = []struct {
 // a network with NAT64 every public registry looks like that.
 func (p *policy) check(addr netip.Addr) error {
 	a := embedded(addr.WithZone(""))
-	for _, m := range metadata {
-		if a == m {
-			return p.unlessAlone(a)
-		}
+	if slices.Contains(metadata, a) {
+		return p.unlessAlone(a)
 	}
 	for _, allowed := range p.allow {
 		if allowed.Contains(a) || allowed.Contains(addr.WithZone("")) {

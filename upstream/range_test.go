@@ -63,7 +63,7 @@ func TestPartial(t *testing.T) {
 		{oci.Range{}, "bytes 0-9223372036854775807/*", -1, piece{}, false},
 		{oci.Range{Length: 10}, "bytes 0-9/99999999999999999999", 10, piece{}, false},
 	} {
-		resp := &http.Response{StatusCode: 206, Header: http.Header{"Content-Range": {test.header}}, ContentLength: test.length}
+		resp := &http.Response{StatusCode: http.StatusPartialContent, Header: http.Header{"Content-Range": {test.header}}, ContentLength: test.length}
 		got, err := partial(resp, test.r)
 		if got != test.want || (err == nil) != test.ok {
 			t.Errorf("%+v, %q, %d: %+v, %v; want %+v", test.r, test.header, test.length, got, err, test.want)

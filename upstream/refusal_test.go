@@ -82,7 +82,7 @@ func TestRefusals(t *testing.T) {
 					}
 					continue
 				}
-				e := wantClass(t, err, test.want)
+				e := classed(t, err, test.want)
 				if !strings.Contains(e.Message, "registry.test") || !strings.Contains(e.Message, "acme") {
 					t.Errorf("%s: message %q names neither registry nor organisation", way, e.Message)
 				}
@@ -104,7 +104,7 @@ func TestNotFound(t *testing.T) {
 			if way == "tags" {
 				continue
 			}
-			e := wantClass(t, ask(t.Context()), oci.NotFound)
+			e := classed(t, ask(t.Context()), oci.NotFound)
 			if strings.Contains(way, "blob") && e.WireCode() != oci.CodeBlobUnknown {
 				t.Errorf("%s: code %s", way, e.WireCode())
 			}
@@ -190,6 +190,9 @@ func TestOptions(t *testing.T) {
 		if _, err := New(Options{Name: "x", Origin: o, Authority: withoutAuth}); err == nil {
 			t.Errorf("%+v was taken for an origin", o)
 		}
+	}
+	if _, err := New(Options{Origin: oci.Origin{Scheme: "https", Host: "x"}}); err == nil {
+		t.Error("no Authority is missed")
 	}
 	no := errors.New("no")
 	if _, err := New(Options{Origin: oci.Origin{Scheme: "https", Host: "x"}, Authority: func(http.RoundTripper) (Authority, error) { return nil, no }}); !errors.Is(err, no) {

@@ -44,6 +44,7 @@ type Options struct {
 	Type auth.Type
 	// Authority makes the origin's Authority. It gets the transport for
 	// challenges and tokens: address policy, retries and metrics are in it.
+	// Required.
 	Authority func(http.RoundTripper) (Authority, error)
 
 	// AllowPrivate lists networks that may be dialled although they are not
@@ -93,6 +94,9 @@ type Registry struct {
 // New makes a Registry. It does no I/O; an error means that the options make
 // no sense.
 func New(o Options) (*Registry, error) {
+	if o.Authority == nil {
+		return nil, fmt.Errorf("registry %s: it needs an Authority", o.Name)
+	}
 	o = o.withDefaults()
 	u, err := url.Parse(o.Origin.URL())
 	if err != nil || u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Scheme != "https" && u.Scheme != "http" {

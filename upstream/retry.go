@@ -89,7 +89,7 @@ type attempt struct {
 func (s *sender) try(ctx context.Context, via http.RoundTripper, req *http.Request, op operation) attempt {
 	a := attempt{reply: reply{sent: s.now()}}
 	start := time.Now()
-	a.Response, a.err = via.RoundTrip(req.WithContext(ctx))
+	a.Response, a.err = via.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // drop closes it, or whoever gets the answer
 	s.metrics.try(s.name, op, a.Response, a.err, time.Since(start))
 	switch {
 	case ctx.Err() != nil:

@@ -23,7 +23,7 @@ var (
 // script answers the n-th request with its n-th step, and all later ones with
 // the last. It keeps when they came.
 type script struct {
-	steps []func(*http.Request) (*http.Response, error)
+	steps []http.RoundTripper
 	times []time.Duration
 	start time.Time
 }
@@ -31,24 +31,24 @@ type script struct {
 func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	step := s.steps[min(len(s.times), len(s.steps)-1)]
 	s.times = append(s.times, time.Since(s.start))
-	return step(r)
+	return step.RoundTrip(r)
 }
 
-func status(code int, pairs ...string) func(*http.Request) (*http.Response, error) {
-	return func(*http.Request) (*http.Response, error) { return replyWith(code, "content", pairs...), nil }
+func status(code int, pairs ...string) http.RoundTripper {
+	return roundTripper(func(*http.Request) (*http.Response, error) { return replyWith(code, "content", pairs...), nil })
 }
 
-func failing(err error) func(*http.Request) (*http.Response, error) {
-	return func(*http.Request) (*http.Response, error) { return nil, err }
+func failing(err error) http.RoundTripper {
+	return roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })
 }
 
-func hanging(r *http.Request) (*http.Response, error) {
+var hanging = roundTripper(func(r *http.Request) (*http.Response, error) {
 	<-r.Context().Done()
 	return nil, r.Context().Err()
-}
+})
 
 // play opens a blob at a registry that follows the script.
-func play(t *testing.T, ctx context.Context, steps ...func(*http.Request) (*http.Response, error)) (*script, *oci.Content, error) {
+func play(ctx context.Context, t *testing.T, steps ...http.RoundTripper) (*script, *oci.Content, error) {
 	t.Helper()
 	s := &script{steps: steps, start: time.Now()}
 	r := inMemoryRegistry(t, s.RoundTrip)
@@ -56,17 +56,17 @@ func play(t *testing.T, ctx context.Context, steps ...func(*http.Request) (*http
 	return s, c, err
 }
 
-func ok(*http.Request) (*http.Response, error) { return replyWith(200, "content"), nil }
+var ok = roundTripper(func(*http.Request) (*http.Response, error) { return replyWith(200, "content"), nil })
 
 // The schedule: a quarter of a second, doubled, plus or minus a half.
 func TestBackoff(t *testing.T) {
-	for name, step := range map[string]func(*http.Request) (*http.Response, error){
+	for name, step := range map[string]http.RoundTripper{
 		"500": status(500), "502": status(502), "503": status(503), "504": status(504), "522": status(522), "408": status(408),
 		"reset": failing(errReset), "EOF": failing(io.EOF), "refused": failing(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}),
 		"no such host for now": failing(&net.DNSError{IsTemporary: true}),
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s, c, err := play(t, t.Context(), step, step, step, ok)
+			s, c, err := play(t.Context(), t, step, step, step, ok)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -85,8 +85,8 @@ func TestBackoff(t *testing.T) {
 
 func TestGivesUpAfterThreeRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _, err := play(t, t.Context(), status(503, "Retry-After", "0"))
-		e := wantClass(t, err, oci.UpstreamError)
+		s, _, err := play(t.Context(), t, status(503, "Retry-After", "0"))
+		e := classed(t, err, oci.UpstreamError)
 		if len(s.times) != 4 || e.Message == "" {
 			t.Errorf("%d tries: %v", len(s.times), err)
 		}
@@ -94,7 +94,7 @@ func TestGivesUpAfterThreeRetries(t *testing.T) {
 }
 
 func TestNotRetried(t *testing.T) {
-	for name, step := range map[string]func(*http.Request) (*http.Response, error){
+	for name, step := range map[string]http.RoundTripper{
 		"400": status(400), "401": status(401), "403": status(403), "404": status(404), "410": status(410), "416": status(416), "501": status(501), "505": status(505),
 		"refused address": failing(&net.OpError{Op: "dial", Err: &refusal{why: "a private address"}}),
 		"no such host":    failing(&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}),
@@ -103,7 +103,7 @@ func TestNotRetried(t *testing.T) {
 		"empty limit":     status(429, "Ratelimit-Remaining", "0;w=21600"),
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s, _, err := play(t, t.Context(), step)
+			s, _, err := play(t.Context(), t, step)
 			if err == nil || len(s.times) != 1 || time.Since(s.start) != 0 {
 				t.Errorf("%s: %d tries in %v, %v", name, len(s.times), time.Since(s.start), err)
 			}
@@ -129,7 +129,7 @@ func TestRetryAfter(t *testing.T) {
 		"nothing said":  {func() []string { return nil }, unsaidPause, unsaidPause},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s, c, err := play(t, t.Context(), status(429, test.header()...), ok)
+			s, c, err := play(t.Context(), t, status(429, test.header()...), ok)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
@@ -144,7 +144,7 @@ func TestRetryAfter(t *testing.T) {
 // A 429 that does not say how long gets one more try, not three.
 func TestSilent429(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _, err := play(t, t.Context(), status(429))
+		s, _, err := play(t.Context(), t, status(429))
 		wantClass(t, err, oci.RateLimited)
 		if len(s.times) != 2 {
 			t.Errorf("%d tries", len(s.times))
@@ -154,8 +154,8 @@ func TestSilent429(t *testing.T) {
 
 func TestLongRetryAfterIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, _, err := play(t, t.Context(), status(429, "Retry-After", "2520"))
-		if e := wantClass(t, err, oci.RateLimited); e.RetryAfter != 42*time.Minute {
+		_, _, err := play(t.Context(), t, status(429, "Retry-After", "2520"))
+		if e := classed(t, err, oci.RateLimited); e.RetryAfter != 42*time.Minute {
 			t.Errorf("RetryAfter %v", e.RetryAfter)
 		}
 	})
@@ -164,7 +164,7 @@ func TestLongRetryAfterIsTold(t *testing.T) {
 // Everything until the header fits into the limit for a call.
 func TestOpenLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _, err := play(t, t.Context(), hanging)
+		s, _, err := play(t.Context(), t, hanging)
 		wantClass(t, err, oci.Timeout)
 		if took := time.Since(s.start); took != openLimit || len(s.times) != 1 {
 			t.Errorf("%v, %d tries", took, len(s.times))
@@ -176,7 +176,7 @@ func TestNoTryThatCannotEndInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		s, _, err := play(t, ctx, status(503, "Retry-After", "2"))
+		s, _, err := play(ctx, t, status(503, "Retry-After", "2"))
 		wantClass(t, err, oci.UpstreamError)
 		if took := time.Since(s.start); took != 0 || len(s.times) != 1 {
 			t.Errorf("%v, %d tries", took, len(s.times))
@@ -188,7 +188,7 @@ func TestCallerLeavesDuringBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		s, _, err := play(t, ctx, status(503, "Retry-After", "2"))
+		s, _, err := play(ctx, t, status(503, "Retry-After", "2"))
 		if !errors.Is(err, context.Canceled) || oci.ClassOf(err) != oci.ClientGone {
 			t.Errorf("%v", err)
 		}
@@ -202,7 +202,7 @@ func TestCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		_, _, err := play(t, ctx, hanging)
+		_, _, err := play(ctx, t, hanging)
 		wantClass(t, err, oci.Timeout)
 	})
 }
@@ -267,8 +267,8 @@ func TestRetriesCloseBodies(t *testing.T) {
 			r.Body = &tracked{r.Body, func() { open-- }}
 			return r
 		}
-		step := func(*http.Request) (*http.Response, error) { return track(replyWith(503, "busy")), nil }
-		_, c, err := play(t, t.Context(), step, step, func(*http.Request) (*http.Response, error) { return track(replyWith(200, "content")), nil })
+		step := roundTripper(func(*http.Request) (*http.Response, error) { return track(replyWith(503, "busy")), nil })
+		_, c, err := play(t.Context(), t, step, step, roundTripper(func(*http.Request) (*http.Response, error) { return track(replyWith(200, "content")), nil }))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,7 +280,7 @@ func TestRetriesCloseBodies(t *testing.T) {
 			t.Errorf("%d bodies are open at the end", open)
 		}
 		for _, code := range []int{404, 503, 302, 204} {
-			_, _, err = play(t, t.Context(), func(*http.Request) (*http.Response, error) { return track(replyWith(code, "x")), nil })
+			_, _, err = play(t.Context(), t, roundTripper(func(*http.Request) (*http.Response, error) { return track(replyWith(code, "x")), nil }))
 			if err == nil || open != 0 {
 				t.Errorf("%d: %v, %d bodies are open", code, err, open)
 			}
@@ -313,7 +313,11 @@ func TestPostIsSentOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err = (&authTransport{r}).RoundTrip(req); tries != 1 {
+		resp, err := (&authTransport{r}).RoundTrip(req)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if tries != 1 {
 			t.Errorf("%d tries", tries)
 		}
 		wantClass(t, err, oci.Unreachable)

@@ -134,7 +134,7 @@ func TestAgainDoesNotAskTheRegistry(t *testing.T) {
 	}
 	up.ExpireRedirects()
 	_, err = c.Again(t.Context(), oci.Range{})
-	if e := wantClass(t, err, oci.UpstreamError); e.Class.Refuses() {
+	if e := classed(t, err, oci.UpstreamError); e.Class.Refuses() {
 		t.Error("a redirect target denied something")
 	}
 	if up.BlobGETs() != 0 {
