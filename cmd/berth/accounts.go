@@ -13,7 +13,7 @@ import (
 // newCredentials is the table of all accounts, the organisations' and the
 // shared view's.
 func (n *node) newCredentials(cfg *config.Config, specs []*spec) (*auth.Credentials, error) {
-	o := auth.CredentialsOptions{Key: n.key, Logger: n.log}
+	o := auth.CredentialsOptions{Key: n.key, Logger: n.log, Now: n.now}
 	for _, s := range specs {
 		if s.account != nil {
 			o.Entries = append(o.Entries, auth.Entry{

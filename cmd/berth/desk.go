@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"time"
 
 	"berth/auth"
 	"berth/cache"
@@ -81,7 +82,7 @@ func (d *desk) close() {
 }
 
 func (d *desk) listeners(n *node, cfg *config.Config, router *proxy.Router) error {
-	callers, err := newCallers(cfg)
+	callers, err := newCallers(cfg, n.now)
 	if err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func accounts(cfg *config.Config) map[string]bool {
 	return all
 }
 
-func newCallers(cfg *config.Config) (*auth.Callers, error) {
+func newCallers(cfg *config.Config, now func() time.Time) (*auth.Callers, error) {
 	var all []auth.Organisation
 	for name, o := range cfg.Organisations {
 		one := auth.Organisation{Name: name}
@@ -185,7 +186,7 @@ func newCallers(cfg *config.Config) (*auth.Callers, error) {
 			all = append(all, auth.Organisation{Name: name, Broken: true})
 		}
 	}
-	return auth.NewCallers(all, nil)
+	return auth.NewCallers(all, now)
 }
 
 // expect makes the zero series: who could fail where.

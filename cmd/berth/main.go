@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -20,7 +21,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(new(options).run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // Exit codes of all commands.
@@ -37,8 +38,8 @@ var errSaid = errors.New("said")
 type usageError struct{ error }
 
 // run is main without the process: it returns the exit code.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := rootCommand()
+func (o *options) run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := rootCommand(o)
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -56,11 +57,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// options are the flags that every command has.
-type options struct{ config string }
+// options are the flags that every command has, and the clock.
+type options struct {
+	config string
+	// now is the clock. If nil, time.Now.
+	now func() time.Time
+}
 
-func rootCommand() *cobra.Command {
-	o := &options{}
+func rootCommand(o *options) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "berth",
 		Short:         "A pull-through cache for container images, on localhost, for any registry and many organisations",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -43,7 +44,7 @@ func serveCommand(o *options) *cobra.Command {
 			if err := f.apply(cfg); err != nil {
 				return usageError{err}
 			}
-			return serve(c.Context(), cfg)
+			return serve(c.Context(), cfg, newLogger(cfg.Log, c.ErrOrStderr()), o.now)
 		},
 	}
 	c.Flags().StringVar(&f.listen, "listen", "", "address of the first listener, such as localhost:5000")
@@ -74,9 +75,11 @@ func (f serveFlags) apply(cfg *config.Config) error {
 	return cfg.Validate()
 }
 
-// serve runs the node until ctx ends.
-func serve(ctx context.Context, cfg *config.Config) error {
-	log := newLogger(cfg.Log)
+// serve runs the node until ctx ends. If now is nil, time.Now is the clock.
+func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, now func() time.Time) error {
+	if now == nil {
+		now = time.Now
+	}
 	for _, w := range cfg.Warnings {
 		log.Warn(w)
 	}
@@ -85,7 +88,7 @@ func serve(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	defer closeAll(listening)
-	n, err := newNode(cfg, log)
+	n, err := newNode(cfg, log, now)
 	if err != nil {
 		return err
 	}
@@ -96,14 +99,14 @@ func serve(ctx context.Context, cfg *config.Config) error {
 	return err
 }
 
-func newLogger(l config.Log) *slog.Logger {
+func newLogger(l config.Log, to io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: map[config.Level]slog.Level{
 		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 	}[l.Level]}
 	if l.Format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+		return slog.New(slog.NewJSONHandler(to, o))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
+	return slog.New(slog.NewTextHandler(to, o))
 }
 
 // node is everything that serves: what lives as long as the process, and the
@@ -111,6 +114,7 @@ func newLogger(l config.Log) *slog.Logger {
 type node struct {
 	cfg      *config.Config
 	log      *slog.Logger
+	now      func() time.Time
 	registry *prometheus.Registry
 	cache    *cache.Cache
 	key      auth.Key
@@ -120,20 +124,20 @@ type node struct {
 	desk     *desk
 }
 
-func newNode(cfg *config.Config, log *slog.Logger) (*node, error) {
-	n := &node{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
+func newNode(cfg *config.Config, log *slog.Logger, now func() time.Time) (*node, error) {
+	n := &node{cfg: cfg, log: log, now: now, registry: prometheus.NewRegistry()}
 	n.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector(),
 	)
-	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: n.registry, MaxSeries: cfg.Metrics.MaxSeries})
+	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: n.registry, MaxSeries: cfg.Metrics.MaxSeries, Now: now})
 	n.upstream = upstream.NewMetrics(n.registry)
 	var err error
 	if n.auth, err = auth.NewMetrics(n.registry); err != nil {
 		return nil, err
 	}
-	if n.cache, err = openCache(cfg.Cache, log); err != nil {
+	if n.cache, err = openCache(cfg.Cache, log, now); err != nil {
 		return nil, err
 	}
 	if n.key, err = auth.LoadKey(filepath.Join(cfg.Cache.Directory, "key")); err == nil {
@@ -146,7 +150,7 @@ func newNode(cfg *config.Config, log *slog.Logger) (*node, error) {
 	return n, nil
 }
 
-func openCache(c config.Cache, log *slog.Logger) (*cache.Cache, error) {
+func openCache(c config.Cache, log *slog.Logger, now func() time.Time) (*cache.Cache, error) {
 	if err := os.MkdirAll(c.Directory, 0o700); err != nil {
 		return nil, fmt.Errorf("making the cache folder: %w: name another one with --cache or cache.directory", err)
 	}
@@ -159,7 +163,7 @@ func openCache(c config.Cache, log *slog.Logger) (*cache.Cache, error) {
 		Dir:     c.Directory,
 		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
 		TagTTL: orNever(c.TagTTL), AccessTTL: orNever(c.AccessTTL), Grace: orNever(c.Grace),
-		Log: log,
+		Now: now, Log: log,
 	})
 }
 
@@ -180,6 +184,7 @@ func (n *node) run(ctx context.Context, listening []listening) error {
 		g.Go(func() error { return serveOn(ctx, server, l) })
 	}
 	for _, l := range n.listenAdmin() {
+		n.log.Info("showing metrics", "address", l.Addr().String())
 		g.Go(func() error { return serveOn(ctx, n.adminServer(), l) })
 	}
 	for _, l := range listening {

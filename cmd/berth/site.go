@@ -30,11 +30,11 @@ func (n *node) newSite(cfg *config.Config, spec *spec, credentials *auth.Credent
 		Name: spec.name, Origin: spec.origin, Type: spec.kind,
 		AllowPrivate: spec.allowPrivate, Named: spec.named,
 		CAs: cas, Connections: cfg.Upstream.Connections,
-		UserAgent: "berth/" + version(), Logger: n.log, Metrics: n.upstream,
+		UserAgent: "berth/" + version(), Logger: n.log, Metrics: n.upstream, Now: n.now,
 		Authority: func(t http.RoundTripper) (upstream.Authority, error) {
 			return auth.NewAuthority(auth.AuthorityOptions{
 				Origin: spec.origin, Registry: spec.name, Type: spec.kind, TokenEndpoints: spec.tokenEndpoints,
-				Transport: t, UserAgent: "berth/" + version(), Metrics: n.auth, Logger: n.log,
+				Transport: t, UserAgent: "berth/" + version(), Metrics: n.auth, Logger: n.log, Now: n.now,
 			})
 		},
 	}
