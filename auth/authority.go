@@ -203,6 +203,7 @@ func (a *Authority) token(ctx context.Context, c Challenge, cred *Credential, re
 	key := newTokenKey(c, cred, repo)
 	old, ok := a.tokens.Get(key)
 	if ok && a.now().Before(old.renew) {
+		old.kept.Store(true)
 		return old, nil
 	}
 	t, err := a.fetching.do(ctx, key, func(ctx context.Context) (bearerToken, error) {
@@ -264,7 +265,7 @@ func (a *Authority) failed(err error, c Challenge, cred *Credential) {
 // Rejected says that the registry answered 401 to req, which Authorize had
 // prepared for cred and repo. The token is forgotten. It returns whether
 // authorising and sending once more can help: not after a token that was granted
-// a moment ago, and not after Basic credentials, which then cool down.
+// a moment ago for this very request, and not after Basic credentials, which then cool down.
 func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (again bool) {
 	a.probe.suspect()
 	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
@@ -280,8 +281,8 @@ func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (
 	return false
 }
 
-// justNow is how old a token may be for a rejection to mean "no access" rather
-// than "no longer".
+// justNow is how old a token that was never used before may be for a rejection
+// to mean "no access" rather than "no longer".
 const justNow = 2 * time.Second
 
 func (a *Authority) dropToken(used Secret, cred *Credential, repo string) (again bool) {
@@ -295,7 +296,7 @@ func (a *Authority) dropToken(used Secret, cred *Credential, repo string) (again
 		return true // somebody else has dropped or replaced it
 	}
 	a.tokens.Remove(key)
-	return a.now().Sub(t.granted) >= justNow
+	return t.kept.Load() || a.now().Sub(t.granted) >= justNow
 }
 
 // Refused says that the registry answered something that Classify calls

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -28,6 +29,9 @@ type bearerToken struct {
 	text           Secret
 	granted        time.Time
 	renew, expires time.Time
+	// kept says that it was handed out again after its first use; all copies
+	// of the token share it.
+	kept *atomic.Bool
 }
 
 // exchange gets tokens from token endpoints. It does by itself what
@@ -166,7 +170,7 @@ func newBearerToken(text string, seconds int, now time.Time) bearerToken {
 		life = time.Duration(min(int64(seconds), int64(maxLife/time.Second))) * time.Second
 	}
 	early := min(max(life/10, 10*time.Second), life/2)
-	return bearerToken{text: NewSecret(text), granted: now, renew: now.Add(life - early), expires: now.Add(life)}
+	return bearerToken{text: NewSecret(text), granted: now, renew: now.Add(life - early), expires: now.Add(life), kept: new(atomic.Bool)}
 }
 
 // refusal says what it means that a token endpoint granted nothing.
