@@ -35,6 +35,11 @@ type Options struct {
 	HotBytes int64
 	// ParkAfter is how long a fill goes on without a reader. If 0, 30 s.
 	ParkAfter time.Duration
+	// Parallel is how many connections one large fill may use. If 0, 4.
+	Parallel int
+	// Connections is how many all fills together may use, but that each fill has
+	// its first one. If 0, 16.
+	Connections int
 	// Now is the clock of proofs and tags. If nil, time.Now.
 	Now func() time.Time
 	// Log gets what an operator should know. If nil, nothing is logged.
@@ -60,6 +65,8 @@ type Cache struct {
 	mu      sync.Mutex
 	fills   map[fillKey]*fill
 	suspect map[fillKey]*suspicion
+	firsts  int // fills with a worker
+	extras  int // workers besides
 	// diskBad is until when requests go past the disk after a write failed.
 	diskBad time.Time
 
@@ -78,6 +85,12 @@ func New(o Options) (*Cache, error) {
 	}
 	if o.HotBytes == 0 {
 		o.HotBytes = 16 << 20
+	}
+	if o.Parallel == 0 {
+		o.Parallel = 4
+	}
+	if o.Connections == 0 {
+		o.Connections = 16
 	}
 	if o.ParkAfter == 0 {
 		o.ParkAfter = 30 * time.Second

@@ -52,6 +52,11 @@ type fill struct {
 	// reader left (a docker pull comes back for the rest after seconds).
 	whole   bool
 	running bool
+	// Workers besides the first: how many run, and where they may be hired.
+	extras  int
+	single  bool            // the registry ignores ranges
+	hiring  context.Context // nil: nowhere
+	workers sync.WaitGroup
 	// over: finished or failed, and no longer in the table: look elsewhere.
 	over      bool
 	idleSince time.Time // when the last reader left

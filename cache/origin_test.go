@@ -253,8 +253,8 @@ func (a *asView) List(context.Context, oci.ListRequest) (*oci.Page, error) {
 	return &oci.Page{}, err
 }
 
-// countedBody counts what is read, complains about a body that nobody closes,
-// and behaves like upstream's: a short body is an error.
+// countedBody counts what is read, and behaves like upstream's: a short body is
+// an error.
 type countedBody struct {
 	o    *origin
 	ctx  context.Context
@@ -280,7 +280,12 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (b *countedBody) Close() error { return nil }
+func (b *countedBody) Close() error {
+	if c, ok := b.r.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
 
 // gated lets a body go on only as far as it was let.
 type gated struct {

@@ -137,6 +137,7 @@ func (rd *reader) setWaiting(w bool) {
 	rd.fill.mu.Unlock()
 	if w {
 		rd.fill.wake()
+		rd.fill.hurry(rd)
 	}
 }
 

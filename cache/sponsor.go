@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"io"
+	"sync"
 
 	"berth/oci"
 )
@@ -13,8 +14,8 @@ type sponsorKey struct {
 	repo string
 }
 
-// sponsor is a view that a fill may go upstream as. It belongs to its fill and
-// is guarded by the fill's mutex.
+// sponsor is a view that a fill may go upstream as. It belongs to its fill, and
+// the first group of fields is guarded by the fill's mutex.
 type sponsor struct {
 	key    sponsorKey
 	source *source
@@ -22,13 +23,15 @@ type sponsor struct {
 	// struck is closed when the registry refused this sponsor; err says why.
 	struck chan struct{}
 	err    error
-	// again reopens the blob where this sponsor was last sent to.
-	again func(context.Context, oci.Range) (*oci.Content, error)
 	// proven: its access was shown once, by facts or by its own request. Until
 	// then the request under way decides for all its readers.
 	proven bool
 	// readers that came with this sponsor and are still there.
 	readers int
+
+	mu sync.Mutex
+	// again reopens the blob where this sponsor was last sent to.
+	again func(context.Context, oci.Range) (*oci.Content, error)
 }
 
 func newSponsor(s *source, view oci.View, o oci.Object) *sponsor {
@@ -40,14 +43,14 @@ func (sp *sponsor) live() bool { return sp.err == nil }
 // open asks for r as the sponsor, by the shortest way that is left. What the
 // registry's answer proves or denies is recorded before open returns.
 func (sp *sponsor) open(ctx context.Context, r oci.Range) (*oci.Content, error) {
-	if again := sp.again; again != nil {
+	if again := sp.way(); again != nil {
 		content, err := again(ctx, r)
 		if err == nil {
 			return content, nil
 		}
 		// The target is worn out (its signature has a time limit) or in trouble:
 		// the registry may name another one.
-		sp.again = nil
+		sp.setWay(nil)
 	}
 	content, err := sp.source.u.As.Open(ctx, sp.object, r)
 	if err != nil {
@@ -58,8 +61,20 @@ func (sp *sponsor) open(ctx context.Context, r oci.Range) (*oci.Content, error) 
 		closeBody(content.Body)
 		return nil, err
 	}
-	sp.again = content.Again
+	sp.setWay(content.Again)
 	return content, nil
+}
+
+func (sp *sponsor) way() func(context.Context, oci.Range) (*oci.Content, error) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	return sp.again
+}
+
+func (sp *sponsor) setWay(again func(context.Context, oci.Range) (*oci.Content, error)) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.again = again
 }
 
 // stat asks for the size alone.

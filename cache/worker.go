@@ -32,9 +32,13 @@ func (f *fill) run() {
 		f.c.suspectBytes(f.key)
 		err = f.fetch(ctx)
 	}
+	for errors.Is(err, errParked) {
+		if f.park() {
+			return
+		}
+		err = f.fetch(ctx) // somebody came meanwhile
+	}
 	switch {
-	case errors.Is(err, errParked):
-		return
 	case errors.Is(err, store.ErrMismatch):
 		f.c.suspectBytes(f.key)
 		err = corrupt(f.key.digest, err)
@@ -66,7 +70,7 @@ func (f *fill) startOver() bool {
 	f.blocks.Discard()
 	f.blocks = nil
 	for _, sp := range f.sponsors {
-		sp.again = nil // the copy behind it is the bad one
+		sp.setWay(nil) // the copy behind it is the bad one
 	}
 	return true
 }
@@ -265,32 +269,38 @@ func (f *fill) pick(last *sponsor) (*sponsor, error) {
 func (f *fill) strike(sp *sponsor, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	sp.err = err
-	close(sp.struck)
+	if sp.err == nil { // two workers may be refused at once
+		sp.err = err
+		close(sp.struck)
+	}
 }
 
 // download fetches run after run until every byte is there. Trouble on the way
 // is tried again from where it stopped, as long as there is progress.
 func (f *fill) download(ctx context.Context, content *oci.Content, sp *sponsor) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer f.dismiss()
+	defer cancel()
+	f.employ(ctx)
 	wait := newBackoff()
-	if content != nil && content.Body == nil {
-		content = nil // only the size was asked
+	var run *store.Run
+	if content != nil && content.Body != nil { // else only the size was asked
+		run = f.blocks.Claim(content.Offset, content.End())
 	}
 	for {
-		var err error
 		before := f.blocks.Have()
-		if content == nil {
-			var start, end int64
-			start, end, err = f.next(ctx)
-			if err != nil || start == end {
+		var err error
+		if run == nil {
+			if run, err = f.next(ctx); run == nil {
 				return err
 			}
-			content, sp, err = f.ask(ctx, sp, start, end)
+			content, sp, err = f.ask(ctx, sp, run)
 		}
 		if err == nil {
-			err = f.stream(content)
-			content = nil
+			err = f.stream(content, run)
 		}
+		run.Release()
+		run = nil
 		if f.blocks.Have() > before {
 			wait = newBackoff()
 		}
@@ -335,13 +345,13 @@ func (f *fill) again(ctx context.Context, sp *sponsor, err error, wait retry.Bac
 	}
 }
 
-// ask opens [start, end) upstream as one of the sponsors.
-func (f *fill) ask(ctx context.Context, last *sponsor, start, end int64) (*oci.Content, *sponsor, error) {
+// ask opens run upstream as one of the sponsors.
+func (f *fill) ask(ctx context.Context, last *sponsor, run *store.Run) (*oci.Content, *sponsor, error) {
 	sp, err := f.pick(last)
 	if err != nil {
 		return nil, nil, err
 	}
-	content, err := sp.open(ctx, oci.Range{Start: start, Length: end - start})
+	content, err := sp.open(ctx, oci.Range{Start: run.Pos(), Length: run.End() - run.Pos()})
 	if err != nil {
 		return nil, sp, err
 	}
@@ -361,25 +371,29 @@ const copyBuffer = 256 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
 
-// stream writes one upstream answer into the blocks, from wherever the answer
-// begins: a registry that ignores ranges sends everything.
-func (f *fill) stream(content *oci.Content) error {
+// stream writes one upstream answer into the blocks. A registry that ignores
+// ranges sends everything: then there is one stream, from the start.
+func (f *fill) stream(content *oci.Content, run *store.Run) error {
 	defer closeBody(content.Body)
-	end := int64(-1)
-	if content.Length >= 0 {
-		end = content.Offset + content.Length
+	if content.Offset != run.Pos() {
+		f.oneStream()
+		run = f.blocks.Claim(content.Offset, content.End())
+		defer run.Release()
 	}
-	run := f.blocks.Claim(content.Offset, end)
-	defer run.Release()
 	buf, _ := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
+	pace := newPace()
 	for !run.Done() {
 		n, err := content.Body.Read(*buf)
+		pace.read(n)
 		if werr := f.write(run, (*buf)[:n]); werr != nil {
 			return werr
 		}
+		if pace.slow() {
+			f.hire()
+		}
 		switch {
-		case err == io.EOF && end < 0:
+		case err == io.EOF && run.End() < 0:
 			f.blocks.End()
 			return nil
 		case err == io.EOF && !run.Done():
@@ -400,20 +414,25 @@ func (f *fill) write(run *store.Run, p []byte) error {
 	return &diskError{err}
 }
 
-// next waits for the next run of bytes that somebody wants. start == end: all
-// bytes are there.
-func (f *fill) next(ctx context.Context) (start, end int64, err error) {
+// next waits for the next run of bytes that somebody wants, and claims it. No
+// run and no error: all bytes are there.
+func (f *fill) next(ctx context.Context) (*store.Run, error) {
 	for {
 		idle := f.idle()
-		if idle >= f.c.o.ParkAfter && f.park() {
-			return 0, 0, errParked
+		if idle >= f.c.o.ParkAfter {
+			return nil, errParked
 		}
-		start, end, want := f.demand()
-		if want || f.blocks.Have() == f.blocks.Size() {
-			return start, end, f.blocks.Err()
+		if err := f.blocks.Err(); err != nil {
+			return nil, err
+		}
+		if run, ok := f.demand(); ok {
+			return run, nil
+		}
+		if f.blocks.Have() == f.blocks.Size() {
+			return nil, nil
 		}
 		if err := f.pause(ctx, f.c.o.ParkAfter-idle); err != nil {
-			return 0, 0, err
+			return nil, err
 		}
 	}
 }

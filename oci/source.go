@@ -140,6 +140,14 @@ type Content struct {
 	Again func(ctx context.Context, r Range) (*Content, error)
 }
 
+// End is where in the object Body ends, -1 when the registry did not say.
+func (c *Content) End() int64 {
+	if c.Length < 0 {
+		return -1
+	}
+	return c.Offset + c.Length
+}
+
 // Piecer is implemented by bodies whose bytes lie in a file, so that they can
 // be sent without copying.
 type Piecer interface {

@@ -42,7 +42,7 @@ type Blocks struct {
 	// filled is how many bytes of each block are there, from its start. Bytes
 	// below it never change: a reader may have them already.
 	filled   map[int64]int64
-	claimed  map[int64]bool
+	claimed  map[int64]*Run
 	have     int64 // sum of filled
 	verified bool
 	err      error // why this blob will never be whole
@@ -78,7 +78,7 @@ func (s *Store) NewBlocks(origin string, d oci.Digest, size int64) (*Blocks, err
 	return &Blocks{
 		store: s, origin: origin, digest: d, file: f, path: f.Name(),
 		size: size, reserved: max(size, 0),
-		filled: map[int64]int64{}, claimed: map[int64]bool{}, waiters: map[*waiter]struct{}{},
+		filled: map[int64]int64{}, claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
 	}, nil
 }
 
@@ -234,12 +234,17 @@ func (b *Blocks) Fail(err error) {
 	b.wakeReady()
 }
 
-// Missing gives the first run of absent, unclaimed bytes in [from, to), at most
-// limit long. ok is false when there is none. to < 0: the end of the blob.
-func (b *Blocks) Missing(from, to, limit int64) (start, end int64, ok bool) {
+// Take claims the first run of absent, unclaimed bytes in [from, to), at most
+// limit long but for the rest of a block; ok is false when there is none. to < 0:
+// the end of the blob. Release must follow.
+func (b *Blocks) Take(from, to, limit int64) (r *Run, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.missing(from, to, limit)
+	start, end, ok := b.missing(from, to, limit)
+	if !ok {
+		return nil, false
+	}
+	return b.claim(start, end), true
 }
 
 func (b *Blocks) missing(from, to, limit int64) (start, end int64, ok bool) {
@@ -265,7 +270,7 @@ func (b *Blocks) blockEnd(block int64) int64 { return min((block+1)*BlockSize, b
 
 // absent says whether block needs fetching and nobody does it. Caller holds mu.
 func (b *Blocks) absent(block int64) bool {
-	return !b.claimed[block] && block*BlockSize+b.filled[block] < b.blockEnd(block)
+	return b.claimed[block] == nil && block*BlockSize+b.filled[block] < b.blockEnd(block)
 }
 
 // Run is a claim on a part of the blob. It is an io.Writer for the bytes from
@@ -282,13 +287,19 @@ type Run struct {
 func (b *Blocks) Claim(start, end int64) *Run {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.claim(start, end)
+}
+
+func (b *Blocks) claim(start, end int64) *Run {
 	to := end
 	if to < 0 {
 		to = max(b.size, start+1)
 	}
 	r := &Run{b: b, pos: start, end: end, firstClaim: start / BlockSize, lastClaim: (to - 1) / BlockSize}
 	for i := r.firstClaim; i <= r.lastClaim; i++ {
-		b.claimed[i] = true
+		if b.claimed[i] == nil { // a stream that ignores ranges passes through others' runs
+			b.claimed[i] = r
+		}
 	}
 	return r
 }
@@ -298,12 +309,17 @@ func (r *Run) Release() {
 	r.b.mu.Lock()
 	defer r.b.mu.Unlock()
 	for i := r.firstClaim; i <= r.lastClaim; i++ {
-		delete(r.b.claimed, i)
+		if r.b.claimed[i] == r {
+			delete(r.b.claimed, i)
+		}
 	}
 }
 
 // Pos is where the next byte goes.
 func (r *Run) Pos() int64 { return r.pos }
+
+// End is where the run ends, -1 for wherever the stream does.
+func (r *Run) End() int64 { return r.end }
 
 // Done says whether the run is full.
 func (r *Run) Done() bool { return r.end >= 0 && r.pos >= r.end }
@@ -357,10 +373,13 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.filled[block] = inBlock + int64(n)
-	b.have += int64(n)
 	r.pos += int64(n)
-	b.wakeReady()
+	// Another run may have come as far meanwhile.
+	if to := inBlock + int64(n); to > b.filled[block] {
+		b.have += to - b.filled[block]
+		b.filled[block] = to
+		b.wakeReady()
+	}
 	return n, nil
 }
 

@@ -1,0 +1,184 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"berth/cache/store"
+)
+
+// largeFill is the size from which a blob may have more than one worker.
+const largeFill = 32 << 20
+
+// employ lets workers be hired while ctx lasts.
+func (f *fill) employ(ctx context.Context) {
+	f.c.workerStarts()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hiring = ctx
+}
+
+// dismiss ends hiring and waits for those who work. Their ctx has ended.
+func (f *fill) dismiss() {
+	f.mu.Lock()
+	f.hiring = nil
+	f.mu.Unlock()
+	f.workers.Wait()
+	f.c.workerEnds()
+}
+
+// oneStream is for a registry that ignores ranges: more workers would each get
+// everything.
+func (f *fill) oneStream() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.single = true
+}
+
+// hire starts another worker, if the fill is worth it and connections are left
+// that no other fill needs for its first.
+func (f *fill) hire() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.blocks.Size() >= largeFill {
+		f.hireLocked()
+	}
+}
+
+func (f *fill) hireLocked() {
+	ctx := f.hiring
+	if ctx == nil || ctx.Err() != nil || f.single || f.extras >= f.c.o.Parallel-1 || !f.c.extraStarts() {
+		return
+	}
+	f.extras++
+	f.workers.Go(func() {
+		f.extra(ctx)
+		f.c.extraEnds()
+		f.mu.Lock()
+		f.extras--
+		f.mu.Unlock()
+		f.wake() // the first worker may have waited for what this one had claimed
+	})
+}
+
+// hurry starts a worker for a reader that waits for what nobody fetches: it
+// stands far from where the others are.
+func (f *fill) hurry(rd *reader) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hiring == nil || f.blocks == nil {
+		return
+	}
+	if run, ok := rd.stuck(f.blocks, f.runLimit()); ok {
+		run.Release() // the worker takes it: the most urgent is its first
+		f.hireLocked()
+	}
+}
+
+// extra works as long as there is something to do and no other fill lacks a
+// connection. Its trouble is nobody's: what it leaves, the first worker takes.
+func (f *fill) extra(ctx context.Context) {
+	var sp *sponsor
+	for ctx.Err() == nil && f.c.extraMayStay() {
+		run, ok := f.demand()
+		if !ok {
+			return
+		}
+		err := f.extraRun(ctx, &sp, run)
+		run.Release()
+		if err != nil {
+			if sp != nil && strikes(err) {
+				f.strike(sp, err)
+			}
+			if errors.Is(err, store.ErrMismatch) {
+				f.blocks.Fail(corrupt(f.key.digest, err))
+			}
+			return
+		}
+	}
+}
+
+func (f *fill) extraRun(ctx context.Context, sp **sponsor, run *store.Run) error {
+	content, asked, err := f.ask(ctx, *sp, run)
+	*sp = asked
+	if err != nil {
+		return err
+	}
+	return f.stream(content, run)
+}
+
+// The count of connections, so that every fill's first one goes before another's
+// extra ones.
+
+func (c *Cache) workerStarts() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.firsts++
+}
+
+func (c *Cache) workerEnds() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.firsts--
+}
+
+func (c *Cache) extraStarts() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.firsts+c.extras >= c.o.Connections {
+		return false
+	}
+	c.extras++
+	return true
+}
+
+func (c *Cache) extraMayStay() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.firsts+c.extras <= c.o.Connections
+}
+
+func (c *Cache) extraEnds() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.extras--
+}
+
+// pace tells whether a worker's connection is what holds the fill up: it waits
+// for the network most of the time. A fast connection keeps the worker busy
+// with writing, and a second one would gain nothing.
+type pace struct {
+	since, last time.Time
+	waited      time.Duration
+	got         int64
+}
+
+const (
+	paceBytes = 1 << 20 // how much is looked at before judging
+	paceTime  = 50 * time.Millisecond
+)
+
+func newPace() *pace {
+	now := time.Now()
+	return &pace{since: now, last: now}
+}
+
+// read notes that n bytes came, after waiting since the last call of slow.
+func (p *pace) read(n int) {
+	p.waited += time.Since(p.last)
+	p.got += int64(n)
+}
+
+// slow judges, once enough was seen, and starts anew.
+func (p *pace) slow() bool {
+	now := time.Now()
+	p.last = now
+	total := now.Sub(p.since)
+	if p.got < paceBytes && total < paceTime {
+		return false
+	}
+	waiting := p.waited > total/2
+	*p = pace{since: now, last: now}
+	return waiting
+}

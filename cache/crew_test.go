@@ -1,0 +1,153 @@
+package cache_test
+
+import (
+	"bytes"
+	"io"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"berth/cache"
+	"berth/oci"
+)
+
+// slowly is a connection that brings so many bytes a second, in fake time, and
+// counts how many there are at once.
+type slowly struct {
+	perSecond int64
+
+	mu      sync.Mutex
+	at, max int
+}
+
+func (s *slowly) body(_ call, b []byte) io.Reader {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at++
+	s.max = max(s.max, s.at)
+	return &slowReader{s: s, r: bytes.NewReader(b)}
+}
+
+type slowReader struct {
+	s *slowly
+	r io.Reader
+}
+
+func (r *slowReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	time.Sleep(time.Duration(int64(n) * int64(time.Second) / r.s.perSecond))
+	return n, err
+}
+
+func (r *slowReader) Close() error {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.at--
+	return nil
+}
+
+// coldIn is how long, in fake time, n clients take for a cold blob, and what
+// they cost upstream.
+func coldIn(t *testing.T, o cache.Options, size int, perSecond int64, n int) (took time.Duration, copies float64, connections int) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+		o.Dir = t.TempDir()
+		c, err := cache.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.cache = c
+		link := &slowly{perSecond: perSecond}
+		h.body = link.body
+		obj := h.addBlob("acme/app", random(1, size))
+		begun := time.Now()
+		wantAll(t, readers(t, h.source("acme", "a"), obj, n)())
+		took = time.Since(begun)
+		copies = float64(h.bytesSent()) / float64(size)
+		connections = link.max
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return took, copies, connections
+}
+
+// A large blob over slow connections takes several of them, and one copy.
+func TestSeveralWorkers(t *testing.T) {
+	for name, c := range map[string]struct {
+		size, clients int
+		perSecond     int64
+		atMost        float64 // of what one connection takes
+	}{
+		"one client":     {128 * mib, 1, 16e6, 0.35},
+		"twenty clients": {64 * mib, 20, 60e6, 0.6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			took, copies, connections := coldIn(t, cache.Options{}, c.size, c.perSecond, c.clients)
+			direct := time.Duration(int64(c.size) * int64(time.Second) / c.perSecond)
+			t.Logf("%v, direct %v (%.2f), %d connections, %.3f copies", took, direct, float64(took)/float64(direct), connections, copies)
+			if float64(took) > c.atMost*float64(direct) {
+				t.Errorf("it took %.2f of the direct time, want at most %.2f", float64(took)/float64(direct), c.atMost)
+			}
+			if copies != 1 {
+				t.Errorf("%v copies from upstream", copies)
+			}
+			if connections > 4 {
+				t.Errorf("%d connections", connections)
+			}
+		})
+	}
+}
+
+// One worker where only one connection is allowed, or the blob is not large.
+func TestOneWorker(t *testing.T) {
+	for name, c := range map[string]struct {
+		o    cache.Options
+		size int
+	}{
+		"parallel: 1": {cache.Options{Parallel: 1}, 40 * mib},
+		"a small one": {cache.Options{}, 31 * mib},
+		"no more":     {cache.Options{Connections: 1}, 40 * mib},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, copies, connections := coldIn(t, c.o, c.size, 16e6, 2); connections != 1 || copies != 1 {
+				t.Errorf("%d connections, %v copies", connections, copies)
+			}
+		})
+	}
+}
+
+// A reader that waits far ahead does not wait for the run that is under way.
+func TestFarReaderIsHurried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+		c, err := cache.New(cache.Options{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.cache = c
+		h.body = (&slowly{perSecond: 16e6}).body
+		data := random(2, 128*mib)
+		obj := h.addBlob("acme/app", data)
+		s := h.source("acme", "a")
+		whole, err := s.Open(t.Context(), obj, oci.Range{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		got, err := get(t.Context(), s, obj, oci.Range{Start: -1000})
+		if err != nil || !bytes.Equal(got, data[len(data)-1000:]) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+		if h.bytesSent() > int64(len(data)/20) {
+			t.Errorf("the end came after %d of %d bytes (%v)", h.bytesSent(), len(data), time.Since(begun))
+		}
+		if err := whole.Body.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
