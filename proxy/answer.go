@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,14 +82,11 @@ func (x *exchange) sendError(e *oci.Error) {
 	if after := retryAfter(status, e.RetryAfter); after != "" {
 		header.Set("Retry-After", after)
 	}
-	body, err := json.Marshal(errorBody{[1]errorEntry{{
+	body := errorDocument(errorEntry{
 		Code:    x.code(e),
 		Message: oci.OneLine(e.Message, maxMessage) + " [" + x.id + "]",
 		Detail:  oci.OneLine(e.Detail, maxDetail),
-	}}})
-	if err != nil {
-		body = []byte(`{"errors":[]}`) // strings cannot fail to marshal
-	}
+	})
 	header.Set("Content-Type", jsonType)
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	x.w.WriteHeader(status)
@@ -97,6 +95,17 @@ func (x *exchange) sendError(e *oci.Error) {
 	}
 	x.w.finish() //nolint:errcheck // likewise
 	x.w.sent = 0
+}
+
+// errorDocument leaves < and > as they are: people read it with curl.
+func errorDocument(e errorEntry) []byte {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(errorBody{[1]errorEntry{e}}); err != nil {
+		return []byte(`{"errors":[]}`) // strings cannot fail to be encoded
+	}
+	return b.Bytes()
 }
 
 // status is e's, within bounds: 401 belongs to identify alone, or a client

@@ -112,7 +112,7 @@ func (b *body) settle() error {
 }
 
 // piece is at most limit bytes for the kernel, from where the next read begins.
-func (b *body) piece(limit int64) (io.Reader, error) {
+func (b *body) piece(limit int64) (*io.LimitedReader, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.settle(); err != nil {
@@ -122,10 +122,16 @@ func (b *body) piece(limit int64) (io.Reader, error) {
 	if errors.Is(err, io.EOF) && b.pos < b.end {
 		err = io.ErrUnexpectedEOF
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		b.keep(err)
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			b.keep(err)
+		}
+		return nil, err
 	}
-	return r, err
+	if limited, ok := r.(*io.LimitedReader); ok {
+		return limited, nil
+	}
+	return &io.LimitedReader{R: r, N: limit}, nil
 }
 
 // moved says how much of a piece was read.

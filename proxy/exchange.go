@@ -50,6 +50,11 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request, cancel context.C
 	x.w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	x.w.Header().Set("X-Content-Type-Options", "nosniff")
 	x.w.Header().Set("X-Request-Id", x.id)
+	if r.ContentLength != 0 {
+		// No pull has a body. net/http would wait for it before it answers, unless
+		// the connection ends with the answer.
+		x.w.Header().Set("Connection", "close")
+	}
 	return x
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strings"
 
 	"berth/oci"
 )
@@ -44,7 +45,8 @@ func (x *exchange) list(ctx context.Context, source oci.Source) error {
 // link leads to the next page by the path that the client took here, with the
 // registry named as before: it follows the link as it is (RFC 8288).
 func (x *exchange) link(next string) (string, error) {
-	query, err := url.ParseQuery(next)
+	// net/url takes no bare semicolon, which is legal.
+	query, err := url.ParseQuery(strings.ReplaceAll(next, ";", "%3B"))
 	if err != nil {
 		return "", fmt.Errorf("the registry's link to the next page: %w", err)
 	}

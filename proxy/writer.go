@@ -176,8 +176,9 @@ func (w *writer) sendPieces(b *body, limited *io.LimitedReader) (total int64, er
 		if err != nil {
 			return total, err
 		}
+		before := piece.N
 		n, err := w.sendPiece(piece)
-		b.moved(n)
+		b.moved(before - piece.N)
 		limited.N -= n
 		total += n
 		if err == nil && n == 0 {
@@ -196,7 +197,7 @@ func (w *writer) sendPieces(b *body, limited *io.LimitedReader) (total int64, er
 // sendPiece goes on after a deadline when the client took enough by then, since
 // a whole piece may need longer. That is safe where as much left as was read,
 // which is so with sendfile and not with a copy.
-func (w *writer) sendPiece(piece io.Reader) (total int64, err error) {
+func (w *writer) sendPiece(piece *io.LimitedReader) (total int64, err error) {
 	to, ok := w.under.(io.ReaderFrom)
 	if !ok {
 		return w.copy(piece)
@@ -206,27 +207,20 @@ func (w *writer) sendPiece(piece io.Reader) (total int64, err error) {
 	}
 	for {
 		w.renew()
-		before := remaining(piece)
+		before := piece.N
 		n, err := to.ReadFrom(piece)
 		total += n
 		w.sent += n
 		switch {
 		case err == nil:
 			return total, nil
-		case errors.Is(err, os.ErrDeadlineExceeded) && n >= leastProgress && before-remaining(piece) == n:
+		case errors.Is(err, os.ErrDeadlineExceeded) && n >= leastProgress && before-piece.N == n:
 			continue
 		case isGone(err):
 			err = w.left(err)
 		}
 		return total, err
 	}
-}
-
-func remaining(piece io.Reader) int64 {
-	if l, ok := piece.(*io.LimitedReader); ok {
-		return l.N
-	}
-	return -1
 }
 
 // isGone tells a failing connection from a failing disk: sendfile reports both.

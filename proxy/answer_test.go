@@ -1,0 +1,167 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+func TestClasses(t *testing.T) {
+	for _, c := range []struct {
+		fails   error
+		status  int
+		code    oci.Code
+		retry   string
+		counted string // reason; "" none
+	}{
+		{&oci.Error{Class: oci.Unauthorized}, 403, "DENIED", "", "unauthorized"},
+		{&oci.Error{Class: oci.Denied}, 403, "DENIED", "", "denied"},
+		{&oci.Error{Class: oci.NoCredential}, 403, "DENIED", "", "no_credential"},
+		{&oci.Error{Class: oci.NotFound}, 404, "MANIFEST_UNKNOWN", "", "not_found"},
+		{&oci.Error{Class: oci.NotFound, Code: oci.CodeNameUnknown}, 404, "NAME_UNKNOWN", "", "not_found"},
+		{&oci.Error{Class: oci.RateLimited}, 429, "TOOMANYREQUESTS", "60", "rate_limited"},
+		{&oci.Error{Class: oci.RateLimited, RetryAfter: 41*time.Minute + 1}, 429, "TOOMANYREQUESTS", "2461", "rate_limited"},
+		{&oci.Error{Class: oci.Unreachable}, 503, "UNKNOWN", "5", "unreachable"},
+		{&oci.Error{Class: oci.Unreachable, RetryAfter: time.Millisecond}, 503, "UNKNOWN", "1", "unreachable"},
+		{&oci.Error{Class: oci.Timeout}, 503, "UNKNOWN", "5", "timeout"},
+		{&oci.Error{Class: oci.UpstreamError}, 503, "UNKNOWN", "5", "upstream_error"},
+		{&oci.Error{Class: oci.Corrupt}, 503, "UNKNOWN", "5", "corrupt"},
+		{&oci.Error{Class: oci.Disk}, 503, "UNKNOWN", "5", "disk"},
+		{&oci.Error{Class: oci.Caller}, 403, "DENIED", "", "caller"},
+		{&oci.Error{Class: oci.Policy}, 403, "DENIED", "", "policy"},
+		{&oci.Error{Class: oci.WrongPlatform}, 503, "UNKNOWN", "5", ""}, // no error, says its status
+		{&oci.Error{Class: oci.ClientGone}, 503, "UNKNOWN", "5", "upstream_error"},
+		{errors.New("boom"), 503, "UNKNOWN", "5", "upstream_error"},
+		{context.Canceled, 503, "UNKNOWN", "5", "upstream_error"},
+		{context.DeadlineExceeded, 503, "UNKNOWN", "5", "timeout"},
+	} {
+		e, isError := errors.AsType[*oci.Error](c.fails)
+		message := ""
+		if isError {
+			e.Message, e.Detail = "organisation acme: what happened", "a detail"
+			message = e.Message
+		}
+		if isError && e.Class == oci.ClientGone {
+			message, e.Detail = "pull again", "" // nobody left: it is our own giving up
+		}
+		t.Run(fmt.Sprint(c.fails, c.retry, c.code), func(t *testing.T) {
+			s := newSite(t, func(o *Options) { o.Organisation = "acme" })
+			s.fake.fails["resolve"] = fmt.Errorf("opening it: %w", c.fails)
+			for range 2 {
+				a := s.get("/v2/nginx/manifests/1")
+				entry := a.refuses(t, c.status, c.code, message)
+				a.header(t, "Retry-After", c.retry).header(t, "Docker-Distribution-Api-Version", "registry/2.0")
+				if isError && entry.Detail != e.Detail {
+					t.Errorf("detail %q", entry.Detail)
+				}
+				h := s.head("/v2/nginx/manifests/1").wants(t, c.status).sends(t, nil).header(t, "Content-Type", "application/json").header(t, "Retry-After", c.retry)
+				if h.ContentLength <= 0 {
+					t.Errorf("HEAD with Content-Length %d", h.ContentLength)
+				}
+			}
+			if got := s.value("berth_pull_failures_total", "organisation", "acme", "registry", "docker.io", "reason", c.counted); c.counted != "" && got != 1 {
+				t.Errorf("%v failures counted as %s: one pull is one", got, c.counted)
+			}
+			if got := s.value("berth_requests_total", "organisation", "acme", "registry", "docker.io", "kind", "manifest", "result", "failed"); got != 4 {
+				t.Errorf("%v failed requests counted", got)
+			}
+		})
+	}
+}
+
+func TestRequestsThatAreNone(t *testing.T) {
+	s := newSite(t, nil)
+	for _, c := range []struct {
+		method, path string
+		status       int
+		code         oci.Code
+	}{
+		{"POST", "/v2/nginx/blobs/uploads/", 405, "UNSUPPORTED"},
+		{"PUT", "/v2/nginx/manifests/1", 405, "UNSUPPORTED"},
+		{"PATCH", "/v2/nginx/manifests/1", 405, "UNSUPPORTED"},
+		{"DELETE", "/v2/nginx/manifests/1", 405, "UNSUPPORTED"},
+		{"OPTIONS", "/v2/", 405, "UNSUPPORTED"},
+		{"BREW", "/v2/", 405, "UNSUPPORTED"},
+		{"GET", "/", 404, "UNSUPPORTED"},
+		{"POST", "/", 404, "UNSUPPORTED"},
+		{"GET", "/v1/search", 404, "UNSUPPORTED"},
+		{"GET", "/v2/_catalog", 404, "UNSUPPORTED"},
+		{"GET", "/v2/nginx/blobs/uploads/x", 404, "UNSUPPORTED"},
+		{"GET", "/v2/NGINX/manifests/1", 400, "NAME_INVALID"},
+		{"GET", "/v2/nginx/manifests/-", 400, "MANIFEST_INVALID"},
+		{"GET", "/v2/nginx/manifests/sha256:abc", 400, "DIGEST_INVALID"},
+		{"GET", "/v2/nginx/blobs/md5:d41d8cd98f00b204e9800998ecf8427e", 400, "DIGEST_INVALID"},
+		{"GET", "/v2/a%2Fb/manifests/1", 400, "NAME_INVALID"},
+		{"GET", "/v2/nginx/../evil/manifests/1", 400, "NAME_INVALID"},
+	} {
+		t.Run(c.method+c.path, func(t *testing.T) {
+			s.ask(c.method, c.path).refuses(t, c.status, c.code, " ")
+			if c.method == "GET" {
+				s.head(c.path).wants(t, c.status).sends(t, nil)
+			}
+		})
+	}
+	if got := s.value("berth_pull_failures_total"); got != 0 {
+		t.Errorf("%v failed pulls, where none was meant", got)
+	}
+	if got := s.value("berth_requests_total"); got != 0 {
+		t.Errorf("%v requests for content, where none was understood", got)
+	}
+}
+
+func TestUnroutableIsCountedWithoutRegistry(t *testing.T) {
+	s := newSite(t, func(o *Options) { o.Organisation = "acme" })
+	s.get("/v2/x.example/app/manifests/1").refuses(t, http.StatusNotFound, oci.CodeNameUnknown, `registry "x.example" is not configured on this node: add it under registries:`)
+	if got := s.value("berth_pull_failures_total", "organisation", "acme", "registry", "-", "reason", "not_found"); got != 1 {
+		t.Errorf("%v counted", got)
+	}
+	if got := s.value("berth_requests_total", "organisation", "acme", "registry", "-", "kind", "manifest", "result", "failed"); got != 1 {
+		t.Errorf("%v counted", got)
+	}
+}
+
+func TestSourcesMayRefuse(t *testing.T) {
+	s := newSite(t, func(o *Options) {
+		o.Sources = func(context.Context, auth.Caller, *Registry) (oci.Source, error) {
+			return nil, &oci.Error{Class: oci.NoCredential, Message: "organisation acme has no account nope"}
+		}
+	})
+	s.get("/v2/nginx/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, "organisation acme has no account nope")
+}
+
+func TestMessagesAreOneShortLine(t *testing.T) {
+	s := newSite(t, nil)
+	s.fake.fails["resolve"] = &oci.Error{Class: oci.Denied, Message: "a\r\nb\x00<" + strings.Repeat("x", 5000), Detail: "c\nd" + strings.Repeat("y", 5000)}
+	a := s.get("/v2/nginx/manifests/1")
+	entry := a.refuses(t, http.StatusForbidden, oci.CodeDenied, "a b <x")
+	if len(entry.Message) > maxMessage+8 || len(entry.Detail) > maxDetail || !strings.HasPrefix(entry.Detail, "c d") {
+		t.Errorf("%d and %d bytes", len(entry.Message), len(entry.Detail))
+	}
+	s.fake.fails["resolve"] = &oci.Error{Class: oci.Denied, Message: "m"}
+	if a := s.get("/v2/nginx/manifests/1"); bytes.Contains(a.body, []byte("detail")) || !json.Valid(a.body) {
+		t.Errorf("%s", a.body)
+	}
+}
+
+func TestIDs(t *testing.T) {
+	seen := map[string]bool{}
+	for range 1000 {
+		id := newID()
+		if len(id) != 5 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+			t.Fatalf("id %q", id)
+		}
+		seen[id] = true
+	}
+	if len(seen) < 990 {
+		t.Errorf("%d different ids of 1000", len(seen))
+	}
+}

@@ -1,0 +1,239 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"berth/auth"
+	"berth/oci"
+)
+
+// tokenSite has organisations acme and globex, and one whose file is bad.
+func tokenSite(t *testing.T, change func(*Options)) *site {
+	t.Helper()
+	callers, err := auth.NewCallers([]auth.Organisation{
+		{Name: "acme", Tokens: []auth.Token{{Name: "node", SHA256: auth.HashToken(auth.NewSecret("acme-canary-secret"))}}},
+		{Name: "globex", Tokens: []auth.Token{{Name: "node", SHA256: auth.HashToken(auth.NewSecret("globex-canary-secret"))}}},
+		{Name: "broken", Broken: true},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newSite(t, func(o *Options) {
+		o.Callers = callers
+		if change != nil {
+			change(o)
+		}
+	})
+}
+
+func basicHeader(user, password string) []string {
+	r := &http.Request{Header: http.Header{}}
+	r.SetBasicAuth(user, password)
+	return []string{"Authorization", r.Header.Get("Authorization")}
+}
+
+var everywhere = []string{
+	"/v2/", "/v2", "/ghcr.io/v2/", "/v2/nginx/manifests/1", "/v2/ghcr.io/acme/app/tags/list",
+	"/v2/nginx/blobs/" + string(oci.DigestOf(nil)), "/v2/x.example/app/manifests/1", "/v2/nginx/referrers/" + string(oci.DigestOf(nil)),
+}
+
+func TestUnprovenCallersGetOneChallengeAndNothingElse(t *testing.T) {
+	s := tokenSite(t, nil)
+	withManifest(s, manifestThing())
+	for name, headers := range map[string][]string{
+		"nothing":              nil,
+		"wrong token":          basicHeader("acme", "globex-canary-secret"),
+		"no token":             basicHeader("acme", ""),
+		"unknown organisation": basicHeader("initech", "acme-canary-secret"),
+		"no organisation":      basicHeader("", "acme-canary-secret"),
+		"nobody at all":        basicHeader("", ""),
+		"another scheme":       {"Authorization", "Bearer acme-canary-secret"},
+		"rubbish":              {"Authorization", "Basic %%%"},
+	} {
+		for _, path := range everywhere {
+			for _, method := range []string{http.MethodGet, http.MethodHead} {
+				a := s.ask(method, path, headers...)
+				if method == http.MethodHead {
+					a.wants(t, http.StatusUnauthorized).sends(t, nil)
+				} else {
+					a.refuses(t, http.StatusUnauthorized, oci.CodeUnauthorized, "")
+				}
+				if got := a.Header.Values("WWW-Authenticate"); len(got) != 1 || got[0] != `Basic realm="berth"` {
+					t.Errorf("%s: %s %s: challenges %q", name, method, path, got)
+				}
+			}
+		}
+	}
+	if len(s.routed) != 0 || len(s.fake.calls) != 0 {
+		t.Errorf("somebody unknown got as far as %v, %v", s.routed, s.fake.calls)
+	}
+}
+
+func TestProvenCallers(t *testing.T) {
+	s := tokenSite(t, nil)
+	th := manifestThing()
+	d := withManifest(s, th)
+	login := basicHeader("acme+ci", "acme-canary-secret")
+	s.get("/v2/", login...).wants(t, http.StatusOK).sends(t, []byte("{}"))
+	checkManifest(t, s.get("/v2/nginx/manifests/1", login...), d, th)
+	if want := (auth.Caller{Organisation: "acme", Account: "ci", TokenName: "node"}); len(s.callers) != 1 || s.callers[0] != want {
+		t.Errorf("the source was asked for %v", s.callers)
+	}
+	s.get("/v2/private.acme.com/app/manifests/1", login...).refuses(t, http.StatusNotFound, oci.CodeManifestUnknown, "app has no tag 1")
+	s.get("/v2/private.acme.com/app/manifests/1", basicHeader("globex", "globex-canary-secret")...).
+		refuses(t, http.StatusNotFound, oci.CodeNameUnknown, `registry "private.acme.com" is not configured`)
+	s.get("/v2/globex/ghcr.io/app/manifests/1", login...).refuses(t, http.StatusForbidden, oci.CodeDenied, "belongs to organisation globex")
+}
+
+func TestBrokenOrganisation(t *testing.T) {
+	s := tokenSite(t, nil)
+	a := s.get("/v2/nginx/manifests/1", basicHeader("broken", "x")...)
+	a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "organisation broken")
+	a.header(t, "Retry-After", "10").header(t, "WWW-Authenticate", "")
+}
+
+func TestPing(t *testing.T) {
+	s := newSite(t, func(o *Options) {
+		o.Sources = func(context.Context, auth.Caller, *Registry) (oci.Source, error) {
+			t.Error("a ping asked for a source")
+			return nil, errors.New("no")
+		}
+	})
+	for _, path := range []string{"/v2/", "/v2", "/ghcr.io/v2/", "/v2/?ns=docker.io"} {
+		a := s.get(path).wants(t, http.StatusOK).sends(t, []byte("{}"))
+		a.header(t, "Docker-Distribution-Api-Version", "registry/2.0").header(t, "Content-Type", "application/json").header(t, "Content-Length", "2")
+		s.head(path).wants(t, http.StatusOK).sends(t, nil)
+	}
+	s.get("/x.example/v2/").refuses(t, http.StatusNotFound, oci.CodeNameUnknown, `registry "x.example"`)
+	if got := s.value("berth_requests_total"); got != 0 {
+		t.Errorf("%v pings counted as requests for content", got)
+	}
+}
+
+func TestOpenListenerIgnoresAuthorization(t *testing.T) {
+	for _, organisation := range []string{"", "acme"} {
+		s := newSite(t, func(o *Options) { o.Organisation = organisation })
+		th := manifestThing()
+		d := withManifest(s, th)
+		for _, headers := range [][]string{nil, basicHeader("globex+ci", "x"), {"Authorization", "Bearer x"}} {
+			s.get("/v2/", headers...).wants(t, http.StatusOK)
+			a := s.get("/v2/nginx/manifests/1", headers...)
+			checkManifest(t, a, d, th)
+			a.header(t, "WWW-Authenticate", "")
+		}
+		for _, caller := range s.callers {
+			if caller != (auth.Caller{Organisation: organisation}) {
+				t.Errorf("an open listener of %q took somebody for %v", organisation, caller)
+			}
+		}
+	}
+}
+
+type callersFunc func(*http.Request) (auth.Caller, error)
+
+func (f callersFunc) Identify(r *http.Request) (auth.Caller, error) { return f(r) }
+
+func TestIdentifyFailsClosed(t *testing.T) {
+	for name, c := range map[string]struct {
+		identify callersFunc
+		status   int
+	}{
+		"an error of another kind": {func(*http.Request) (auth.Caller, error) { return auth.Caller{Organisation: "acme"}, errors.New("boom") }, 401},
+		"a cancelled look-up":      {func(*http.Request) (auth.Caller, error) { return auth.Caller{}, context.Canceled }, 401},
+		"another class": {func(*http.Request) (auth.Caller, error) {
+			return auth.Caller{}, &oci.Error{Class: oci.Disk, Message: "x"}
+		}, 401},
+		"nobody without an error": {func(*http.Request) (auth.Caller, error) { return auth.Caller{}, nil }, 401},
+		"refused": {func(*http.Request) (auth.Caller, error) {
+			return auth.Caller{}, &oci.Error{Class: oci.Caller, Status: 403, Message: "x"}
+		}, 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, func(o *Options) { o.Callers = c.identify })
+			s.get("/v2/nginx/manifests/1", "Authorization", "x").wants(t, c.status)
+			s.get("/v2/").wants(t, c.status)
+			if len(s.routed) != 0 {
+				t.Error("it got through")
+			}
+		})
+	}
+}
+
+// A 401 behind the door would make a client throw its good login away.
+func TestOnlyTheDoorAnswers401(t *testing.T) {
+	for name, login := range map[string][]string{"open": nil, "token": basicHeader("acme", "acme-canary-secret")} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, nil)
+			if login != nil {
+				s = tokenSite(t, nil)
+			}
+			withManifest(s, manifestThing())
+			for _, fails := range []error{
+				&oci.Error{Class: oci.Caller, Message: "account nope is not there"},
+				&oci.Error{Class: oci.Unauthorized, Status: 401, Code: oci.CodeDenied, Message: "account nope is not there"},
+				&oci.Error{Class: oci.Caller, Status: 401, Message: "account nope is not there"},
+			} {
+				s.fake.fails["resolve"] = fails
+				a := s.get("/v2/nginx/manifests/1", login...)
+				a.refuses(t, http.StatusForbidden, oci.CodeDenied, "account nope is not there")
+				a.header(t, "WWW-Authenticate", "")
+			}
+		})
+	}
+}
+
+func TestChallengesAreNoFailures(t *testing.T) {
+	s := tokenSite(t, nil)
+	s.get("/v2/nginx/manifests/1").wants(t, http.StatusUnauthorized)
+	s.get("/v2/").wants(t, http.StatusUnauthorized)
+	if got := s.value("berth_pull_failures_total"); got != 0 {
+		t.Errorf("%v failures for the first step of a pull", got)
+	}
+	if got := s.value("berth_challenges_total"); got != 2 {
+		t.Errorf("%v challenges", got)
+	}
+	s.get("/v2/", basicHeader("acme", "wrong")...).wants(t, http.StatusUnauthorized)
+	s.get("/v2/", basicHeader("acme", "wrong")...).wants(t, http.StatusUnauthorized)
+	s.get("/v2/nginx/manifests/1", basicHeader("acme", "wrong")...).wants(t, http.StatusUnauthorized)
+	if got := s.value("berth_pull_failures_total", "organisation", "-", "registry", "-", "reason", "caller"); got != 2 {
+		t.Errorf("%v failures for a refused login and a refused pull", got)
+	}
+	if got := s.value("berth_requests_total", "organisation", "-", "registry", "-", "kind", "manifest", "result", "failed"); got != 1 {
+		t.Errorf("%v requests", got)
+	}
+}
+
+func TestCanariesStayOutOfTheLog(t *testing.T) {
+	s := tokenSite(t, nil)
+	withManifest(s, manifestThing())
+	s.fake.fails["list"] = &oci.Error{Class: oci.Unreachable, Message: "down", Err: errors.New(`Get "https://bucket.example/x?X-Sig=canary-signature": dial tcp: refused; also https://u.example/?canary=1 and more`)}
+	for _, login := range [][]string{basicHeader("acme", "acme-canary-secret"), basicHeader("acme", "canary-wrong"), {"Authorization", "Bearer canary"}, nil} {
+		for _, path := range []string{
+			"/v2/", "/v2/nginx/manifests/1?canary=1", "/v2/nginx/tags/list?last=canary", "/v2/NGINX/manifests/1?token=canary",
+			"/elsewhere?canary", "/v2/nginx/manifests/1?ns=x.example&canary=1",
+		} {
+			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+				s.ask(method, path, append([]string{"Cookie", "canary=1", "X-Canary", "canary", "User-Agent", "canary/1", "Referer", "http://canary"}, login...)...)
+			}
+		}
+	}
+	s.server.Close()
+	log := s.log.String()
+	if strings.Contains(log, "canary") {
+		for line := range strings.Lines(log) {
+			if strings.Contains(line, "canary") {
+				t.Errorf("in the log: %s", line)
+			}
+		}
+	}
+	if !strings.Contains(log, "dial tcp: refused; also https://u.example/? and more") {
+		t.Error("causes are not logged")
+	}
+	if n := len(s.log.lines(t)); n != 4*6*3 {
+		t.Errorf("%d lines for %d requests", n, 4*6*3)
+	}
+}

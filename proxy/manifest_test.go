@@ -1,0 +1,173 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"strconv"
+	"testing"
+
+	"berth/oci"
+)
+
+const ociManifest = "application/vnd.oci.image.manifest.v1+json"
+
+func manifestThing() *thing {
+	return &thing{mediaType: ociManifest, data: []byte(`{"schemaVersion":2,"mediaType":"` + ociManifest + `"}`)}
+}
+
+// withManifest puts a manifest behind library/nginx:1.
+func withManifest(s *site, th *thing) oci.Digest {
+	d := s.fake.put("library/nginx", oci.Manifest, th)
+	s.fake.tags["library/nginx:1"] = d
+	return d
+}
+
+// checkManifest checks everything that clients look at.
+func checkManifest(t *testing.T, a answer, d oci.Digest, th *thing) {
+	t.Helper()
+	a.wants(t, http.StatusOK).
+		header(t, "Content-Type", th.mediaType).
+		header(t, "Content-Length", strconv.Itoa(len(th.data))).
+		header(t, "Docker-Content-Digest", string(d)).
+		header(t, "Docker-Distribution-Api-Version", "registry/2.0").
+		header(t, "Etag", `"`+string(d)+`"`).
+		header(t, "Cache-Control", "private, no-cache").
+		header(t, "Oci-Namespace", "").
+		header(t, "Warning", "")
+	if len(a.Header.Get("X-Request-Id")) != 5 {
+		t.Error("no X-Request-Id")
+	}
+	if a.Request.Method == http.MethodHead {
+		a.sends(t, nil)
+		return
+	}
+	a.sends(t, th.data)
+}
+
+func TestManifest(t *testing.T) {
+	for name, change := range map[string]func(*thing){
+		"seekable":         func(*thing) {},
+		"stream":           func(th *thing) { th.form = stream },
+		"file":             func(th *thing) { th.form = file },
+		"data with tag":    func(th *thing) { th.inResolve = true },
+		"data with digest": func(th *thing) { th.inOpen = true },
+		"size not known":   func(th *thing) { th.unknown, th.form = true, stream },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, nil)
+			th := manifestThing()
+			change(th)
+			d := withManifest(s, th)
+			for _, reference := range []string{"1", string(d)} {
+				checkManifest(t, s.get("/v2/nginx/manifests/"+reference), d, th)
+				checkManifest(t, s.head("/v2/nginx/manifests/"+reference), d, th)
+			}
+		})
+	}
+}
+
+func TestManifestAsksNoMoreThanItMust(t *testing.T) {
+	s := newSite(t, nil)
+	d := withManifest(s, manifestThing())
+	steps := []struct {
+		method, reference    string
+		resolve, stat, opens int
+	}{
+		{http.MethodHead, "1", 1, 0, 0},
+		{http.MethodGet, "1", 2, 0, 1},
+		{http.MethodHead, string(d), 2, 1, 1},
+		{http.MethodGet, string(d), 2, 1, 2},
+	}
+	for _, step := range steps {
+		s.ask(step.method, "/v2/nginx/manifests/"+step.reference).wants(t, http.StatusOK)
+		if r, st, o := s.fake.count("resolve"), s.fake.count("stat"), s.fake.count("open"); r != step.resolve || st != step.stat || o != step.opens {
+			t.Errorf("after %s %s: %d resolve, %d stat, %d open", step.method, step.reference, r, st, o)
+		}
+	}
+}
+
+func TestManifestWithDataIsNotOpened(t *testing.T) {
+	s := newSite(t, nil)
+	th := manifestThing()
+	th.inResolve = true
+	withManifest(s, th)
+	s.get("/v2/nginx/manifests/1").wants(t, http.StatusOK)
+	if s.fake.count("open") != 0 {
+		t.Error("bytes that came with the tag were asked for again")
+	}
+}
+
+func TestManifestHeaders(t *testing.T) {
+	s := newSite(t, nil)
+	th := manifestThing()
+	th.mediaType = ociManifest + "; charset=utf-8"
+	d := withManifest(s, th)
+	s.fake.outcome["resolve"] = oci.Outcome{Result: oci.Stale, Warning: "stale \"copy\"\r\nX-Evil: 1 \\ end"}
+	a := s.get("/v2/library/nginx/manifests/1?ns=docker.io").wants(t, http.StatusOK)
+	a.header(t, "Content-Type", ociManifest)
+	a.header(t, "Oci-Namespace", "docker.io")
+	a.header(t, "Warning", `299 - "stale 'copy' X-Evil: 1 / end"`)
+	a.header(t, "X-Evil", "")
+	s.get("/v2/nginx/manifests/1", "If-None-Match", `"`+string(d)+`"`).wants(t, http.StatusNotModified).sends(t, nil)
+	s.get("/v2/nginx/manifests/1", "Range", "bytes=0-0").wants(t, http.StatusPartialContent).sends(t, []byte("{"))
+	if got := s.value("berth_requests_total", "result", "stale"); got != 3 {
+		t.Errorf("%v stale answers counted", got)
+	}
+}
+
+func TestManifestBytesOutweighTheTag(t *testing.T) {
+	s := newSite(t, nil)
+	withManifest(s, manifestThing())
+	s.fake.outcome["resolve"] = oci.Outcome{Result: oci.Revalidated}
+	s.fake.outcome["open"] = oci.Outcome{Result: oci.Hit}
+	s.get("/v2/nginx/manifests/1").wants(t, http.StatusOK)
+	s.fake.outcome["open"] = oci.Outcome{Result: oci.Fill}
+	s.get("/v2/nginx/manifests/1").wants(t, http.StatusOK)
+	for _, result := range []string{"revalidated", "fill"} {
+		if got := s.value("berth_requests_total", "organisation", "-", "registry", "docker.io", "kind", "manifest", "result", result); got != 1 {
+			t.Errorf("%v answers counted as %s", got, result)
+		}
+	}
+}
+
+// A manifest is read before its header leaves, so every failure is told.
+func TestManifestFailsCleanly(t *testing.T) {
+	for name, c := range map[string]struct {
+		change  func(*thing)
+		message string
+	}{
+		"reading fails": {func(th *thing) { th.failAt, th.failWith = 10, errors.New("boom") }, "failed inside the proxy"},
+		"it is short":   {func(th *thing) { th.failAt = 10 }, "has 10 bytes instead of"},
+		"corrupt":       {func(th *thing) { th.failWith = &oci.Error{Class: oci.Corrupt, Message: "wrong digest"} }, "wrong digest"},
+		"too large":     {func(th *thing) { th.data = pattern(maxManifest + 1) }, "larger than 4194304 bytes"},
+		"too large by surprise": {func(th *thing) {
+			th.data = pattern(maxManifest + 1)
+			th.unknown, th.form = true, stream
+		}, "larger than 4194304 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, nil)
+			th := manifestThing()
+			c.change(th)
+			withManifest(s, th)
+			a := s.get("/v2/nginx/manifests/1")
+			a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, c.message)
+			a.header(t, "Retry-After", "5").header(t, "Docker-Content-Digest", "").header(t, "Etag", "")
+		})
+	}
+}
+
+func TestManifestOfTheLargestSize(t *testing.T) {
+	s := newSite(t, nil)
+	th := &thing{mediaType: ociManifest, data: pattern(maxManifest)}
+	withManifest(s, th)
+	s.get("/v2/nginx/manifests/1").wants(t, http.StatusOK).sends(t, th.data)
+}
+
+func TestManifestOf512(t *testing.T) {
+	s := newSite(t, nil)
+	th := &thing{mediaType: ociManifest, data: bytes.Repeat([]byte("b"), 512)}
+	withManifest(s, th)
+	s.get("/v2/nginx/manifests/1").wants(t, http.StatusOK).sends(t, th.data)
+}

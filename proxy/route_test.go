@@ -1,0 +1,247 @@
+package proxy
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"berth/oci"
+)
+
+func parse(t testing.TB, target string) oci.Request {
+	t.Helper()
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := oci.ParseRequest(http.MethodGet, u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return req
+}
+
+func TestRoute(t *testing.T) {
+	router := testRouter(t)
+	const acme = "acme"
+	for _, c := range []struct {
+		name, path   string // path is between the host and /manifests/1
+		organisation string
+		naming       Naming
+		want         string // "registry repo", or "status message"
+	}{
+		// The same image, five ways.
+		{"in full", "/v2/docker.io/library/nginx", "", Naming{}, "docker.io library/nginx"},
+		{"without library", "/v2/docker.io/nginx", "", Naming{}, "docker.io library/nginx"},
+		{"bare", "/v2/nginx", "", Naming{}, "docker.io library/nginx"},
+		{"containerd", "/v2/library/nginx?ns=docker.io", "", Naming{}, "docker.io library/nginx"},
+		{"bare with ns", "/v2/nginx?ns=docker.io", "", Naming{}, "docker.io library/nginx"},
+
+		{"hub: index", "/v2/index.docker.io/nginx", "", Naming{}, "docker.io library/nginx"},
+		{"hub: registry-1", "/v2/nginx?ns=registry-1.docker.io", "", Naming{}, "docker.io library/nginx"},
+		{"hub: hub", "/v2/registry.hub.docker.com/acme/app", "", Naming{}, "docker.io acme/app"},
+		{"hub: two names at once", "/v2/index.docker.io/library/nginx?ns=docker.io", "", Naming{}, "docker.io library/nginx"},
+		{"hub: upper case ns", "/v2/library/nginx?ns=Docker.IO", "", Naming{}, "docker.io library/nginx"},
+
+		{"ns", "/v2/acme/app?ns=ghcr.io", "", Naming{}, "ghcr.io acme/app"},
+		{"ns and the same in the name", "/v2/ghcr.io/acme/app?ns=ghcr.io", "", Naming{}, "ghcr.io acme/app"},
+		{"ns wins over the path", "/docker.io/v2/acme/app?ns=ghcr.io", "", Naming{}, "ghcr.io acme/app"},
+		{"ns wins over the name", "/v2/docker.io/acme/app?ns=ghcr.io", "", Naming{}, "ghcr.io docker.io/acme/app"},
+		{"ns and nothing but the same", "/v2/ghcr.io?ns=ghcr.io", "", Naming{}, "ghcr.io ghcr.io"},
+		{"ns with a port", "/v2/app?ns=reg.acme.com:5443", "", Naming{}, "reg.acme.com:5443 app"},
+		{"ns with another port", "/v2/app?ns=reg.acme.com:5444", "", Naming{}, `404 registry "reg.acme.com:5444" is not configured on this node: add it under registries:`},
+		{"an alias is no host: it stays", "/v2/example/app?ns=reg.acme.com:5443", "", Naming{}, "reg.acme.com:5443 example/app"},
+		{"ns by alias", "/v2/app?ns=example", "", Naming{}, "reg.acme.com:5443 app"},
+		{"unknown ns", "/v2/app?ns=x.example", "", Naming{}, `404 registry "x.example" is not configured on this node: add it under registries:`},
+		{"an address as ns", "/v2/app?ns=169.254.169.254", "", Naming{}, `404 registry "169.254.169.254"`},
+		{"a URL as ns", "/v2/app?ns=http%3A%2F%2Fdocker.io%2F", "", Naming{}, `404 registry "http://docker.io/"`},
+
+		{"path", "/ghcr.io/v2/acme/app", "", Naming{}, "ghcr.io acme/app"},
+		{"path and the same in the name", "/ghcr.io/v2/ghcr.io/acme/app", "", Naming{}, "ghcr.io acme/app"},
+		{"path with port form", "/reg.acme.com_5443/v2/app", "", Naming{}, "reg.acme.com:5443 app"},
+		{"unknown path", "/x.example/v2/app", "", Naming{}, `404 registry "x.example"`},
+		{"path that is no registry", "/acme/v2/app", acme, Naming{}, `404 registry "acme"`},
+
+		{"name", "/v2/ghcr.io/acme/app", "", Naming{}, "ghcr.io acme/app"},
+		{"name: one component", "/v2/ghcr.io/app", "", Naming{}, "ghcr.io app"},
+		{"name: port form", "/v2/reg.acme.com_5443/team/app", "", Naming{}, "reg.acme.com:5443 team/app"},
+		{"name: alias", "/v2/example/team/app", "", Naming{}, "reg.acme.com:5443 team/app"},
+		{"name: an alias alone is an image", "/v2/example", "", Naming{}, "docker.io library/example"},
+		{"name: a registry alone", "/v2/ghcr.io", "", Naming{}, "404 ghcr.io is a registry: name an image in it"},
+		{"name: unknown host", "/v2/x.example/app", "", Naming{}, `404 registry "x.example" is not configured on this node: add it under registries:`},
+		{"name: unknown host with port", "/v2/x.example_5000/app", "", Naming{}, `404 registry "x.example_5000"`},
+		{"name: localhost", "/v2/localhost/app", "", Naming{}, `404 registry "localhost"`},
+		{"name: localhost with port", "/v2/localhost_5000/app", "", Naming{}, `404 registry "localhost_5000"`},
+		{"name: a dot in an image alone", "/v2/node.js", "", Naming{}, "docker.io library/node.js"},
+		{"name: mirror folders of others", "/v2/example/docker.io/library/nginx", "", Naming{}, "reg.acme.com:5443 docker.io/library/nginx"},
+		{"name: of a name with an endpoint in it", "/v2/ghcr.io/acme/manifests/app", "", Naming{}, "ghcr.io acme/manifests/app"},
+
+		{"default", "/v2/acme/app", "", Naming{}, "docker.io acme/app"},
+		{"another default", "/v2/acme/app", "", Naming{Default: "ghcr.io"}, "ghcr.io acme/app"},
+		{"another default, one component", "/v2/app", "", Naming{Default: "ghcr.io"}, "ghcr.io app"},
+		{"the organisation's own as default", "/v2/app", acme, Naming{Default: "mine"}, "private.acme.com app"},
+		{"an unknown default", "/v2/app", "", Naming{Default: "x.example"}, `404 registry "x.example"`},
+
+		{"own registry", "/v2/private.acme.com/app", acme, Naming{}, "private.acme.com app"},
+		{"own registry by alias", "/v2/mine/app", acme, Naming{}, "private.acme.com app"},
+		{"another's registry", "/v2/private.acme.com/app", "globex", Naming{}, `404 registry "private.acme.com"`},
+		{"another's registry by ns", "/v2/app?ns=private.acme.com", "globex", Naming{}, `404 registry "private.acme.com"`},
+		{"another's registry by path", "/private.acme.com/v2/app", "globex", Naming{}, `404 registry "private.acme.com"`},
+		{"another's registry, by nobody", "/v2/private.acme.com/app", "", Naming{}, `404 registry "private.acme.com"`},
+		{"another's alias is a folder", "/v2/mine/app", "globex", Naming{}, "docker.io mine/app"},
+
+		{"organisation", "/v2/acme/ghcr.io/acme/app", acme, Naming{}, "ghcr.io acme/app"},
+		{"organisation and hub", "/v2/acme/docker.io/nginx", acme, Naming{}, "docker.io library/nginx"},
+		{"organisation and alias", "/v2/acme/example/app", acme, Naming{}, "reg.acme.com:5443 app"},
+		{"organisation and own registry", "/v2/acme/private.acme.com/app", acme, Naming{}, "private.acme.com app"},
+		{"organisation and ns", "/v2/acme/ghcr.io/acme/app?ns=ghcr.io", acme, Naming{}, "ghcr.io acme/app"},
+		{"organisation and path", "/ghcr.io/v2/acme/ghcr.io/acme/app", acme, Naming{}, "ghcr.io acme/app"},
+		{"another's organisation", "/v2/acme/ghcr.io/acme/app", "globex", Naming{}, "403 organisation globex: the name acme/ghcr.io/... belongs to organisation acme"},
+		{"another's organisation by ns", "/v2/acme/ghcr.io/acme/app?ns=ghcr.io", "globex", Naming{}, "403 organisation globex"},
+		{"somebody's organisation, by nobody", "/v2/acme/ghcr.io/acme/app", "", Naming{}, "403 a caller without an organisation"},
+		{"two components are an image", "/v2/acme/example", acme, Naming{}, "docker.io acme/example"},
+		{"mirror folders with ns", "/v2/team/docker.io/library/nginx?ns=reg.acme.com:5443", acme, Naming{}, "reg.acme.com:5443 team/docker.io/library/nginx"},
+		{"own name and an alias with ns", "/v2/acme/example/app?ns=example", acme, Naming{}, "reg.acme.com:5443 acme/example/app"},
+		{"a repository of the organisation's name", "/v2/acme/app", acme, Naming{}, "docker.io acme/app"},
+
+		{"required: there", "/v2/acme/ghcr.io/acme/app", acme, Naming{OrganisationRequired: true}, "ghcr.io acme/app"},
+		{"required: missing", "/v2/ghcr.io/acme/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port must begin with the organisation: after host and port write acme/ghcr.io/acme/app"},
+		{"required: missing, bare", "/v2/nginx", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port must begin with the organisation: after host and port write acme/docker.io/library/nginx"},
+		{"required: missing, with a port", "/v2/app?ns=reg.acme.com:5443", acme, Naming{OrganisationRequired: true}, "write acme/reg.acme.com_5443/app"},
+		{"required: another's", "/v2/globex/ghcr.io/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: the name globex/ghcr.io/..."},
+		{"required: by path does not count", "/ghcr.io/v2/acme/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme"},
+		{"required: of nobody", "/v2/nginx", "", Naming{OrganisationRequired: true}, "403 names on this port"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path, query, _ := strings.Cut(c.path, "?")
+			req := parse(t, path+"/manifests/1?"+query)
+			route, err := router.Route(&req, c.organisation, c.naming)
+			got := ""
+			if err != nil {
+				e := oci.AsError(err)
+				got = http.StatusText(e.HTTPStatus())
+				switch e.HTTPStatus() {
+				case http.StatusNotFound:
+					got = "404 " + e.Message
+					if e.WireCode() != oci.CodeNameUnknown {
+						t.Errorf("code %s", e.WireCode())
+					}
+				case http.StatusForbidden:
+					got = "403 " + e.Message
+					if e.WireCode() != oci.CodeDenied {
+						t.Errorf("code %s", e.WireCode())
+					}
+				}
+			} else {
+				got = route.Registry.Name + " " + route.Repo
+			}
+			if got != c.want && (err == nil || !strings.Contains(got, c.want)) {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestRouteLongLibraryName(t *testing.T) {
+	req := parse(t, "/v2/"+strings.Repeat("a", 250)+"/manifests/1")
+	_, err := testRouter(t).Route(&req, "", Naming{})
+	if e := oci.AsError(err); e == nil || e.HTTPStatus() != http.StatusBadRequest {
+		t.Errorf("library/ made a name of 258 characters: %v", err)
+	}
+}
+
+func TestLookup(t *testing.T) {
+	router := testRouter(t)
+	for _, c := range []struct{ organisation, name, want string }{
+		{"", "docker.io", "docker.io"},
+		{"", "Registry-1.Docker.io", "docker.io"},
+		{"", "reg.acme.com:5443", "reg.acme.com:5443"},
+		{"", "reg.acme.com_5443", "reg.acme.com:5443"},
+		{"", "EXAMPLE", "reg.acme.com:5443"},
+		{"", "reg.acme.com", ""},
+		{"", "private.acme.com", ""},
+		{"acme", "private.acme.com", "private.acme.com"},
+		{"acme", "ghcr.io", "ghcr.io"},
+		{"nobody", "private.acme.com", ""},
+	} {
+		r, ok := router.Lookup(c.organisation, c.name)
+		if ok != (c.want != "") || ok && r.Name != c.want {
+			t.Errorf("%q for %q is %v, want %q", c.name, c.organisation, r, c.want)
+		}
+	}
+	own, _ := router.Lookup("acme", "same.example.org")
+	other, _ := router.Lookup("globex", "same.example.org")
+	if own == nil || other == nil || own == other || own.Organisation != "acme" || other.Organisation != "globex" {
+		t.Errorf("two organisations' registries of one name: %v, %v", own, other)
+	}
+}
+
+func TestNewRouterRefuses(t *testing.T) {
+	hub := Registry{Name: "docker.io"}
+	for name, c := range map[string]struct {
+		registries []Registry
+		want       string
+	}{
+		"twice":                     {[]Registry{hub, hub}, `"docker.io" already means docker.io`},
+		"two names of hub":          {[]Registry{hub, {Name: "index.docker.io"}}, "already means docker.io"},
+		"an alias that is a name":   {[]Registry{hub, {Name: "a.example", Aliases: []string{"docker.io"}}}, "already means docker.io"},
+		"an alias of two":           {[]Registry{{Name: "a.example", Aliases: []string{"x"}}, {Name: "b.example", Aliases: []string{"x"}}}, `"x" already means a.example`},
+		"the port form":             {[]Registry{{Name: "a.example:1"}, {Name: "a.example_1"}}, "already means a.example:1"},
+		"an organisation's of all":  {[]Registry{{Name: "a.example", Organisation: "acme"}, {Name: "a.example"}}, "already means a.example"},
+		"an organisation's alias":   {[]Registry{{Name: "a.example", Organisation: "acme", Aliases: []string{"docker.io"}}, hub}, "already means docker.io"},
+		"an organisation's twice":   {[]Registry{{Name: "a.example", Organisation: "acme"}, {Name: "a.example", Organisation: "acme"}}, "organisation acme"},
+		"an organisation's name":    {[]Registry{{Name: "b.example", Organisation: "docker.io"}, hub}, "called like a registry"},
+		"no name":                   {[]Registry{{}}, "cannot be part of an image name"},
+		"a path":                    {[]Registry{{Name: "a.example/team"}}, "cannot be part of an image name"},
+		"an address with brackets":  {[]Registry{{Name: "[::1]:5000"}}, "cannot be part of an image name"},
+		"an alias that is no name":  {[]Registry{{Name: "a.example", Aliases: []string{"a b"}}}, "cannot be part of an image name"},
+		"a scheme":                  {[]Registry{{Name: "https://a.example"}}, "cannot be part of an image name"},
+		"an organisation's is path": {[]Registry{{Name: "a/b", Organisation: "acme"}}, "organisation acme"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := NewRouter(c.registries)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func FuzzRoute(f *testing.F) {
+	router := testRouter(f)
+	for _, s := range []string{
+		"/v2/docker.io/library/nginx/manifests/1", "/v2/acme/ghcr.io/acme/app/manifests/1", "/ghcr.io/v2/a/manifests/x?ns=docker.io",
+		"/v2/private.acme.com/app/tags/list?ns=private.acme.com", "/v2/same.example.org/a/manifests/1", "/v2/globex/same.example.org/a/manifests/1",
+	} {
+		for _, organisation := range []string{"", "acme", "globex"} {
+			f.Add(s, organisation, false)
+		}
+	}
+	f.Fuzz(func(t *testing.T, target, organisation string, required bool) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil {
+			return
+		}
+		req, err := oci.ParseRequest(http.MethodGet, u)
+		if err != nil || req.Endpoint == oci.EndpointPing {
+			return
+		}
+		route, err := router.Route(&req, organisation, Naming{OrganisationRequired: required})
+		if err != nil {
+			if e := oci.AsError(err); e.HTTPStatus() < 400 || e.HTTPStatus() > 404 || e.Message == "" {
+				t.Errorf("%q: %d %q", target, e.HTTPStatus(), e.Message)
+			}
+			return
+		}
+		if !oci.ValidName(route.Repo) {
+			t.Errorf("%q was routed to %q", target, route.Repo)
+		}
+		if owner := route.Registry.Organisation; owner != "" && owner != organisation {
+			t.Errorf("%q of %q went to a registry of %q", target, organisation, owner)
+		}
+		if required && !strings.HasPrefix(req.Name, organisation+"/") {
+			t.Errorf("%q of %q passed without its organisation", target, organisation)
+		}
+	})
+}
