@@ -160,7 +160,7 @@ func openCache(c config.Cache, log *slog.Logger, now func() time.Time) (*cache.C
 	}
 	total := int64(st.Blocks) * st.Bsize
 	return cache.New(cache.Options{
-		Dir:     c.Directory,
+		Dir: c.Directory,
 		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
 		TagTTL: orNever(c.TagTTL), AccessTTL: orNever(c.AccessTTL), Grace: orNever(c.Grace),
 		Now: now, Log: log,
