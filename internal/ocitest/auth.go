@@ -309,25 +309,28 @@ func (r *Registry) oauth(w http.ResponseWriter, hr *http.Request) (name string, 
 		return "", nil, "", false
 	}
 	hr.Body = http.MaxBytesReader(w, hr.Body, 1<<16)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch hr.PostFormValue("grant_type") {
-	case "password":
-		if n := hr.PostFormValue("username"); r.checks(n, hr.PostFormValue("password")) {
-			name = n
-		}
-	case "refresh_token":
-		for n, u := range r.auth.users {
-			if u.identity != "" && u.identity == hr.PostFormValue("refresh_token") {
-				name = n
-			}
-		}
-	}
+	name = r.oauthUser(hr)
 	if name == "" {
 		writeJSON(w, r.opts.BadPassword, map[string]string{"error": "invalid_grant"})
 		return "", nil, "", false
 	}
 	return name, strings.Fields(hr.PostFormValue("scope")), hr.PostFormValue("service"), true
+}
+
+// oauthUser is who a form proves to be; empty for nobody.
+func (r *Registry) oauthUser(hr *http.Request) string {
+	grantType, token := hr.PostFormValue("grant_type"), hr.PostFormValue("refresh_token")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if n := hr.PostFormValue("username"); grantType == "password" && r.checks(n, hr.PostFormValue("password")) {
+		return n
+	}
+	for n, u := range r.auth.users {
+		if grantType == "refresh_token" && token != "" && u.identity == token {
+			return n
+		}
+	}
+	return ""
 }
 
 // grantable is what of scopes a user may have, and whether something was left out.
