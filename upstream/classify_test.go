@@ -56,6 +56,7 @@ func TestNetworkFaults(t *testing.T) {
 			o.CAs = s.ca.pool
 		}
 		r := newRegistry(t, o)
+		r.pause = time.Millisecond
 		_, err := r.As(as("acme", "alice", "secret")).Resolve(t.Context(), "acme/app", "v1")
 		e := oci.AsError(err)
 		if err == nil || e.Class != test.class || !strings.Contains(e.Message, test.says) {

@@ -111,7 +111,7 @@ func New(o Options) (*Registry, error) {
 	r := &Registry{
 		url: u, owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: t, meta: t.meta, blob: t.blob,
-		sender: sender{name: o.Name, budget: newBudget(time.Now()), metrics: o.Metrics, now: o.Now},
+		sender: sender{name: o.Name, budget: newBudget(time.Now()), metrics: o.Metrics, now: o.Now, pause: firstWait},
 		slots:  make(chan struct{}, o.Connections),
 		log:    o.Logger,
 	}

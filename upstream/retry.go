@@ -35,6 +35,7 @@ type sender struct {
 	budget  *budget
 	metrics *Metrics
 	now     func() time.Time
+	pause   time.Duration // firstWait, but in tests
 }
 
 // reply is an answer, and when the request that got it was sent.
@@ -146,7 +147,7 @@ func discard(r *http.Response) {
 
 // backoff says how long to wait for the next try, and when there is none.
 func (s *sender) backoff(ctx context.Context, retries uint64, last *attempt) retry.Backoff {
-	waits := retry.WithMaxRetries(retries, retry.WithJitterPercent(50, retry.NewExponential(firstWait)))
+	waits := retry.WithMaxRetries(retries, retry.WithJitterPercent(50, retry.NewExponential(s.pause)))
 	until := openUntil(ctx)
 	unsaid := 0
 	return retry.BackoffFunc(func() (time.Duration, bool) {

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"testing"
+	"time"
 
 	"berth/internal/ocitest"
 	"berth/oci"
@@ -10,9 +11,11 @@ import (
 // Everything that every Source must do, against the real Authority.
 func TestSource(t *testing.T) {
 	ocitest.TestSource(t, ocitest.Suite{Raw: true, New: func(t *testing.T, r *ocitest.Registry, c ocitest.Caller) oci.Source {
+		reg := over(t, r)
+		reg.pause = time.Millisecond // retries have tests of their own
 		if c.User == "" {
-			return over(t, r).As(Identity{Organisation: c.Organisation})
+			return reg.As(Identity{Organisation: c.Organisation})
 		}
-		return over(t, r).As(as(c.Organisation, c.User, c.Password))
+		return reg.As(as(c.Organisation, c.User, c.Password))
 	}})
 }
