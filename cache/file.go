@@ -84,7 +84,7 @@ func (e hotEntry) content(o oci.Object) *oci.Content {
 		mediaType = e.mediaType
 	}
 	return &oci.Content{
-		Descriptor: oci.Descriptor{MediaType: mediaType, Digest: o.Digest, Size: int64(len(e.data))},
+		Descriptor: oci.Descriptor{MediaType: mediaType, Digest: o.Digest, Size: int64(len(e.data)), Data: e.data},
 		Length:     int64(len(e.data)),
 		Body:       memoryBody{bytes.NewReader(e.data)},
 	}

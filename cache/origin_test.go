@@ -44,6 +44,7 @@ type call struct {
 }
 
 func newOrigin(t testing.TB) *origin {
+	t.Helper()
 	return &origin{
 		t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		objects: map[oci.Object][]byte{}, tags: map[string]oci.Digest{}, private: map[string][]string{},
