@@ -351,13 +351,13 @@ func (a *Authority) refuse(cred *Credential, e *oci.Error) {
 	if cred == nil {
 		return
 	}
+	cause, ok := errors.AsType[*refusedCause](e.Err)
+	if !ok {
+		return
+	}
 	a.metrics.CredentialOK(cred, false)
 	if cred.Shared() {
 		a.log.Warn("the registry refused this node's credential", slog.Any("credential", cred), slog.Any("error", e))
-		return
-	}
-	cause, ok := errors.AsType[*refusedCause](e.Err)
-	if !ok {
 		return
 	}
 	if r, news := a.standings.refuse(cred.Fingerprint, cause); news {

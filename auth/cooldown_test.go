@@ -154,7 +154,8 @@ func TestCoolDownIsPerCredential(t *testing.T) {
 func TestSharedViewNeverCoolsDown(t *testing.T) {
 	f := newFakeRegistry(t, false)
 	f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) { refuse(w, 401, "UNAUTHORIZED", "no") }
-	a := f.authority(AuthorityOptions{})
+	logs := &logbook{}
+	a := f.authority(AuthorityOptions{Logger: logs.logger()})
 	for range 3 {
 		_, err := f.header(a, nil, "x")
 		wantClass(t, err, oci.NoCredential)
@@ -163,6 +164,47 @@ func TestSharedViewNeverCoolsDown(t *testing.T) {
 	}
 	if n := f.get(&f.tokenRequests); n != 6 {
 		t.Errorf("%d token requests, want 6", n)
+	}
+	if strings.Contains(logs.String(), "left_alone_until") || !strings.Contains(logs.String(), "refused this node's credential") {
+		t.Errorf("log: %s", logs)
+	}
+}
+
+// A registry that now wants something else has not refused anything yet.
+func TestNewChallengeEndsCoolDowns(t *testing.T) {
+	f, c := newFakeRegistry(t, false), newClock()
+	f.challenge = `Basic realm="old"`
+	a := f.authority(AuthorityOptions{Now: c.now})
+	cred := credential("acme", "ci", "bot", "pw")
+	req := f.pull("x")
+	if err := a.Authorize(t.Context(), req, cred, "x"); err != nil {
+		t.Fatal(err)
+	}
+	a.Rejected(req, cred, "x")
+	f.be(func() { f.challenge = bearerChallenge })
+	c.advance(reprobe)
+	_, err := f.header(a, cred, "x")
+	wantClass(t, err, oci.Unauthorized)
+	if _, err := f.header(a, nil, "x"); err != nil { // somebody else learns of it
+		t.Fatal(err)
+	}
+	if h, err := f.header(a, cred, "x"); err != nil || !strings.HasPrefix(h, "Bearer bot-") {
+		t.Errorf("after the change: %q, %v", h, err)
+	}
+}
+
+// The token of an old secret is not used for the new one, which is another
+// credential even if it is no better.
+func TestTokensFollowTheSecret(t *testing.T) {
+	f := newFakeRegistry(t, false)
+	a := f.authority(AuthorityOptions{})
+	before, err := f.header(a, credential("acme", "ci", "bot", "old"), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := f.header(a, credential("acme", "ci", "bot", "new"), "x")
+	if err != nil || after == before {
+		t.Errorf("%q before, %q after, %v", before, after, err)
 	}
 }
 

@@ -107,6 +107,7 @@ func TestRealmMatrix(t *testing.T) {
 		"userinfo at the own host":       {ghcr, GHCR, nil, "https://user:pw@ghcr.io/token", false},
 		"empty userinfo":                 {ghcr, GHCR, nil, "https://@ghcr.io/token", false},
 		"backslash":                      {ghcr, GHCR, nil, `https://evil.test\\@ghcr.io/token`, false},
+		"backslash in the path":          {ghcr, GHCR, nil, `https://ghcr.io/\\evil.test/token`, false},
 		"escaped slash in host":          {ghcr, GHCR, nil, "https://ghcr.io%2f@evil.test/token", false},
 		"trailing dot":                   {ghcr, GHCR, nil, "https://ghcr.io./token", false},
 		"look-alike letter":              {ghcr, GHCR, nil, "https://ghcr.іo/token", false},

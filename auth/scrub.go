@@ -63,11 +63,14 @@ func wireForms(cred *Credential) []string {
 	}
 	user, password := cred.userAndPassword()
 	pair := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
-	forms := []string{
-		pair, strings.TrimRight(pair, "="),
-		base64.StdEncoding.EncodeToString([]byte(password)),
-		base64.RawStdEncoding.EncodeToString([]byte(password)),
-		url.QueryEscape(password), url.PathEscape(password), password,
+	forms := []string{pair, strings.TrimRight(pair, "=")}
+	for _, s := range []string{password, user} {
+		if len(s) < 4 && s != password {
+			continue // AWS and the like: no secret, and part of many words
+		}
+		forms = append(forms,
+			base64.StdEncoding.EncodeToString([]byte(s)), base64.RawStdEncoding.EncodeToString([]byte(s)),
+			url.QueryEscape(s), url.PathEscape(s), s)
 	}
 	return forms
 }

@@ -1,0 +1,162 @@
+package auth
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"berth/oci"
+)
+
+func TestPingAnswers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer http.HandlerFunc
+		class  oci.Class
+		says   string
+	}{
+		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }, oci.UpstreamError, "sends everyone elsewhere (302"},
+		"404":      {http.NotFound, oci.UpstreamError, "does not answer like a registry (404"},
+		"403":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, oci.UpstreamError, "(403"},
+		"429": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "9")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}, oci.RateLimited, "9 s"},
+		"503":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, oci.UpstreamError, "in trouble (503)"},
+		"endless page": {func(w http.ResponseWriter, r *http.Request) { endless(w, r, 404) }, oci.UpstreamError, "(404"},
+		"cut off":      {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, oci.Unreachable, "connection failed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeRegistry(t, false)
+			asked := 0
+			f.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/v2/" {
+					t.Errorf("asked for %s", r.URL.Path)
+				}
+				f.count(&asked)
+				tc.answer(w, r)
+			})
+			a := f.authority(AuthorityOptions{})
+			for i := range 2 {
+				h, err := f.header(a, credential("acme", "ci", "bot", "pw"), "x")
+				if e := asClass(t, err, tc.class); h != "" || !strings.Contains(e.Message, tc.says) {
+					t.Errorf("%q, %s", h, e)
+				}
+				if f.get(&asked) < i+1 {
+					t.Error("a failure was remembered")
+				}
+			}
+		})
+	}
+}
+
+// endless writes until the reader has had enough.
+func endless(w http.ResponseWriter, r *http.Request, status int) {
+	w.WriteHeader(status)
+	page := []byte(strings.Repeat("x", 32<<10))
+	for r.Context().Err() == nil {
+		if _, err := w.Write(page); err != nil {
+			return
+		}
+	}
+}
+
+// A https origin is never asked over http, although it lies on the loopback
+// interface, where go-containerregistry would try.
+func TestNoDowngrade(t *testing.T) {
+	f := newFakeRegistry(t, true)
+	f.challenge = `Bearer realm="http://` + strings.TrimPrefix(f.URL, "https://") + `/token"`
+	var plain int
+	inner := f.Client().Transport
+	a := f.authority(AuthorityOptions{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Scheme != "https" {
+			f.count(&plain)
+		}
+		return inner.RoundTrip(r)
+	})})
+	_, err := f.header(a, credential("acme", "ci", "bot", "pw"), "x")
+	wantClass(t, err, oci.UpstreamError)
+	f.Close()
+	b := f.authority(AuthorityOptions{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Scheme != "https" {
+			f.count(&plain)
+		}
+		return inner.RoundTrip(r)
+	})})
+	_, err = f.header(b, nil, "x")
+	wantClass(t, err, oci.Unreachable)
+	if f.get(&plain) > 0 {
+		t.Errorf("%d requests over http", f.get(&plain))
+	}
+}
+
+// The challenge that counts is that of a request without credentials, and a
+// registry may change it.
+func TestChallengeChanges(t *testing.T) {
+	f, c, logs := newFakeRegistry(t, false), newClock(), &logbook{}
+	f.challenge = `Basic realm="old"`
+	a := f.authority(AuthorityOptions{Now: c.now, Logger: logs.logger()})
+	cred := credential("acme", "ci", "bot", "pw")
+	req := f.pull("x")
+	if err := a.Authorize(t.Context(), req, cred, "x"); err != nil {
+		t.Fatal(err)
+	}
+	f.be(func() { f.challenge = bearerChallenge })
+	if a.Rejected(req, cred, "x") {
+		t.Error("Basic credentials that were refused are worth another try")
+	}
+	_, err := f.header(a, cred, "x")
+	wantClass(t, err, oci.Unauthorized)
+	c.advance(firstCoolDown) // the cool-down ends, and the challenge is asked for again
+	if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
+		t.Errorf("after the change: %q, %v", h, err)
+	}
+	// The registry goes away for a while: the challenge stays.
+	a.probe.suspect()
+	f.be(func() { f.challenge = "" })
+	c.advance(reprobe)
+	f.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2/" {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		f.ServeHTTP(w, r)
+	})
+	if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
+		t.Errorf("while /v2/ is in trouble: %q, %v", h, err)
+	}
+}
+
+func TestChallenged(t *testing.T) {
+	f := newFakeRegistry(t, false)
+	f.challenge = "" // 200 at /v2/, credentials wanted further down
+	a := f.authority(AuthorityOptions{})
+	cred := credential("acme", "ci", "bot", "pw")
+	if h, err := f.header(a, cred, "x"); err != nil || h != "" {
+		t.Fatal(h, err)
+	}
+	challenge := http.Header{"Www-Authenticate": {strings.ReplaceAll(bearerChallenge, "%s", f.URL)}}
+	if !a.Challenged(challenge) {
+		t.Error("a challenge is no news")
+	}
+	if a.Challenged(challenge) {
+		t.Error("the same challenge is news again")
+	}
+	if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
+		t.Errorf("after the challenge: %q, %v", h, err)
+	}
+	for _, useless := range []http.Header{nil, {}, {"Www-Authenticate": {""}}, {"Www-Authenticate": {"Negotiate"}}} {
+		if a.Challenged(useless) {
+			t.Errorf("%v is news", useless)
+		}
+	}
+	if got, err := a.Challenge(t.Context()); err != nil || got.Scheme != "bearer" || got.Realm != f.URL+"/token" || got.Service != "registry.test" {
+		t.Errorf("challenge %+v, %v", got, err)
+	}
+	a.Challenged(http.Header{"Www-Authenticate": {`Bearer realm="https://evil.test/t"`}})
+	if got, err := a.Challenge(t.Context()); err == nil || got.Realm != "https://evil.test/t" {
+		t.Errorf("a foreign realm: %+v, %v", got, err)
+	}
+	if n := f.get(&f.pings); n != 1 {
+		t.Errorf("%d pings, want 1", n)
+	}
+}
