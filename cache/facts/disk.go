@@ -1,39 +1,38 @@
 package facts
 
 import (
-	"encoding/binary"
-	"encoding/json"
+	"bytes"
 	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/bbolt"
-
-	"berth/oci"
 )
 
-// version is the layout of the file. Another one is moved aside.
-const version = "1"
-
-// unusedFor is how long a fact lives that nothing renews.
-const unusedFor = 30 * 24 * time.Hour
-
-// maxPending bounds what waits for the next write. Above it facts are dropped,
-// which costs a HEAD after the next restart.
-const maxPending = 100_000
-
-type bucket string
+const (
+	// writeAfter is how long proofs wait to be written together.
+	writeAfter = time.Second
+	// unusedFor is how long a fact lives that nothing renews.
+	unusedFor = 30 * 24 * time.Hour
+	// sweepEvery is how often those are looked for, after once at the start.
+	sweepEvery = 24 * time.Hour
+	// sweepStep is how many facts are looked at in one transaction, so that a
+	// denial never waits long for the sweep.
+	sweepStep = 1000
+)
 
 const (
-	accessBucket bucket = "access"
-	memberBucket bucket = "member"
-	tagBucket    bucket = "tag"
-	metaBucket   bucket = "meta"
+	// maxPending bounds what waits for the next write. Above it proofs are
+	// dropped, which costs a HEAD after the next restart; denials never are.
+	maxPending = 10_000
+	// maxRecord bounds a key and its value, in bytes. Both are far below; one
+	// that bbolt refused would take all others of its transaction with it.
+	maxRecord = 16 << 10
 )
 
 type pendingKey struct {
@@ -44,279 +43,282 @@ type pendingKey struct {
 // disk is the file behind the memory. Only slow paths read it: a fact that
 // memory has is never looked up here.
 type disk struct {
+	path  string
 	db    *bbolt.DB
 	log   *slog.Logger
 	clock func() time.Time
+	// broken: the file turned out to be damaged and was moved aside. Memory
+	// goes on alone.
+	broken atomic.Bool
 
 	// writing is held from taking a batch to its commit, so that an older
 	// batch cannot be committed after a newer one.
 	writing sync.Mutex
+	failing bool // the last write failed and was logged; under writing
 
-	mu      sync.Mutex
-	pending map[pendingKey][]byte // nil value: delete
+	mu       sync.Mutex
+	pending  map[pendingKey][]byte // nil value: delete
+	flushing map[pendingKey][]byte // on its way to the file, and perhaps not there yet
 
-	stop chan struct{}
-	done chan struct{}
+	dirty chan struct{} // something became pending
+	stop  func()
+	done  chan struct{}
 }
 
 func openDisk(path string, o Options) (*disk, error) {
-	db, err := openCurrent(path)
-	if err != nil && !errors.Is(err, fs.ErrPermission) {
-		aside := path + ".damaged"
-		o.Log.Warn("facts.db cannot be used and was moved aside; each image costs one HEAD to prove again", "err", err, "aside", aside)
-		if err := os.Rename(path, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("moving a damaged facts.db aside: %w", err)
-		}
-		db, err = openCurrent(path)
-	}
+	db, err := openFile(path, o.Log)
 	if err != nil {
-		return nil, fmt.Errorf("opening facts: %w", err)
+		return nil, err
 	}
+	stop := make(chan struct{})
 	d := &disk{
-		db: db, log: o.Log, clock: o.Now,
+		path: path, db: db, log: o.Log, clock: o.Now,
 		pending: map[pendingKey][]byte{},
-		stop:    make(chan struct{}), done: make(chan struct{}),
+		dirty:   make(chan struct{}, 1),
+		stop:    sync.OnceFunc(func() { close(stop) }), done: make(chan struct{}),
 	}
-	go d.writeBehind()
+	go d.writeBehind(stop)
 	return d, nil
 }
 
-// openCurrent opens path and makes sure that it is of our version. bbolt
-// panics on some damaged files; that is an error here.
-func openCurrent(path string) (db *bbolt.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("damaged: %v", p)
-		}
-	}()
-	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
-	if err != nil {
-		return nil, err
-	}
-	if err := db.Update(prepare); err != nil {
-		_ = db.Close() // the error that counts is the one before
-		return nil, err
-	}
-	return db, nil
-}
-
-func prepare(tx *bbolt.Tx) error {
-	meta, err := tx.CreateBucketIfNotExists([]byte(metaBucket))
-	if err != nil {
-		return err
-	}
-	if v := meta.Get([]byte("version")); v != nil && string(v) != version {
-		return fmt.Errorf("version %q, this program writes %q", v, version)
-	}
-	for _, b := range []bucket{accessBucket, memberBucket, tagBucket} {
-		if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
-			return err
-		}
-	}
-	return meta.Put([]byte("version"), []byte(version))
-}
-
+// close writes what is pending and closes the file.
 func (d *disk) close() error {
-	close(d.stop)
+	d.stop()
 	<-d.done
-	return d.db.Close()
+	if d.broken.Load() {
+		return nil // bbolt may hold its own locks for ever; the file is out of the way
+	}
+	err := d.flush()
+	return errors.Join(err, d.db.Close())
 }
 
-// writeBehind writes what is pending once a second, and drops what nothing
-// used for long once at the start.
-func (d *disk) writeBehind() {
+// writeBehind writes a second after something became pending, and drops what
+// nothing used for long. An idle node is not woken.
+func (d *disk) writeBehind(stop <-chan struct{}) {
 	defer close(d.done)
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	d.report("dropping old facts", d.sweep())
+	write, sweep := time.NewTimer(writeAfter), time.NewTicker(sweepEvery)
+	defer write.Stop()
+	defer sweep.Stop()
+	armed := true
+	d.sweep(stop)
 	for {
 		select {
-		case <-tick.C:
-			d.report("writing facts", d.flush())
-		case <-d.stop:
-			d.report("writing facts", d.flush())
+		case <-d.dirty:
+			if !armed {
+				write.Reset(writeAfter)
+				armed = true
+			}
+		case <-write.C:
+			if armed = d.flush() != nil; armed {
+				write.Reset(writeAfter)
+			}
+		case <-sweep.C:
+			d.sweep(stop)
+		case <-stop:
 			return
 		}
 	}
 }
 
-func (d *disk) report(doing string, err error) {
-	if err != nil {
-		d.log.Warn("facts: "+doing, "err", err)
+// guard is catch, and gives the file up when it is damaged.
+func (d *disk) guard(fn func() error) error {
+	if d.broken.Load() {
+		return nil
 	}
+	err := catch(fn)
+	if _, is := errors.AsType[*damage](err); is && d.broken.CompareAndSwap(false, true) {
+		d.log.Error("facts.db is damaged and is moved aside; until the next restart facts are kept in memory only", "err", err)
+		if err := moveAside(d.path); err != nil {
+			d.log.Error("facts.db stays, and may be refused at the next start", "err", err)
+		}
+	}
+	return err
 }
 
+// later queues one record for the next write.
 func (d *disk) later(b bucket, key, value []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.pending) < maxPending {
-		d.pending[pendingKey{b, string(key)}] = value
+	k := pendingKey{b, string(key)}
+	if _, queued := d.pending[k]; queued || len(d.pending) < maxPending {
+		d.put(k, value)
 	}
 }
 
-// flush writes everything pending in one transaction.
+// surely is later for what must not be dropped. Its caller writes about
+// something that is in the file or on its way there, which bounds their number.
+func (d *disk) surely(b bucket, key, value []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.put(pendingKey{b, string(key)}, value)
+}
+
+// put queues. Caller holds mu.
+func (d *disk) put(k pendingKey, value []byte) {
+	if d.broken.Load() || len(k.key)+len(value) > maxRecord {
+		return
+	}
+	d.pending[k] = value
+	select {
+	case d.dirty <- struct{}{}:
+	default: // it is known
+	}
+}
+
+// unwritten says whether something about key is on its way to the file.
+func (d *disk) unwritten(b bucket, key []byte) bool {
+	_, ok := d.onItsWay(b, key)
+	return ok
+}
+
+func (d *disk) onItsWay(b bucket, key []byte) (value []byte, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	k := pendingKey{b, string(key)}
+	if value, ok = d.pending[k]; !ok {
+		value, ok = d.flushing[k]
+	}
+	return value, ok
+}
+
+// flush writes everything pending in one transaction. What could not be written
+// stays pending.
 func (d *disk) flush() error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
-	d.mu.Lock()
-	batch := d.pending
-	d.pending = map[pendingKey][]byte{}
-	d.mu.Unlock()
+	batch := d.take()
 	if len(batch) == 0 {
 		return nil
 	}
-	return d.db.Update(func(tx *bbolt.Tx) error {
-		for k, v := range batch {
-			if err := put(tx, k, v); err != nil {
-				return err
-			}
-		}
-		return nil
+	err := d.guard(func() error {
+		return d.db.Update(func(tx *bbolt.Tx) error { return putAll(tx, batch) })
 	})
-}
-
-func put(tx *bbolt.Tx, k pendingKey, v []byte) error {
-	b := tx.Bucket([]byte(k.bucket))
-	if v == nil {
-		return b.Delete([]byte(k.key))
+	d.written(err == nil || d.broken.Load())
+	if err != nil && !d.failing {
+		d.log.Warn("facts cannot be written; this is tried once a second", "err", err)
 	}
-	return b.Put([]byte(k.key), v)
+	d.failing = err != nil
+	return err
 }
 
-// now writes one fact, and whatever is pending, before it returns. The pending
-// ones must go first: an older proof of the same key must not be written after
-// the denial.
-func (d *disk) now(b bucket, key, value []byte) error {
-	d.later(b, key, value)
-	return d.flush()
+// take moves what is pending to flushing, where reads find it until it is in
+// the file. Caller holds writing.
+func (d *disk) take() map[pendingKey][]byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.flushing, d.pending = d.pending, map[pendingKey][]byte{}
+	return d.flushing
+}
+
+// written ends what take began. If the write failed, the batch becomes pending
+// again but for what is newer there.
+func (d *disk) written(ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !ok {
+		for k, v := range d.pending {
+			d.flushing[k] = v
+		}
+		d.pending = d.flushing
+	}
+	d.flushing = nil
+}
+
+// putAll writes in the order of the keys: bbolt keeps a sorted list while a
+// transaction lasts, and inserting anywhere in a long one is slow.
+func putAll(tx *bbolt.Tx, batch map[pendingKey][]byte) error {
+	keys := slices.SortedFunc(maps.Keys(batch), func(a, b pendingKey) int { return strings.Compare(a.key, b.key) })
+	for _, k := range keys {
+		b, v := tx.Bucket([]byte(k.bucket)), batch[k]
+		var err error
+		if v == nil {
+			err = b.Delete([]byte(k.key))
+		} else {
+			err = b.Put([]byte(k.key), v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *disk) get(b bucket, key []byte) (value []byte) {
-	d.mu.Lock()
-	v, ok := d.pending[pendingKey{b, string(key)}]
-	d.mu.Unlock()
-	if ok {
+	if v, ok := d.onItsWay(b, key); ok {
 		return v
 	}
-	err := d.db.View(func(tx *bbolt.Tx) error {
-		value = append(value, tx.Bucket([]byte(b)).Get(key)...)
-		return nil
+	err := d.guard(func() error {
+		return d.db.View(func(tx *bbolt.Tx) error {
+			value = bytes.Clone(tx.Bucket([]byte(b)).Get(key))
+			return nil
+		})
 	})
-	d.report("reading", err)
+	if err != nil && !d.broken.Load() {
+		d.log.Warn("reading facts", "err", err)
+	}
 	return value
 }
 
-func (d *disk) proof(b bucket, key []byte) (proof, bool) {
-	p, ok := decodeProof(d.get(b, key))
-	p.restored = true
-	return p, ok
+// sweep deletes facts that nothing renewed for unusedFor, those that have a time
+// which no clock can have shown, and what cannot be read.
+func (d *disk) sweep(stop <-chan struct{}) {
+	for _, b := range factBuckets {
+		for next, more := []byte(nil), true; more; {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			var err error
+			if next, err = d.sweepFrom(b, next); err != nil {
+				d.log.Warn("dropping old facts", "err", err)
+				return
+			}
+			more = next != nil
+		}
+	}
 }
 
-func (d *disk) tag(k TagKey) (Tag, bool) {
-	t, ok := decodeTag(d.get(tagBucket, k.key()))
-	t.restored = true
-	return t, ok
-}
-
-// sweep deletes facts that nothing renewed for unusedFor, and what cannot be read.
-func (d *disk) sweep() error {
-	limit := d.clock().Add(-unusedFor)
-	return d.db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range []bucket{accessBucket, memberBucket, tagBucket} {
+// sweepFrom sweeps sweepStep facts from key on, and says where to go on. It
+// collects before it deletes: a bbolt cursor skips the key after a deleted one.
+func (d *disk) sweepFrom(b bucket, key []byte) (next []byte, err error) {
+	var old [][]byte
+	err = d.guard(func() error {
+		return d.db.View(func(tx *bbolt.Tx) error {
 			c := tx.Bucket([]byte(b)).Cursor()
-			for k, v := c.First(); k != nil; k, v = c.Next() {
-				if lastUse(b, v).After(limit) {
+			k, v := c.Seek(key)
+			for range sweepStep {
+				if k == nil {
+					break
+				}
+				if d.unused(b, v) {
+					old = append(old, bytes.Clone(k))
+				}
+				k, v = c.Next()
+			}
+			next = bytes.Clone(k)
+			return nil
+		})
+	})
+	if err != nil || len(old) == 0 {
+		return next, err
+	}
+	return next, d.guard(func() error {
+		return d.db.Update(func(tx *bbolt.Tx) error {
+			bkt := tx.Bucket([]byte(b))
+			for _, k := range old {
+				if !d.unused(b, bkt.Get(k)) { // renewed meanwhile
 					continue
 				}
-				if err := c.Delete(); err != nil {
+				if err := bkt.Delete(k); err != nil {
 					return err
 				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
-func lastUse(b bucket, v []byte) time.Time {
-	if b == tagBucket {
-		t, _ := decodeTag(v)
-		return t.Asked
-	}
-	p, _ := decodeProof(v)
-	if p.denied.After(p.proven) {
-		return p.denied
-	}
-	return p.proven
-}
-
-// join makes a key. No part can contain a NUL: names, tags, digests and
-// organisations have their grammars, fingerprints are text.
-func join(parts ...string) []byte { return []byte(strings.Join(parts, "\x00")) }
-
-func (a Access) key() []byte {
-	return join(a.Origin, a.View.Organisation, a.View.Fingerprint, a.Repo, a.Digest.String())
-}
-
-func (m Member) key() []byte { return join(m.Origin, m.Repo, m.Kind.String(), m.Digest.String()) }
-
-func (k TagKey) key() []byte {
-	return join(k.Origin, k.View.Organisation, k.View.Fingerprint, k.Repo, k.Tag)
-}
-
-func (p proof) encode() []byte {
-	b := make([]byte, 0, 16)
-	b = binary.BigEndian.AppendUint64(b, nanos(p.proven))
-	return binary.BigEndian.AppendUint64(b, nanos(p.denied))
-}
-
-// decodeProof reads what encode wrote. Anything else is no proof.
-func decodeProof(b []byte) (proof, bool) {
-	if len(b) != 16 {
-		return proof{}, false
-	}
-	return proof{
-		proven: fromNanos(binary.BigEndian.Uint64(b)),
-		denied: fromNanos(binary.BigEndian.Uint64(b[8:])),
-	}, true
-}
-
-func nanos(t time.Time) uint64 {
-	if t.IsZero() {
-		return 0
-	}
-	return uint64(t.UnixNano())
-}
-
-func fromNanos(n uint64) time.Time {
-	if n == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, int64(n))
-}
-
-type storedTag struct {
-	MediaType string     `json:"mediaType"`
-	Digest    oci.Digest `json:"digest"`
-	Size      int64      `json:"size"`
-	Asked     uint64     `json:"asked"`
-}
-
-func (t Tag) encode() []byte {
-	b, err := json.Marshal(storedTag{t.MediaType, t.Digest, t.Size, nanos(t.Asked)})
-	if err != nil {
-		return nil // cannot happen: strings and numbers; nil means "delete"
-	}
-	return b
-}
-
-func decodeTag(b []byte) (Tag, bool) {
-	var s storedTag
-	if len(b) == 0 || json.Unmarshal(b, &s) != nil {
-		return Tag{}, false
-	}
-	d, err := oci.ParseDigest(s.Digest.String())
-	if err != nil {
-		return Tag{}, false
-	}
-	return Tag{MediaType: s.MediaType, Digest: d, Size: s.Size, Asked: fromNanos(s.Asked)}, true
+func (d *disk) unused(b bucket, v []byte) bool {
+	return d.clock().Sub(lastUse(b, v)).Abs() > unusedFor
 }

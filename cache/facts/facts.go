@@ -54,25 +54,28 @@ type Tag struct {
 	Size      int64
 	// Asked is when the request that said so was sent.
 	Asked time.Time
-	// restored: from the file, so not fresh, whatever the clock says.
+	// restored: read back from the file, so never fresh.
 	restored bool
 }
 
 // DefaultAccessTTL is how long a proof of access stays fresh.
 const DefaultAccessTTL = 5 * time.Minute
 
-// Options of Open. The zero value works.
+// Options of Open. The zero value works. Where a configuration says "0s" for one
+// of the times, a negative one is what it means: 0 here means the default.
 type Options struct {
-	// AccessTTL is how long access stays Fresh. If 0, 5 minutes.
+	// AccessTTL is how long access stays Fresh. If 0, 5 minutes; negative:
+	// never, so that each use asks upstream.
 	AccessTTL time.Duration
-	// MemberTTL is how long membership stays Fresh. If 0, 24 hours.
+	// MemberTTL is how long membership stays Fresh. If 0, 24 hours; negative: never.
 	MemberTTL time.Duration
-	// TagTTL is how long a tag stays Fresh. If 0, 60 seconds; negative: never fresh.
+	// TagTTL is how long a tag stays Fresh. If 0, 60 seconds; negative: never.
 	TagTTL time.Duration
 	// Grace is how long a proof stands in while upstream cannot be asked. If
 	// 0, 24 hours; negative: not at all.
 	Grace time.Duration
-	// Entries bounds how many facts of each kind are kept in memory. If 0, 200000.
+	// Entries bounds how many facts of each kind are kept in memory. If not
+	// positive, 200000. Those that do not fit are read from the file again.
 	Entries int
 	// Now is the clock. If nil, time.Now.
 	Now func() time.Time
@@ -85,7 +88,9 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MemberTTL, 24*time.Hour)
 	setDefault(&o.TagTTL, time.Minute)
 	setDefault(&o.Grace, 24*time.Hour)
-	setDefault(&o.Entries, 200_000)
+	if o.Entries <= 0 {
+		o.Entries = 200_000
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -95,40 +100,32 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
+func setDefault(field *time.Duration, value time.Duration) {
+	if *field == 0 {
 		*field = value
 	}
 }
-
-// proof is one remembered fact. Times are zero when there was none.
-type proof struct {
-	proven   time.Time // when the proving request was sent
-	denied   time.Time // when a denial arrived
-	restored bool      // from the file: good for grace and membership, never fresh access
-}
-
-func (p proof) holds() bool { return !p.proven.IsZero() && p.proven.After(p.denied) }
 
 // Facts is safe for concurrent use. Close it to write what is pending.
 type Facts struct {
 	o    Options
 	disk *disk // nil: memory only
 
-	mu      sync.Mutex // orders read-modify-write of one fact; reads go around it
-	access  *lru.Cache[Access, proof]
-	members *lru.Cache[Member, proof]
+	// mu orders everything but reads that memory can answer.
+	mu      sync.Mutex
+	access  *lru.Cache[Access, word]
+	members *lru.Cache[Member, word]
 	tags    *lru.Cache[TagKey, Tag]
 }
 
 // Open reads the file at path, or makes it. An empty path keeps facts in
 // memory only. A file that is damaged or of another version is moved aside: it
-// costs HEADs, nothing else. The error is about the path itself.
+// costs HEADs, nothing else. The error is about the folder or the disk, or says
+// that another process has the file; that takes a second to find out.
 func Open(path string, o Options) (*Facts, error) {
 	f := &Facts{o: o.withDefaults()}
-	f.access, _ = lru.New[Access, proof](f.o.Entries) // errors only for a size below 1
-	f.members, _ = lru.New[Member, proof](f.o.Entries)
+	f.access, _ = lru.New[Access, word](f.o.Entries) // errors only for a size below 1
+	f.members, _ = lru.New[Member, word](f.o.Entries)
 	f.tags, _ = lru.New[TagKey, Tag](f.o.Entries)
 	if path == "" {
 		return f, nil
@@ -151,36 +148,38 @@ func (f *Facts) Close() error {
 
 // Access says what a's proof is worth, and when its request was sent.
 func (f *Facts) Access(a Access) (Age, time.Time) {
-	p := f.accessProof(a)
-	if !p.holds() {
+	w := f.accessWord(a)
+	if !w.proven() {
 		return None, time.Time{}
 	}
-	return f.age(p.proven, f.o.AccessTTL, p.restored), p.proven
+	return f.age(w.at, f.o.AccessTTL, w.restored), w.at
 }
 
 // Denied says whether the last word about a was a denial.
-func (f *Facts) Denied(a Access) bool {
-	p := f.accessProof(a)
-	return !p.denied.IsZero() && !p.holds()
-}
+func (f *Facts) Denied(a Access) bool { return f.accessWord(a).denied }
 
 // Member says what m's proof is worth.
 func (f *Facts) Member(m Member) Age {
-	p := f.memberProof(m)
-	if !p.holds() {
+	w, ok := f.members.Get(m)
+	if !ok && f.disk != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		w = f.memberLocked(m)
+	}
+	if !w.proven() {
 		return None
 	}
 	// A restored membership may be fresh: it says nothing about anyone's rights.
-	return f.age(p.proven, f.o.MemberTTL, false)
+	return f.age(w.at, f.o.MemberTTL, false)
 }
 
 // Tag gives what k meant and what that is worth. The caller checks access.
 func (f *Facts) Tag(k TagKey) (Tag, Age) {
 	t, ok := f.tags.Get(k)
 	if !ok && f.disk != nil {
-		if t, ok = f.disk.tag(k); ok {
-			f.tags.ContainsOrAdd(k, t)
-		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		t, ok = f.tagLocked(k)
 	}
 	if !ok {
 		return Tag{}, None
@@ -191,39 +190,75 @@ func (f *Facts) Tag(k TagKey) (Tag, Age) {
 // age turns the time of a proof into its worth. A proof from the future (the
 // clock was set back) is never fresh, and outside grace worth nothing.
 func (f *Facts) age(proven time.Time, ttl time.Duration, restored bool) Age {
-	old := f.o.Now().Sub(proven)
+	old := elapsed(f.o.Now(), proven)
 	switch {
 	case !restored && old >= 0 && old < ttl:
 		return Fresh
-	case old < f.o.Grace && old > -f.o.Grace:
+	case old.Abs() < f.o.Grace:
 		return Grace
 	}
 	return None
 }
 
+// elapsed is the longer of what the two clocks in a time.Time say. The monotonic
+// one stands still while the machine sleeps; the other one can be set back.
+func elapsed(now, then time.Time) time.Duration {
+	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)))
+}
+
 // Prove records that the origin answered 2xx to a request for the object of m,
 // made as the view of a and sent at asked. A denial that arrived after asked
-// wins: the proof is then not recorded.
+// wins: the proof of access is then not recorded.
 func (f *Facts) Prove(a Access, m Member, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if p := f.accessProof(a); asked.After(p.denied) && (p.restored || asked.After(p.proven)) {
-		p = proof{proven: asked}
-		f.access.Add(a, p)
-		f.later(accessBucket, a.key(), p.encode())
+	w := word{at: asked}
+	if f.news(f.accessLocked(a), asked) {
+		f.access.Add(a, w)
+		f.later(accessBucket, a.key(), w.encode())
 	}
-	if p := f.memberProof(m); asked.After(p.proven) {
-		p = proof{proven: asked}
-		f.members.Add(m, p)
-		f.later(memberBucket, m.key(), p.encode())
+	if f.news(f.memberLocked(m), asked) {
+		f.members.Add(m, w)
+		f.later(memberBucket, m.key(), w.encode())
 	}
+}
+
+// news says whether a proof that was asked for at asked replaces old. Against a
+// denial it must have been asked for later. A proof that is restored, or from
+// the future, gives way to any: the new one has a time that can be trusted.
+func (f *Facts) news(old word, asked time.Time) bool {
+	return asked.After(old.at) || old.proven() && (old.restored || old.at.After(f.o.Now()))
+}
+
+// Deny records that the origin refused a's view, now. Where there was a proof
+// the denial is on disk when Deny returns, so that no crash revives the proof.
+// Should the disk fail, the denial holds in memory, the error is logged, and
+// writing is tried again.
+func (f *Facts) Deny(a Access) {
+	if f.denyInMemory(a) && f.disk.flush() != nil {
+		f.o.Log.Error("a denial is not on disk yet; if the next restart comes before it is, an older proof may serve grace again", "repository", a.Repo)
+	}
+}
+
+// denyInMemory says whether the file knows, or is about to know, another word.
+func (f *Facts) denyInMemory(a Access) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old, w, key := f.accessLocked(a), word{at: f.o.Now(), denied: true}, a.key()
+	f.access.Add(a, w)
+	if f.disk == nil || !old.proven() && !f.disk.unwritten(accessBucket, key) {
+		return false
+	}
+	f.disk.surely(accessBucket, key, w.encode())
+	return true
 }
 
 // SetTag records what k means. An older answer never replaces a newer one.
 func (f *Facts) SetTag(k TagKey, t Tag) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old, age := f.Tag(k); age != None && old.Asked.After(t.Asked) {
+	old, _ := f.tagLocked(k)
+	if old.Asked.After(t.Asked) && !old.Asked.After(f.o.Now()) { // and the clock was not set back since
 		return
 	}
 	t.restored = false
@@ -235,57 +270,69 @@ func (f *Facts) SetTag(k TagKey, t Tag) {
 func (f *Facts) DropTag(k TagKey) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.tags.Remove(k)
-	f.later(tagBucket, k.key(), nil)
-}
-
-// Deny records that the origin refused a's view, now. Where there was a proof
-// the denial is on disk when Deny returns, so that no crash revives the proof;
-// should the disk fail, the denial holds in memory and the error is logged.
-func (f *Facts) Deny(a Access) {
-	f.mu.Lock()
-	old := f.accessProof(a)
-	p := proof{denied: f.o.Now()}
-	f.access.Add(a, p)
-	f.mu.Unlock()
-	if f.disk == nil || old.proven.IsZero() {
+	if _, known := f.tagLocked(k); !known {
 		return
 	}
-	if err := f.disk.now(accessBucket, a.key(), p.encode()); err != nil {
-		f.o.Log.Error("a denial could not be written; it holds until the next restart", "repository", a.Repo, "err", err)
-	}
-}
-
-func (f *Facts) accessProof(a Access) proof {
-	if p, ok := f.access.Get(a); ok {
-		return p
-	}
-	if f.disk == nil {
-		return proof{}
-	}
-	p, ok := f.disk.proof(accessBucket, a.key())
-	if ok {
-		f.access.ContainsOrAdd(a, p)
-	}
-	return p
-}
-
-func (f *Facts) memberProof(m Member) proof {
-	if p, ok := f.members.Get(m); ok {
-		return p
-	}
-	if f.disk == nil {
-		return proof{}
-	}
-	p, ok := f.disk.proof(memberBucket, m.key())
-	if ok {
-		f.members.ContainsOrAdd(m, p)
-	}
-	return p
-}
-
-func (f *Facts) later(bucket bucket, key, value []byte) {
+	f.tags.Remove(k)
 	if f.disk != nil {
-		f.disk.later(bucket, key, value)
+		f.disk.surely(tagBucket, k.key(), nil)
+	}
+}
+
+func (f *Facts) accessWord(a Access) word {
+	w, ok := f.access.Get(a)
+	if ok || f.disk == nil {
+		return w
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.accessLocked(a)
+}
+
+// accessLocked looks in memory and then in the file. Caller holds mu.
+func (f *Facts) accessLocked(a Access) word {
+	w, _ := recall(f.access, a, f.disk, func() (word, bool) {
+		w, ok := decodeWord(f.disk.get(accessBucket, a.key()))
+		// After the clock was set back, a denial from the future would beat every
+		// proof until the clock gets there. All that is known is that it came
+		// before now.
+		if now := f.o.Now(); w.denied && w.at.After(now) {
+			w.at = now
+		}
+		return w, ok
+	})
+	return w
+}
+
+// memberLocked is accessLocked for members.
+func (f *Facts) memberLocked(m Member) word {
+	w, _ := recall(f.members, m, f.disk, func() (word, bool) {
+		return decodeWord(f.disk.get(memberBucket, m.key()))
+	})
+	return w
+}
+
+// tagLocked is accessLocked for tags.
+func (f *Facts) tagLocked(k TagKey) (Tag, bool) {
+	return recall(f.tags, k, f.disk, func() (Tag, bool) {
+		return decodeTag(f.disk.get(tagBucket, k.key()))
+	})
+}
+
+// recall looks in memory, and then in the file if there is one.
+func recall[K comparable, V any](memory *lru.Cache[K, V], k K, d *disk, read func() (V, bool)) (V, bool) {
+	v, ok := memory.Get(k)
+	if ok || d == nil {
+		return v, ok
+	}
+	if v, ok = read(); ok {
+		memory.Add(k, v)
+	}
+	return v, ok
+}
+
+func (f *Facts) later(b bucket, key, value []byte) {
+	if f.disk != nil {
+		f.disk.later(b, key, value)
 	}
 }

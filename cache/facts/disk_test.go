@@ -1,0 +1,716 @@
+package facts
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"berth/oci"
+)
+
+// Proofs are in the file a second later; denials before Deny returns.
+func TestWhenThingsAreWritten(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(dir, "facts.db")
+		f := open(t, path, Options{})
+		crashed := func() *Facts {
+			t.Helper()
+			return open(t, copyFile(t, path), Options{})
+		}
+		f.Prove(acme, member, time.Now())
+		f.SetTag(latest, Tag{Digest: digestA, Asked: time.Now()})
+		wantAccess(t, crashed(), acme, None)
+		time.Sleep(1001 * time.Millisecond)
+		synctest.Wait()
+		after := crashed()
+		wantAccess(t, after, acme, Grace)
+		wantMember(t, after, member, Fresh)
+		wantTag(t, after, latest, digestA, Grace)
+		f.Deny(acme)
+		after = crashed()
+		wantAccess(t, after, acme, None)
+		if !after.Denied(acme) {
+			t.Error("no denial")
+		}
+	})
+}
+
+// A denial about nothing that was proven is not worth a write: anybody may ask
+// for anything.
+func TestAStrangersDenialIsNotWritten(t *testing.T) {
+	f := open(t, filepath.Join(t.TempDir(), "facts.db"), Options{})
+	before := writes(t, f)
+	for i := range 100 {
+		a := acme
+		a.Repo = fmt.Sprint(i)
+		f.Deny(a)
+		f.DropTag(TagKey{Repo: a.Repo})
+	}
+	if n := writes(t, f) - before; n != 0 || len(f.disk.pending) != 0 {
+		t.Errorf("%d writes, %d pending", n, len(f.disk.pending))
+	}
+	f.Prove(acme, member, time.Now())
+	f.Deny(acme)
+	f.Deny(acme)
+	if n := writes(t, f) - before; n != 1 {
+		t.Errorf("%d writes for a proof and two denials, want 1", n)
+	}
+}
+
+// writes is how many transactions have been committed.
+func writes(t *testing.T, f *Facts) (n int) {
+	t.Helper()
+	err := f.disk.db.View(func(tx *bbolt.Tx) error {
+		n = tx.ID()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A second denial may find the first one on its way to the disk, and must not
+// answer before it is there.
+func TestASecondDenialWaitsForTheFirst(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{})
+	f.Prove(acme, member, time.Now())
+	if err := f.disk.flush(); err != nil {
+		t.Fatal(err)
+	}
+	// The first one has come as far as memory.
+	f.denyInMemory(acme)
+	f.Deny(acme)
+	wantAccess(t, open(t, copyFile(t, path), Options{}), acme, None)
+	// And as far as the commit.
+	f.Prove(acme, member, time.Now())
+	if err := f.disk.flush(); err != nil {
+		t.Fatal(err)
+	}
+	f.disk.writing.Lock()
+	f.denyInMemory(acme)
+	f.disk.take()
+	second := make(chan struct{})
+	go func() {
+		defer close(second)
+		f.Deny(acme)
+	}()
+	for { // until it waits: it has queued again
+		f.disk.mu.Lock()
+		queued := len(f.disk.pending) > 0
+		f.disk.mu.Unlock()
+		if queued {
+			break
+		}
+		runtime.Gosched()
+	}
+	select {
+	case <-second:
+		t.Error("it did not wait for the commit that is under way")
+	default:
+	}
+	f.disk.written(true) // which loses it
+	f.disk.writing.Unlock()
+	<-second
+	wantAccess(t, open(t, copyFile(t, path), Options{}), acme, None)
+}
+
+// A write that fails takes nothing with it: neither denials nor proofs.
+func TestAFailedWriteIsTriedAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "facts.db")
+	var log bytes.Buffer
+	f := open(t, path, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	f.Prove(acme, member, time.Now())
+	if err := f.disk.flush(); err != nil {
+		t.Fatal(err)
+	}
+	other := acme
+	other.Repo = "acme/other"
+	f.disk.writing.Lock() // the ticker stays out
+	good := f.disk.db
+	f.disk.db = readOnly(t, path)
+	f.disk.writing.Unlock()
+	f.Prove(other, member, time.Now())
+	f.Deny(acme)
+	f.Deny(acme)
+	for range 3 {
+		if f.disk.flush() == nil {
+			t.Fatal("the write did not fail")
+		}
+	}
+	wantAccess(t, f, acme, None)
+	f.Prove(other, member, time.Now()) // newer than what failed
+	_, at := f.Access(other)
+	f.disk.writing.Lock()
+	if err := f.disk.db.Close(); err != nil {
+		t.Error(err)
+	}
+	f.disk.db = good
+	f.disk.writing.Unlock()
+	closeFacts(t, f)
+	if n := strings.Count(log.String(), "cannot be written"); n != 1 {
+		t.Errorf("the trouble was logged %d times:\n%s", n, &log)
+	}
+	if !strings.Contains(log.String(), "a denial is not on disk") {
+		t.Errorf("nothing about the denial:\n%s", &log)
+	}
+
+	f = open(t, path, Options{})
+	wantAccess(t, f, acme, None)
+	if !f.Denied(acme) {
+		t.Error("the denial was lost")
+	}
+	if _, stored := f.Access(other); !stored.Equal(at.Round(0)) {
+		t.Errorf("an older proof was written over a newer one: %v, want %v", stored, at)
+	}
+}
+
+// readOnly opens a copy of the file at path so that writing to it fails.
+func readOnly(t *testing.T, path string) *bbolt.DB {
+	t.Helper()
+	db, err := bbolt.Open(copyFile(t, path), 0o600, &bbolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func copyFile(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.CreateTemp(filepath.Dir(path), "copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := to.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return to.Name()
+}
+
+// What waits for the next write is bounded; denials are written even so.
+func TestPendingIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{})
+	f.Prove(acme, member, time.Now())
+	if err := f.disk.flush(); err != nil {
+		t.Fatal(err)
+	}
+	f.disk.writing.Lock() // the disk is slow
+	for i := range maxPending + 1000 {
+		f.disk.later(tagBucket, fmt.Append(nil, i), []byte("x"))
+	}
+	f.disk.later(tagBucket, fmt.Append(nil, 0), []byte("newer"))
+	if n := len(f.disk.pending); n != maxPending {
+		t.Errorf("%d pending", n)
+	}
+	if v, _ := f.disk.onItsWay(tagBucket, []byte("0")); string(v) != "newer" {
+		t.Errorf("what is queued stays at %q", v)
+	}
+	f.denyInMemory(acme)
+	f.disk.writing.Unlock()
+	closeFacts(t, f)
+	f = open(t, path, Options{})
+	wantAccess(t, f, acme, None)
+}
+
+// One record that bbolt cannot take must not keep the others from the file.
+func TestARecordThatIsTooLarge(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{})
+	f.Prove(acme, member, time.Now())
+	f.Prove(Access{Repo: strings.Repeat("x", bbolt.MaxKeySize+1)}, Member{Repo: strings.Repeat("x", bbolt.MaxKeySize+1)}, time.Now())
+	f.SetTag(latest, Tag{Digest: digestA, MediaType: strings.Repeat("x", 1<<20), Asked: time.Now()})
+	closeFacts(t, f)
+	f = open(t, path, Options{})
+	wantAccess(t, f, acme, Grace)
+	wantTag(t, f, latest, "", None)
+}
+
+// Facts that nothing used for 30 days go, at the start and once a day, and so do
+// those that no clock can have written and those that cannot be read.
+func TestSweep(t *testing.T) {
+	const n = 2*sweepStep + 100
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(dir, "facts.db")
+		f := open(t, path, Options{})
+		prove := func(name string, i int) {
+			a, m, k := acme, member, latest
+			a.Repo = fmt.Sprint(name, i)
+			m.Repo, k.Repo = a.Repo, a.Repo
+			f.Prove(a, m, time.Now())
+			f.SetTag(k, Tag{Digest: digestA, Asked: time.Now()})
+		}
+		for i := range n {
+			prove("old", i)
+		}
+		f.Deny(Access{Origin: acme.Origin, View: acme.View, Repo: "old0"})
+		time.Sleep(unusedFor - 10*time.Second)
+		for i := range n {
+			prove("new", i)
+		}
+		f.disk.later(memberBucket, []byte("junk"), []byte("junk"))
+		f.disk.later(accessBucket, []byte("future"), word{at: time.Now().Add(2 * unusedFor)}.encode())
+		f.disk.later(tagBucket, []byte("junk"), []byte("{"))
+		closeFacts(t, f)
+		if got := count(t, path); got != [3]int{2*n + 1, 2*n + 1, 2*n + 1} {
+			t.Fatalf("before: %v", got)
+		}
+
+		f = open(t, path, Options{})
+		synctest.Wait() // the sweep at the start: nothing is too old yet
+		closeFacts(t, f)
+		if got := count(t, path); got != [3]int{2 * n, 2 * n, 2 * n} {
+			t.Fatalf("after the first sweep: %v", got)
+		}
+
+		time.Sleep(20 * time.Second)
+		f = open(t, path, Options{})
+		synctest.Wait()
+		closeFacts(t, f)
+		if got := count(t, path); got != [3]int{n, n, n} {
+			t.Fatalf("after 30 days: %v", got)
+		}
+
+		f = open(t, path, Options{})
+		prove("new", 7)
+		time.Sleep(unusedFor + sweepEvery)
+		synctest.Wait()
+		closeFacts(t, f)
+		if got := count(t, path); got != [3]int{} {
+			t.Fatalf("after 30 days of running: %v", got)
+		}
+	})
+}
+
+// Renewed between the look and the deletion: it stays.
+func TestSweepSparesWhatIsRenewedMeanwhile(t *testing.T) {
+	clk := newClock()
+	path := filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{Now: clk.now})
+	f.Prove(acme, member, clk.now())
+	if err := f.disk.flush(); err != nil {
+		t.Fatal(err)
+	}
+	clk.move(31 * 24 * time.Hour)
+	f.Prove(acme, member, clk.now())
+	f.disk.sweep(nil)
+	closeFacts(t, f)
+	if got := count(t, path); got != [3]int{1, 1, 0} {
+		t.Errorf("%v", got)
+	}
+}
+
+// count gives the number of records in each bucket.
+func count(t *testing.T, path string) (n [3]int) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	err = db.View(func(tx *bbolt.Tx) error {
+		for i, b := range factBuckets {
+			n[i] = tx.Bucket([]byte(b)).Stats().KeyN
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// full makes a file with n facts of each kind about repositories of acme.
+func full(t *testing.T, path string, n int) {
+	t.Helper()
+	f := open(t, path, Options{})
+	for i := range n {
+		a, m, k := acme, member, latest
+		a.Repo = fmt.Sprint("acme/", i)
+		m.Repo, k.Repo = a.Repo, a.Repo
+		f.Prove(a, m, time.Now())
+		f.SetTag(k, Tag{Digest: digestA, Asked: time.Now()})
+	}
+	closeFacts(t, f)
+}
+
+// A file that is not ours, or not whole, is moved aside. It costs proofs, and
+// nothing else: nothing unproven counts, and new facts are kept.
+func TestUnusableFilesAreMovedAside(t *testing.T) {
+	whole := filepath.Join(t.TempDir(), "facts.db")
+	full(t, whole, 300)
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, damageTo := range map[string]func(t *testing.T, path string){
+		"text":        write([]byte("this is not a database\n")),
+		"zeroes":      write(make([]byte, 1<<20)),
+		"noise":       write(noise(1 << 16)),
+		"one byte":    write([]byte{1}),
+		"cut at page": write(data[:8*4096]),
+		"cut in half": write(data[:len(data)/2-100]),
+		"meta only":   write(data[:2*4096]),
+		"no meta":     write(append(make([]byte, 2*4096), data[2*4096:]...)),
+		"a folder": func(t *testing.T, path string) {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"of another program": bolt(t, func(tx *bbolt.Tx) error {
+			_, err := tx.CreateBucket([]byte("theirs"))
+			return err
+		}),
+		"of a newer version": bolt(t, func(tx *bbolt.Tx) error {
+			if err := create(tx); err != nil {
+				return err
+			}
+			return tx.Bucket([]byte(metaBucket)).Put([]byte("version"), []byte("2"))
+		}),
+		"of no version": bolt(t, func(tx *bbolt.Tx) error {
+			if err := create(tx); err != nil {
+				return err
+			}
+			return tx.Bucket([]byte(metaBucket)).Delete([]byte("version"))
+		}),
+		"without a bucket": bolt(t, func(tx *bbolt.Tx) error {
+			if err := create(tx); err != nil {
+				return err
+			}
+			return tx.DeleteBucket([]byte(memberBucket))
+		}),
+		"with a value for a bucket": bolt(t, func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucket([]byte(metaBucket))
+			if err != nil {
+				return err
+			}
+			_, err = b.CreateBucket([]byte("version"))
+			return err
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "facts.db")
+			for range 2 { // the second time something is aside already
+				damageTo(t, path)
+				works(t, path)
+				if _, err := os.Stat(path + ".damaged"); err != nil {
+					t.Errorf("it was not kept: %v", err)
+				}
+				if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// works checks that facts can be kept at path, whatever is there.
+func works(t *testing.T, path string) {
+	t.Helper()
+	f := open(t, path, Options{})
+	wantAccess(t, f, acme, None)
+	f.Prove(acme, member, time.Now())
+	wantAccess(t, f, acme, Fresh)
+	f.SetTag(latest, Tag{Digest: digestA, Asked: time.Now()})
+	closeFacts(t, f)
+	f = open(t, path, Options{})
+	wantAccess(t, f, acme, Grace)
+	wantTag(t, f, latest, digestA, Grace)
+	f.Deny(acme)
+	wantAccess(t, f, acme, None)
+	closeFacts(t, f)
+	f = open(t, path, Options{})
+	wantAccess(t, f, acme, None)
+	closeFacts(t, f)
+}
+
+func write(data []byte) func(*testing.T, string) {
+	return func(t *testing.T, path string) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range b {
+		b[i] = byte(r.Uint32())
+	}
+	return b
+}
+
+func bolt(t *testing.T, fill func(*bbolt.Tx) error) func(*testing.T, string) {
+	t.Helper()
+	return func(t *testing.T, path string) {
+		db, err := bbolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Update(fill); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Empty files are what a crash between making and filling leaves: no damage.
+func TestAnEmptyFileIsNew(t *testing.T) {
+	for name, make := range map[string]func(*testing.T, string){
+		"empty":       write(nil),
+		"empty bbolt": bolt(t, func(*bbolt.Tx) error { return nil }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "facts.db")
+			make(t, path)
+			works(t, path)
+			if _, err := os.Stat(path + ".damaged"); err == nil {
+				t.Error("it was moved aside")
+			}
+		})
+	}
+}
+
+// Damage in the middle shows only when it is read or written over. It may cost
+// facts, never the process, and never gives anyone access.
+func TestDamageThatShowsLate(t *testing.T) {
+	whole := filepath.Join(t.TempDir(), "facts.db")
+	full(t, whole, 300)
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var used [3]int
+	for seed := range uint64(80) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		bad := bytes.Clone(data)
+		for range 1 + r.IntN(3) {
+			page := 2 + r.IntN(len(bad)/4096-2)
+			at := bad[page*4096:][:4096]
+			switch r.IntN(4) {
+			case 0:
+				clear(at)
+			case 1:
+				binary.LittleEndian.PutUint64(at[r.IntN(32)*8:], r.Uint64())
+			case 2:
+				copy(at, noise(4096))
+			case 3:
+				at[r.IntN(64)] ^= 1 << r.IntN(8)
+			}
+		}
+		path := filepath.Join(t.TempDir(), "facts.db")
+		write(bad)(t, path)
+		used[useDamaged(t, path)]++
+	}
+	t.Logf("%d did not show, %d were refused at the start, %d showed later", used[0], used[1], used[2])
+	if used[2] == 0 {
+		t.Error("no damage showed late: this tests nothing")
+	}
+}
+
+// useDamaged works with the file at path and says when its damage showed.
+func useDamaged(t *testing.T, path string) (when int) {
+	t.Helper()
+	log := io.Discard
+	f := open(t, path, Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	if _, err := os.Stat(path + ".damaged"); err == nil {
+		when = 1
+	}
+	f.disk.sweep(nil)
+	for i := range 300 {
+		a := acme
+		a.Repo = fmt.Sprint("acme/", i)
+		if age, _ := f.Access(a); age == Fresh {
+			t.Fatalf("%s: fresh", a.Repo)
+		}
+		a.Repo = fmt.Sprint("acme/never", i)
+		wantAccess(t, f, a, None)
+		if i%3 == 0 {
+			f.Prove(a, member, time.Now())
+			wantAccess(t, f, a, Fresh)
+		}
+		if i%50 == 0 {
+			f.Deny(a)
+			wantAccess(t, f, a, None)
+		}
+	}
+	_ = f.Close() // what it says does not matter
+	if f.disk.broken.Load() {
+		when = 2
+		if _, err := os.Stat(path + ".damaged"); err != nil {
+			t.Error("the damaged file was not moved aside")
+		}
+		works(t, path)
+	}
+	return when
+}
+
+// A file that another process has is nobody's damage.
+func TestALockedFileIsAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{})
+	start := time.Now()
+	second, err := Open(path, Options{})
+	if err == nil {
+		_ = second.Close() // the test has failed already
+		t.Fatal("two have the file")
+	}
+	if took := time.Since(start); took > 10*lockTimeout {
+		t.Errorf("it took %v", took)
+	}
+	if !strings.Contains(err.Error(), bolterrors.ErrTimeout.Error()) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path + ".damaged"); err == nil {
+		t.Fatal("it was moved away under the other's hands")
+	}
+	f.Prove(acme, member, time.Now())
+	closeFacts(t, f)
+	wantAccess(t, open(t, path, Options{}), acme, Grace)
+}
+
+func TestAFolderThatCannotBeUsedIsAnError(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	write(nil)(t, file)
+	for name, path := range map[string]string{
+		"missing":  filepath.Join(t.TempDir(), "missing", "facts.db"),
+		"a file":   filepath.Join(file, "facts.db"),
+		"too long": filepath.Join(t.TempDir(), strings.Repeat("x", 300)),
+	} {
+		if f, err := Open(path, Options{}); err == nil {
+			_ = f.Close() // the test has failed already
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestAFileThatMayNotBeReadIsAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "facts.db")
+	full(t, path, 1)
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, func() {
+		f, err := Open(path, Options{})
+		if err == nil {
+			_ = f.Close() // the test has failed already
+		}
+		if !strings.Contains(fmt.Sprint(err), fs.ErrPermission.Error()) {
+			t.Errorf("%v", err)
+		}
+	})
+	if _, err := os.Stat(path + ".damaged"); err == nil {
+		t.Error("it was moved aside")
+	}
+}
+
+// asNobody runs fn without root's rights to files, if the test has them.
+func asNobody(t *testing.T, fn func()) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		runtime.LockOSThread() // and never unlocked on failure: the thread goes
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Skip("cannot become somebody else:", err)
+		}
+		defer func() {
+			if err := unix.Setfsuid(0); err == nil {
+				runtime.UnlockOSThread()
+			}
+		}()
+	}
+	fn()
+}
+
+func TestCloseTwice(t *testing.T) {
+	f := open(t, filepath.Join(t.TempDir(), "facts.db"), Options{})
+	closeFacts(t, f)
+	closeFacts(t, f)
+	// Whoever is late gets answers from memory, and no panic.
+	f.Prove(acme, member, time.Now())
+	wantAccess(t, f, acme, Fresh)
+	f.Deny(acme)
+	wantAccess(t, f, acme, None)
+}
+
+func TestKeysNeverCollide(t *testing.T) {
+	part := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", "\x00", "a", "b", "a\x00b", "\x01a", "a\x01", strings.Repeat("x", 127), strings.Repeat("x", 128)}))
+	parts := rapid.SliceOfN(part, 1, 5)
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := parts.Draw(t, "a"), parts.Draw(t, "b")
+		if fmt.Sprintf("%q", a) != fmt.Sprintf("%q", b) && bytes.Equal(join(a...), join(b...)) {
+			t.Fatalf("%q and %q have one key", a, b)
+		}
+	})
+}
+
+func FuzzKeysNeverCollide(f *testing.F) {
+	f.Add("o", "a", "f", "r", "t", "o", "a", "f", "r", "t")
+	f.Add("o", "a\x00", "f", "r", "t", "o", "a", "\x00f", "r", "t")
+	f.Add("", "ab", "", "r", "", "", "a", "b", "r", "")
+	f.Fuzz(func(t *testing.T, o1, g1, f1, r1, t1, o2, g2, f2, r2, t2 string) {
+		a1, a2 := Access{o1, oci.View{Organisation: g1, Fingerprint: f1}, r1, oci.Digest(t1)}, Access{o2, oci.View{Organisation: g2, Fingerprint: f2}, r2, oci.Digest(t2)}
+		if (a1 == a2) != bytes.Equal(a1.key(), a2.key()) {
+			t.Errorf("%+v, %+v", a1, a2)
+		}
+		m1, m2 := Member{o1, r1, oci.Manifest, oci.Digest(t1)}, Member{o2, r2, oci.Blob, oci.Digest(t2)}
+		if bytes.Equal(m1.key(), m2.key()) {
+			t.Errorf("%+v, %+v", m1, m2)
+		}
+		k1, k2 := TagKey{o1, a1.View, r1, t1}, TagKey{o2, a2.View, r2, t2}
+		if (k1 == k2) != bytes.Equal(k1.key(), k2.key()) {
+			t.Errorf("%+v, %+v", k1, k2)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(word{at: time.Unix(1, 2)}.encode())
+	f.Add(word{at: time.Unix(1, 2), denied: true}.encode())
+	f.Add(Tag{MediaType: "m", Digest: digestA, Size: 5, Asked: time.Unix(3, 4)}.encode())
+	f.Add([]byte(`{"digest":"sha256:../../x"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if w, ok := decodeWord(b); ok && !bytes.Equal(w.encode(), b) || !ok && w != (word{}) {
+			t.Errorf("%q is %+v, %v", b, w, ok)
+		}
+		tag, ok := decodeTag(b)
+		if again, _ := decodeTag(tag.encode()); ok && (again != tag || !tag.restored) {
+			t.Errorf("%q is %+v and then %+v", b, tag, again)
+		}
+		if _, err := oci.ParseDigest(tag.Digest.String()); ok && err != nil {
+			t.Error(err)
+		}
+	})
+}

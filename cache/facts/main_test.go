@@ -1,0 +1,92 @@
+package facts
+
+import (
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"berth/oci"
+)
+
+// TestMain runs a child of a test when asked to, else the tests.
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childPath); path != "" {
+		denyAndDie(path, os.Getenv(childDoes))
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// clock is a clock that only the test moves. Its times have no monotonic part.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func newClock() *clock { return &clock{t: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)} }
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) move(d time.Duration) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+	return c.t
+}
+
+func open(t testing.TB, path string, o Options) *Facts {
+	t.Helper()
+	f, err := Open(path, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() }) // those that the test closed are closed again
+	return f
+}
+
+func closeFacts(t testing.TB, f *Facts) {
+	t.Helper()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var (
+	digestA = oci.DigestOf([]byte("a"))
+	digestB = oci.DigestOf([]byte("b"))
+
+	acme   = Access{Origin: "reg.test-1", View: oci.View{Organisation: "acme", Fingerprint: "f1"}, Repo: "acme/app"}
+	member = Member{Origin: "reg.test-1", Repo: "acme/app", Kind: oci.Manifest, Digest: digestA}
+	latest = TagKey{Origin: "reg.test-1", View: acme.View, Repo: "acme/app", Tag: "latest"}
+)
+
+func wantAccess(t testing.TB, f *Facts, a Access, want Age) {
+	t.Helper()
+	if got, _ := f.Access(a); got != want {
+		t.Fatalf("access of %s to %s is %s, want %s", a.View.Organisation, a.Repo, ageNames[got], ageNames[want])
+	}
+}
+
+func wantMember(t testing.TB, f *Facts, m Member, want Age) {
+	t.Helper()
+	if got := f.Member(m); got != want {
+		t.Fatalf("membership is %s, want %s", ageNames[got], ageNames[want])
+	}
+}
+
+func wantTag(t testing.TB, f *Facts, k TagKey, d oci.Digest, want Age) {
+	t.Helper()
+	tag, got := f.Tag(k)
+	if got != want || want != None && tag.Digest != d {
+		t.Fatalf("the tag is %s and means %s, want %s and %s", ageNames[got], tag.Digest, ageNames[want], d)
+	}
+}
+
+var ageNames = [...]string{None: "none", Grace: "grace", Fresh: "fresh"}
