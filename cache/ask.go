@@ -56,8 +56,8 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 		}
 	}
 	key := s.accessKey(view, o.Repo, o.Digest)
-	s.c.facts.Prove(key, s.memberKey(o), asked)
-	if s.c.facts.Denied(key) {
+	s.facts.Prove(key, s.memberKey(o), asked)
+	if s.facts.Denied(key) {
 		return &oci.Error{
 			Class:   oci.Denied,
 			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Name, o.Repo),
@@ -76,7 +76,7 @@ func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) 
 	if class != oci.NotFound {
 		return
 	}
-	seen := s.c.facts.Member(s.memberKey(o)) != facts.None
+	seen := s.facts.Member(s.memberKey(o)) != facts.None
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
 		// A registry that hides what one may not see answers 404 too.
 		s.deny(s.accessKey(view, o.Repo, o.Digest), class)
@@ -92,12 +92,12 @@ func (s *source) deny(key facts.Access, class oci.Class) {
 	} else {
 		s.c.lostCredential.Remove(key)
 	}
-	s.c.facts.Deny(key)
+	s.facts.Deny(key)
 }
 
 // deniedHere says whether the last word was a denial of the repository itself.
 func (s *source) deniedHere(key facts.Access) bool {
-	return s.c.facts.Denied(key) && !s.c.lostCredential.Contains(key)
+	return s.facts.Denied(key) && !s.c.lostCredential.Contains(key)
 }
 
 func (c *Cache) rememberMissing(k missingKey, err error) {
@@ -114,19 +114,12 @@ func (c *Cache) knownMissing(k missingKey) error {
 // renewEarly asks again in the background when the access proof in use is past
 // four fifths of its life, so that no pull has to wait for it.
 func (s *source) renewEarly(view oci.View, o oci.Object) {
-	_, proven := s.c.facts.Access(s.accessKey(view, o.Repo, o.Digest))
-	if ttl := s.c.accessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
+	_, proven := s.facts.Access(s.accessKey(view, o.Repo, o.Digest))
+	if ttl := s.facts.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
 		return
 	}
 	s.c.wg.Go(func() {
 		// The answer is recorded by ask; whoever pulls next sees it.
 		_, _ = s.ask(s.c.ctx, view, o)
 	})
-}
-
-func (c *Cache) accessTTL() time.Duration {
-	if c.o.AccessTTL == 0 {
-		return facts.DefaultAccessTTL
-	}
-	return c.o.AccessTTL
 }

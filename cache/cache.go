@@ -29,8 +29,8 @@ type Options struct {
 	Dir string
 	// MaxSize and MinFree in bytes; see store.Options.
 	MaxSize, MinFree int64
-	// TagTTL, AccessTTL and Grace; see facts.Options.
-	TagTTL, AccessTTL, Grace time.Duration
+	// Times are the defaults of Upstream.Times; see facts.Options.
+	Times facts.Times
 	// HotBytes bounds the manifests and small blobs kept in memory. If 0, 16 MiB.
 	HotBytes int64
 	// ParkAfter is how long a fill goes on without a reader. If 0, 30 s.
@@ -100,7 +100,7 @@ func New(o Options) (*Cache, error) {
 		return nil, err
 	}
 	fs, err := facts.Open(filepath.Join(o.Dir, "facts.db"), facts.Options{
-		AccessTTL: o.AccessTTL, TagTTL: o.TagTTL, Grace: o.Grace, Now: o.Now, Log: o.Log,
+		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
 	})
 	if err != nil {
 		_ = st.Close() // the first error counts
@@ -150,15 +150,18 @@ type Upstream struct {
 	// PerObject is for registries whose rights differ within a repository:
 	// access is then proven for each object.
 	PerObject bool
+	// Times say how long proofs and tags are worth something here; a zero time
+	// is the cache's.
+	Times facts.Times
 }
 
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
-	s := &source{c: c, u: u, origin: u.Origin.Dir()}
+	s := &source{c: c, u: u, origin: u.Origin.Dir(), facts: c.facts.With(u.Times)}
 	if u.Shared != nil {
 		shared := u
 		shared.As, shared.Shared = u.Shared, nil
-		s.shared = &source{c: c, u: shared, origin: s.origin}
+		s.shared = &source{c: c, u: shared, origin: s.origin, facts: s.facts}
 	}
 	return s
 }

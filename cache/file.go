@@ -9,7 +9,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/opencontainers/image-spec/specs-go/v1"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/oci"
 )

@@ -13,7 +13,8 @@ type source struct {
 	c      *Cache
 	u      Upstream
 	origin string
-	shared *source // nil: the shared view says nothing here
+	facts  *facts.Facts // with the times that hold here
+	shared *source      // nil: the shared view says nothing here
 }
 
 // View is as whom repo is asked.
@@ -168,8 +169,8 @@ func staleWarning(err error) string {
 
 // state is what is known about o for view, for bytes that are there.
 func (s *source) state(view oci.View, o oci.Object) facts.State {
-	access, _ := s.c.facts.Access(s.accessKey(view, o.Repo, o.Digest))
-	return facts.State{Access: access, Member: s.c.facts.Member(s.memberKey(o)), Bytes: true}
+	access, _ := s.facts.Access(s.accessKey(view, o.Repo, o.Digest))
+	return facts.State{Access: access, Member: s.facts.Member(s.memberKey(o)), Bytes: true}
 }
 
 var errAgain = errors.New("the fill ended while it was joined")

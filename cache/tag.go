@@ -12,8 +12,8 @@ import (
 func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution, error) {
 	view := s.View(repo)
 	key := facts.TagKey{Origin: s.origin, View: view, Repo: repo, Tag: tag}
-	known, age := s.c.facts.Tag(key)
-	access, _ := s.c.facts.Access(s.accessKey(view, repo, known.Digest))
+	known, age := s.facts.Tag(key)
+	access, _ := s.facts.Access(s.accessKey(view, repo, known.Digest))
 	if age == facts.Fresh && access == facts.Fresh {
 		return resolution(known, oci.Outcome{Result: oci.Hit}), nil
 	}
@@ -25,7 +25,7 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 		return nil, err
 	}
 	// A denial may have come meanwhile: access counts as it is now.
-	if access, _ = s.c.facts.Access(s.accessKey(view, repo, known.Digest)); age == facts.None || access == facts.None {
+	if access, _ = s.facts.Access(s.accessKey(view, repo, known.Digest)); age == facts.None || access == facts.None {
 		return nil, err
 	}
 	return resolution(known, oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}), nil
@@ -64,18 +64,18 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 		if err := s.prove(view, o, r.Asked); err != nil {
 			return nil, err
 		}
-		s.c.facts.SetTag(key, facts.Tag{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size, Asked: r.Asked})
+		s.facts.SetTag(key, facts.Tag{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size, Asked: r.Asked})
 		return &r, nil
 	})
 }
 
 func (s *source) tagRefused(view oci.View, key facts.TagKey, mk missingKey, err error) {
-	known, age := s.c.facts.Tag(key)
+	known, age := s.facts.Tag(key)
 	class := oci.ClassOf(err)
 	gone := class == oci.NotFound && (age != facts.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
 	if class.Refuses() || gone {
 		s.deny(s.accessKey(view, key.Repo, known.Digest), class)
-		s.c.facts.DropTag(key)
+		s.facts.DropTag(key)
 	}
 	if class == oci.NotFound {
 		s.c.rememberMissing(mk, err)

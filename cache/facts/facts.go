@@ -108,7 +108,12 @@ func setDefault(field *time.Duration, value time.Duration) {
 
 // Facts is safe for concurrent use. Close it to write what is pending.
 type Facts struct {
-	o    Options
+	o Options
+	*memory
+}
+
+// memory is what a Facts and those made With other times have in common.
+type memory struct {
 	disk *disk // nil: memory only
 
 	// mu orders everything but reads that memory can answer.
@@ -123,7 +128,7 @@ type Facts struct {
 // costs HEADs, nothing else. The error is about the folder or the disk, or says
 // that another process has the file; that takes a second to find out.
 func Open(path string, o Options) (*Facts, error) {
-	f := &Facts{o: o.withDefaults()}
+	f := &Facts{o: o.withDefaults(), memory: &memory{}}
 	f.access, _ = lru.New[Access, word](f.o.Entries) // errors only for a size below 1
 	f.members, _ = lru.New[Member, word](f.o.Entries)
 	f.tags, _ = lru.New[TagKey, Tag](f.o.Entries)
@@ -137,6 +142,27 @@ func Open(path string, o Options) (*Facts, error) {
 	f.disk = d
 	return f, nil
 }
+
+// Times are what the same fields of Options say.
+type Times struct{ AccessTTL, TagTTL, Grace time.Duration }
+
+// With is f, with other times for what its facts are worth. A zero time is that
+// of f. The facts are the same; only f is closed.
+func (f *Facts) With(t Times) *Facts {
+	o := f.o
+	for _, set := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&o.AccessTTL, t.AccessTTL}, {&o.TagTTL, t.TagTTL}, {&o.Grace, t.Grace}} {
+		if set.value != 0 {
+			*set.field = set.value
+		}
+	}
+	return &Facts{o: o, memory: f.memory}
+}
+
+// AccessTTL is how long access stays Fresh here.
+func (f *Facts) AccessTTL() time.Duration { return f.o.AccessTTL }
 
 // Close writes pending facts and closes the file.
 func (f *Facts) Close() error {

@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"sync"
 	"time"
+	"time"
 
 	"berth/auth"
 	"berth/cache"
+	"berth/cache/facts"
 	"berth/internal/config"
 	"berth/oci"
 	"berth/proxy"
@@ -18,6 +20,7 @@ import (
 // desk is what one configuration makes of the node: its registries, who may
 // call, as whom it asks, and a handler for each listener.
 type desk struct {
+	cfg         *config.Config
 	sites       []*site
 	credentials *auth.Credentials
 	handlers    []http.Handler
@@ -39,7 +42,7 @@ type site struct {
 }
 
 func (n *node) newDesk(cfg *config.Config) (*desk, error) {
-	d := &desk{accounts: accounts(cfg)}
+	d := &desk{cfg: cfg, accounts: accounts(cfg)}
 	specs, err := specs(cfg)
 	if err != nil {
 		return nil, err
@@ -136,7 +139,7 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 	s := at.site
 	u := cache.Upstream{
 		Name: s.name, Origin: s.origin, PerObject: s.perObject,
-		AnonymousFallback: s.fallback,
+		AnonymousFallback: s.fallback, Times: d.times(at.organisation),
 		As: s.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
 			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
@@ -148,6 +151,23 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 		u.Shared = s.shared
 	}
 	return c.Through(u)
+}
+
+// times are the configuration's, with the organisation's own grace.
+func (d *desk) times(organisation string) facts.Times {
+	t := facts.Times{TagTTL: orNever(d.cfg.Cache.TagTTL), AccessTTL: orNever(d.cfg.Cache.AccessTTL), Grace: orNever(d.cfg.Cache.Grace)}
+	if o, ok := d.cfg.Organisations[organisation]; ok {
+		t.Grace = orNever(o.Grace)
+	}
+	return t
+}
+
+// orNever translates the configuration's 0s, which facts take for "the default".
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
 }
 
 // credential is what the seat has for the repository, or else what the

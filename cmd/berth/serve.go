@@ -137,7 +137,7 @@ func newNode(cfg *config.Config, log *slog.Logger, now func() time.Time) (*node,
 	if n.auth, err = auth.NewMetrics(n.registry); err != nil {
 		return nil, err
 	}
-	if n.cache, err = openCache(cfg.Cache, log, now); err != nil {
+	if n.cache, err = openCache(cfg.Cache, cfg.Upstream, log, now); err != nil {
 		return nil, err
 	}
 	if n.key, err = auth.LoadKey(filepath.Join(cfg.Cache.Directory, "key")); err == nil {
@@ -150,7 +150,7 @@ func newNode(cfg *config.Config, log *slog.Logger, now func() time.Time) (*node,
 	return n, nil
 }
 
-func openCache(c config.Cache, log *slog.Logger, now func() time.Time) (*cache.Cache, error) {
+func openCache(c config.Cache, u config.Upstream, log *slog.Logger, now func() time.Time) (*cache.Cache, error) {
 	if err := os.MkdirAll(c.Directory, 0o700); err != nil {
 		return nil, fmt.Errorf("making the cache folder: %w: name another one with --cache or cache.directory", err)
 	}
@@ -162,18 +162,9 @@ func openCache(c config.Cache, log *slog.Logger, now func() time.Time) (*cache.C
 	return cache.New(cache.Options{
 		Dir: c.Directory,
 		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
-		TagTTL: orNever(c.TagTTL), AccessTTL: orNever(c.AccessTTL), Grace: orNever(c.Grace),
+		Parallel: u.Parallel, Connections: u.Connections,
 		Now: now, Log: log,
 	})
-}
-
-// orNever translates the configuration's 0s, which the cache's options take for
-// "the default".
-func orNever(d time.Duration) time.Duration {
-	if d == 0 {
-		return -1
-	}
-	return d
 }
 
 // run serves until ctx ends or a server fails.
