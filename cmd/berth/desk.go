@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"sync"
 	"time"
-	"time"
 
 	"berth/auth"
 	"berth/cache"
