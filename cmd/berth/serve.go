@@ -160,7 +160,7 @@ func openCache(c config.Cache, u config.Upstream, log *slog.Logger, now func() t
 	}
 	total := int64(st.Blocks) * st.Bsize
 	return cache.New(cache.Options{
-		Dir: c.Directory,
+		Dir:     c.Directory,
 		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
 		Parallel: u.Parallel, Connections: u.Connections,
 		Now: now, Log: log,
