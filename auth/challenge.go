@@ -175,8 +175,8 @@ func (s *answerState) set(resp *http.Response, body []byte, err error) {
 	}
 }
 
-// errForeignPing ends requests of Ping that were not asked for.
-var errForeignPing = errors.New("only the origin is asked how to sign in")
+// errForeignPing ends requests of Ping in another scheme than the origin's.
+var errForeignPing = errors.New("an origin is asked in its own scheme only")
 
 // guarded is the transport for Ping, which by itself tries https first, falls
 // back to http for hosts that look local, follows redirects and reads bodies to
@@ -184,10 +184,11 @@ var errForeignPing = errors.New("only the origin is asked how to sign in")
 // error and a body has an end.
 func (p *prober) guarded(seen *answerState) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
-		if !SameOrigin(req.URL, p.base) {
+		if req.URL.Scheme != p.base.Scheme {
 			return nil, errForeignPing
 		}
 		req = req.Clone(req.Context())
+		req.URL.Host, req.Host = p.base.Host, "" // Ping takes docker.io for index.docker.io
 		req.Header.Set("User-Agent", p.userAgent)
 		resp, err := p.send.RoundTrip(req)
 		if err != nil {
@@ -230,7 +231,7 @@ func (p *prober) failure(seen *answerState, err error) error {
 func (p *prober) replay(header http.Header) func(*answerState) http.RoundTripper {
 	return func(seen *answerState) http.RoundTripper {
 		return roundTripper(func(req *http.Request) (*http.Response, error) {
-			if !SameOrigin(req.URL, p.base) {
+			if req.URL.Scheme != p.base.Scheme {
 				return nil, errForeignPing
 			}
 			resp := &http.Response{StatusCode: http.StatusUnauthorized, Header: header, Body: http.NoBody, Request: req}

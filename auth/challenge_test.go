@@ -160,3 +160,29 @@ func TestChallenged(t *testing.T) {
 		t.Errorf("%d pings, want 1", n)
 	}
 }
+
+// Whatever an origin's host looks like, one request goes to it, in its scheme.
+func TestPingHosts(t *testing.T) {
+	for _, scheme := range []string{"https", "http"} {
+		for _, host := range []string{"ghcr.io", "docker.io", "localhost:5000", "127.0.0.1", "10.0.0.5:5000", "[::1]:5000", "[2001:db8::1]", "reg.lan:8080", "x.localhost"} {
+			var asked []string
+			a, err := NewAuthority(AuthorityOptions{
+				Origin: oci.Origin{Scheme: scheme, Host: host}, Registry: "registry.test",
+				Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+					asked = append(asked, r.URL.String())
+					return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+				}),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c, err := a.Challenge(t.Context()); err != nil || c.Scheme != "" {
+				t.Errorf("%s://%s: %+v, %v", scheme, host, c, err)
+			}
+			a.Close()
+			if want := scheme + "://" + host + "/v2/"; len(asked) != 1 || asked[0] != want {
+				t.Errorf("asked %v, want %s", asked, want)
+			}
+		}
+	}
+}

@@ -11,7 +11,8 @@ var errClosed = errors.New("the authority is closed")
 
 // flights runs one call per key for everyone who asks while it runs. A call
 // belongs to nobody: whoever started it may leave, and the others still get
-// its result. It has a limit of its own.
+// its result. It has a limit of its own, and its context carries nothing of
+// theirs: neither a deadline nor a value.
 type flights[K comparable, V any] struct {
 	limit time.Duration
 
@@ -30,7 +31,7 @@ type flight[V any] struct {
 
 // do waits for the call for key, or for ctx.
 func (f *flights[K, V]) do(ctx context.Context, key K, call func(context.Context) (V, error)) (V, error) {
-	fl := f.join(ctx, key, call)
+	fl := f.join(key, call)
 	if fl == nil {
 		var none V
 		return none, errClosed
@@ -44,7 +45,7 @@ func (f *flights[K, V]) do(ctx context.Context, key K, call func(context.Context
 	}
 }
 
-func (f *flights[K, V]) join(ctx context.Context, key K, call func(context.Context) (V, error)) *flight[V] {
+func (f *flights[K, V]) join(key K, call func(context.Context) (V, error)) *flight[V] {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
@@ -53,7 +54,7 @@ func (f *flights[K, V]) join(ctx context.Context, key K, call func(context.Conte
 	if fl := f.running[key]; fl != nil {
 		return fl
 	}
-	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.limit)
+	own, cancel := context.WithTimeout(context.Background(), f.limit)
 	fl := &flight[V]{done: make(chan struct{}), cancel: cancel}
 	if f.running == nil {
 		f.running = make(map[K]*flight[V])
