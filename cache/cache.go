@@ -62,11 +62,12 @@ type Cache struct {
 	// lostCredential has the denials that were about the credential only.
 	lostCredential *lru.Cache[facts.Access, struct{}]
 
+	connections connections
+
+	// mu comes before a fill's mutex, and that before its blocks'.
 	mu      sync.Mutex
 	fills   map[fillKey]*fill
 	suspect map[fillKey]*suspicion
-	firsts  int // fills with a worker
-	extras  int // workers besides
 	// diskBad is until when requests go past the disk after a write failed.
 	diskBad time.Time
 
@@ -108,7 +109,8 @@ func New(o Options) (*Cache, error) {
 	}
 	c := &Cache{
 		o: o, store: st, facts: fs, hot: newHot(o.HotBytes),
-		fills: map[fillKey]*fill{}, suspect: map[fillKey]*suspicion{},
+		connections: connections{limit: o.Connections},
+		fills:       map[fillKey]*fill{}, suspect: map[fillKey]*suspicion{},
 	}
 	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
 	c.lostCredential, _ = lru.New[facts.Access, struct{}](8192)

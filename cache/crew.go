@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"berth/cache/store"
@@ -13,7 +14,7 @@ const largeFill = 32 << 20
 
 // employ lets workers be hired while ctx lasts.
 func (f *fill) employ(ctx context.Context) {
-	f.c.workerStarts()
+	f.c.connections.firstStarts()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hiring = ctx
@@ -25,7 +26,7 @@ func (f *fill) dismiss() {
 	f.hiring = nil
 	f.mu.Unlock()
 	f.workers.Wait()
-	f.c.workerEnds()
+	f.c.connections.firstEnds()
 }
 
 // oneStream is for a registry that ignores ranges: more workers would each get
@@ -48,13 +49,13 @@ func (f *fill) hire() {
 
 func (f *fill) hireLocked() {
 	ctx := f.hiring
-	if ctx == nil || ctx.Err() != nil || f.single || f.extras >= f.c.o.Parallel-1 || !f.c.extraStarts() {
+	if ctx == nil || ctx.Err() != nil || f.single || f.extras >= f.c.o.Parallel-1 || !f.c.connections.extraStarts() {
 		return
 	}
 	f.extras++
 	f.workers.Go(func() {
 		f.extra(ctx)
-		f.c.extraEnds()
+		f.c.connections.extraEnds()
 		f.mu.Lock()
 		f.extras--
 		f.mu.Unlock()
@@ -80,7 +81,7 @@ func (f *fill) hurry(rd *reader) {
 // connection. Its trouble is nobody's: what it leaves, the first worker takes.
 func (f *fill) extra(ctx context.Context) {
 	var sp *sponsor
-	for ctx.Err() == nil && f.c.extraMayStay() {
+	for ctx.Err() == nil && f.c.connections.extraMayStay() {
 		run, ok := f.demand()
 		if !ok {
 			return
@@ -108,41 +109,43 @@ func (f *fill) extraRun(ctx context.Context, sp **sponsor, run *store.Run) error
 	return f.stream(content, run)
 }
 
-// The count of connections, so that every fill's first one goes before another's
-// extra ones.
+// connections counts workers, so that every fill's first one goes before
+// another's extra ones. It has its own mutex: a fill asks while it is locked,
+// and the cache looks at fills while it is.
+type connections struct {
+	limit int
 
-func (c *Cache) workerStarts() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.firsts++
+	mu             sync.Mutex
+	firsts, extras int
 }
 
-func (c *Cache) workerEnds() {
+func (c *connections) firstStarts() { c.add(1, 0) }
+func (c *connections) firstEnds()   { c.add(-1, 0) }
+func (c *connections) extraEnds()   { c.add(0, -1) }
+
+func (c *connections) add(firsts, extras int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.firsts--
+	c.firsts += firsts
+	c.extras += extras
 }
 
-func (c *Cache) extraStarts() bool {
+// extraStarts says whether there is room for another extra one, and takes it.
+func (c *connections) extraStarts() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.firsts+c.extras >= c.o.Connections {
+	if c.firsts+c.extras >= c.limit {
 		return false
 	}
 	c.extras++
 	return true
 }
 
-func (c *Cache) extraMayStay() bool {
+// extraMayStay says whether no first one lacks room.
+func (c *connections) extraMayStay() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.firsts+c.extras <= c.o.Connections
-}
-
-func (c *Cache) extraEnds() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.extras--
+	return c.firsts+c.extras <= c.limit
 }
 
 // pace tells whether a worker's connection is what holds the fill up: it waits

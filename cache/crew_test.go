@@ -151,3 +151,35 @@ func TestFarReaderIsHurried(t *testing.T) {
 		}
 	})
 }
+
+// Clients that come while workers are hired and leave: all get the blob, and
+// nobody waits for a lock that another holds.
+func TestClientsComeWhileWorkersAreHired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+		c, err := cache.New(cache.Options{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.cache = c
+		h.body = (&slowly{perSecond: 60e6}).body
+		obj := h.addBlob("acme/app", random(3, 40*mib))
+		s := h.source("acme", "a")
+		var wg sync.WaitGroup
+		for i := range 60 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 7 * time.Millisecond) // in fake time
+				if err := check(t.Context(), s, obj); err != nil {
+					t.Errorf("client %d: %v", i, err)
+				}
+			})
+		}
+		wg.Wait()
+		if h.bytesSent() != 40*mib {
+			t.Errorf("%d bytes from upstream", h.bytesSent())
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}

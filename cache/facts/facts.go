@@ -250,10 +250,10 @@ func (f *Facts) Prove(a Access, m Member, asked time.Time) {
 }
 
 // news says whether a proof that was asked for at asked replaces old. Against a
-// denial it must have been asked for later. A proof that is restored, or from
-// the future, gives way to any: the new one has a time that can be trusted.
+// denial it must have been asked for later. A proof from the future (the clock
+// was set back) gives way to any: the new one has a time that can be trusted.
 func (f *Facts) news(old word, asked time.Time) bool {
-	return asked.After(old.at) || old.proven() && (old.restored || old.at.After(f.o.Now()))
+	return asked.After(old.at) || old.proven() && old.at.After(f.o.Now())
 }
 
 // Deny records that the origin refused a's view, now. Where there was a proof

@@ -229,6 +229,13 @@ func TestRestart(t *testing.T) {
 	wantAccess(t, f, denied, Fresh)
 	closeFacts(t, f)
 
+	f = open(t, path, o)
+	known, _ := f.Tag(latest)
+	known.Asked = clk.now() // it still means the same
+	f.SetTag(latest, known)
+	wantTag(t, f, latest, digestB, Fresh)
+	closeFacts(t, f)
+
 	clk.move(24 * time.Hour)
 	f = open(t, path, o)
 	wantAccess(t, f, acme, None)
