@@ -252,3 +252,20 @@ func TestNewAuthorityRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A token that served before may have been revoked since, however young it is.
+func TestKeptTokenIsWorthAnotherTry(t *testing.T) {
+	f := newFakeRegistry(t, false)
+	a := f.authority(AuthorityOptions{Now: newClock().now})
+	cred := credential("acme", "ci", "bot", "pw")
+	var last *http.Request
+	for range 2 {
+		last = f.pull("x")
+		if err := a.Authorize(t.Context(), last, cred, "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !a.Rejected(last, cred, "x") {
+		t.Error("a token that was handed out again is not worth another try")
+	}
+}
