@@ -1,0 +1,105 @@
+package admin
+
+import (
+	"slices"
+	"time"
+)
+
+// State is what became of a configuration file, or of an organisation.
+type State string
+
+// The states.
+const (
+	// Applied: what the file says is in force.
+	Applied State = "applied"
+	// Kept: the file is bad, and what was in force before it went bad stays.
+	Kept State = "kept"
+	// Failed: the file is bad and there is nothing to go on with. The
+	// organisation is out: its callers are told to try later.
+	Failed State = "error"
+	// Removed: the file is gone, and so is the organisation.
+	Removed State = "removed"
+)
+
+// File is one configuration file, as it was last read.
+type File struct {
+	// Organisation is whose drop-in it is; empty for the main file.
+	Organisation string `json:"organisation,omitempty"`
+	Path         string `json:"path,omitempty"`
+	// SHA256 is that of the content that State is about, in hex. Empty when the
+	// file could not be read.
+	SHA256 string `json:"sha256,omitempty"`
+	State  State  `json:"state"`
+	// Errors say what is wrong with it, one line each, with file, line and column.
+	Errors []string `json:"errors,omitempty"`
+}
+
+// Reload is what came of reading the configuration again. All of it is in force
+// when the answer arrives.
+type Reload struct {
+	// Main is the main file; nil when the node runs without one.
+	Main *File `json:"main"`
+	// Organisations has every drop-in, by name.
+	Organisations []File `json:"organisations"`
+	// NeedsRestart lists keys whose new value waits for the next start.
+	NeedsRestart []string `json:"needs_restart"`
+	// Warnings are allowed but hardly meant.
+	Warnings []string `json:"warnings"`
+}
+
+// OK says that every file is in force as it stands.
+func (r *Reload) OK() bool {
+	bad := func(f File) bool { return f.State == Kept || f.State == Failed }
+	return (r.Main == nil || !bad(*r.Main)) && !slices.ContainsFunc(r.Organisations, bad)
+}
+
+// PurgeRequest says what to forget.
+type PurgeRequest struct {
+	Organisation string `json:"organisation"`
+}
+
+// Purge is what was forgotten.
+type Purge struct {
+	Organisation string `json:"organisation"`
+}
+
+// Status is the node at a glance.
+type Status struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	// UptimeSeconds since Started, by the node's clock.
+	UptimeSeconds int64         `json:"uptime_seconds"`
+	Listeners     []Listener    `json:"listeners"`
+	Configuration Configuration `json:"configuration"`
+	Cache         Cache         `json:"cache"`
+}
+
+// Listener is one port where pulls are answered, as it is in force.
+type Listener struct {
+	// Address is the configured one, Sockets are those that are open.
+	Address string   `json:"address"`
+	Sockets []string `json:"sockets"`
+	// Callers is token or open.
+	Callers      string `json:"callers"`
+	Organisation string `json:"organisation,omitempty"`
+	Registry     string `json:"registry"`
+	// CertificateEnds is when the certificate in use ends; nil: plain HTTP.
+	CertificateEnds *time.Time `json:"certificate_ends,omitempty"`
+}
+
+// Configuration is what is in force, and what came of the last reload.
+type Configuration struct {
+	Reload
+	// Applied is when the main file that is in force was read.
+	Applied time.Time `json:"applied"`
+}
+
+// Cache is the folder on disk.
+type Cache struct {
+	Directory string `json:"directory"`
+	// Bytes are those of the blobs, and of what is being fetched.
+	Bytes int64 `json:"bytes"`
+	// LimitBytes is cache.max_size on this disk.
+	LimitBytes int64 `json:"limit_bytes"`
+}

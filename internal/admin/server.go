@@ -1,0 +1,153 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+const (
+	// maxRunning is how many requests run at once. Commands are typed by people
+	// and called by a control plane; more than this is a runaway.
+	maxRunning = 16
+	maxRequest = 64 << 10
+	maxHeader  = 16 << 10
+
+	headerTimeout = 5 * time.Second
+	readTimeout   = 10 * time.Second
+	idleTimeout   = 30 * time.Second
+	// answerTimeout bounds a whole request.
+	answerTimeout = time.Minute
+)
+
+// Options are what the routes do. A route whose function is nil is not there.
+// An error of type *Error goes to the client as it is; any other one with
+// status 500 and its text. They hold no secret.
+type Options struct {
+	// Reload reads the configuration again and returns when it is in force.
+	Reload func(context.Context) (Reload, error)
+	// Purge forgets what was proven to an organisation, and its tokens.
+	Purge func(context.Context, PurgeRequest) (Purge, error)
+	// Status is the node as it is now.
+	Status func(context.Context) (Status, error)
+	// Logger gets one line for each order. If nil, nothing is logged.
+	Logger *slog.Logger
+}
+
+// Error is a failure with the status that tells the client what kind it is.
+type Error struct {
+	// Status is that of HTTP.
+	Status int
+	// Message is one line for whoever gave the order.
+	Message string
+}
+
+// Error is the message.
+func (e *Error) Error() string { return e.Message }
+
+// NewServer is a server for a listener of Listen. It answers nobody but root and
+// the user that this process runs as.
+func NewServer(o Options) *http.Server {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	mux := http.NewServeMux()
+	add(mux, "POST /v1/reload", o.Logger, withoutRequest(o.Reload))
+	add(mux, "POST /v1/purge", o.Logger, o.Purge)
+	add(mux, "GET /v1/status", nil, withoutRequest(o.Status))
+	return &http.Server{
+		Handler:           guarded(few(mux)),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// few refuses more requests than maxRunning at once.
+func few(next http.Handler) http.Handler {
+	running := make(chan struct{}, maxRunning)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case running <- struct{}{}:
+			defer func() { <-running }()
+			next.ServeHTTP(w, r)
+		default:
+			fail(w, http.StatusServiceUnavailable, "too many orders at once: try again")
+		}
+	})
+}
+
+func withoutRequest[A any](do func(context.Context) (A, error)) func(context.Context, struct{}) (A, error) {
+	if do == nil {
+		return nil
+	}
+	return func(ctx context.Context, _ struct{}) (A, error) { return do(ctx) }
+}
+
+// add makes a route of a function from one JSON document to another. A logger
+// makes it one that is logged.
+func add[Q, A any](mux *http.ServeMux, pattern string, log *slog.Logger, do func(context.Context, Q) (A, error)) {
+	if do == nil {
+		return
+	}
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		var request Q
+		if err := read(w, r, &request); err != nil {
+			fail(w, http.StatusBadRequest, "the request cannot be read: "+err.Error())
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
+		defer cancel()
+		answer, err := do(ctx, request)
+		if log != nil {
+			log.Info("an order was given on the admin socket", "order", pattern, "request", request, "by_user", r.Context().Value(peerKey{}), "err", err)
+		}
+		if e, ok := errors.AsType[*Error](err); ok {
+			fail(w, e.Status, e.Message)
+			return
+		} else if err != nil {
+			fail(w, http.StatusInternalServerError, err.Error())
+			return
+		}
+		write(w, http.StatusOK, answer)
+	})
+}
+
+// read decodes the body strictly; none is an empty document.
+func read(w http.ResponseWriter, r *http.Request, into any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// failure is the body of an answer that is none.
+type failure struct {
+	Error string `json:"error"`
+}
+
+func fail(w http.ResponseWriter, status int, message string) { write(w, status, failure{message}) }
+
+func write(w http.ResponseWriter, status int, answer any) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(answer); err != nil {
+		http.Error(w, "the answer cannot be written", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes()) // whoever asked is gone if this fails
+}
