@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -203,15 +204,29 @@ func accepts(socket string) func(context.Context) error {
 	}
 }
 
-// freeAddress is a loopback address that nobody listens on at the moment.
+// nextPort gives every caller another one, below those that the kernel hands to
+// outgoing connections: a client of this very test could take one of them in
+// the moment between asking and listening.
+var nextPort = func() func() int {
+	var given atomic.Int32
+	from := 20000 + os.Getpid()%10000
+	return func() int { return from + int(given.Add(1)) }
+}()
+
+// freeAddress is a loopback address that nobody listens on, and that is given
+// to no other caller.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", nextPort()))
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		return l.Addr().String()
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // run runs a program to its end; the error carries what it wrote to stderr.
