@@ -23,6 +23,7 @@ type exchange struct {
 	identified bool
 	caller     auth.Caller
 	route      Route
+	share      *share
 	outcome    oci.Outcome
 	digest     oci.Digest // of what was sent
 

@@ -32,6 +32,10 @@ type Options struct {
 	// clients may use for this listener. Ports in them are ignored.
 	Names []string
 
+	// Limits bounds how many requests of one organisation are answered at once;
+	// one for all listeners. If nil, nothing does.
+	Limits *Limits
+
 	// HeaderTimeout is how long a client waits for the first byte of an answer
 	// before it gets 503. If 0, 20 seconds: containerd gives up after 30, and
 	// then goes around the proxy.
@@ -81,6 +85,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	x := h.begin(w, r, cancel)
+	defer func() { h.Limits.leave(x.share) }()
 	x.end(ctx, x.recovered(ctx))
 }
 
@@ -99,6 +104,9 @@ func (x *exchange) pull(ctx context.Context) (err error) {
 		return x.ping()
 	}
 	if x.route, err = x.h.Router.Route(&x.req, x.caller.Organisation, x.h.Naming); err != nil {
+		return err
+	}
+	if x.share, err = x.h.Limits.enter(ctx, x.caller.Organisation); err != nil {
 		return err
 	}
 	source, err := x.h.Sources(ctx, x.caller, x.route.Registry)

@@ -124,7 +124,8 @@ func (x *exchange) count(failure *oci.Error, aborted bool) {
 // 416); a refused login does, wherever it happens: dockerd never gets further
 // than /v2/ then.
 func (x *exchange) countFailure(failure *oci.Error, organisation, registry string) {
-	misunderstood := failure.Class == oci.Policy && failure.HTTPStatus() != http.StatusForbidden
+	status := failure.HTTPStatus()
+	misunderstood := failure.Class == oci.Policy && status < 500 && status != http.StatusForbidden
 	pulls := x.isPull() || failure.Class == oci.Caller
 	if misunderstood || !pulls || !countsAsFailure(failure.Class) {
 		return
