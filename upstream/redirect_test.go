@@ -62,13 +62,16 @@ func newNeighbourhood(t *testing.T) *neighbourhood {
 func (n *neighbourhood) open(t *testing.T) (*oci.Content, error) {
 	t.Helper()
 	n.take()
-	r := newRegistry(t, Options{
+	return n.registry(t).As(Identity{}).Open(t.Context(), anObject, oci.Range{})
+}
+
+func (n *neighbourhood) registry(t *testing.T) *Registry {
+	t.Helper()
+	return newRegistry(t, Options{
 		Origin: oci.Origin{Scheme: "https", Host: "registry.test:" + n.port},
 		CAs:    n.ca.pool, Resolver: n.dns.resolver(),
 		Authority: func(http.RoundTripper) (Authority, error) { return bearer{}, nil },
 	})
-	o := oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: oci.DigestOf([]byte("content"))}
-	return r.As(Identity{}).Open(t.Context(), o, oci.Range{})
 }
 
 // The credential goes to the origin's scheme, host and port alone.
@@ -151,6 +154,43 @@ func TestRedirectAwayAndBack(t *testing.T) {
 	}
 	if c.Again != nil {
 		t.Error("Again would ask the registry")
+	}
+}
+
+// The origin is no authority for a way that has left it: asked without its
+// credential, what it says there denies nothing and challenges nobody.
+func TestOriginAtTheEndOfADetour(t *testing.T) {
+	n := newNeighbourhood(t)
+	n.first, n.target401 = "https://other.test:"+n.port+"/away", true
+	n.hops["/away"] = n.origin + "/back"
+	_, err := n.open(t)
+	wantClass(t, err, oci.UpstreamError)
+	for _, s := range n.take() {
+		if strings.HasSuffix(s.url, "/back") && s.auth != "" {
+			t.Errorf("%s got %q", s.url, s.auth)
+		}
+	}
+}
+
+// A HEAD does not leave the origin: what signed URLs answer to it is no answer.
+func TestHeadThatLeaves(t *testing.T) {
+	n := newNeighbourhood(t)
+	away := n.serve(t, true, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		manifestHandler(w, r)
+	}, streetNames...)
+	n.first = "https://other.test:" + away + "/manifest"
+	res, err := n.registry(t).As(Identity{}).Resolve(t.Context(), "acme/app", "v1")
+	if err != nil || res.MediaType != index {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	for _, s := range n.take() {
+		if s.method == http.MethodHead && !strings.HasPrefix(s.url, n.origin) {
+			t.Errorf("%s %s", s.method, s.url)
+		}
 	}
 }
 
