@@ -65,6 +65,7 @@ func TestRefusals(t *testing.T) {
 		{"wrong password, basic", ocitest.Options{Auth: ocitest.Basic}, wrong, oci.Unauthorized},
 		{"nobody, scope", ocitest.Options{Auth: ocitest.Bearer}, none, oci.NoCredential},
 		{"nobody, 403", ocitest.Options{Auth: ocitest.Bearer, Refusal: ocitest.RefuseForbidden}, none, oci.NoCredential},
+		{"nobody, token", ocitest.Options{Auth: ocitest.Bearer, Refusal: ocitest.RefuseAtToken}, none, oci.NoCredential},
 		{"nobody, basic", ocitest.Options{Auth: ocitest.Basic}, none, oci.NoCredential},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -85,7 +85,7 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 				ctx.Err() != nil || !s.budget.spend(time.Now()) {
 				return a, err
 			}
-			s.log.DebugContext(ctx, "asking for another redirect target", "registry", s.name, "repo", c.repo, "error", err)
+			s.log.DebugContext(ctx, "asking for another redirect target", "registry", s.name, "repo", c.repo)
 			if a != nil {
 				discard(a.Response)
 			}
@@ -110,7 +110,7 @@ func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who as
 	for again := false; ; again = true {
 		req := c.request(s.Registry)
 		if err := s.authority.Authorize(ctx, req, cred, c.repo); err != nil {
-			return nil, err
+			return nil, s.named(err, c.repo)
 		}
 		a, err := s.follow(ctx, s.via(c.op), req, c.op, who)
 		if err != nil {
@@ -236,12 +236,19 @@ func (s *source) refused(ctx context.Context, a *answer, c *call) error {
 		Repo: c.repo, Kind: c.op.kind(),
 		Status: a.StatusCode, Header: a.Header, Body: text, Now: s.now(),
 	})
-	if e.Class == oci.NoCredential && s.id.Organisation != "" {
-		named := auth.NoCredential(s.id.Organisation, s.name, c.repo)
-		named.Err, named.Detail = e.Err, e.Detail
-		return named
+	return s.named(e, c.repo)
+}
+
+// named puts the organisation into a refusal for the want of a credential:
+// package auth does not know for whom nobody asks.
+func (s *source) named(err error, repo string) error {
+	e := oci.AsError(err)
+	if e.Class != oci.NoCredential || s.id.Organisation == "" {
+		return err
 	}
-	return e
+	named := auth.NoCredential(s.id.Organisation, s.name, repo)
+	named.Err, named.Detail = e.Err, e.Detail
+	return named
 }
 
 // targetRefused is about a redirect target. It is no authority on rights, so
