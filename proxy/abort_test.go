@@ -89,7 +89,7 @@ func TestStreamFailsAtItsEnd(t *testing.T) {
 type longer struct{ io.Reader }
 
 func TestStreamIsLongerThanItSays(t *testing.T) {
-	b := &body{src: io.NopCloser(longer{strings.NewReader("12345")}), end: -1}
+	b := &body{src: io.NopCloser(longer{strings.NewReader("12345")}), size: -1}
 	h := &heldBack{src: b, left: 4, fail: b.fail}
 	got, err := io.ReadAll(h)
 	if err == nil || string(got) != "123" || b.failure() == nil {

@@ -90,11 +90,10 @@ func (x *exchange) sendError(e *oci.Error) {
 	header.Set("Content-Type", jsonType)
 	header.Set("Content-Length", strconv.Itoa(len(body)))
 	x.w.WriteHeader(status)
-	if x.r.Method != http.MethodHead {
+	if !x.w.noBody {
 		x.w.Write(body) //nolint:errcheck // the client is told, or it is gone
 	}
 	x.w.finish() //nolint:errcheck // likewise
-	x.w.sent = 0
 }
 
 // errorDocument leaves < and > as they are: people read it with curl.

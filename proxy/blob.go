@@ -51,7 +51,7 @@ func (x *exchange) blobBytes(ctx context.Context, source oci.Source, wanted oci.
 	defer b.close(giveUp)
 	x.outcome = c.Outcome
 	x.describeBlob(c)
-	if b.seeker == nil || b.end < 0 {
+	if b.seeker == nil || b.size < 0 {
 		x.w.Header().Del("Accept-Ranges") // what comes next may say otherwise
 		return x.sendStream(b, c, spans)
 	}

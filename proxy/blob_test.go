@@ -100,6 +100,9 @@ func TestBlobRange(t *testing.T) {
 				case -2:
 					a.refuses(t, http.StatusRequestedRangeNotSatisfiable, oci.CodeUnsupported, "200000 bytes")
 					a.header(t, "Content-Range", "bytes */200000")
+					if got := s.value("berth_pull_failures_total"); got != 0 {
+						t.Errorf("%v failed pulls: the object is there", got)
+					}
 				default:
 					a.wants(t, http.StatusPartialContent).sends(t, data[c.start:c.last+1]).
 						header(t, "Content-Range", fmt.Sprintf("bytes %d-%d/%d", c.start, c.last, n)).

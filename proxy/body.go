@@ -22,7 +22,7 @@ type body struct {
 	src    io.ReadCloser
 	seeker io.Seeker  // nil: read from the front only
 	piecer oci.Piecer // nil: nothing for the kernel
-	end    int64      // where src ends; -1: unknown
+	size   int64      // of the object; -1: unknown
 
 	mu     sync.Mutex
 	pos    int64 // where the next read begins
@@ -32,14 +32,11 @@ type body struct {
 }
 
 func newBody(c *oci.Content) *body {
-	b := &body{src: c.Body, end: c.Size}
+	b := &body{src: c.Body, size: c.Size}
 	b.seeker, _ = c.Body.(io.Seeker)
 	b.piecer, _ = c.Body.(oci.Piecer)
 	if b.seeker == nil {
 		b.pos, b.at, b.piecer = c.Offset, c.Offset, nil
-		if c.Length >= 0 {
-			b.end = c.Offset + c.Length
-		}
 	}
 	return b
 }
@@ -47,7 +44,7 @@ func newBody(c *oci.Content) *body {
 // memoryBody is a body of bytes.
 func memoryBody(data []byte) *body {
 	r := bytes.NewReader(data)
-	return &body{src: inMemory{r}, seeker: r, end: int64(len(data))}
+	return &body{src: inMemory{r}, seeker: r, size: int64(len(data))}
 }
 
 type inMemory struct{ *bytes.Reader }
@@ -55,7 +52,7 @@ type inMemory struct{ *bytes.Reader }
 // Close does nothing.
 func (inMemory) Close() error { return nil }
 
-// Read reads on.
+// Read reads on. Whether the end came too early is for the writer to say.
 func (b *body) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,9 +62,6 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.src.Read(p)
 	b.pos += int64(n)
 	b.at = b.pos
-	if errors.Is(err, io.EOF) && b.pos < b.end {
-		err = io.ErrUnexpectedEOF
-	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		b.keep(err)
 	}
@@ -83,7 +77,7 @@ func (b *body) Seek(offset int64, whence int) (int64, error) {
 	case io.SeekCurrent:
 		offset += b.pos
 	case io.SeekEnd:
-		offset += b.end
+		offset += b.size
 	}
 	if offset < 0 {
 		return 0, fmt.Errorf("seeking to %d", offset)
@@ -119,9 +113,6 @@ func (b *body) piece(limit int64) (*io.LimitedReader, error) {
 		return nil, err
 	}
 	r, err := b.piecer.Piece(limit)
-	if errors.Is(err, io.EOF) && b.pos < b.end {
-		err = io.ErrUnexpectedEOF
-	}
 	if err != nil {
 		if !errors.Is(err, io.EOF) {
 			b.keep(err)

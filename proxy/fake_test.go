@@ -45,6 +45,8 @@ type thing struct {
 	inResolve, inOpen bool
 	// unknown says that sizes are not told.
 	unknown bool
+	// claims is a size that it does not have.
+	claims int64
 	// ignoresRange says that a stream always is the whole object.
 	ignoresRange bool
 	// wait blocks reading until the context ends.
@@ -203,6 +205,9 @@ func (th *thing) descriptor(d oci.Digest) oci.Descriptor {
 	desc := oci.Descriptor{MediaType: th.mediaType, Digest: d, Size: int64(len(th.data))}
 	if th.unknown {
 		desc.Size = -1
+	}
+	if th.claims > 0 {
+		desc.Size = th.claims
 	}
 	return desc
 }

@@ -137,10 +137,11 @@ func TestManifestFailsCleanly(t *testing.T) {
 		change  func(*thing)
 		message string
 	}{
-		"reading fails": {func(th *thing) { th.failAt, th.failWith = 10, errors.New("boom") }, "failed inside the proxy"},
-		"it is short":   {func(th *thing) { th.failAt = 10 }, "has 10 bytes instead of"},
-		"corrupt":       {func(th *thing) { th.failWith = &oci.Error{Class: oci.Corrupt, Message: "wrong digest"} }, "wrong digest"},
-		"too large":     {func(th *thing) { th.data = pattern(maxManifest + 1) }, "larger than 4194304 bytes"},
+		"reading fails":                {func(th *thing) { th.failAt, th.failWith = 10, errors.New("boom") }, "failed inside the proxy"},
+		"it is short":                  {func(th *thing) { th.failAt = 10 }, "has 10 bytes instead of"},
+		"corrupt":                      {func(th *thing) { th.failWith = &oci.Error{Class: oci.Corrupt, Message: "wrong digest"} }, "wrong digest"},
+		"too large":                    {func(th *thing) { th.data = pattern(maxManifest + 1) }, "larger than 4194304 bytes"},
+		"too large by its own account": {func(th *thing) { th.claims = 1 << 50 }, "larger than 4194304 bytes"},
 		"too large by surprise": {func(th *thing) {
 			th.data = pattern(maxManifest + 1)
 			th.unknown, th.form = true, stream

@@ -110,7 +110,7 @@ func TestBodyIsClosedUnderAReader(t *testing.T) {
 		<-gone
 		return 0, io.ErrClosedPipe
 	}}
-	b := &body{src: src, end: -1}
+	b := &body{src: src, size: -1}
 	done := make(chan struct{})
 	go func() {
 		b.Read(make([]byte, 1))
@@ -122,6 +122,14 @@ func TestBodyIsClosedUnderAReader(t *testing.T) {
 		t.Error("it is not closed")
 	}
 	<-done
+}
+
+func TestBodyIsNotReadAfterItIsClosed(t *testing.T) {
+	b := &body{src: &readerFunc{read: func([]byte) (int, error) {
+		t.Error("it was read")
+		return 0, io.EOF
+	}}, size: -1}
+	b.close(func() {})
 	if n, err := b.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("reading a closed body: %d, %v", n, err)
 	}

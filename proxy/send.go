@@ -88,10 +88,10 @@ func (x *exchange) sendSeekable(b *body, spans []span) error {
 		}
 	}
 	// An empty object has no ranges, and clients that ask for one always do.
-	if len(spans) > 0 && b.end > 0 {
-		wanted := windows(spans, b.end)
+	if len(spans) > 0 && b.size > 0 {
+		wanted := windows(spans, b.size)
 		if len(wanted) == 0 {
-			return x.unsatisfiable(b.end)
+			return x.unsatisfiable(b.size)
 		}
 		shown.Set("Range", rangeHeader(wanted))
 	}

@@ -95,6 +95,22 @@ func TestLongHeaders(t *testing.T) {
 	s.get("/v2/", "X-Long", strings.Repeat("x", 80<<10)).wants(t, http.StatusRequestHeaderFieldsTooLarge)
 }
 
+func TestOptionsOfTheServer(t *testing.T) {
+	s := newSite(t, nil)
+	conn := s.dial()
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	answer{resp, body, err}.refuses(t, http.StatusNotFound, oci.CodeUnsupported, "only /v2/ here")
+}
+
 func TestLive(t *testing.T) {
 	live := &Live{}
 	s := newSite(t, nil)
