@@ -1,12 +1,14 @@
 package auth
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 )
@@ -17,12 +19,54 @@ const maxDockerConfig = 1 << 20
 // DockerConfig is a Source for a file as docker login and kubectl write it
 // (config.json, .dockerconfigjson). hosts are the names of the registry, best
 // first; a key of the file matches by its host, so that
-// https://index.docker.io/v1/ is a name of Docker Hub. Identity tokens,
-// registry tokens and helpers are refused with a message that says so.
-func DockerConfig(f File, hosts ...string) Source {
-	return &fileSource{file: f, limit: maxDockerConfig, parse: func(content []byte) (Login, error) {
-		return parseDockerConfig(content, hosts)
-	}}
+// https://index.docker.io/v1/ is a name of Docker Hub. Where the file leaves a
+// host to a helper (credHelpers, credsStore), that is asked if it is one of
+// helpers. Identity tokens and registry tokens are refused with a message that
+// says so.
+func DockerConfig(f File, helpers []string, hosts ...string) Source {
+	return &dockerConfigSource{
+		helpers: helpers,
+		file: fileSource{file: f, limit: maxDockerConfig, parse: func(content []byte) (Login, error) {
+			return parseDockerConfig(content, hosts)
+		}},
+	}
+}
+
+type dockerConfigSource struct {
+	helpers []string
+	file    fileSource
+
+	mu     sync.Mutex
+	asked  leftToHelper // whom helper asks
+	helper Source
+}
+
+// Login reads the file, and asks the helper that it names.
+func (s *dockerConfigSource) Login(ctx context.Context) (Login, error) {
+	login, err := s.file.Login(ctx)
+	left, ok := errors.AsType[leftToHelper](err)
+	if !ok || !slices.Contains(s.helpers, left.name) {
+		return login, err
+	}
+	return s.ask(left).Login(ctx)
+}
+
+func (s *dockerConfigSource) ask(left leftToHelper) Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.helper == nil || s.asked != left {
+		s.asked, s.helper = left, HelperSource(Helper{Name: left.name, Server: left.server})
+	}
+	return s.helper
+}
+
+// leftToHelper is why a file has no secret for a host.
+type leftToHelper struct{ name, server string }
+
+// Error says what to do if the helper may not be asked. It repeats nothing of
+// the file.
+func (leftToHelper) Error() string {
+	return "it leaves the registry to a credential helper or credential store that is not allowed: list that under helpers:, or use a user name and a read token"
 }
 
 // dockerConfig is the part of the file that is read. Entries stay raw: a
@@ -76,17 +120,26 @@ func noAuth(config dockerConfig, hosts []string) error {
 	if len(hosts) > 0 {
 		name = hosts[0]
 	}
-	for key := range config.CredHelpers {
-		for _, host := range dockerHosts(hosts) {
+	for _, host := range dockerHosts(hosts) {
+		for _, key := range slices.Sorted(maps.Keys(config.CredHelpers)) {
 			if keyHost(key) == host {
-				return fmt.Errorf("it leaves %s to a credential helper, which is not run from there: name a helper, or use a user name and a read token", name)
+				return leftToHelper{config.CredHelpers[key], key}
 			}
 		}
 	}
-	if config.CredsStore != "" {
-		return fmt.Errorf("it keeps secrets in a credential store, which is not asked: use a user name and a read token for %s", name)
+	if config.CredsStore != "" && len(hosts) > 0 {
+		return leftToHelper{config.CredsStore, storeKey(hosts[0])}
 	}
 	return fmt.Errorf("it has no login for %s", name)
+}
+
+// storeKey is what docker login calls a registry when it gives a secret to a
+// store.
+func storeKey(host string) string {
+	if host == "docker.io" {
+		return "https://index.docker.io/v1/"
+	}
+	return host
 }
 
 func emptyObject(raw json.RawMessage) bool {

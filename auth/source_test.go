@@ -260,7 +260,7 @@ func TestDockerConfig(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := writeFile(t, filepath.Join(t.TempDir(), "config.json"), tc.content, 0o600)
-			login, err := DockerConfig(File{Path: path}, tc.hosts...).Login(t.Context())
+			login, err := DockerConfig(File{Path: path}, nil, tc.hosts...).Login(t.Context())
 			if tc.says != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), path) {
 					t.Errorf("error %v, want one that says %q", err, tc.says)
