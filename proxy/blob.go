@@ -77,7 +77,7 @@ func blobBody(c *oci.Content) (*body, error) {
 func (x *exchange) describeBlob(c *oci.Content) {
 	x.describe(oci.Descriptor{Digest: x.req.Digest, Size: c.Size}, blobType)
 	if c.Size >= 0 {
-		x.w.Header().Set("Accept-Ranges", "bytes")
+		x.set("Accept-Ranges", "bytes")
 	}
 }
 

@@ -27,6 +27,9 @@ type exchange struct {
 	outcome    oci.Outcome
 	digest     oci.Digest // of what was sent
 
+	values [12]string // of headers, so that each is no allocation of its own
+	used   int
+
 	timer *time.Timer
 	// contentRange goes with a 416.
 	contentRange string
@@ -48,15 +51,26 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request, cancel context.C
 		// be cancelled: then the answer is 503 and nothing of the content leaves.
 		mayStart: x.timer.Stop,
 	}
-	x.w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	x.w.Header().Set("X-Content-Type-Options", "nosniff")
-	x.w.Header().Set("X-Request-Id", x.id)
+	x.set("Docker-Distribution-Api-Version", "registry/2.0")
+	x.set("X-Content-Type-Options", "nosniff")
+	x.set("X-Request-Id", x.id)
 	if r.ContentLength != 0 {
 		// No pull has a body. net/http would wait for it before it answers, unless
 		// the connection ends with the answer.
-		x.w.Header().Set("Connection", "close")
+		x.set("Connection", "close")
 	}
 	return x
+}
+
+// set sets a header. name must be in canonical form (Etag, not ETag).
+func (x *exchange) set(name, value string) {
+	if x.used == len(x.values) {
+		x.w.Header().Set(name, value)
+		return
+	}
+	x.values[x.used] = value
+	x.used++
+	x.w.Header()[name] = x.values[x.used-1 : x.used : x.used]
 }
 
 // end is the one place that turns what happened into an answer, metrics and a

@@ -26,18 +26,17 @@ func (x *exchange) list(ctx context.Context, source oci.Source) error {
 		return err
 	}
 	x.outcome = page.Outcome
-	header := x.w.Header()
 	if page.Next != "" {
 		link, err := x.link(page.Next)
 		if err != nil {
 			return err
 		}
-		header.Set("Link", link)
+		x.set("Link", link)
 	}
 	if page.FiltersApplied != "" {
-		header.Set("Oci-Filters-Applied", oci.OneLine(page.FiltersApplied, 255))
+		x.set("Oci-Filters-Applied", oci.OneLine(page.FiltersApplied, 255))
 	}
-	header.Set("Cache-Control", noCache)
+	x.set("Cache-Control", noCache)
 	x.mention()
 	return x.sendBytes(mediaType, page.Body)
 }

@@ -31,21 +31,20 @@ const (
 // describe writes the headers that tell about content. size -1: not known.
 func (x *exchange) describe(d oci.Descriptor, mediaType string) {
 	x.digest = d.Digest
-	header := x.w.Header()
-	header.Set("Content-Type", mediaType)
-	header.Set("Docker-Content-Digest", string(d.Digest))
-	header.Set("Etag", etag(d.Digest))
-	header.Set("Cache-Control", noCache)
+	x.set("Content-Type", mediaType)
+	x.set("Docker-Content-Digest", string(d.Digest))
+	x.set("Etag", etag(d.Digest))
+	x.set("Cache-Control", noCache)
 	x.mention()
 }
 
 // mention writes the headers that tell how the answer came about.
 func (x *exchange) mention() {
 	if x.req.NS != "" {
-		x.w.Header().Set("Oci-Namespace", x.req.NS)
+		x.set("Oci-Namespace", x.req.NS)
 	}
 	if x.outcome.Warning != "" {
-		x.w.Header().Set("Warning", warning(x.outcome.Warning))
+		x.set("Warning", warning(x.outcome.Warning))
 	}
 }
 
@@ -60,9 +59,8 @@ func warning(text string) string {
 
 // sendBytes answers with data, whole.
 func (x *exchange) sendBytes(mediaType string, data []byte) error {
-	header := x.w.Header()
-	header.Set("Content-Type", mediaType)
-	header.Set("Content-Length", strconv.Itoa(len(data)))
+	x.set("Content-Type", mediaType)
+	x.set("Content-Length", strconv.Itoa(len(data)))
 	x.w.WriteHeader(http.StatusOK)
 	if x.w.noBody {
 		return nil
@@ -74,7 +72,7 @@ func (x *exchange) sendBytes(mediaType string, data []byte) error {
 // sendHeader answers a HEAD.
 func (x *exchange) sendHeader(size int64) {
 	if size >= 0 {
-		x.w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+		x.set("Content-Length", strconv.FormatInt(size, 10))
 	}
 	x.w.WriteHeader(http.StatusOK)
 }
@@ -120,14 +118,13 @@ func (x *exchange) sendStream(b *body, c *oci.Content, spans []span) error {
 	if _, err := io.CopyN(io.Discard, b, f.skip); err != nil {
 		return b.failure()
 	}
-	header := x.w.Header()
 	if f.contentRange != "" {
-		header.Set("Content-Range", f.contentRange)
+		x.set("Content-Range", f.contentRange)
 		x.w.WriteHeader(http.StatusPartialContent)
 	}
 	var src io.Reader = b
 	if f.length >= 0 {
-		header.Set("Content-Length", strconv.FormatInt(f.length, 10))
+		x.set("Content-Length", strconv.FormatInt(f.length, 10))
 		src = io.LimitReader(b, f.length)
 		if f.toEnd {
 			src = &heldBack{src: b, left: f.length, fail: b.fail}
