@@ -145,6 +145,9 @@ func (n *running) stop() {
 	case <-soon(n.t).Done():
 		n.t.Fatalf("berth does not stop:\n%s", n.log)
 	}
+	if n.t.Failed() {
+		n.t.Logf("what berth says:\n%s", n.troubles())
+	}
 	if n.code != exitOK {
 		n.t.Errorf("berth ended with %d:\n%s", n.code, n.log)
 	}
@@ -153,6 +156,17 @@ func (n *running) stop() {
 			n.t.Errorf("%q in the log of berth:\n%s", bad, n.log)
 		}
 	}
+}
+
+// troubles are the log lines about what went wrong.
+func (n *running) troubles() string {
+	var b strings.Builder
+	for line := range strings.Lines(n.log.String()) {
+		if strings.Contains(line, `"class":`) || strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // kill ends it as a crash does.
