@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -34,7 +34,12 @@ type Blocks struct {
 	origin string
 	digest oci.Digest
 	file   *os.File
-	path   string // of file while in tmp, then its final one; under mu
+	tmp    string // of file, until Publish
+	path   string // after Publish
+
+	// writing is held by whoever changes the file: a writer, Publish, Discard.
+	// It comes before mu.
+	writing sync.Mutex
 
 	mu       sync.Mutex
 	size     int64 // -1 until the end of a blob of unknown length
@@ -45,7 +50,9 @@ type Blocks struct {
 	claimed  map[int64]*Run
 	have     int64 // sum of filled
 	verified bool
+	ended    bool  // published or discarded
 	err      error // why this blob will never be whole
+	wrong    bool  // err is that some bytes are wrong
 	waiters  map[*waiter]struct{}
 }
 
@@ -58,28 +65,40 @@ type waiter struct {
 }
 
 // NewBlocks makes room for a blob of size bytes (-1: unknown) and an empty file
-// for it. The error is about our disk.
+// for it. The error is about our disk; ErrNoRoom if there is none.
 func (s *Store) NewBlocks(origin string, d oci.Digest, size int64) (*Blocks, error) {
-	if err := s.room.reserve(max(size, 0)); err != nil {
+	reserved := max(size, 0)
+	if err := s.room.reserve(reserved); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(s.tmp(), d.Encoded()[:16]+"-*")
-	if err == nil && size > 0 {
-		err = f.Truncate(size)
-	}
+	f, err := s.newFile(d, reserved)
 	if err != nil {
-		s.room.freed(max(size, 0))
-		if f != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name()) // best effort: tmp is emptied at the next start
-		}
+		s.room.dropped(reserved, 0)
 		return nil, fmt.Errorf("making a file in the cache: %w", err)
 	}
 	return &Blocks{
-		store: s, origin: origin, digest: d, file: f, path: f.Name(),
-		size: size, reserved: max(size, 0),
+		store: s, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.path(origin, d),
+		size: max(size, -1), reserved: reserved,
 		filled: map[int64]int64{}, claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
 	}, nil
+}
+
+// newFile makes a sparse file in tmp.
+func (s *Store) newFile(d oci.Digest, size int64) (*os.File, error) {
+	// Somebody may have emptied the folder of a running cache.
+	if err := os.MkdirAll(s.tmp(), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(s.tmp(), d.Encoded()[:16]+"-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(size); err != nil {
+		_ = f.Close() // nothing was written
+		_ = os.Remove(f.Name())
+		return nil, err
+	}
+	return f, nil
 }
 
 // Size is the blob's size, -1 while it is unknown.
@@ -110,15 +129,17 @@ func (b *Blocks) Err() error {
 	return b.err
 }
 
-// OpenReader opens the file once more, with its own position.
+// OpenReader opens the file once more, with its own position. The error is
+// fs.ErrNotExist for a blob that was discarded, or published and evicted since.
 func (b *Blocks) OpenReader() (*os.File, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock() // held over the open: Publish renames under it
-	f, err := os.Open(b.path)
+	fd, err := openNoLinks(b.tmp)
+	if errors.Is(err, fs.ErrNotExist) {
+		fd, err = openNoLinks(b.path) // renamed before, or just now
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a growing blob: %w", err)
 	}
-	return f, nil
+	return os.NewFile(uintptr(fd), b.path), nil
 }
 
 // maxAvailable is how far ahead available looks: no caller reads more at once.
@@ -164,20 +185,6 @@ func (b *Blocks) Wait(ctx context.Context, off int64, held bool) (int64, error) 
 	return b.wait(ctx, &waiter{off: off, min: 1, held: held})
 }
 
-// WaitVerified sleeps until the whole blob is verified.
-func (b *Blocks) WaitVerified(ctx context.Context) error {
-	for {
-		if b.Verified() {
-			return nil
-		}
-		// Waiting for a held byte past the end is waiting for verification.
-		_, err := b.wait(ctx, &waiter{off: 1<<62 - 1, min: 1, held: true})
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-	}
-}
-
 func (b *Blocks) wait(ctx context.Context, w *waiter) (int64, error) {
 	w.wake = make(chan struct{}, 1)
 	for {
@@ -203,6 +210,9 @@ func (b *Blocks) wait(ctx context.Context, w *waiter) (int64, error) {
 
 // ready says what w waits for: bytes, an error, or neither yet. Caller holds mu.
 func (b *Blocks) ready(w *waiter) (int64, error) {
+	if b.wrong { // nothing more of it may go out, also of what is there
+		return 0, b.err
+	}
 	if b.size >= 0 && w.off >= b.size && (b.verified || !w.held) {
 		return 0, io.EOF
 	}
@@ -224,220 +234,15 @@ func (b *Blocks) wakeReady() {
 	}
 }
 
-// Fail ends the blob with err for everybody. The first error stays.
+// Fail ends the blob with err for everybody, if it is not verified. The first
+// error stays. Readers get it where bytes are missing; if it is ErrMismatch, at
+// once.
 func (b *Blocks) Fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err == nil && !b.verified {
 		b.err = err
+		b.wrong = errors.Is(err, ErrMismatch)
 	}
 	b.wakeReady()
-}
-
-// Take claims the first run of absent, unclaimed bytes in [from, to), at most
-// limit long but for the rest of a block; ok is false when there is none. to < 0:
-// the end of the blob. Release must follow.
-func (b *Blocks) Take(from, to, limit int64) (r *Run, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	start, end, ok := b.missing(from, to, limit)
-	if !ok {
-		return nil, false
-	}
-	return b.claim(start, end), true
-}
-
-func (b *Blocks) missing(from, to, limit int64) (start, end int64, ok bool) {
-	if to < 0 || to > b.size {
-		to = b.size
-	}
-	block := from / BlockSize
-	for ; block*BlockSize < to && !b.absent(block); block++ {
-	}
-	if block*BlockSize >= to {
-		return 0, 0, false
-	}
-	start = block*BlockSize + b.filled[block]
-	end = b.blockEnd(block)
-	// A block that has a beginning already starts a run of its own.
-	for block++; end < to && end-start < limit && b.absent(block) && b.filled[block] == 0; block++ {
-		end = b.blockEnd(block)
-	}
-	return start, end, true
-}
-
-func (b *Blocks) blockEnd(block int64) int64 { return min((block+1)*BlockSize, b.size) }
-
-// absent says whether block needs fetching and nobody does it. Caller holds mu.
-func (b *Blocks) absent(block int64) bool {
-	return b.claimed[block] == nil && block*BlockSize+b.filled[block] < b.blockEnd(block)
-}
-
-// Run is a claim on a part of the blob. It is an io.Writer for the bytes from
-// its start on; bytes that are there already are passed over.
-type Run struct {
-	b          *Blocks
-	pos, end   int64 // end < 0: open, to wherever the stream ends
-	firstClaim int64
-	lastClaim  int64
-}
-
-// Claim takes [start, end) for one writer. end < 0: everything from start on.
-// Release must follow.
-func (b *Blocks) Claim(start, end int64) *Run {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.claim(start, end)
-}
-
-func (b *Blocks) claim(start, end int64) *Run {
-	to := end
-	if to < 0 {
-		to = max(b.size, start+1)
-	}
-	r := &Run{b: b, pos: start, end: end, firstClaim: start / BlockSize, lastClaim: (to - 1) / BlockSize}
-	for i := r.firstClaim; i <= r.lastClaim; i++ {
-		if b.claimed[i] == nil { // a stream that ignores ranges passes through others' runs
-			b.claimed[i] = r
-		}
-	}
-	return r
-}
-
-// Release gives back what was not written. The bytes that were stay.
-func (r *Run) Release() {
-	r.b.mu.Lock()
-	defer r.b.mu.Unlock()
-	for i := r.firstClaim; i <= r.lastClaim; i++ {
-		if r.b.claimed[i] == r {
-			delete(r.b.claimed, i)
-		}
-	}
-}
-
-// Pos is where the next byte goes.
-func (r *Run) Pos() int64 { return r.pos }
-
-// End is where the run ends, -1 for wherever the stream does.
-func (r *Run) End() int64 { return r.end }
-
-// Done says whether the run is full.
-func (r *Run) Done() bool { return r.end >= 0 && r.pos >= r.end }
-
-// Write puts p at the run's position. Bytes beyond the run are an error: the
-// upstream sent more than it was asked for. Other errors are our disk's.
-func (r *Run) Write(p []byte) (int, error) {
-	if r.end >= 0 && r.pos+int64(len(p)) > r.end {
-		return 0, fmt.Errorf("%d bytes too many: %w", r.pos+int64(len(p))-r.end, ErrMismatch)
-	}
-	total := 0
-	for len(p) > 0 {
-		n, err := r.writeInBlock(p)
-		total += n
-		if err != nil {
-			return total, err
-		}
-		p = p[n:]
-	}
-	return total, nil
-}
-
-// writeInBlock writes as much of p as the block at the position takes.
-func (r *Run) writeInBlock(p []byte) (int, error) {
-	b := r.b
-	block, inBlock := r.pos/BlockSize, r.pos%BlockSize
-	p = p[:min(int64(len(p)), BlockSize-inBlock)]
-	b.mu.Lock()
-	filled := b.filled[block]
-	err := b.err
-	b.mu.Unlock()
-	if err == nil && inBlock > filled {
-		err = fmt.Errorf("a run at %d leaves a hole", r.pos)
-	}
-	if err != nil {
-		return 0, err
-	}
-	if skip := filled - inBlock; skip > 0 { // there already, perhaps read already
-		n := min(skip, int64(len(p)))
-		r.pos += n
-		return int(n), nil
-	}
-	if b.size < 0 {
-		if err := b.grow(int64(len(p))); err != nil {
-			return 0, err
-		}
-	}
-	n, err := b.file.WriteAt(p, r.pos)
-	if err != nil {
-		return 0, fmt.Errorf("writing to the cache: %w", err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	r.pos += int64(n)
-	// Another run may have come as far meanwhile.
-	if to := inBlock + int64(n); to > b.filled[block] {
-		b.have += to - b.filled[block]
-		b.filled[block] = to
-		b.wakeReady()
-	}
-	return n, nil
-}
-
-// grow reserves room for a blob of unknown length as it comes.
-func (b *Blocks) grow(n int64) error {
-	if err := b.store.room.reserve(n); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.reserved += n
-	return nil
-}
-
-// End says that a blob of unknown length ends here.
-func (b *Blocks) End() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.size < 0 {
-		b.size = b.have
-	}
-	b.wakeReady()
-}
-
-// hashStep is how much the hasher wants before it wakes: less would wake it
-// for every packet.
-const hashStep = 256 << 10
-
-// Hash follows the front of the blob until everything was hashed, and then
-// says whether it is what its digest names: nil, ErrMismatch, the blob's own
-// error, or ctx's cause. One caller at a time.
-func (b *Blocks) Hash(ctx context.Context) error {
-	h := b.digest.Algorithm().Hash()
-	buf := make([]byte, hashStep)
-	for off := int64(0); ; {
-		n, err := b.wait(ctx, &waiter{off: off, min: hashStep})
-		if errors.Is(err, io.EOF) {
-			return b.verify(h)
-		}
-		if err != nil {
-			return err
-		}
-		n = min(n, int64(len(buf)))
-		if _, err := b.file.ReadAt(buf[:n], off); err != nil {
-			return fmt.Errorf("reading back from the cache: %w", err)
-		}
-		h.Write(buf[:n]) // a hash never fails
-		off += n
-	}
-}
-
-func (b *Blocks) verify(h hash.Hash) error {
-	if got := fmt.Sprintf("%x", h.Sum(nil)); got != b.digest.Encoded() {
-		return fmt.Errorf("%w: wanted %s, got %s", ErrMismatch, b.digest.Encoded(), got)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.verified = true
-	b.wakeReady()
-	return nil
 }

@@ -20,68 +20,79 @@ func (b *Blocks) Publish() error {
 		b.Discard()
 		return fmt.Errorf("publishing %s: not verified", b.digest)
 	}
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	if !b.end() {
+		return fmt.Errorf("publishing %s: %w", b.digest, ErrDiscarded)
+	}
 	if err := b.publish(); err != nil {
-		b.Discard()
 		return fmt.Errorf("publishing %s: %w", b.digest, err)
 	}
-	return b.file.Close()
+	_ = b.file.Close() // fsync has told all there is to know
+	b.store.share(b.origin, b.digest, b.path)
+	return nil
 }
 
+// publish either publishes or drops the file. Caller holds writing.
 func (b *Blocks) publish() error {
-	path := b.store.path(b.origin, b.digest)
-	if err := b.store.makeFolder(b.origin, b.digest); err != nil {
-		return err
+	err := b.store.makeFolder(b.origin, b.digest)
+	if err == nil {
+		err = b.file.Sync()
 	}
-	linked, err := b.store.linkFromOther(b.origin, b.digest, b.size)
-	if err != nil {
-		return err
-	}
-	if !linked {
-		if err := b.file.Sync(); err != nil {
-			return err
-		}
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock() // OpenReader must find the file under one of its names
-	if linked {
-		err = os.Remove(b.path)
-	} else {
-		err = os.Rename(b.path, path)
+	if err == nil {
+		err = b.store.room.publish(b.tmp, b.path, b.reserved)
 	}
 	if err != nil {
+		b.drop()
 		return err
 	}
-	b.path = path
-	return syncFolder(filepath.Dir(path))
+	if err := syncFolder(filepath.Dir(b.path)); err != nil {
+		_ = b.file.Close() // the error that counts is the one before
+		return errors.Join(err, b.store.room.remove(b.path))
+	}
+	return nil
 }
 
-// Discard drops the blob. Its readers get ErrDiscarded for what is not there
-// yet; those that have all their bytes read on.
+// Discard drops the blob, unless it has been published. Its readers get
+// ErrDiscarded for what is not there yet; those that have all their bytes read
+// on.
 func (b *Blocks) Discard() {
 	b.Fail(ErrDiscarded)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	_ = b.file.Close()
-	_ = os.Remove(b.path) // best effort: tmp is emptied at the next start
-	b.store.room.freed(b.reserved)
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	if b.end() {
+		b.drop()
+	}
 }
 
-// linkFromOther gives origin a hard link where another origin has delivered
-// the same bytes: two provenances, one copy. The caller has just verified its
-// own copy; the other one is only trusted as far as its size.
-func (s *Store) linkFromOther(origin string, d oci.Digest, size int64) (bool, error) {
+// end says whether the blob had not ended yet. Caller holds writing.
+func (b *Blocks) end() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := !b.ended
+	b.ended = true
+	return first
+}
+
+// drop gives back the file and its room. Caller holds writing.
+func (b *Blocks) drop() {
+	_ = b.file.Close()
+	_ = os.Remove(b.tmp) // best effort: tmp is emptied at the next start
+	b.store.room.dropped(b.reserved, b.Have())
+}
+
+// share gives other origins that have delivered the same bytes this copy: each
+// keeps its provenance, and the disk holds them once. It is this copy because
+// it has just been verified, while theirs may have rotted since.
+func (s *Store) share(origin string, d oci.Digest, path string) {
 	for _, other := range s.otherOrigins(origin) {
-		if n, ok := s.Has(other, d); !ok || n != size {
+		if _, ok := s.Has(other, d); !ok {
 			continue
 		}
-		switch err := os.Link(s.path(other, d), s.path(origin, d)); {
-		case err == nil:
-			return true, nil
-		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist):
-			return false, err
+		if err := s.room.link(path, s.path(other, d), s.tmp()); err != nil {
+			s.o.Log.Debug("one more copy of a blob stays on the disk", "digest", d, "err", err)
 		}
 	}
-	return false, nil
 }
 
 func (s *Store) otherOrigins(origin string) []string {
@@ -103,14 +114,15 @@ func (s *Store) makeFolder(origin string, d oci.Digest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock() // held over the sync: a second publisher must wait for it too
 	dir := filepath.Join(s.dir, "blobs")
-	for _, name := range []string{origin, d.Algorithm().String(), d.Encoded()[:2]} {
+	for _, name := range []string{"", origin, d.Algorithm().String(), d.Encoded()[:2]} {
 		parent := dir
 		dir = filepath.Join(dir, name)
-		if s.folders[dir] {
-			continue
-		}
-		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		made, err := makeDir(dir)
+		if err != nil {
 			return err
+		}
+		if !made && s.folders[dir] {
+			continue
 		}
 		if err := syncFolder(parent); err != nil {
 			return err
@@ -121,14 +133,24 @@ func (s *Store) makeFolder(origin string, d oci.Digest) error {
 	return nil
 }
 
+// makeDir makes dir if it is not there. Something else in its place is an error,
+// a symbolic link to a folder too.
+func makeDir(dir string) (made bool, err error) {
+	err = os.Mkdir(dir, 0o700)
+	if !errors.Is(err, fs.ErrExist) {
+		return err == nil, err
+	}
+	info, err := os.Lstat(dir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is in the way: it is no folder", dir)
+	}
+	return false, err
+}
+
 func syncFolder(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	err = f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return errors.Join(f.Sync(), f.Close())
 }

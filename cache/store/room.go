@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,9 +17,10 @@ import (
 // ErrNoRoom says that a blob does not fit, even after evicting what could go.
 var ErrNoRoom = errors.New("no room in the cache")
 
-// touchEvery is how coarse last-use times are: a blob's modification time is
-// its last use, moved at most this often so that reading costs no write.
-const touchEvery = time.Hour
+// countWait is how long a reservation waits for the first count of the folder.
+// Only a very large cache takes longer; it then goes over its limit by what is
+// fetched until then, and the sweep that follows the count sets that right.
+const countWait = 2 * time.Second
 
 // room accounts for the bytes of the folder and evicts the least recently used
 // blobs. Growing blobs count from the moment that they are reserved.
@@ -27,20 +28,39 @@ type room struct {
 	blobs string
 	o     Options
 
-	evicting sync.Mutex // one sweep at a time
+	// names is held while a name under blobs changes, so that the name and what
+	// is counted change together. It comes before mu.
+	names sync.Mutex
 
-	mu   sync.Mutex
-	size int64 // bytes of blobs, and reserved
+	mu        sync.Mutex
+	kept      int64 // bytes of published blobs, and how many there are
+	blobCount int64
+	evicted   int64 // blobs, since the start
+	growing   int64 // reserved for growing blobs
+	unwritten int64 // of growing: what the filesystem does not know of yet
+	// changed is what was published (its size) or removed (gone) since a walk
+	// through the folder began: what the walk saw of those does not count. Nil:
+	// no walk is under way.
+	changed map[string]int64
+
+	evicting sync.Mutex    // one walk at a time
+	counted  chan struct{} // closed after the first
+	tight    chan struct{} // wakes the sweeper
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
+// gone in room.changed is a blob that was removed.
+const gone = -1
+
 func newRoom(blobs string, o Options) *room {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &room{blobs: blobs, o: o, cancel: cancel}
-	// Counting a large cache takes long; nothing waits for it.
-	r.wg.Go(func() { r.count(ctx) })
+	r := &room{
+		blobs: blobs, o: o, cancel: cancel,
+		counted: make(chan struct{}), tight: make(chan struct{}, 1),
+	}
+	r.wg.Go(func() { r.sweep(ctx) })
 	return r
 }
 
@@ -49,129 +69,204 @@ func (r *room) close() {
 	r.wg.Wait()
 }
 
-func (r *room) count(ctx context.Context) {
-	all, err := r.list(ctx)
-	if err != nil {
-		r.o.Log.Warn("counting the cache", "err", err)
-		return
-	}
-	var sum int64
-	for _, e := range all {
-		sum += e.size
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.size += sum
-}
-
-// reserve takes n bytes, evicting where needed.
+// reserve takes n bytes. It evicts only where the sweeper did not keep up.
 func (r *room) reserve(n int64) error {
-	if r.take(n) {
-		return nil
-	}
-	if r.o.MaxSize > 0 && n > r.o.MaxSize {
-		return fmt.Errorf("%w: %d bytes, the cache is limited to %d", ErrNoRoom, n, r.o.MaxSize)
-	}
-	if err := r.evict(n); err != nil {
-		return fmt.Errorf("evicting: %w", err)
-	}
-	if !r.take(n) {
-		return fmt.Errorf("%w: %d bytes", ErrNoRoom, n)
+	r.waitForCount()
+	for !r.take(n) {
+		if !r.possible(n) {
+			return fmt.Errorf("%w: %d bytes, beside those that are growing", ErrNoRoom, n)
+		}
+		progress, err := r.evict(context.Background(), n)
+		if err != nil {
+			return fmt.Errorf("evicting: %w", err)
+		}
+		if !progress {
+			return fmt.Errorf("%w: %d bytes", ErrNoRoom, n)
+		}
 	}
 	return nil
+}
+
+func (r *room) waitForCount() {
+	select {
+	case <-r.counted:
+		return
+	default:
+		if r.o.MaxSize <= 0 {
+			return
+		}
+	}
+	wait := time.NewTimer(countWait)
+	defer wait.Stop()
+	select {
+	case <-r.counted:
+	case <-wait.C:
+	}
 }
 
 func (r *room) take(n int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.over(n) > 0 {
+	left := r.free() - n
+	if left < 0 {
 		return false
 	}
-	r.size += n
+	r.growing += n
+	r.unwritten += n
+	if left < r.margin()/2 {
+		select {
+		case r.tight <- struct{}{}:
+		default: // it is on its way
+		}
+	}
 	return true
 }
 
-// over is how many bytes must go before n more fit. Caller holds mu.
-func (r *room) over(n int64) int64 {
-	var over int64
+// free is how many bytes fit. It may be negative. Caller holds mu.
+func (r *room) free() int64 {
+	free := int64(math.MaxInt64)
 	if r.o.MaxSize > 0 {
-		over = r.size + n - r.o.MaxSize
+		free = r.o.MaxSize - r.kept - r.growing
 	}
-	var st unix.Statfs_t
-	if r.o.MinFree > 0 && unix.Statfs(r.blobs, &st) == nil {
-		over = max(over, n+r.o.MinFree-int64(st.Bavail)*st.Bsize)
+	if r.o.MinFree > 0 {
+		free = min(free, r.available()-r.unwritten-r.o.MinFree)
 	}
-	return over
+	return free
 }
 
-func (r *room) freed(n int64) {
+// available is what the filesystem has left. One that does not say is no limit.
+func (r *room) available() int64 {
+	var st unix.Statfs_t
+	if unix.Statfs(r.blobs, &st) != nil {
+		return math.MaxInt64 / 2
+	}
+	return int64(st.Bavail) * st.Bsize
+}
+
+// margin is what the sweeper keeps free, so that a reservation need not wait.
+func (r *room) margin() int64 {
+	if r.o.MaxSize > 0 {
+		return r.o.MaxSize / 20
+	}
+	return r.o.MinFree / 20
+}
+
+// possible says whether n bytes would fit if all blobs went. If not, none
+// should.
+func (r *room) possible(n int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.size -= n
-}
-
-// used notes that a blob was opened.
-func (r *room) used(path string, info fs.FileInfo) {
-	now := time.Now()
-	if now.Sub(info.ModTime()) > touchEvery {
-		_ = os.Chtimes(path, now, now) // only the order of eviction suffers
+	select {
+	case <-r.counted:
+		return r.free() >= n-r.kept
+	default:
+		return r.o.MaxSize <= 0 || r.growing+n <= r.o.MaxSize
 	}
 }
 
-type entry struct {
-	path string
-	size int64
-	used time.Time
+// enough says whether n bytes fit.
+func (r *room) enough(n int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.free() >= n
 }
 
-// list walks the blobs. Files that are no blobs are passed over.
-func (r *room) list(ctx context.Context) ([]entry, error) {
-	var all []entry
-	err := filepath.WalkDir(r.blobs, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil // evicted meanwhile
-			}
+// wrote says that n reserved bytes have been written.
+func (r *room) wrote(n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unwritten -= n
+}
+
+// dropped gives back what was reserved for a blob of which written bytes were
+// written.
+func (r *room) dropped(reserved, written int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.growing -= reserved
+	r.unwritten -= reserved - written
+}
+
+// publish renames a blob of size bytes, which were reserved for it and written,
+// to path.
+func (r *room) publish(tmp, path string, size int64) error {
+	r.names.Lock()
+	defer r.names.Unlock()
+	before, err := os.Lstat(path)
+	if err == nil && before.IsDir() { // nobody's blob; a rename cannot replace it
+		if err := os.Rename(path, path+".foreign"); err != nil {
 			return err
 		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if !e.Type().IsRegular() {
-			return nil
-		}
-		if info, err := e.Info(); err == nil {
-			all = append(all, entry{path: path, size: info.Size(), used: info.ModTime()})
-		}
-		return nil
-	})
-	return all, err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if before != nil && before.Mode().IsRegular() {
+		r.kept -= before.Size()
+		r.blobCount--
+	}
+	r.growing -= size
+	r.kept += size
+	r.blobCount++
+	r.note(path, size)
+	return nil
 }
 
-// evict removes the least recently used blobs until n more bytes fit. Readers
-// that have one open read on.
-func (r *room) evict(n int64) error {
-	r.evicting.Lock()
-	defer r.evicting.Unlock()
-	all, err := r.list(context.Background())
+// note records a change for a walk that is under way. Caller holds names and mu.
+func (r *room) note(path string, size int64) {
+	if r.changed != nil {
+		r.changed[path] = size
+	}
+}
+
+// link puts the file at from, which is what path should be, in its place, if
+// path is another file of the same size.
+func (r *room) link(from, path, tmp string) error {
+	r.names.Lock()
+	defer r.names.Unlock()
+	ours, err := os.Lstat(from)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(all, func(a, b entry) int { return a.used.Compare(b.used) })
-	for _, e := range all {
-		r.mu.Lock()
-		enough := r.over(n) <= 0
-		r.mu.Unlock()
-		if enough {
-			return nil
-		}
-		if err := os.Remove(e.path); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			return err
-		}
-		r.freed(e.size)
+	theirs, err := os.Lstat(path)
+	if err != nil || os.SameFile(ours, theirs) || ours.Size() != theirs.Size() {
+		return err
+	}
+	// A link cannot replace a file, but a rename can.
+	linked := filepath.Join(tmp, filepath.Base(path)+".link")
+	if err := os.Link(from, linked); err != nil {
+		return err
+	}
+	if err := os.Rename(linked, path); err != nil {
+		_ = os.Remove(linked) // best effort: tmp is emptied at the next start
+		return err
 	}
 	return nil
+}
+
+// remove deletes the blob at path.
+func (r *room) remove(path string) error {
+	_, err := r.removeIf(path, func(fs.FileInfo) bool { return true })
+	return err
+}
+
+// removeIf deletes the blob at path if ok says so.
+func (r *room) removeIf(path string, ok func(fs.FileInfo) bool) (done bool, err error) {
+	r.names.Lock()
+	defer r.names.Unlock()
+	info, err := os.Lstat(path)
+	if err != nil || !ok(info) {
+		return false, err
+	}
+	if err := os.Remove(path); err != nil {
+		return false, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.kept -= info.Size()
+	r.blobCount--
+	r.note(path, gone)
+	return true, nil
 }

@@ -10,17 +10,15 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"berth/oci"
 )
 
 // Options of Open. The zero value works.
@@ -55,21 +53,19 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	for _, d := range []string{dir, filepath.Join(dir, "blobs"), filepath.Join(dir, "tmp")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("making the cache folder: %w", err)
-		}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the cache folder: %w", err)
 	}
 	lock, err := lockFolder(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, o: o, lock: lock, origins: map[string]bool{}, folders: map[string]bool{}}
-	if err := s.prepare(); err != nil {
+	s := &Store{o: o, lock: lock, origins: map[string]bool{}, folders: map[string]bool{}}
+	if err := s.prepare(dir); err != nil {
 		_ = lock.Close() // the first error counts
-		return nil, err
+		return nil, fmt.Errorf("preparing the cache folder: %w", err)
 	}
-	s.room = newRoom(filepath.Join(dir, "blobs"), o)
+	s.room = newRoom(filepath.Join(s.dir, "blobs"), o)
 	return s, nil
 }
 
@@ -80,31 +76,95 @@ func lockFolder(dir string) (*os.File, error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close() // nothing was written
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("locking the cache folder %s: %w", dir, err)
+		}
 		return nil, fmt.Errorf("%w (%s): stop it, or give this one another --cache", ErrInUse, dir)
 	}
 	return f, nil
 }
 
-func (s *Store) prepare() error {
-	tag := "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of container images. See https://bford.info/cachedir/\n"
-	if err := os.WriteFile(filepath.Join(s.dir, "CACHEDIR.TAG"), []byte(tag), 0o600); err != nil {
-		return fmt.Errorf("preparing the cache folder: %w", err)
+func (s *Store) prepare(dir string) (err error) {
+	// Blobs are opened by a path without symbolic links; those above are the
+	// operator's business.
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
 	}
+	if s.dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return err
+	}
+	if err := s.mark(); err != nil {
+		return err
+	}
+	if err := s.emptyTmp(); err != nil {
+		return err
+	}
+	return s.findOrigins()
+}
+
+// tag says what the folder is, to backup programs and to the next Open. See
+// https://bford.info/cachedir/
+const tag = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of container images."
+
+// mark makes sure that the folder is a cache of ours: tmp will be emptied, and
+// somebody may have named their home, or /. Only a folder that was tagged before
+// may have a tmp already.
+func (s *Store) mark() error {
+	path := filepath.Join(s.dir, "CACHEDIR.TAG")
+	found, err := os.ReadFile(path)
+	tagged := err == nil && bytes.HasPrefix(found, []byte(tag))
+	for _, name := range []string{"tmp", "blobs"} {
+		if _, err := os.Lstat(filepath.Join(s.dir, name)); err == nil && !tagged {
+			return fmt.Errorf("%s has a folder %s, but no CACHEDIR.TAG of this program: if nothing in it is needed, empty it, else choose another", s.dir, name)
+		}
+	}
+	if !tagged {
+		if err := writeDurably(path, tag+"\n"); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"tmp", "blobs"} {
+		if _, err := makeDir(filepath.Join(s.dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeDurably(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func (s *Store) emptyTmp() error {
 	old, err := os.ReadDir(s.tmp())
 	if err != nil {
-		return fmt.Errorf("reading tmp: %w", err)
+		return err
 	}
 	for _, e := range old {
 		if err := os.RemoveAll(filepath.Join(s.tmp(), e.Name())); err != nil {
 			return fmt.Errorf("emptying tmp: %w", err)
 		}
 	}
-	origins, err := os.ReadDir(filepath.Join(s.dir, "blobs"))
+	return nil
+}
+
+func (s *Store) findOrigins() error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "blobs"))
 	if err != nil {
-		return fmt.Errorf("reading blobs: %w", err)
+		return err
 	}
-	for _, e := range origins {
-		s.origins[e.Name()] = true
+	for _, e := range entries {
+		if e.IsDir() {
+			s.origins[e.Name()] = true
+		}
 	}
 	return nil
 }
@@ -121,52 +181,21 @@ func (s *Store) Dir() string { return s.dir }
 
 func (s *Store) tmp() string { return filepath.Join(s.dir, "tmp") }
 
-// path is the only place where a blob's file name is made. Both parts are safe:
-// an Origin's Dir has no separators, and a Digest is checked lower-case hex.
-func (s *Store) path(origin string, d oci.Digest) string {
-	hex := d.Encoded()
-	return s.dir + "/blobs/" + origin + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex
+// Usage is what a Store holds.
+type Usage struct {
+	// Bytes of blobs, and of what is reserved for growing ones. Until the folder
+	// has been counted, a moment after Open, only the latter are known.
+	Bytes int64
+	// Blobs that are published. The same bytes from two origins are two.
+	Blobs int64
+	// Evicted blobs since Open.
+	Evicted int64
 }
 
-// OpenBlob opens the blob that origin delivered, and tells its size. A blob that
-// is not there is fs.ErrNotExist; an empty file where a blob should be is a
-// trace of a lost write, and not there either.
-func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
-	f, err := os.Open(s.path(origin, d))
-	if err != nil {
-		return nil, 0, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		_ = f.Close() // only read from
-		return nil, 0, err
-	}
-	s.room.used(f.Name(), info)
-	return f, info.Size(), nil
-}
-
-// Has says whether the blob of origin is there.
-func (s *Store) Has(origin string, d oci.Digest) (size int64, ok bool) {
-	info, err := os.Stat(s.path(origin, d))
-	if err != nil || !info.Mode().IsRegular() {
-		return 0, false
-	}
-	return info.Size(), true
-}
-
-// Remove deletes the blob of origin. Who has it open reads on.
-func (s *Store) Remove(origin string, d oci.Digest) error {
-	path := s.path(origin, d)
-	info, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("removing a blob: %w", err)
-	}
-	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("removing a blob: %w", err)
-	}
-	s.room.freed(info.Size())
-	return nil
+// Usage says what is held now.
+func (s *Store) Usage() Usage {
+	r := s.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Usage{Bytes: r.kept + r.growing, Blobs: r.blobCount, Evicted: r.evicted}
 }

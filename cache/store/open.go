@@ -1,0 +1,101 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci"
+)
+
+// OpenBlob opens the blob that origin delivered, and tells its size. A blob that
+// is not there is fs.ErrNotExist; an empty file where a blob should be is a
+// trace of a lost write, and not there either.
+func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
+	path := s.path(origin, d)
+	fd, st, err := openBlob(path, d)
+	if err != nil {
+		return nil, 0, err
+	}
+	used(path, time.Unix(st.Mtim.Sec, st.Mtim.Nsec))
+	return os.NewFile(uintptr(fd), path), st.Size, nil
+}
+
+// Has says whether OpenBlob would find the blob of origin. It is no use of it.
+func (s *Store) Has(origin string, d oci.Digest) (size int64, ok bool) {
+	fd, st, err := openBlob(s.path(origin, d), d)
+	if err != nil {
+		return 0, false
+	}
+	_ = unix.Close(fd) // nothing was read from it
+	return st.Size, true
+}
+
+// Remove deletes the blob of origin. Who has it open reads on.
+func (s *Store) Remove(origin string, d oci.Digest) error {
+	if _, ok := s.Has(origin, d); !ok {
+		return &fs.PathError{Op: "removing a blob", Path: s.path(origin, d), Err: fs.ErrNotExist}
+	}
+	return s.room.remove(s.path(origin, d))
+}
+
+// path is the only place where a blob's file name is made. Both parts are safe:
+// an Origin's Dir has no separators, and a Digest is checked lower-case hex.
+func (s *Store) path(origin string, d oci.Digest) string {
+	hex := d.Encoded()
+	return s.room.blobs + "/" + origin + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex
+}
+
+// openBlob opens the file at path if it can be the blob d.
+func openBlob(path string, d oci.Digest) (fd int, st unix.Stat_t, err error) {
+	if fd, err = openNoLinks(path); err != nil {
+		return -1, st, err
+	}
+	err = unix.Fstat(fd, &st)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 && d != d.Algorithm().FromBytes(nil)) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		_ = unix.Close(fd) // nothing was read from it
+		return -1, st, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return fd, st, nil
+}
+
+// openNoLinks opens path for reading if no part of it is a symbolic link: the
+// path is the proof of where a blob came from, and a link could lead to another
+// origin's, or out of the folder. What is a link is not there. Opening never
+// waits, as that of a pipe would.
+func openNoLinks(path string) (fd int, err error) {
+	how := unix.OpenHow{Flags: openFlags, Resolve: unix.RESOLVE_NO_SYMLINKS}
+	fd, err = retry(func() (int, error) { return unix.Openat2(unix.AT_FDCWD, path, &how) })
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) { // Linux before 5.6, or a sandbox that does not know the call
+		fd, err = openNoLastLink(path)
+	}
+	if err == nil {
+		return fd, nil
+	}
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENXIO) { // a link, a file for a folder, a socket
+		err = fs.ErrNotExist
+	}
+	return -1, &fs.PathError{Op: "open", Path: path, Err: err}
+}
+
+const openFlags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK
+
+// openNoLastLink looks at the last part of path only.
+func openNoLastLink(path string) (fd int, err error) {
+	return retry(func() (int, error) { return unix.Open(path, openFlags|unix.O_NOFOLLOW, 0) })
+}
+
+// retry calls open again when a signal interrupted it.
+func retry(open func() (int, error)) (fd int, err error) {
+	for {
+		if fd, err = open(); !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
