@@ -34,6 +34,10 @@ type CredentialsOptions struct {
 	Entries []Entry
 	// Key makes the fingerprints.
 	Key Key
+	// Before is the table that this one replaces. An Entry that has not changed,
+	// with the same Source, goes on with the secret it had there: one that is
+	// unreadable just now costs nobody an account. It may be nil.
+	Before *Credentials
 	// CheckEvery is how often a Source is asked again while there is traffic,
 	// and so how long a changed secret may go unnoticed. If 0, a quarter second.
 	CheckEvery time.Duration
@@ -74,6 +78,7 @@ func NewCredentials(o CredentialsOptions) (*Credentials, error) {
 		if err != nil {
 			return nil, err
 		}
+		e.inherit(o.Before)
 		at := place{e.Organisation, e.Registry}
 		c.table[at] = append(c.table[at], e)
 		c.accounts[account{e.Organisation, e.Name}] = true

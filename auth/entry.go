@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +47,29 @@ func newEntry(configured Entry, o CredentialsOptions) (*entry, error) {
 		e.patterns = append(e.patterns, p)
 	}
 	return e, nil
+}
+
+// inherit takes over what the same entry of an earlier table knew. It counts as
+// old: the next look-up asks the source, as it does for a new entry.
+func (e *entry) inherit(before *Credentials) {
+	if before == nil {
+		return
+	}
+	for _, old := range before.table[place{e.Organisation, e.Registry}] {
+		if old.Name != e.Name || old.Origin != e.Origin || !sameSource(old.Source, e.Source) {
+			continue
+		}
+		if s := old.state.Load(); s != nil {
+			e.state.Store(&state{cred: s.cred, login: s.login, err: s.err})
+		}
+		return
+	}
+}
+
+// sameSource says whether a and b are one. Functions cannot be compared, and are not.
+func sameSource(a, b Source) bool {
+	t := reflect.TypeOf(a)
+	return t == reflect.TypeOf(b) && t.Comparable() && a == b
 }
 
 // match says whether repo is selected, and by how specific a pattern.

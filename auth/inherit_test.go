@@ -1,0 +1,68 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"testing"
+)
+
+// moody is a Source that may fail. It is comparable, as files are.
+type moody struct {
+	password string
+	err      error
+}
+
+func (m *moody) Login(context.Context) (Login, error) {
+	return Login{Username: NewSecret("bot"), Password: NewSecret(m.password)}, m.err
+}
+
+// A new configuration does not lose a secret because its file is unreadable just
+// then, and shows a new one at once.
+func TestCredentialsInherit(t *testing.T) {
+	key, source := NewKey(), &moody{password: "one"}
+	entry := entryFor("acme", "ci", "ghcr.io")
+	entry.Source = source
+	lookup := func(c *Credentials) (*Credential, error) {
+		return c.Lookup(t.Context(), "acme", "", "ghcr.io", "acme/app")
+	}
+	first := mustCredentials(t, CredentialsOptions{Key: key, Entries: []Entry{entry}})
+	before, err := lookup(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	source.err = errors.New("half written")
+	second := mustCredentials(t, CredentialsOptions{Key: key, Entries: []Entry{entry}, Before: first})
+	if got, err := lookup(second); err != nil || got != before {
+		t.Errorf("the secret went with the table: %v, %v", got, err)
+	}
+	if problems := second.Check(t.Context()); len(problems) != 1 {
+		t.Errorf("nobody says that it is unreadable: %v", problems)
+	}
+
+	source.err, source.password = nil, "two"
+	third := mustCredentials(t, CredentialsOptions{Key: key, Entries: []Entry{entry}, Before: second})
+	if got, err := lookup(third); err != nil || !got.Password.Equal(NewSecret("two")) || got.Fingerprint == before.Fingerprint {
+		t.Errorf("the new secret is not seen: %v, %v", got, err)
+	}
+
+	for name, change := range map[string]func(*Entry){
+		"source":       func(e *Entry) { e.Source = &moody{err: errors.New("no file")} },
+		"name":         func(e *Entry) { e.Name = "other" },
+		"organisation": func(e *Entry) { e.Organisation = "globex" },
+		"origin":       func(e *Entry) { e.Origin.Owner = "acme" },
+		"function":     func(e *Entry) { e.Source = SourceFunc(func(context.Context) (Login, error) { return Login{}, errors.New("no") }) },
+	} {
+		changed := entry
+		change(&changed)
+		source.err = errors.New("gone")
+		c := mustCredentials(t, CredentialsOptions{Key: key, Entries: []Entry{changed}, Before: third})
+		if got, err := c.Lookup(t.Context(), changed.Organisation, "", "ghcr.io", "acme/app"); err == nil {
+			t.Errorf("%s: another entry has its secret: %v", name, got)
+		}
+		same := mustCredentials(t, CredentialsOptions{Key: key, Entries: []Entry{changed}, Before: c})
+		if _, err := same.Lookup(t.Context(), changed.Organisation, "", "ghcr.io", "acme/app"); err == nil {
+			t.Errorf("%s: a secret came from nowhere", name)
+		}
+	}
+}
