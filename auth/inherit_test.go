@@ -51,7 +51,9 @@ func TestCredentialsInherit(t *testing.T) {
 		"name":         func(e *Entry) { e.Name = "other" },
 		"organisation": func(e *Entry) { e.Organisation = "globex" },
 		"origin":       func(e *Entry) { e.Origin.Owner = "acme" },
-		"function":     func(e *Entry) { e.Source = SourceFunc(func(context.Context) (Login, error) { return Login{}, errors.New("no") }) },
+		"function": func(e *Entry) {
+			e.Source = SourceFunc(func(context.Context) (Login, error) { return Login{}, errors.New("no") })
+		},
 	} {
 		changed := entry
 		change(&changed)
