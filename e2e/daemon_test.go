@@ -68,7 +68,7 @@ func tryDaemon(t *testing.T, o daemonOptions) (*daemon, error) {
 	}
 	defer func() { _ = out.Close() }()
 
-	d.cmd = exec.Command(o.path, o.args...) //nolint:noctx // lives longer than a call; stop ends it
+	d.cmd = exec.Command(o.path, o.args...) // without a context: stop ends it
 	d.cmd.Env = environment(o.dir, o.env...)
 	d.cmd.Stdout, d.cmd.Stderr = out, out
 	// Its own group, so that stop reaches what it started; and not beyond the
