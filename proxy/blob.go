@@ -62,7 +62,7 @@ func (x *exchange) blobBytes(ctx context.Context, source oci.Source, wanted oci.
 func blobBody(c *oci.Content) (*body, error) {
 	if c.Data != nil && int64(len(c.Data)) == c.Size {
 		if c.Body != nil {
-			c.Body.Close()
+			_ = c.Body.Close()
 		}
 		return memoryBody(c.Data), nil
 	}

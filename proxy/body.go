@@ -96,10 +96,12 @@ func (b *body) settle() error {
 	case b.at == b.pos:
 		return nil
 	case b.seeker == nil:
-		return b.keep(errUnordered)
+		b.keep(errUnordered)
+		return b.err
 	}
 	if _, err := b.seeker.Seek(b.pos, io.SeekStart); err != nil {
-		return b.keep(fmt.Errorf("seeking to %d: %w", b.pos, err))
+		b.keep(fmt.Errorf("seeking to %d: %w", b.pos, err))
+		return b.err
 	}
 	b.at = b.pos
 	return nil
@@ -153,11 +155,10 @@ func (b *body) fail(err error) {
 	b.keep(err)
 }
 
-func (b *body) keep(err error) error {
+func (b *body) keep(err error) {
 	if b.err == nil {
 		b.err = err
 	}
-	return b.err
 }
 
 // failure is how reading failed, if it did. What ended early is Corrupt: the

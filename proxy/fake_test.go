@@ -337,8 +337,7 @@ func (b *fileBody) Moved(n int64) {
 }
 
 func (b *fileBody) Close() error {
-	b.file.Close()
-	return b.fakeBody.Close()
+	return errors.Join(b.file.Close(), b.fakeBody.Close())
 }
 
 // pattern is n bytes without repetition that a shift would hide.

@@ -31,7 +31,7 @@ func (s *site) leave(path string, n int, ready <-chan struct{}, headers ...strin
 	resp, err := s.client.Do(req)
 	if n == 0 {
 		if err == nil {
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			s.t.Errorf("an answer: %s", resp.Status)
 		}
 		return
@@ -43,7 +43,7 @@ func (s *site) leave(path string, n int, ready <-chan struct{}, headers ...strin
 		s.t.Error(err)
 	}
 	cancel()
-	resp.Body.Close()
+	_ = resp.Body.Close()
 }
 
 // A client that left is nobody's failure.
@@ -122,7 +122,7 @@ func TestStalledClientOverASocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.server.Close() // waits for the handler, while nobody reads
-	resp.Body.Close()
+	_ = resp.Body.Close()
 	line := s.log.lines(t)[0]
 	if line["class"] != "client_gone" || line["aborted"] != true {
 		t.Errorf("logged as %v", line)

@@ -62,8 +62,8 @@ func inBubble(t *testing.T, test func(t *testing.T, f *fake, conn net.Conn, log 
 		ours, theirs := net.Pipe()
 		p.conns <- theirs
 		test(t, f, ours, log)
-		ours.Close()
-		server.Close()
+		_ = ours.Close()
+		_ = server.Close()
 		wg.Wait()
 	})
 }
@@ -75,7 +75,7 @@ func request(t *testing.T, conn net.Conn, path string) {
 	}
 }
 
-func response(t *testing.T, conn net.Conn) (*http.Response, []byte, error) {
+func response(t *testing.T, conn net.Conn) answer {
 	t.Helper()
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
@@ -83,7 +83,7 @@ func response(t *testing.T, conn net.Conn) (*http.Response, []byte, error) {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	return resp, body, err
+	return answer{resp, body, err}
 }
 
 func TestHeaderTimeout(t *testing.T) {
@@ -115,8 +115,7 @@ func TestHeaderTimeout(t *testing.T) {
 				}
 				start := time.Now()
 				request(t, conn, c.path)
-				resp, body, err := response(t, conn)
-				a := answer{resp, body, err}
+				a := response(t, conn)
 				a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "docker.io gave no answer in time")
 				a.header(t, "Retry-After", "5")
 				if took := time.Since(start); took != 20*time.Second {
@@ -140,8 +139,8 @@ func TestHeaderTimeoutAsOpenReturns(t *testing.T) {
 			return nil
 		}
 		request(t, conn, "/v2/nginx/blobs/"+string(d))
-		resp, body, err := response(t, conn)
-		answer{resp, body, err}.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "gave no answer in time")
+		a := response(t, conn)
+		a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "gave no answer in time")
 	})
 }
 
@@ -153,8 +152,8 @@ func TestHeaderTimeoutAsOpenFails(t *testing.T) {
 			return &oci.Error{Class: oci.Denied, Message: "not yours"}
 		}
 		request(t, conn, "/v2/nginx/manifests/1")
-		resp, body, err := response(t, conn)
-		answer{resp, body, err}.refuses(t, http.StatusForbidden, oci.CodeDenied, "not yours")
+		a := response(t, conn)
+		a.refuses(t, http.StatusForbidden, oci.CodeDenied, "not yours")
 	})
 }
 
@@ -189,12 +188,12 @@ func TestBodiesHaveNoTimer(t *testing.T) {
 		p.conns <- theirs
 		s := Server(server, nil)
 		var wg sync.WaitGroup
-		wg.Go(func() { s.Serve(p) })
+		wg.Go(func() { _ = s.Serve(p) })
 		request(t, ours, "/v2/nginx/blobs/"+string(d))
-		resp, body, err := response(t, ours)
-		answer{resp, body, err}.wants(t, http.StatusOK).sends(t, data)
-		ours.Close()
-		s.Close()
+		a := response(t, ours)
+		a.wants(t, http.StatusOK).sends(t, data)
+		_ = ours.Close()
+		_ = s.Close()
 		wg.Wait()
 	})
 }
@@ -265,8 +264,8 @@ func TestSlowClient(t *testing.T) {
 		d := f.put("library/nginx", oci.Blob, &thing{data: data})
 		start := time.Now()
 		request(t, conn, "/v2/nginx/blobs/"+string(d))
-		resp, body, err := response(t, slowConn{conn})
-		answer{resp, body, err}.wants(t, http.StatusOK).sends(t, data)
+		a := response(t, slowConn{conn})
+		a.wants(t, http.StatusOK).sends(t, data)
 		if took := time.Since(start); took < 4*time.Minute {
 			t.Errorf("it was not slow: %v", took)
 		}
@@ -297,7 +296,7 @@ func TestUnfinishedRequests(t *testing.T) {
 				if _, err := io.WriteString(conn, c.sent); err != nil {
 					t.Fatal(err)
 				}
-				io.Copy(io.Discard, conn)
+				_, _ = io.Copy(io.Discard, conn)
 				if took := time.Since(start); took > c.limit+time.Second {
 					t.Errorf("waited for %v", took)
 				}
@@ -310,7 +309,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *fake, conn net.Conn, _ *logBuffer) {
 		request(t, conn, "/v2/")
 		start := time.Now()
-		io.Copy(io.Discard, conn)
+		_, _ = io.Copy(io.Discard, conn)
 		if took := time.Since(start); took != idleTimeout {
 			t.Errorf("closed after %v", took)
 		}

@@ -64,7 +64,7 @@ func FuzzRange(f *testing.F) {
 			return
 		}
 		data := pattern(size)
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 		r.Header.Set("Range", rangeHeader(wanted))
 		w := httptest.NewRecorder()
 		w.Header().Set("Content-Type", blobType)
@@ -113,7 +113,7 @@ func TestBodyIsClosedUnderAReader(t *testing.T) {
 	b := &body{src: src, size: -1}
 	done := make(chan struct{})
 	go func() {
-		b.Read(make([]byte, 1))
+		_, _ = b.Read(make([]byte, 1))
 		close(done)
 	}()
 	<-reading

@@ -117,7 +117,7 @@ func TestRoute(t *testing.T) {
 			path, query, _ := strings.Cut(c.path, "?")
 			req := parse(t, path+"/manifests/1?"+query)
 			route, err := router.Route(&req, c.organisation, c.naming)
-			got := ""
+			var got string
 			if err != nil {
 				e := oci.AsError(err)
 				got = http.StatusText(e.HTTPStatus())

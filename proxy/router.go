@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"berth/oci"
@@ -126,7 +127,7 @@ func spellings(r *Registry) []string {
 		all = dockerHubNames[:]
 	}
 	for _, alias := range r.Aliases {
-		all = append(all[:len(all):len(all)], strings.ToLower(alias))
+		all = append(slices.Clip(all), strings.ToLower(alias))
 	}
 	return all
 }

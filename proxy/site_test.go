@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -222,8 +223,8 @@ func (s *site) value(name string, labels ...string) float64 {
 				got[l.GetName()] = l.GetValue()
 			}
 			match := true
-			for i := 0; i < len(labels); i += 2 {
-				match = match && got[labels[i]] == labels[i+1]
+			for pair := range slices.Chunk(labels, 2) {
+				match = match && got[pair[0]] == pair[1]
 			}
 			if match {
 				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
