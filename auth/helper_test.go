@@ -16,7 +16,7 @@ func helperProgram(t *testing.T, name, script string) (runs func() []string) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "runs")
 	text := fmt.Sprintf("#!/bin/sh\nread server\necho \"$1 $server $(env | grep -v '^PWD=\\|^_=\\|^SHLVL=\\|^PATH=' | tr '\\n' ' ')\" >> %s\n%s\n", log, script)
-	if err := os.WriteFile(filepath.Join(dir, "docker-credential-"+name), []byte(text), 0o700); err != nil { //nolint:gosec // it is a program
+	if err := os.WriteFile(filepath.Join(dir, "docker-credential-"+name), []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))

@@ -2,6 +2,7 @@ package oci_test
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -177,7 +178,7 @@ func TestParseRequestMessages(t *testing.T) {
 			t.Errorf("%.40q: error %v is no *oci.Error", path, err)
 			continue
 		}
-		if len(e.Message) == 0 || len(e.Message) > 400 || strings.ContainsAny(e.Message, "\r\n\x9b") {
+		if len(e.Message) == 0 || len(e.Message) > 400 || strings.ContainsAny(e.Message, "\r\n") || strings.Contains(e.Message, "\x9b") {
 			t.Errorf("%.40q: message %q", path, e.Message)
 		}
 	}
@@ -280,9 +281,7 @@ func spell(r oci.Request) string {
 		s += "/referrers/" + r.Digest.String()
 	}
 	q := url.Values{}
-	for k, v := range r.Query {
-		q[k] = v
-	}
+	maps.Copy(q, r.Query)
 	if r.NS != "" {
 		q.Set("ns", r.NS)
 	}
