@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -167,13 +168,29 @@ func (a *answer) raw(p []byte) (int, error) {
 		p = append([]byte(nil), p...)
 		p[i] ^= 0x10
 	}
+	// Counted first, so that whoever has the bytes finds them in the record.
+	a.count(int64(len(p)))
 	n, err := a.ResponseWriter.Write(p)
-	a.sent += int64(n)
-	a.reg.update(a.rec, func(q *Request) { q.Sent += int64(n) })
+	if n < len(p) {
+		a.count(int64(n - len(p)))
+	}
 	if f.Rate > 0 {
 		a.flush()
 	}
 	return n, err
+}
+
+// count records n more bytes. With the last one that was announced the request
+// counts as over: the client may send its next one before the handler returns.
+func (a *answer) count(n int64) {
+	a.sent += n
+	length, err := strconv.ParseInt(a.Header().Get("Content-Length"), 10, 64)
+	a.reg.update(a.rec, func(q *Request) {
+		q.Sent += n
+		if err == nil && a.sent >= length && q.endID == 0 {
+			q.endID = a.reg.tick()
+		}
+	})
 }
 
 // pace waits until the bytes so far fit the rate.

@@ -42,7 +42,7 @@ const Anonymous = "-"
 // Request is one request as the registry saw it. What it is passed to may keep
 // it: nothing in it changes.
 type Request struct {
-	// ID counts from 1 in order of arrival, over all servers.
+	// ID grows in order of arrival, over all servers.
 	ID     int
 	Server Server
 	Kind   Kind
@@ -177,7 +177,10 @@ func (r *Registry) tick() int {
 func (r *Registry) end(rec *Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	rec.Done, rec.End, rec.endID = true, r.opts.Now(), r.tick()
+	rec.Done, rec.End = true, r.opts.Now()
+	if rec.endID == 0 {
+		rec.endID = r.tick()
+	}
 	r.changed.Broadcast()
 }
 
@@ -251,7 +254,7 @@ func (r *Registry) MaxInFlight(m Match) int {
 	steps := make([]int8, r.ticks+1)
 	for _, q := range r.requests(m) {
 		steps[q.ID]++
-		if q.Done {
+		if q.endID != 0 {
 			steps[q.endID]--
 		}
 	}
