@@ -217,9 +217,7 @@ func (f *fill) wake() {
 // end takes the fill out of the table, with err for those who still wait. Those
 // who come later find the blob on disk, or start anew.
 func (f *fill) end(err error) {
-	f.c.mu.Lock()
-	delete(f.c.fills, f.key)
-	f.c.mu.Unlock()
+	f.outOfTable()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.over, f.running = true, false
@@ -232,6 +230,30 @@ func (f *fill) end(err error) {
 		f.blocks.Discard()
 	}
 	close(f.failed)
+}
+
+// retire lets whoever comes from now on start anew. It is called before the
+// readers' answers are aborted: one that tries again at once must not find the
+// bytes that it was just aborted for. Readers that wait for their first byte
+// stay, since what is small is fetched once more for them.
+func (f *fill) retire() {
+	select {
+	case <-f.opened:
+		f.outOfTable()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.over = true
+	default:
+	}
+}
+
+// outOfTable takes the fill out of the table, unless another has its place.
+func (f *fill) outOfTable() {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	if f.c.fills[f.key] == f {
+		delete(f.c.fills, f.key)
+	}
 }
 
 // park keeps the blocks of a fill that nobody reads, for the next one who

@@ -90,6 +90,7 @@ func (f *fill) fetch(ctx context.Context) error {
 	hashing.Go(func() {
 		defer close(hashed)
 		if hashErr = f.blocks.Hash(ctx); hashErr != nil && ctx.Err() == nil {
+			f.retire()
 			f.blocks.Fail(corrupt(f.key.digest, hashErr)) // every open answer is aborted
 		}
 	})
