@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -34,7 +35,7 @@ func TestStall(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The caller's own pauses are not the registry's.
-		time.Sleep(10 * stallLimit) //nolint:forbidigo // fake time
+		time.Sleep(10 * stallLimit) // fake time
 		start := time.Now()
 		_, err = c.Body.Read(buf)
 		wantClass(t, err, oci.Timeout)
@@ -103,7 +104,7 @@ func TestBodyOutlivesOpenLimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * openLimit) //nolint:forbidigo // fake time
+		time.Sleep(2 * openLimit) // fake time
 		if got := readAll(t, c); string(got) != "content" {
 			t.Errorf("%q", got)
 		}
@@ -128,7 +129,7 @@ func TestTurns(t *testing.T) {
 		first, second := open(), open()
 		done := make(chan *oci.Content)
 		go func() { done <- open() }()
-		time.Sleep(10 * openLimit) //nolint:forbidigo // fake time
+		time.Sleep(10 * openLimit) // fake time
 		select {
 		case <-done:
 			t.Fatal("a third blob did not wait")
@@ -136,6 +137,11 @@ func TestTurns(t *testing.T) {
 		}
 		if _, err := src.Stat(t.Context(), anObject); err != nil { // small questions have no turns
 			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := src.Open(ctx, anObject, oci.Range{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a caller who does not wait for ever: %v", err)
 		}
 		_ = first.Body.Close()
 		_ = first.Body.Close() // closing twice gives back one turn

@@ -93,13 +93,10 @@ func (s *sender) try(ctx context.Context, via http.RoundTripper, req *http.Reque
 	a.Response, a.err = via.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // drop closes it, or whoever gets the answer
 	s.metrics.try(s.name, op, a.Response, a.err, time.Since(start))
 	switch {
-	case ctx.Err() != nil:
-	case a.err != nil:
-		if !permanent(a.err) {
-			a.again = classOf(a.err)
-		}
-	default:
+	case a.err == nil:
 		a.judge(s.now())
+	case !permanent(a.err):
+		a.again = classOf(a.err)
 	}
 	return a
 }

@@ -99,6 +99,8 @@ func TestNotRetried(t *testing.T) {
 		"refused address": failing(&net.OpError{Op: "dial", Err: &refusal{why: "a private address"}}),
 		"no such host":    failing(&net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}),
 		"long 429":        status(429, "Retry-After", "60"),
+		"429, 10 s":       status(429, "Retry-After", "10"),
+		"503, 10 s":       status(503, "Retry-After", "10"),
 		"long 503":        status(503, "Retry-After", "60"),
 		"empty limit":     status(429, "Ratelimit-Remaining", "0;w=21600"),
 	} {
@@ -172,6 +174,23 @@ func TestOpenLimit(t *testing.T) {
 	})
 }
 
+// An answer that comes when the request is over is none.
+func TestAnswerAfterTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closed := false
+		_, _, err := play(t.Context(), t, roundTripper(func(*http.Request) (*http.Response, error) {
+			time.Sleep(openLimit + time.Second) // fake time
+			resp := replyWith(200, "content")
+			resp.Body = &tracked{resp.Body, func() { closed = true }}
+			return resp, nil
+		}))
+		wantClass(t, err, oci.Timeout)
+		if !closed {
+			t.Error("its body is open")
+		}
+	})
+}
+
 func TestNoTryThatCannotEndInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -191,6 +210,9 @@ func TestCallerLeavesDuringBackoff(t *testing.T) {
 		s, _, err := play(ctx, t, status(503, "Retry-After", "2"))
 		if !errors.Is(err, context.Canceled) || oci.ClassOf(err) != oci.ClientGone {
 			t.Errorf("%v", err)
+		}
+		if _, ok := errors.AsType[*oci.Error](err); ok {
+			t.Errorf("%v blames the registry", err)
 		}
 		if took := time.Since(s.start); took != time.Second || len(s.times) != 1 {
 			t.Errorf("%v, %d tries", took, len(s.times))

@@ -28,13 +28,21 @@ type transports struct {
 }
 
 func newTransports(d *dialer, cas *x509.CertPool, proxy *url.URL, connections int) transports {
-	base := &http.Transport{
-		DialContext: d.DialContext,
-		TLSClientConfig: &tls.Config{
-			MinVersion:         tls.VersionTLS12,
-			RootCAs:            cas,
-			ClientSessionCache: tls.NewLRUClientSessionCache(64),
-		},
+	secure := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		RootCAs:            cas,
+		ClientSessionCache: tls.NewLRUClientSessionCache(64),
+	}
+	return transports{
+		meta: newTransport(d, secure, proxy, connections, true),
+		blob: newTransport(d, secure, proxy, connections, false),
+	}
+}
+
+func newTransport(d *dialer, secure *tls.Config, proxy *url.URL, connections int, http2 bool) *http.Transport {
+	t := &http.Transport{
+		DialContext:            d.DialContext,
+		TLSClientConfig:        secure.Clone(), // the transport adds to it which protocols it speaks
 		TLSHandshakeTimeout:    tlsTimeout,
 		ResponseHeaderTimeout:  headerTimeout,
 		MaxResponseHeaderBytes: maxHeader,
@@ -44,20 +52,13 @@ func newTransports(d *dialer, cas *x509.CertPool, proxy *url.URL, connections in
 		MaxIdleConns:           4 * connections, // redirect targets are other hosts
 		IdleConnTimeout:        idleTimeout,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		Protocols:              new(http.Protocols),
 	}
-	if proxy != nil { // nil must stay nil: nothing comes from the environment
-		base.Proxy = http.ProxyURL(proxy)
-	}
-	return transports{
-		meta: speaking(base.Clone(), true),
-		blob: speaking(base, false),
-	}
-}
-
-func speaking(t *http.Transport, http2 bool) *http.Transport {
-	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP1(true)
 	t.Protocols.SetHTTP2(http2)
+	if proxy != nil { // nil must stay nil: nothing comes from the environment
+		t.Proxy = http.ProxyURL(proxy)
+	}
 	return t
 }
 
