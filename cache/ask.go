@@ -36,7 +36,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 		return nil, err
 	}
 	return s.c.stats.do(ctx, s.c, mk, func(ctx context.Context) (*oci.Content, error) {
-		content, err := s.u.As.Stat(ctx, o)
+		content, err := s.as(view).Stat(ctx, o)
 		if err != nil {
 			s.refused(view, o, mk, err)
 			return nil, err
@@ -51,7 +51,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 	if s.View(o.Repo) != view {
 		return &oci.Error{
-			Class: oci.UpstreamError, RetryAfter: time.Second,
+			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{View: view, Repo: o.Repo},
 			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Name, o.Repo),
 		}
 	}
@@ -60,6 +60,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 	if s.facts.Denied(key) {
 		return &oci.Error{
 			Class:   oci.Denied,
+			About:   oci.About{View: view, Repo: o.Repo},
 			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Name, o.Repo),
 		}
 	}

@@ -143,9 +143,11 @@ type Upstream struct {
 	Origin oci.Origin
 	// As asks the origin as the organisation.
 	As oci.Source
-	// Shared asks as the shared view; nil where the registry does not show
-	// everyone the same, so that its answers say nothing about others.
+	// Shared asks as the shared view, for nobody in particular.
 	Shared oci.Source
+	// Uniform says that the registry shows everyone the same, so that what the
+	// shared view learns says something about others.
+	Uniform bool
 	// AnonymousFallback lets the shared view answer when the organisation's
 	// credential was refused, not only when its outcome is unknown.
 	AnonymousFallback bool
@@ -160,9 +162,9 @@ type Upstream struct {
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
 	s := &source{c: c, u: u, origin: u.Origin.Dir(), facts: c.facts.With(u.Times)}
-	if u.Shared != nil {
+	if u.Uniform {
 		shared := u
-		shared.As, shared.Shared = u.Shared, nil
+		shared.As = u.Shared
 		s.shared = &source{c: c, u: shared, origin: s.origin, facts: s.facts}
 	}
 	return s

@@ -167,12 +167,11 @@ func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range) (*oci.Content
 	case <-f.failed:
 		err = f.failure()
 	case <-sp.struck:
-		err = sp.err
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
 	rd.leave()
-	return nil, err
+	return nil, sp.told(err)
 }
 
 func (f *fill) failure() error {

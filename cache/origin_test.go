@@ -37,6 +37,7 @@ type origin struct {
 type call struct {
 	op   string // resolve, stat, open, list
 	view oci.View
+	who  string
 	repo string
 	ref  string
 	kind oci.Kind
@@ -119,12 +120,13 @@ func (o *origin) as(organisation, secret string) oci.Source {
 	if secret != "" {
 		v = oci.View{Organisation: organisation, Fingerprint: secret}
 	}
-	return &asView{o, v}
+	return &asView{o, v, organisation}
 }
 
 type asView struct {
 	o    *origin
 	view oci.View
+	who  string // for whom, credential or not
 }
 
 func (a *asView) View(string) oci.View { return a.view }
@@ -166,7 +168,7 @@ func notFound(what string) error {
 }
 
 func (a *asView) Resolve(_ context.Context, repo, tag string) (oci.Resolution, error) {
-	c := call{view: a.view, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest}
+	c := call{view: a.view, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest}
 	asked, err := a.answer(c)
 	if err != nil {
 		return oci.Resolution{}, err
@@ -188,7 +190,7 @@ func (a *asView) Resolve(_ context.Context, repo, tag string) (oci.Resolution, e
 const indexType = "application/vnd.oci.image.index.v1+json"
 
 func (a *asView) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
-	c := call{view: a.view, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind}
+	c := call{view: a.view, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -207,7 +209,7 @@ func (a *asView) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
 }
 
 func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Content, error) {
-	c := call{view: a.view, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r}
+	c := call{view: a.view, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -250,7 +252,7 @@ func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Co
 }
 
 func (a *asView) List(context.Context, oci.ListRequest) (*oci.Page, error) {
-	_, err := a.answer(call{view: a.view, op: "list"})
+	_, err := a.answer(call{view: a.view, who: a.who, op: "list"})
 	return &oci.Page{}, err
 }
 
@@ -355,7 +357,7 @@ func (h *house) source(organisation, secret string) oci.Source {
 }
 
 func (h *house) upstream(organisation, secret string) cache.Upstream {
-	return cache.Upstream{Name: "registry.example", Origin: h.id, As: h.as(organisation, secret)}
+	return cache.Upstream{Name: "registry.example", Origin: h.id, As: h.as(organisation, secret), Shared: h.as("", "")}
 }
 
 func read(t testing.TB, s oci.Source, obj oci.Object) []byte {

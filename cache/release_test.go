@@ -182,7 +182,7 @@ func TestProvenance(t *testing.T) {
 	lie.Digest = obj.Digest
 	liar.objects[lie] = []byte("something else") // HEAD says 200, the bytes are others
 	evil := h.cache.Through(cache.Upstream{
-		Name: "evil.example", As: liar.as("evil", "e"),
+		Name: "evil.example", As: liar.as("evil", "e"), Shared: liar.as("", ""),
 		Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "registry.example"},
 	})
 	if got, err := get(t.Context(), evil, lie, oci.Range{}); oci.ClassOf(err) != oci.Corrupt {
@@ -229,7 +229,7 @@ func TestFallback(t *testing.T) {
 	h := newHouse(t, cache.Options{})
 	objects := h.image("library/nginx", "1", 1)
 	u := h.upstream("acme", "a")
-	u.Shared = h.as("", "")
+	u.Uniform = true
 	own := func(class oci.Class) func(call) error {
 		return func(c call) error {
 			if c.view.Organisation == "acme" {
@@ -258,6 +258,28 @@ func TestFallback(t *testing.T) {
 	h.set(func() { h.fault = own(oci.RateLimited) })
 	if _, err := s.Resolve(t.Context(), "library/nginx", "1"); oci.ClassOf(err) != oci.RateLimited {
 		t.Errorf("rate limited after a denial: %v", err)
+	}
+}
+
+// What is asked for the shared view carries nobody's name: its answer, and the
+// memory of it, are for everyone without a credential.
+func TestSharedViewIsNobody(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	objects := h.image("library/nginx", "1", 1)
+	acme := h.source("acme", "")
+	pull(t, acme, "library/nginx", "1", objects)
+	if _, err := acme.Resolve(t.Context(), "library/nginx", "no-such-tag"); oci.ClassOf(err) != oci.NotFound {
+		t.Error(err)
+	}
+	if _, err := acme.List(t.Context(), oci.ListRequest{Kind: oci.Tags, Repo: "library/nginx"}); err != nil {
+		t.Error(err)
+	}
+	h.advance(time.Hour)
+	pull(t, acme, "library/nginx", "1", objects)
+	for _, c := range h.calls {
+		if c.who != "" {
+			t.Errorf("%s %s was asked for %q", c.op, c.ref, c.who)
+		}
 	}
 }
 

@@ -20,6 +20,16 @@ type source struct {
 // View is as whom repo is asked.
 func (s *source) View(repo string) oci.View { return s.u.As.View(repo) }
 
+// as is whom to ask for view. What is asked for the shared view is asked for
+// everyone in it at once, so it must not carry the name of the one who happens
+// to come first: not in an answer that others get, nor in one that is remembered.
+func (s *source) as(view oci.View) oci.Source {
+	if view.Shared() {
+		return s.u.Shared
+	}
+	return s.u.As
+}
+
 // Open serves an object from memory or disk where that is allowed, and from a
 // fill otherwise.
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
@@ -46,7 +56,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 
 // List passes through: lists are not content-addressed, and change.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	page, err := s.u.As.List(ctx, req)
+	page, err := s.as(s.View(req.Repo)).List(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +174,7 @@ func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Ou
 }
 
 func staleWarning(err error) string {
-	return "served from the cache: " + oci.OneLine(oci.AsError(err).Message, 300)
+	return "served from the cache: " + oci.OneLine(oci.AsError(err).For("").Message, 300)
 }
 
 // state is what is known about o for view, for bytes that are there.

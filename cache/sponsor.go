@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -52,7 +54,7 @@ func (sp *sponsor) open(ctx context.Context, r oci.Range) (*oci.Content, error) 
 		// the registry may name another one.
 		sp.setWay(nil)
 	}
-	content, err := sp.source.u.As.Open(ctx, sp.object, r)
+	content, err := sp.source.as(sp.key.view).Open(ctx, sp.object, r)
 	if err != nil {
 		sp.learn(err)
 		return nil, err
@@ -79,7 +81,7 @@ func (sp *sponsor) setWay(again func(context.Context, oci.Range) (*oci.Content, 
 
 // stat asks for the size alone.
 func (sp *sponsor) stat(ctx context.Context) (*oci.Content, error) {
-	content, err := sp.source.u.As.Stat(ctx, sp.object)
+	content, err := sp.source.as(sp.key.view).Stat(ctx, sp.object)
 	if err != nil {
 		sp.learn(err)
 		return nil, err
@@ -90,6 +92,25 @@ func (sp *sponsor) stat(ctx context.Context) (*oci.Content, error) {
 func (sp *sponsor) learn(err error) {
 	s, o := sp.source, sp.object
 	s.refused(sp.key.view, o, missingKey{s.origin, sp.key.view, o.Repo, o.Kind.String() + o.Digest.String()}, err)
+}
+
+// told is what the sponsor's own readers are told after the fill ended with err:
+// what the registry said to it if that is known, and never what it said about
+// another's account or repository.
+func (sp *sponsor) told(err error) error {
+	select {
+	case <-sp.struck:
+		return sp.err
+	default:
+	}
+	e, ok := errors.AsType[*oci.Error](err)
+	if !ok || e.About == (oci.About{}) || e.About.View == sp.key.view && e.About.Repo == sp.key.repo {
+		return err
+	}
+	return &oci.Error{
+		Class: e.Class, RetryAfter: e.RetryAfter, Err: err,
+		Message: fmt.Sprintf("the download of %s that this pull had joined has failed (%s): pull again", sp.object.Digest, e.Class),
+	}
 }
 
 // strikes says whether an error speaks about the sponsor and not about the

@@ -55,7 +55,7 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 		return nil, err
 	}
 	return s.c.resolves.do(ctx, s.c, mk, func(ctx context.Context) (*oci.Resolution, error) {
-		r, err := s.u.As.Resolve(ctx, key.Repo, key.Tag)
+		r, err := s.as(view).Resolve(ctx, key.Repo, key.Tag)
 		if err != nil {
 			s.tagRefused(view, key, mk, err)
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"berth/oci"
@@ -52,7 +53,8 @@ func (x *exchange) classify(ctx context.Context, err error) *oci.Error {
 	case e.Class == oci.ClientGone && !errors.Is(err, errLeft):
 		return &oci.Error{Class: oci.UpstreamError, Message: "the request was given up inside the proxy: pull again", Err: err}
 	}
-	return e
+	// The request may have been made for somebody else, who asked as the same view.
+	return e.For(x.caller.Organisation)
 }
 
 // where names the registry for a message.
@@ -84,7 +86,7 @@ func (x *exchange) sendError(e *oci.Error) {
 	}
 	body := errorDocument(errorEntry{
 		Code:    x.code(e),
-		Message: oci.OneLine(e.Message, maxMessage) + " [" + x.id + "]",
+		Message: x.message(e) + " [" + x.id + "]",
 		Detail:  oci.OneLine(e.Detail, maxDetail),
 	})
 	header.Set("Content-Type", jsonType)
@@ -94,6 +96,16 @@ func (x *exchange) sendError(e *oci.Error) {
 		x.w.Write(body) //nolint:errcheck // the client is told, or it is gone
 	}
 	x.w.finish() //nolint:errcheck // likewise
+}
+
+// message is e's, for the organisation that asked: what went wrong with an
+// answer that several wait for names none of them.
+func (x *exchange) message(e *oci.Error) string {
+	text := e.Message
+	if who := x.caller.Organisation; who != "" && !strings.HasPrefix(text, "organisation ") {
+		text = "organisation " + who + ": " + text
+	}
+	return oci.OneLine(text, maxMessage)
 }
 
 // errorDocument leaves < and > as they are: people read it with curl.

@@ -50,7 +50,7 @@ func (x *exchange) why(attrs []slog.Attr, failure *oci.Error, aborted bool) []sl
 	}
 	attrs = append(attrs,
 		slog.String("class", failure.Class.String()),
-		slog.String("message", oci.OneLine(failure.Message, maxMessage)))
+		slog.String("message", x.message(failure)))
 	if aborted {
 		attrs = append(attrs, slog.Bool("aborted", true))
 	}
