@@ -104,7 +104,7 @@ func (sp *sponsor) told(err error) error {
 	default:
 	}
 	e, ok := errors.AsType[*oci.Error](err)
-	if !ok || e.About == (oci.About{}) || e.About.View == sp.key.view && e.About.Repo == sp.key.repo {
+	if !ok || e.About == (oci.About{}) || e.About.Repo == sp.key.repo && sameOwner(e.About.View, sp.key.view) {
 		return err
 	}
 	return &oci.Error{
@@ -112,6 +112,9 @@ func (sp *sponsor) told(err error) error {
 		Message: fmt.Sprintf("the download of %s that this pull had joined has failed (%s): pull again", sp.object.Digest, e.Class),
 	}
 }
+
+// sameOwner says whether a and b are one view, or one organisation's.
+func sameOwner(a, b oci.View) bool { return a == b || !a.Shared() && a.Organisation == b.Organisation }
 
 // strikes says whether an error speaks about the sponsor and not about the
 // origin: another one may still get the blob.

@@ -45,8 +45,41 @@ type Error struct {
 	Detail string
 	// RetryAfter is when another try makes sense. Zero: unknown.
 	RetryAfter time.Duration
+	// About is whom and what Message names.
+	About About
 	// Err is the cause, for the log. It may be nil.
 	Err error
+}
+
+// About is on whose behalf a registry was asked when it failed. One request may
+// be made for many (a download that several wait for, an answer to those who
+// share a view), and nobody may be told another's name, account or repository.
+// Zero: the Message names nobody.
+type About struct {
+	// Organisation is whom the Message begins with: "organisation NAME".
+	Organisation string
+	View         View
+	Repo         string
+}
+
+// For is e in words for organisation (empty: for nobody by name), where whoever
+// asked the registry had the same view.
+func (e *Error) For(organisation string) *Error {
+	if e.About.Organisation == organisation {
+		return e
+	}
+	rest, named := strings.CutPrefix(e.Message, "organisation "+e.About.Organisation)
+	if !named || e.About.Organisation == "" {
+		return e
+	}
+	told := *e
+	told.About.Organisation = organisation
+	if organisation == "" {
+		told.Message = strings.TrimPrefix(rest, ": ")
+	} else {
+		told.Message = "organisation " + organisation + rest
+	}
+	return &told
 }
 
 // Error is the message, and the cause behind it.

@@ -29,6 +29,18 @@ type asker struct {
 	organisation string // empty: nobody
 	account      string
 	repo         string
+	view         oci.View
+}
+
+// about says on e for whom the registry was asked. Others may wait for the same
+// answer, so e itself, which they may have too, stays as it is.
+func (w asker) about(e *oci.Error) *oci.Error {
+	if e.About != (oci.About{}) {
+		return e
+	}
+	told := *e
+	told.About = oci.About{Organisation: w.organisation, View: w.view, Repo: w.repo}
+	return &told
 }
 
 // says begins every message: who, for what, where.
@@ -58,23 +70,23 @@ func (w asker) fault(ctx context.Context, err error) error {
 		return fmt.Errorf("asking %s for %s: %w", w.registry, w.repo, ctx.Err())
 	}
 	if e, ok := errors.AsType[*oci.Error](err); ok {
-		return e
+		return w.about(e)
 	}
 	where := ""
 	if t, ok := errors.AsType[*targetFault](err); ok {
 		where = "sent us to " + t.host + ", which "
 	}
-	return &oci.Error{Class: classOf(err), Message: oci.OneLine(w.says()+where+w.trouble(err), 500), Err: unquoted(err)}
+	return w.about(&oci.Error{Class: classOf(err), Message: oci.OneLine(w.says()+where+w.trouble(err), 500), Err: unquoted(err)})
 }
 
 // nonsense is an answer that no registry should give.
 func (w asker) nonsense(format string, args ...any) *oci.Error {
-	return &oci.Error{Class: oci.UpstreamError, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400)}
+	return w.about(&oci.Error{Class: oci.UpstreamError, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400)})
 }
 
 // corrupt is content that is not what was asked for.
 func (w asker) corrupt(format string, args ...any) *oci.Error {
-	return &oci.Error{Class: oci.Corrupt, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400)}
+	return w.about(&oci.Error{Class: oci.Corrupt, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400)})
 }
 
 // unquoted is err without what the registry wrote: net/http quotes header lines

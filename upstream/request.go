@@ -76,6 +76,7 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 	cred, err := s.id.Credential(ctx, c.repo)
 	who := s.asker(cred, c.repo)
 	if err != nil {
+		who.view = oci.View{Organisation: s.id.Organisation, Fingerprint: "unreadable"}
 		return nil, who.fault(ctx, err)
 	}
 	return s.within(ctx, c.op, who, func(ctx context.Context) (*answer, error) {
@@ -207,7 +208,7 @@ func (a *answer) slurp(limit int64, within time.Duration) (data []byte, over boo
 
 // asker names who asks in messages.
 func (s *source) asker(cred *auth.Credential, repo string) asker {
-	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, repo: repo}
+	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, repo: repo, view: cred.View()}
 	if cred != nil {
 		w.account = cred.Name
 	}
@@ -236,7 +237,7 @@ func (s *source) refused(ctx context.Context, a *answer, c *call) error {
 		Repo: c.repo, Kind: c.op.kind(),
 		Status: a.StatusCode, Header: a.Header, Body: text, Now: s.now(),
 	})
-	return s.named(e, c.repo)
+	return a.body.who.about(oci.AsError(s.named(e, c.repo)))
 }
 
 // named puts the organisation into a refusal for the want of a credential:
@@ -257,11 +258,11 @@ func (s *source) named(err error, repo string) error {
 // lacks an object which the registry has just vouched for is in trouble.
 func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 	if a.StatusCode == http.StatusNotFound && speaksRegistry(text) {
-		return &oci.Error{
+		return a.body.who.about(&oci.Error{
 			Class:   oci.NotFound,
 			Code:    c.op.unknown(),
 			Message: a.body.who.says() + "has no such " + c.op.object() + ": check the name",
-		}
+		})
 	}
 	return a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
 }

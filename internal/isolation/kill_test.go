@@ -1,0 +1,5 @@
+package isolation_test
+
+const childDir = "BERTH_ISOLATION_CHILD"
+
+func live(string) {}
