@@ -270,7 +270,7 @@ func (d *disk) sweep(stop <-chan struct{}) {
 			default:
 			}
 			var err error
-			if next, err = d.sweepFrom(b, next); err != nil {
+			if next, err = d.sweepFrom(b, next, d.unused); err != nil {
 				d.log.Warn("dropping old facts", "err", err)
 				return
 			}
@@ -279,9 +279,10 @@ func (d *disk) sweep(stop <-chan struct{}) {
 	}
 }
 
-// sweepFrom sweeps sweepStep facts from key on, and says where to go on. It
-// collects before it deletes: a bbolt cursor skips the key after a deleted one.
-func (d *disk) sweepFrom(b bucket, key []byte) (next []byte, err error) {
+// sweepFrom deletes those of sweepStep facts from key on that are to go, and says
+// where to go on. It collects before it deletes: a bbolt cursor skips the key
+// after a deleted one.
+func (d *disk) sweepFrom(b bucket, key []byte, gone func(b bucket, k, v []byte) bool) (next []byte, err error) {
 	var old [][]byte
 	err = d.guard(func() error {
 		return d.db.View(func(tx *bbolt.Tx) error {
@@ -291,7 +292,7 @@ func (d *disk) sweepFrom(b bucket, key []byte) (next []byte, err error) {
 				if k == nil {
 					break
 				}
-				if d.unused(b, v) {
+				if gone(b, k, v) {
 					old = append(old, bytes.Clone(k))
 				}
 				k, v = c.Next()
@@ -307,7 +308,7 @@ func (d *disk) sweepFrom(b bucket, key []byte) (next []byte, err error) {
 		return d.db.Update(func(tx *bbolt.Tx) error {
 			bkt := tx.Bucket([]byte(b))
 			for _, k := range old {
-				if !d.unused(b, bkt.Get(k)) { // renewed meanwhile
+				if v := bkt.Get(k); v == nil || !gone(b, k, v) { // renewed or deleted meanwhile
 					continue
 				}
 				if err := bkt.Delete(k); err != nil {
@@ -319,6 +320,6 @@ func (d *disk) sweepFrom(b bucket, key []byte) (next []byte, err error) {
 	})
 }
 
-func (d *disk) unused(b bucket, v []byte) bool {
+func (d *disk) unused(b bucket, _, v []byte) bool {
 	return d.clock().Sub(lastUse(b, v)).Abs() > unusedFor
 }

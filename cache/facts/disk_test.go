@@ -693,7 +693,7 @@ func TestAFileThatMayNotBeReadIsAnError(t *testing.T) {
 	if err := os.Chmod(path, 0); err != nil {
 		t.Fatal(err)
 	}
-	asNobody(t, func() {
+	asNobody(t, filepath.Dir(path), func() {
 		f, err := Open(path, Options{})
 		if err == nil {
 			_ = f.Close() // the test has failed already
@@ -707,12 +707,17 @@ func TestAFileThatMayNotBeReadIsAnError(t *testing.T) {
 	}
 }
 
-// asNobody runs fn without root's rights to files, if the test has them.
-func asNobody(t *testing.T, fn func()) {
+// asNobody runs fn without root's rights to files, as the owner of dir, which is
+// a t.TempDir.
+func asNobody(t *testing.T, dir string, fn func()) {
 	t.Helper()
 	if os.Getuid() == 0 {
+		const nobody = 65534
+		if err := errors.Join(os.Chown(filepath.Dir(dir), nobody, nobody), os.Chown(dir, nobody, nobody)); err != nil {
+			t.Fatal(err)
+		}
 		runtime.LockOSThread() // and never unlocked on failure: the thread goes
-		if err := unix.Setfsuid(65534); err != nil {
+		if err := unix.Setfsuid(nobody); err != nil {
 			t.Skip("cannot become somebody else:", err)
 		}
 		defer func() {

@@ -121,6 +121,8 @@ type memory struct {
 	access  *lru.Cache[Access, word]
 	members *lru.Cache[Member, word]
 	tags    *lru.Cache[TagKey, Tag]
+	// forgotten says when Forget was called for an organisation; under mu.
+	forgotten map[string]time.Time
 }
 
 // Open reads the file at path, or makes it. An empty path keeps facts in
@@ -239,7 +241,7 @@ func (f *Facts) Prove(a Access, m Member, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := word{at: asked}
-	if f.news(f.accessLocked(a), asked) {
+	if f.news(f.accessLocked(a), asked) && f.outlives(a.View.Organisation, asked) {
 		f.access.Add(a, w)
 		f.later(accessBucket, a.key(), w.encode())
 	}
@@ -287,6 +289,9 @@ func (f *Facts) SetTag(k TagKey, t Tag) {
 	if old.Asked.After(t.Asked) && !old.Asked.After(f.o.Now()) { // and the clock was not set back since
 		return
 	}
+	if !f.outlives(k.View.Organisation, t.Asked) {
+		return
+	}
 	t.restored = false
 	f.tags.Add(k, t)
 	f.later(tagBucket, k.key(), t.encode())
@@ -325,6 +330,9 @@ func (f *Facts) accessLocked(a Access) word {
 		if now := f.o.Now(); w.denied && w.at.After(now) {
 			w.at = now
 		}
+		if w.proven() && !f.restorable(a.View.Organisation, w.at) {
+			return word{}, false
+		}
 		return w, ok
 	})
 	return w
@@ -341,7 +349,8 @@ func (f *Facts) memberLocked(m Member) word {
 // tagLocked is accessLocked for tags.
 func (f *Facts) tagLocked(k TagKey) (Tag, bool) {
 	return recall(f.tags, k, f.disk, func() (Tag, bool) {
-		return decodeTag(f.disk.get(tagBucket, k.key()))
+		t, ok := decodeTag(f.disk.get(tagBucket, k.key()))
+		return t, ok && f.restorable(k.View.Organisation, t.Asked)
 	})
 }
 

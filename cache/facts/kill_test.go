@@ -104,7 +104,8 @@ func proveAndKill(t *testing.T, does string) string {
 		t.Fatal(err)
 	}
 	child := exec.CommandContext(t.Context(), self)
-	child.Env = append(os.Environ(), childPath+"="+path, childDoes+"="+does)
+	// The race detector sleeps for a second before a process ends.
+	child.Env = append(os.Environ(), childPath+"="+path, childDoes+"="+does, "GORACE=atexit_sleep_ms=0")
 	out, err := child.CombinedOutput()
 	if status, ok := child.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 		t.Fatalf("the child was to be killed: %v\n%s", err, out)

@@ -113,8 +113,8 @@ func (s *Store) otherOrigins(origin string) []string {
 func (s *Store) makeFolder(origin string, d oci.Digest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock() // held over the sync: a second publisher must wait for it too
-	dir := filepath.Join(s.dir, "blobs")
-	for _, name := range []string{"", origin, d.Algorithm().String(), d.Encoded()[:2]} {
+	dir := s.dir
+	for _, name := range []string{"blobs", origin, d.Algorithm().String(), d.Encoded()[:2]} {
 		parent := dir
 		dir = filepath.Join(dir, name)
 		made, err := makeDir(dir)

@@ -66,36 +66,48 @@ type entry struct {
 }
 
 // survey lists the blobs, and sets right what they sum up to: others may have
-// deleted some. What is published and removed meanwhile counts as that says.
-// Caller holds evicting.
+// deleted some. Caller holds evicting.
 func (r *room) survey(ctx context.Context) ([]entry, error) {
-	r.mu.Lock()
-	r.changed = map[string]int64{}
-	r.mu.Unlock()
+	r.begin()
 	all, err := r.list(ctx)
+	if err != nil {
+		r.noteChanges(nil)
+		return nil, err
+	}
+	r.sumUp(all)
+	return all, nil
+}
+
+// begin notes changes from now on.
+func (r *room) begin() { r.noteChanges(map[string]int64{}) }
+
+func (r *room) noteChanges(in map[string]int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changed = in
+}
+
+// sumUp counts what a walk saw since begin, but where something changed
+// meanwhile: there the change counts.
+func (r *room) sumUp(all []entry) {
 	r.names.Lock() // no change is half done
 	defer r.names.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed := r.changed
-	r.changed = nil
-	if err != nil {
-		return nil, err
-	}
 	r.kept, r.blobCount = 0, 0
 	for _, e := range all {
-		if _, ok := changed[e.path]; !ok {
+		if _, ok := r.changed[e.path]; !ok {
 			r.kept += e.size
 			r.blobCount++
 		}
 	}
-	for _, size := range changed {
+	for _, size := range r.changed {
 		if size != gone {
 			r.kept += size
 			r.blobCount++
 		}
 	}
-	return all, nil
+	r.changed = nil
 }
 
 // list walks the blobs. What is no blob is passed over, symbolic links too, and

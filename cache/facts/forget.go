@@ -1,0 +1,108 @@
+package facts
+
+import (
+	"encoding/binary"
+	"time"
+)
+
+// Forget drops what was proven to an organisation: access and tags, of all its
+// credentials. Denials stay, and so does membership, which is about nobody. A
+// request that is under way proves nothing when it ends.
+//
+// When it returns, nothing of it is in the file. Should the disk fail, that is
+// the error: it is forgotten all the same, but only until the next restart.
+func (f *Facts) Forget(organisation string) error {
+	at := f.forgetInMemory(organisation)
+	if f.disk == nil {
+		return nil
+	}
+	return f.disk.forget(organisation, at)
+}
+
+func (f *Facts) forgetInMemory(organisation string) (at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at = f.o.Now()
+	if f.forgotten == nil {
+		f.forgotten = map[string]time.Time{}
+	}
+	f.forgotten[organisation] = at
+	for _, a := range f.access.Keys() {
+		if w, ok := f.access.Peek(a); ok && w.proven() && a.View.Organisation == organisation {
+			f.access.Remove(a)
+		}
+	}
+	for _, k := range f.tags.Keys() {
+		if k.View.Organisation == organisation {
+			f.tags.Remove(k)
+		}
+	}
+	return at
+}
+
+// outlives says whether what was learned at proven, for organisation, is from
+// after the last Forget. Caller holds mu.
+func (m *memory) outlives(organisation string, proven time.Time) bool {
+	at, ok := m.forgotten[organisation]
+	return !ok || proven.After(at)
+}
+
+// restorable is outlives for what comes from the file. A time from the future
+// (the clock was set back) says nothing about the order.
+func (f *Facts) restorable(organisation string, proven time.Time) bool {
+	_, ok := f.forgotten[organisation]
+	return !ok || f.outlives(organisation, proven) && !proven.After(f.o.Now())
+}
+
+// forget deletes what an organisation had proven until at, in the file and on
+// its way there.
+func (d *disk) forget(organisation string, at time.Time) error {
+	gone := func(b bucket, k, v []byte) bool {
+		if b == memberBucket || b == accessBucket && len(v) > 0 && v[0] == deniedMark || organisationOf(k) != organisation {
+			return false
+		}
+		used := lastUse(b, v)
+		return !used.After(at) || used.After(d.clock())
+	}
+	d.unqueue(gone)
+	for _, b := range [...]bucket{accessBucket, tagBucket} {
+		for next, more := []byte(nil), true; more; {
+			var err error
+			if next, err = d.sweepFrom(b, next, gone); err != nil {
+				return err
+			}
+			more = next != nil
+		}
+	}
+	return nil
+}
+
+// unqueue takes out of what waits to be written, once nothing is being written.
+func (d *disk) unqueue(gone func(b bucket, k, v []byte) bool) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for k, v := range d.pending {
+		if v != nil && gone(k.bucket, []byte(k.key), v) {
+			delete(d.pending, k)
+		}
+	}
+}
+
+// organisationOf is the second part of a key of a view's: see Access.key and
+// TagKey.key.
+func organisationOf(key []byte) string {
+	_, rest := cutPart(key)
+	organisation, _ := cutPart(rest)
+	return string(organisation)
+}
+
+// cutPart cuts the first part off what join made. What is no such key has no parts.
+func cutPart(key []byte) (part, rest []byte) {
+	n, size := binary.Uvarint(key)
+	if size <= 0 || n > uint64(len(key)-size) {
+		return nil, nil
+	}
+	return key[size : size+int(n)], key[size+int(n):]
+}

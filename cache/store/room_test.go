@@ -1,0 +1,614 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"pgregory.net/rapid"
+
+	"berth/oci"
+)
+
+const kib = 1 << 10
+
+// Whatever is done, in any order: the limit holds at every moment, and what is
+// counted is what is there.
+func TestRoomOverAnyHistory(t *testing.T) {
+	parent := inMemory(t)
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp(parent, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const limit = 100 * kib
+		s, err := Open(dir, Options{MaxSize: limit})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }() // so that the sweeper ends
+		growing := map[*Blocks][]byte{}
+		reserved := func() (sum int64) {
+			for b := range growing {
+				sum += b.reserved
+			}
+			return sum
+		}
+		some := func(t *rapid.T) *Blocks {
+			if len(growing) == 0 {
+				t.Skip()
+			}
+			all := slices.SortedFunc(mapKeys(growing), func(a, b *Blocks) int { return bytes.Compare([]byte(a.tmp), []byte(b.tmp)) })
+			return all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]
+		}
+		origin := rapid.SampledFrom([]string{here, there})
+		t.Repeat(map[string]func(*rapid.T){
+			"begin": func(t *rapid.T) {
+				data := random(rapid.Uint64Range(0, 9).Draw(t, "seed"), rapid.SampledFrom([]int{0, 1, kib, 10 * kib, 30 * kib, 99 * kib, 100 * kib, 101 * kib}).Draw(t, "size"))
+				size := int64(len(data))
+				if rapid.Bool().Draw(t, "unknown") {
+					size = -1
+				}
+				before := reserved()
+				b, err := s.NewBlocks(origin.Draw(t, "origin"), oci.DigestOf(data), size)
+				switch {
+				case err == nil:
+					growing[b] = data
+				case !errors.Is(err, ErrNoRoom) || before+size <= limit:
+					t.Fatalf("%d bytes beside %d growing: %v", size, before, err)
+				}
+			},
+			"write": func(t *rapid.T) {
+				b := some(t)
+				data, size := growing[b], b.Size()
+				r := b.Claim(b.Have(), size)
+				defer r.Release()
+				n := rapid.IntRange(0, len(data)-int(b.Have())).Draw(t, "n")
+				before := reserved()
+				_, err := r.Write(data[b.Have():][:n])
+				if err != nil && (!errors.Is(err, ErrNoRoom) || size >= 0 || before+int64(n) <= limit) {
+					t.Fatalf("writing %d bytes beside %d growing: %v", n, before, err)
+				}
+			},
+			"finish": func(t *rapid.T) {
+				b := some(t)
+				data := growing[b]
+				delete(growing, b)
+				if _, err := b.Claim(b.Have(), b.Size()).Write(data[b.Have():]); err != nil {
+					b.Fail(err)
+					b.Discard()
+					return
+				}
+				b.End()
+				if err := errors.Join(b.Hash(context.Background()), b.Publish()); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"discard": func(t *rapid.T) {
+				b := some(t)
+				delete(growing, b)
+				b.Discard()
+			},
+			"remove": func(t *rapid.T) {
+				data := random(rapid.Uint64Range(0, 9).Draw(t, "seed"), rapid.SampledFrom([]int{1, kib, 10 * kib, 30 * kib}).Draw(t, "size"))
+				if err := s.Remove(origin.Draw(t, "origin"), oci.DigestOf(data)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Fatal(err)
+				}
+			},
+			"count again": func(t *rapid.T) { s.room.count2(t) },
+			"": func(t *rapid.T) {
+				if u := s.Usage(); u.Bytes > limit || u.Bytes < reserved() {
+					t.Fatalf("%+v, %d growing", u, reserved())
+				}
+				s.room.mu.Lock()
+				counted, unwritten := s.room.growing, s.room.unwritten
+				s.room.mu.Unlock()
+				for b := range growing {
+					unwritten -= b.reserved - b.Have()
+				}
+				if counted != reserved() || unwritten != 0 {
+					t.Fatalf("%d bytes are growing, %d are counted; %d unwritten ones too many", reserved(), counted, unwritten)
+				}
+				wantCounted(t, s)
+			},
+		})
+		for b := range growing {
+			b.Discard()
+		}
+		wantClean(t, s)
+		closeStore(t, s)
+		// And a new start finds the same.
+		before := s.Usage()
+		s, err = Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-s.room.counted
+		if u := s.Usage(); u.Bytes != before.Bytes || u.Blobs != before.Blobs {
+			t.Fatalf("%+v became %+v", before, u)
+		}
+	})
+}
+
+func mapKeys(m map[*Blocks][]byte) func(func(*Blocks) bool) {
+	return func(yield func(*Blocks) bool) {
+		for b := range m {
+			if !yield(b) {
+				return
+			}
+		}
+	}
+}
+
+// count2 counts again, as a sweep does.
+func (r *room) count2(t tb) {
+	t.Helper()
+	r.evicting.Lock()
+	defer r.evicting.Unlock()
+	if _, err := r.survey(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// aged publishes n blobs of size bytes, the first one used longest ago.
+func aged(t *testing.T, s *Store, n, size int) (all [][]byte) {
+	t.Helper()
+	for i := range n {
+		data := random(uint64(i+1), size)
+		d := keep(t, s, here, data)
+		used := long.Add(time.Duration(i) * time.Hour)
+		if err := os.Chtimes(s.path(here, d), used, used); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data)
+	}
+	return all
+}
+
+// left is which of all are still there.
+func left(s *Store, all [][]byte) (there []int) {
+	for i, data := range all {
+		if _, ok := s.Has(here, oci.DigestOf(data)); ok {
+			there = append(there, i)
+		}
+	}
+	return there
+}
+
+// The least recently used go first, and no more than have to: the limit, and
+// the twentieth that the sweeper keeps free.
+func TestEvictionByLastUse(t *testing.T) {
+	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
+	all := aged(t, s, 9, 10*kib)
+	wantBlob(t, s, here, all[1]) // which uses it
+	b, err := s.NewBlocks(here, oci.DigestOf(nil), 30*kib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.room.settle(t)
+	if got, want := left(s, all), []int{1, 5, 6, 7, 8}; !slices.Equal(got, want) && !slices.Equal(got, []int{1, 4, 5, 6, 7, 8}) {
+		t.Errorf("%v are left, want %v", got, want)
+	}
+	if u := s.Usage(); u.Evicted != u.Blobs-9 && u.Evicted != 9-u.Blobs {
+		t.Errorf("%+v", u)
+	}
+	b.Discard()
+	wantClean(t, s)
+	closeStore(t, s)
+	if n := len(left(open(t, s.dir, Options{}), all)); n != len(left(s, all)) {
+		t.Errorf("%d", n)
+	}
+}
+
+// settle waits until the sweeper has nothing to do.
+func (r *room) settle(t tb) {
+	t.Helper()
+	if _, err := r.evict(context.Background(), r.margin()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Who reads a blob that is evicted reads on, and its bytes are those.
+func TestEvictionUnderAReader(t *testing.T) {
+	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
+	all := aged(t, s, 9, 10*kib)
+	var open []*os.File
+	for _, data := range all {
+		f, err := os.Open(s.path(here, oci.DigestOf(data))) // no use, so they stay old
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }() // only read from
+		open = append(open, f)
+	}
+	evictAll(t, s)
+	if n := len(left(s, all)); n != 0 {
+		t.Fatalf("%d are left", n)
+	}
+	for i, f := range open {
+		if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, all[i]) {
+			t.Errorf("blob %d: %d bytes, %v", i, len(got), err)
+		}
+	}
+}
+
+// A blob that is used while the sweep goes on is spared.
+func TestEvictionSparesWhatIsUsedMeanwhile(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	all := aged(t, s, 1, 10*kib)
+	list, err := s.room.list(t.Context())
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	wantBlob(t, s, here, all[0])
+	if done, err := s.room.evictOne(list[0]); done || err != nil {
+		t.Errorf("%v, %v", done, err)
+	}
+	wantBlob(t, s, here, all[0])
+	wantClean(t, s)
+}
+
+// What cannot fit even in an empty cache makes nothing go.
+func TestNoRoom(t *testing.T) {
+	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
+	all := aged(t, s, 5, 10*kib)
+	if _, err := s.NewBlocks(here, oci.DigestOf(nil), 100*kib+1); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("larger than the cache: %v", err)
+	}
+	b, err := s.NewBlocks(here, oci.DigestOf(nil), 45*kib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.NewBlocks(here, oci.DigestOf(nil), 56*kib); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("beside one that grows: %v", err)
+	}
+	unknown, err := s.NewBlocks(here, oci.DigestOf(nil), -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unknown.Claim(0, -1).Write(make([]byte, 56*kib)); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("of unknown length, beside one that grows: %v", err)
+	}
+	if n := len(left(s, all)); n != 5 {
+		t.Errorf("%d of 5 are left", n)
+	}
+	b.Discard()
+	unknown.Discard()
+	wantClean(t, s)
+}
+
+// What cannot be deleted does not keep the rest.
+func TestEvictionPassesOverWhatStays(t *testing.T) {
+	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
+	all := aged(t, s, 9, 10*kib)
+	fd, err := unix.Open(s.path(here, oci.DigestOf(all[0])), unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }() // only for its flags
+	const immutable = 0x10                // FS_IMMUTABLE_FL
+	if err := unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, immutable); err != nil {
+		t.Skip("cannot make a file immutable:", err)
+	}
+	defer func() {
+		if err := unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	b, err := s.NewBlocks(here, oci.DigestOf(nil), 60*kib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Discard()
+	if got := left(s, all); len(got) == 0 || got[0] != 0 || len(got) > 4 {
+		t.Errorf("%v are left", got)
+	}
+	wantClean(t, s)
+	if _, err := s.NewBlocks(here, oci.DigestOf(nil), 95*kib); err == nil || errors.Is(err, ErrNoRoom) {
+		t.Errorf("nothing else can go, so it is the disk's trouble: %v", err)
+	}
+}
+
+// min_free counts what the filesystem has left, and what is reserved on it but
+// not written yet.
+func TestMinFree(t *testing.T) {
+	const mib = 1 << 20
+	s := open(t, small(t, "size=16m"), Options{MinFree: 4 * mib})
+	free := func() int64 { return s.room.available() }
+	all := aged(t, s, 8, mib)
+	one, err := s.NewBlocks(here, oci.DigestOf(nil), 3*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := s.NewBlocks(here, oci.DigestOf(nil), 4*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := free(); got < (4+3+4)*mib {
+		t.Errorf("%d bytes are free, and 7 MiB will be written", got)
+	}
+	if got := left(s, all); len(got) == 0 || len(got) > 5 || got[len(got)-1] != 7 || got[0] != 8-len(got) {
+		t.Errorf("%v are left", got)
+	}
+	for b, size := range map[*Blocks]int{one: 3 * mib, two: 4 * mib} {
+		if _, err := b.Claim(0, int64(size)).Write(make([]byte, size)); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := free(); got < 4*mib {
+		t.Errorf("%d bytes are free", got)
+	}
+	n := len(left(s, all))
+	if _, err := s.NewBlocks(here, oci.DigestOf(nil), 10*mib); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("what cannot fit: %v", err)
+	}
+	if got := len(left(s, all)); got != n {
+		t.Errorf("%d of %d went for it", n-got, n)
+	}
+	one.Discard()
+	two.Discard()
+	wantClean(t, s)
+}
+
+// The sweeper keeps a margin, so that reservations find room and do not wait.
+func TestTheSweeperKeepsAMargin(t *testing.T) {
+	dir := inMemory(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, dir, Options{MaxSize: 1000 * kib})
+		for i := range 200 {
+			keep(t, s, here, random(uint64(i), 10*kib))
+			time.Sleep(2 * sweepRest)
+			synctest.Wait()
+			if u := s.Usage(); u.Bytes > (1000-10)*kib {
+				t.Fatalf("after %d blobs: %+v", i, u)
+			}
+		}
+		if u := s.Usage(); u.Bytes < 900*kib || u.Evicted < 90 || u.Evicted > 110 {
+			t.Errorf("%+v", u)
+		}
+		closeStore(t, s)
+	})
+}
+
+// A cache that is over its limit at the start, since the limit is new, comes
+// down to it without being asked.
+func TestTheSweeperEnforcesANewLimit(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	all := aged(t, s, 10, 10*kib)
+	closeStore(t, s)
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, dir, Options{MaxSize: 50 * kib})
+		synctest.Wait()
+		if got, want := left(s, all), []int{6, 7, 8, 9}; !slices.Equal(got, want) {
+			t.Errorf("%v are left, want %v", got, want)
+		}
+		closeStore(t, s)
+	})
+}
+
+// Nothing that is published or removed while the folder is counted is counted
+// twice, or not at all.
+func TestChangesDuringTheCount(t *testing.T) {
+	dir := inMemory(t)
+	s := open(t, dir, Options{})
+	for i := range 300 {
+		keep(t, s, here, random(uint64(i), 100+i))
+	}
+	closeStore(t, s)
+	for round := range uint64(15) {
+		s, err := Open(dir, Options{}) // which begins to count
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for w := range uint64(4) {
+			all.Go(func() {
+				r := rand.New(rand.NewPCG(round, w))
+				for range 60 {
+					i := 4*r.Uint64N(75) + w // each has blobs of its own
+					data := random(i, 100+int(i))
+					if _, ok := s.Has(here, oci.DigestOf(data)); ok && r.IntN(3) > 0 {
+						if err := s.Remove(here, oci.DigestOf(data)); err != nil {
+							t.Error(err)
+						}
+						continue
+					}
+					b, err := grow(s, here, data)
+					if err == nil {
+						err = b.Publish()
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		all.Go(func() { // and again, as a sweep does
+			<-s.room.counted
+			for range 3 {
+				s.room.count2(t)
+			}
+		})
+		all.Wait()
+		wantClean(t, s)
+		closeStore(t, s)
+	}
+}
+
+// The same, one change at a time, at the moment where it would hurt.
+func TestEachChangeDuringTheCount(t *testing.T) {
+	old, oldDigest := newBlob(1, 1000)
+	fresh, freshDigest := newBlob(2, 500)
+	seen := func(s *Store, d oci.Digest, size int64) entry { return entry{path: s.path(here, d), size: size} }
+	for name, c := range map[string]struct {
+		do   func(t *testing.T, s *Store)
+		walk func(s *Store) []entry // what the walk saw
+	}{
+		"published before it was walked past": {
+			func(t *testing.T, s *Store) { keep(t, s, here, fresh) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000), seen(s, freshDigest, 500)} },
+		},
+		"published after": {
+			func(t *testing.T, s *Store) { keep(t, s, here, fresh) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"removed before it was walked past": {
+			func(t *testing.T, s *Store) { remove(t, s, oldDigest) },
+			func(*Store) []entry { return nil },
+		},
+		"removed after": {
+			func(t *testing.T, s *Store) { remove(t, s, oldDigest) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"removed and published again": {
+			func(t *testing.T, s *Store) { remove(t, s, oldDigest); keep(t, s, here, old) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"published and removed": {
+			func(t *testing.T, s *Store) { keep(t, s, here, fresh); remove(t, s, freshDigest) },
+			func(s *Store) []entry { return []entry{seen(s, freshDigest, 500), seen(s, oldDigest, 1000)} },
+		},
+		"published over": {
+			func(t *testing.T, s *Store) { keep(t, s, here, old) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"shared": {
+			func(t *testing.T, s *Store) { keep(t, s, there, old) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, t.TempDir(), Options{})
+			keep(t, s, here, old)
+			s.room.begin()
+			c.do(t, s)
+			s.room.sumUp(c.walk(s))
+			wantClean(t, s)
+		})
+	}
+}
+
+func remove(t *testing.T, s *Store, d oci.Digest) {
+	t.Helper()
+	if err := s.Remove(here, d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What somebody else deletes is noticed with the next count.
+func TestDeletedByOthers(t *testing.T) {
+	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
+	all := aged(t, s, 9, 10*kib)
+	for _, data := range all[2:] {
+		if err := os.Remove(s.path(here, oci.DigestOf(data))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := s.NewBlocks(here, oci.DigestOf(nil), 60*kib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Discard()
+	if got := left(s, all); !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("%v are left: they had not to go", got)
+	}
+	wantClean(t, s)
+}
+
+// A folder that cannot be read is passed over.
+func TestCountPassesOverWhatItCannotRead(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	data, d := newBlob(1, 1000)
+	keep(t, s, here, data)
+	keep(t, s, there, random(2, 1000))
+	if err := os.Chmod(filepath.Dir(s.path(here, d)), 0); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, s.dir, func() {
+		list, err := s.room.list(t.Context())
+		if err != nil || len(list) != 1 {
+			t.Errorf("%d entries, %v", len(list), err)
+		}
+	})
+}
+
+// Close ends a count and a sweep that are under way.
+func TestCloseDuringTheCount(t *testing.T) {
+	dir := inMemory(t)
+	s := open(t, dir, Options{})
+	for i := range 100 {
+		keep(t, s, here, random(uint64(i), 10))
+	}
+	closeStore(t, s)
+	for range 20 {
+		s, err := Open(dir, Options{MaxSize: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeStore(t, s)
+	}
+}
+
+// Many at once, with too little room for all: each gets room or an error, and
+// the limit holds all the time.
+func TestRoomUnderPressure(t *testing.T) {
+	const limit = 400 * kib
+	s := open(t, inMemory(t), Options{MaxSize: limit})
+	stop := make(chan struct{})
+	var workers, watcher sync.WaitGroup
+	watcher.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if u := s.Usage(); u.Bytes > limit {
+					t.Errorf("%+v", u)
+					return
+				}
+			}
+		}
+	})
+	for w := range uint64(8) {
+		workers.Go(func() {
+			r := rand.New(rand.NewPCG(w, 0))
+			for i := range 40 {
+				data := random(w*1000+uint64(i), 1+r.IntN(40*kib))
+				b, err := grow(s, here, data)
+				if err != nil {
+					t.Error(fmt.Errorf("8 times 40 KiB fit: %w", err))
+					return
+				}
+				if r.IntN(4) == 0 {
+					b.Discard()
+				} else if err := b.Publish(); err != nil {
+					t.Error(err)
+				}
+				if f, _, err := s.OpenBlob(here, oci.DigestOf(data)); err == nil {
+					got, err := io.ReadAll(f)
+					if err != nil || !bytes.Equal(got, data) {
+						t.Errorf("%d bytes of %d, %v", len(got), len(data), err)
+					}
+					_ = f.Close() // only read from
+				}
+			}
+		})
+	}
+	workers.Wait()
+	close(stop)
+	watcher.Wait()
+	wantClean(t, s)
+}
