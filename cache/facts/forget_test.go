@@ -35,12 +35,12 @@ func TestForget(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			clk, path := newClock(), filepath.Join(t.TempDir(), "facts.db")
 			f := open(t, path, Options{Now: clk.now})
-			proveBoth(f, clk)
 			refused := acme
 			refused.Repo = "acme/secret"
 			f.Prove(refused, member, clk.now())
 			clk.move(time.Second)
-			f.Deny(refused)
+			f.Deny(refused) // and is written, with all that waited
+			proveBoth(f, clk)
 			if reopen {
 				closeFacts(t, f)
 				f = open(t, path, Options{Now: clk.now})
