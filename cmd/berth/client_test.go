@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -105,7 +104,10 @@ func (c *client) do(method, path string, header ...string) answer {
 	}
 	defer resp.Body.Close()
 	a.status, a.header = resp.StatusCode, resp.Header
-	a.body, a.err = io.ReadAll(resp.Body)
+	var b bytes.Buffer
+	b.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead)
+	_, a.err = b.ReadFrom(resp.Body)
+	a.body = b.Bytes()
 	return a
 }
 

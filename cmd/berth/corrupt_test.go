@@ -123,7 +123,8 @@ func TestOneWrongCopy(t *testing.T) {
 	c := h.nobody(h.serve())
 	hub.Inject(ocitest.Match{Kind: ocitest.Blob}, 1, ocitest.FlipBit(4<<20))
 	path := "/v2/library/big/blobs/" + d.String()
-	if a := c.get(path); a.status != http.StatusOK || !errors.Is(a.err, io.ErrUnexpectedEOF) {
+	// 503 where the whole of it had come before the client got to read.
+	if a := c.get(path); !errors.Is(a.err, io.ErrUnexpectedEOF) && a.status != http.StatusServiceUnavailable {
 		t.Errorf("the wrong copy: status %d, %d bytes, %v", a.status, len(a.body), a.err)
 	}
 	if a := c.get(path); a.status != http.StatusOK || a.err != nil || oci.DigestOf(a.body) != d {

@@ -74,7 +74,7 @@ func (h *home) endpoint(name, url string, more ...string) {
 
 // tenant makes an organisation and its token.
 func (h *home) tenant(name string) *tenant {
-	o := &tenant{name: name, token: "door-" + name + "-" + fmt.Sprintf("%x", sha256.Sum256([]byte(h.dir + name)))[:24]}
+	o := &tenant{name: name, token: "door-" + name + "-" + fmt.Sprintf("%x", sha256.Sum256([]byte(h.dir+name)))[:24]}
 	h.organisations[name] = o
 	return o
 }
