@@ -61,6 +61,7 @@ type Authority struct {
 	standings *standings
 	tokens    *lru.Cache[tokenKey, bearerToken]
 	fetching  flights[tokenKey, bearerToken]
+	purges    purges
 
 	warned struct {
 		sync.Mutex
@@ -238,12 +239,13 @@ func (a *Authority) fetch(ctx context.Context, key tokenKey, c Challenge, cred *
 		}
 		defer leave()
 	}
+	before := a.purges.before()
 	t, err := a.exchange.grant(ctx, c, cred, repo)
 	if err != nil {
 		a.failed(err, c, cred)
 		return bearerToken{}, err
 	}
-	a.tokens.Add(key, t)
+	a.keep(key, t, before)
 	a.Accepted(cred)
 	return t, nil
 }

@@ -1,0 +1,22 @@
+package cache
+
+// Forget drops what was proven to an organisation, so that its next request of
+// each kind asks upstream. Bytes stay: they are nobody's, and go only to who
+// proves to have them. What is under way ends, and proves nothing.
+//
+// The error says that the disk could not be written: what it holds is forgotten
+// until the next restart only.
+func (c *Cache) Forget(organisation string) error {
+	for _, k := range c.missing.Keys() {
+		if k.view.Organisation == organisation {
+			c.missing.Remove(k)
+		}
+	}
+	return c.facts.Forget(organisation)
+}
+
+// Size is how many bytes the folder holds or has promised to what is being
+// fetched, and how many it may; 0: the disk's own limit only.
+func (c *Cache) Size() (bytes, limit int64) {
+	return c.store.Size(), c.o.MaxSize
+}
