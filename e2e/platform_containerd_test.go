@@ -12,15 +12,12 @@ import (
 func TestPlatformContainerd1(t *testing.T) { testNamespaces(t, containerdOne) }
 func TestPlatformContainerd2(t *testing.T) { testNamespaces(t, containerdTwo) }
 
-// isolating has containerd ask for every byte that a namespace has not had yet.
-const isolating = "[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"isolated\"\n"
-
 func testNamespaces(t *testing.T, v containerdVersion) {
 	t.Helper()
 	n := newNode(t)
 	t.Run("isolated", func(t *testing.T) {
 		apart := v
-		apart.config += isolating
+		apart.config += block(t, "isolated")
 		c := n.startContainerd(t, apart)
 		testOwnNamespaces(t, n, c, "isolated")
 		stolen, thief := n.steal(t, "team/isolated")

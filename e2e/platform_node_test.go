@@ -216,8 +216,8 @@ type gate struct {
 	server *http.Server
 
 	mu    sync.Mutex
-	users map[string]int // requests, by user name; "" is nobody
-	shut  bool
+	users map[string]int      // requests, by user name; "" is nobody
+	says  int                 // instead of an answer, to whoever has a login; 0: nothing
 	own   map[string]document // what the gate has itself, by path
 }
 
@@ -242,8 +242,8 @@ func startGate(t *testing.T, to string, cert *certificate) *gate {
 		FlushInterval: -1,
 	}
 	g.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.note(r) {
-			w.WriteHeader(http.StatusUnauthorized) // whoever it is: revoked
+		if status := g.note(r); status != 0 {
+			w.WriteHeader(status)
 			return
 		}
 		if d, ok := g.document(r.URL.Path); ok {
@@ -262,12 +262,15 @@ func startGate(t *testing.T, to string, cert *certificate) *gate {
 	return g
 }
 
-func (g *gate) note(r *http.Request) (shut bool) {
-	user, _, _ := r.BasicAuth()
+func (g *gate) note(r *http.Request) (status int) {
+	user, _, ok := r.BasicAuth()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.users[user]++
-	return g.shut && user != ""
+	if !ok {
+		return 0
+	}
+	return g.says
 }
 
 // document is something that only the gate knows of.
@@ -316,11 +319,11 @@ func (g *gate) came(user string) int {
 	return g.users[user]
 }
 
-// revoke refuses every credential from now on.
-func (g *gate) revoke() {
+// say answers everybody who logs in with a status from now on.
+func (g *gate) say(status int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shut = true
+	g.says = status
 }
 
 func (g *gate) url() string {
