@@ -116,19 +116,10 @@ func (s *source) memberKey(o oci.Object) facts.Member {
 func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	view := s.View(o.Repo)
 	content, err := s.cached(o)
-	if err != nil {
-		return nil, err
-	}
-	if content == nil {
+	if content == nil && err == nil {
 		return s.fetch(ctx, view, o, r)
 	}
-	outcome, err := s.admit(ctx, view, o)
-	if err != nil {
-		_ = content.Body.Close() // nothing was read from it
-		return nil, err
-	}
-	content.Outcome = outcome
-	return content, nil
+	return s.release(ctx, view, o, content, err)
 }
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
@@ -190,7 +181,7 @@ var errAgain = errors.New("the fill ended while it was joined")
 // else made progress.
 func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
 	if err := s.c.suspected(s.fillKey(o)); err != nil {
-		return nil, err
+		return s.release(ctx, view, o, nil, err)
 	}
 	if s.c.diskIsBad() {
 		return s.pass(ctx, view, o, r)
@@ -211,16 +202,19 @@ func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.R
 	return nil, &oci.Error{Class: oci.UpstreamError, Message: "the download of " + o.Digest.String() + " keeps ending early; try again"}
 }
 
-// release admits view to content that another's fill has just finished.
+// release gives what is cached, or what is wrong with that, to a view that is
+// admitted. To any other not even the latter: it would show that somebody had it.
 func (s *source) release(ctx context.Context, view oci.View, o oci.Object, content *oci.Content, err error) (*oci.Content, error) {
-	if err != nil {
-		return nil, err
+	outcome, denied := s.admit(ctx, view, o)
+	if denied == nil && err == nil {
+		content.Outcome = outcome
+		return content, nil
 	}
-	outcome, err := s.admit(ctx, view, o)
-	if err != nil {
+	if content != nil {
 		_ = content.Body.Close() // nothing was read from it
-		return nil, err
 	}
-	content.Outcome = outcome
-	return content, nil
+	if denied != nil {
+		return nil, denied
+	}
+	return nil, err
 }

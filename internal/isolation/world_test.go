@@ -22,7 +22,6 @@ import (
 
 	"berth/auth"
 	"berth/cache"
-	"berth/cache/facts"
 	"berth/internal/ocitest"
 	"berth/oci"
 	"berth/proxy"
@@ -118,7 +117,7 @@ func newWorld(t testing.TB) *world {
 
 // organisation makes one and the token of its callers.
 func (w *world) organisation(name string) {
-	w.tokens[name] = fmt.Sprintf("door-%x", sha256.Sum256([]byte(w.dir + name)))[:40]
+	w.tokens[name] = fmt.Sprintf("door-%x", sha256.Sum256([]byte(w.dir+name)))[:40]
 }
 
 // registry makes o a registry called name. More may change what the node knows.
@@ -308,7 +307,8 @@ func (n *node) source(w *world, creds *auth.Credentials, c auth.Caller, p *place
 		return creds.Lookup(ctx, "", "", p.name, repo)
 	}
 	u := cache.Upstream{
-		Name: p.name, Origin: w.origin(p), PerObject: p.object, AnonymousFallback: p.uniform, Times: facts.Times{},
+		Name: p.name, Origin: w.origin(p), PerObject: p.object, AnonymousFallback: p.uniform, Uniform: p.uniform,
+		Shared: line.As(upstream.Identity{Credential: shared}),
 		As: line.As(upstream.Identity{Organisation: c.Organisation, Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
 			own, err := creds.Lookup(ctx, c.Organisation, c.Account, p.name, repo)
 			if own != nil || err != nil {
@@ -316,9 +316,6 @@ func (n *node) source(w *world, creds *auth.Credentials, c auth.Caller, p *place
 			}
 			return shared(ctx, repo)
 		}}),
-	}
-	if p.uniform {
-		u.Shared = line.As(upstream.Identity{Credential: shared})
 	}
 	return n.cache.Through(u)
 }

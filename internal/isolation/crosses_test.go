@@ -1,0 +1,508 @@
+package isolation_test
+
+import (
+	"bytes"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"berth/oci"
+)
+
+// requests is how many there are, and the seed: both may be set from outside.
+func requests(t *testing.T) (n int, seed uint64) {
+	t.Helper()
+	n, seed = 5000, uint64(time.Now().UnixNano())
+	if os.Getenv("BERTH_LONG") != "" {
+		n = 100_000
+	}
+	if s := os.Getenv("BERTH_REQUESTS"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
+	if s := os.Getenv("BERTH_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("BERTH_SEED=%d", seed)
+	return n, seed
+}
+
+// seat is as whom somebody asks for one repository.
+type seat struct {
+	org  string
+	repo *repository
+}
+
+// model is what the registries and the node's promises make of who may get what.
+type model struct {
+	*harbour
+
+	rights map[*account]map[string]bool // repositories at the account's registry
+	good   map[*account]bool            // the node has the password that the registry wants
+	proven map[seat]time.Time           // the last time that upstream could have said yes
+	missed map[string]time.Time         // when somebody was told 404
+	booted time.Time
+	counts map[string]int
+}
+
+func newModel(h *harbour) *model {
+	m := &model{
+		harbour: h, rights: map[*account]map[string]bool{}, good: map[*account]bool{},
+		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, booted: h.clock.now(),
+	}
+	for i, p := range h.places[:3] {
+		for n, name := range h.names {
+			if a := m.accountOf(name, p); a != nil {
+				m.good[a], m.rights[a] = true, map[string]bool{name + "/own": true}
+				m.rights[a]["team/app"] = n == i%5
+				m.rights[a]["team/web"] = n == (i+1)%5 || n == (i+2)%5
+				m.grant(a)
+			}
+		}
+	}
+	return m
+}
+
+func (m *model) accountOf(org string, p *place) *account {
+	for _, a := range m.accounts {
+		if a.organisation == org && a.registry == p.name {
+			return a
+		}
+	}
+	return nil
+}
+
+// grant tells the registry what the model thinks.
+func (m *model) grant(a *account) {
+	var repos []string
+	for repo, ok := range m.rights[a] {
+		if ok {
+			repos = append(repos, repo)
+		}
+	}
+	for _, p := range m.places {
+		if p.name == a.registry {
+			user, _ := a.get()
+			p.reg.SetRights(user, repos...)
+		}
+	}
+}
+
+// allows says whether the registry, asked now, says yes.
+func (m *model) allows(s seat) bool {
+	if s.repo.at == m.hostile {
+		return s.org == villain
+	}
+	a := m.accountOf(s.org, s.repo.at)
+	switch {
+	case a == nil:
+		return s.repo.public && s.repo.at.uniform
+	case s.repo.public:
+		return m.good[a] || s.repo.at.uniform
+	}
+	return m.good[a] && m.rights[a][s.repo.name]
+}
+
+func (m *model) trouble(p *place) trouble { return trouble(m.state[p].Load()) }
+
+const (
+	accessTTL = 5 * time.Minute
+	grace     = 24 * time.Hour
+	slack     = 10 * time.Second // real time that passes meanwhile
+)
+
+// may says whether private bytes of the repository may be in an answer now.
+func (m *model) may(s seat) bool {
+	state := m.trouble(s.repo.at)
+	if (state == healthy || state == tokenless) && m.allows(s) {
+		return true
+	}
+	last, ok := m.proven[s]
+	if !ok {
+		return false
+	}
+	age := m.clock.now().Sub(last)
+	if state != healthy {
+		return age < grace+slack
+	}
+	return age < accessTTL+slack && !last.Before(m.booted)
+}
+
+// errand is one request.
+type errand struct {
+	seat
+
+	user, token string
+	method      string
+	path        string
+	header      []string
+	kind        oci.Kind   // 0: a list
+	digest      oci.Digest // that is asked for, also by tag; empty: none such
+	tag         string
+	exists      bool
+	plain       bool // nothing about it is odd: it has to succeed where it may
+	foreign     bool // the name begins with another organisation
+}
+
+func pick[T any](m *model, all []T) T { return all[m.rng.IntN(len(all))] }
+
+func (m *model) errand() errand {
+	e := errand{seat: seat{pick(m, m.names), pick(m, m.repos)}, method: http.MethodGet, plain: true}
+	e.user, e.token = e.org, m.tokens[e.org]
+	reference := m.reference(&e)
+	e.path = m.spell(&e) + reference
+	if m.rng.IntN(4) == 0 {
+		e.method = http.MethodHead
+	}
+	m.conditions(&e)
+	switch m.rng.IntN(40) {
+	case 0:
+		e.token, e.plain = m.tokens[pick(m, m.names)], false
+	case 1:
+		e.user, e.token, e.plain = "", "", false
+	case 2:
+		e.user, e.plain = e.org+"+acct-"+pick(m, m.names), false
+	case 3, 4, 5:
+		e.user = e.org + "+acct-" + e.org // its only one anyway
+		e.plain = m.accountOf(e.org, e.repo.at) != nil
+	}
+	return e
+}
+
+// reference chooses what is asked for.
+func (m *model) reference(e *errand) string {
+	e.kind = oci.Blob
+	if m.rng.IntN(2) == 0 {
+		e.kind = oci.Manifest
+	}
+	from := e.repo
+	if m.rng.IntN(3) == 0 {
+		from = pick(m, m.repos) // a digest of somebody else's
+	}
+	switch m.rng.IntN(12) {
+	case 0:
+		e.kind = 0
+		return "/tags/list"
+	case 1:
+		e.kind = 0
+		return "/referrers/" + pick(m, slices.Sorted(maps.Keys(from.manifests))).String()
+	case 2, 3, 4, 5:
+		e.kind = oci.Manifest
+		e.tag = pick(m, []string{"v1", "v1", "v2", "loot", "none"})
+		e.digest, e.exists = e.repo.tags[e.tag]
+		return "/manifests/" + e.tag
+	}
+	digests := slices.Sorted(maps.Keys(from.blobs))
+	if len(digests) == 0 || m.rng.IntN(3) == 0 {
+		digests = slices.Sorted(maps.Keys(from.manifests))
+	}
+	e.digest = pick(m, digests)
+	_, e.exists = e.repo.has(e.kind, e.digest)
+	reference := e.digest.String()
+	switch m.rng.IntN(25) {
+	case 0:
+		reference, e.exists, e.plain = strings.ToUpper(reference), false, false
+	case 1:
+		data, _ := from.has(e.kind, e.digest)
+		sum := sha512.Sum512(data)
+		reference, e.exists = "sha512:"+hex.EncodeToString(sum[:]), false
+	}
+	return map[oci.Kind]string{oci.Manifest: "/manifests/", oci.Blob: "/blobs/"}[e.kind] + reference
+}
+
+// spell is the path of a repository, in one of the ways to write it.
+func (m *model) spell(e *errand) string {
+	registry, name := e.repo.at.name, e.repo.name
+	switch m.rng.IntN(6) {
+	case 0:
+		return "/" + registry + "/v2/" + name
+	case 1:
+		return "/v2/" + e.org + "/" + registry + "/" + name
+	case 2:
+		if other := pick(m, m.names); other != e.org {
+			e.foreign, e.plain = true, false
+			return "/v2/" + other + "/" + registry + "/" + name
+		}
+	}
+	return "/v2/" + registry + "/" + name
+}
+
+func (m *model) conditions(e *errand) {
+	if e.kind == 0 || e.method == http.MethodHead || m.rng.IntN(3) > 0 {
+		return
+	}
+	tag := strconv.Quote(e.digest.String())
+	e.header = pick(m, [][]string{
+		{"Range", "bytes=64-191"},
+		{"Range", "bytes=-128"},
+		{"Range", "bytes=100-"},
+		{"Range", "bytes=0-63,128-255"},
+		{"If-None-Match", tag},
+		{"If-None-Match", "*"},
+		{"Range", "bytes=0-127", "If-Range", tag},
+		{"Range", "bytes=0-127", "If-Range", `"other"`},
+	})
+}
+
+// check looks at an answer with the model as it was when it was asked for.
+func (m *model) check(t *testing.T, e *errand, a answer, before []*repository) {
+	t.Helper()
+	fail := func(format string, args ...any) { t.Errorf("%s (%s): %s", fmt.Sprintf(format, args...), e.repo, a) }
+	all := a.everything()
+	for _, r := range before { // those whose canaries must not be in it
+		if bytes.Contains(all, []byte(r.canary)) {
+			fail("bytes of %s went to %s", r, e.org)
+		}
+		for _, d := range r.tags {
+			if m.private[d] == r && !strings.Contains(e.path, d.String()) && bytes.Contains(all, []byte(d.String())) {
+				fail("%s learns a digest of %s", e.org, r)
+			}
+		}
+	}
+	for _, name := range m.names {
+		if a.status >= 400 && name != e.org && !strings.Contains(e.path+e.user, name) && bytes.Contains(all, []byte(name)) {
+			fail("%s is told of %s", e.org, name)
+		}
+	}
+	for _, secret := range m.secrets {
+		if bytes.Contains(all, []byte(secret)) {
+			fail("a password")
+		}
+	}
+	if a.err != nil {
+		if e.repo.liar || m.trouble(e.repo.at) != healthy {
+			return
+		}
+		fail("broken off")
+		return
+	}
+	m.checkStatus(e, a, fail)
+	m.checkBody(e, a, fail)
+}
+
+func (m *model) checkStatus(e *errand, a answer, fail func(string, ...any)) {
+	proved := e.user != "" && e.token == m.tokens[e.org]
+	state, may := m.trouble(e.repo.at), m.may(e.seat)
+	ok := a.status < 400 || a.status == http.StatusRequestedRangeNotSatisfiable
+	allowed := m.allows(e.seat) || may
+	switch {
+	case !proved:
+		if a.status != http.StatusUnauthorized && (a.status != http.StatusBadRequest || e.plain) {
+			fail("nobody was let in")
+		}
+		m.counts["unproven"]++
+	case a.status == http.StatusUnauthorized:
+		fail("401 to somebody who is known")
+	case e.repo.at == m.hostile && e.org != villain:
+		if ok { // a name that means nothing to them
+			fail("somebody else's registry was read")
+		}
+	case e.foreign:
+		if a.status != http.StatusForbidden && a.status != http.StatusNotFound && a.status != http.StatusBadRequest {
+			fail("another organisation's name was read")
+		}
+	case ok && !allowed && !e.repo.public:
+		fail("%s may not read this", e.org)
+	case !ok && e.plain && state == healthy && m.allows(e.seat) && e.exists && !e.repo.liar && !m.justMissed(e):
+		fail("%s may read this", e.org)
+	case ok:
+		m.counts["served "+a.header.Get("Warning")[:min(len(a.header.Get("Warning")), 25)]]++
+	case state == healthy && !e.repo.liar && !slices.Contains([]int{400, 403, 404}, a.status):
+		fail("no refusal looks like this")
+	case !slices.Contains([]int{400, 403, 404, 429, 503}, a.status):
+		fail("no trouble looks like this")
+	default:
+		m.counts[fmt.Sprintf("refused %d", a.status)]++
+	}
+}
+
+func (m *model) justMissed(e *errand) bool {
+	at, ok := m.missed[e.org+e.repo.String()+e.path[strings.LastIndexByte(e.path, '/'):]]
+	return ok && m.clock.now().Sub(at) < 5*time.Second+slack
+}
+
+// checkBody compares what came with what there is.
+func (m *model) checkBody(e *errand, a answer, fail func(string, ...any)) {
+	if e.kind == 0 || e.method == http.MethodHead {
+		return
+	}
+	switch a.status {
+	case http.StatusOK:
+		d := e.digest
+		if named := a.header.Get("Docker-Content-Digest"); named != "" {
+			d = oci.Digest(named)
+		}
+		if got := d.Algorithm().FromBytes(a.body); got != d || e.tag == "" && strings.Contains(e.path, "sha256:") && got != e.digest {
+			fail("the bytes have the digest %s", got)
+		}
+	case http.StatusPartialContent:
+		data, _ := e.repo.has(e.kind, e.digest)
+		if len(data) == 0 || !strings.HasPrefix(a.header.Get("Content-Type"), "multipart/") && !bytes.Contains(data, a.body) {
+			fail("other bytes")
+		}
+	}
+}
+
+// learn brings the model up to date with an answer.
+func (m *model) learn(e *errand, a answer) {
+	now := m.clock.now()
+	state := m.trouble(e.repo.at)
+	if e.user == "" || e.token != m.tokens[e.org] || e.foreign {
+		return
+	}
+	if a.status == http.StatusNotFound {
+		m.missed[e.org+e.repo.String()+e.path[strings.LastIndexByte(e.path, '/'):]] = now
+	}
+	switch {
+	case (state == healthy || state == tokenless) && m.allows(e.seat):
+		m.proven[e.seat] = now
+	case a.status == http.StatusForbidden && !strings.Contains(e.user, "+"):
+		delete(m.proven, e.seat)
+	}
+}
+
+// event is what happens between requests.
+func (m *model) event() string {
+	p := m.places[m.rng.IntN(3)]
+	a := pick(m, m.accounts)
+	for _, at := range m.places {
+		if at.name == a.registry {
+			p = at
+		}
+	}
+	user, _ := a.get()
+	switch m.rng.IntN(10) {
+	case 0, 1: // a new secret, here and there
+		password := "pass-" + hex.EncodeToString(m.bytes(10))
+		m.secrets = append(m.secrets, password)
+		p.reg.SetPassword(user, password)
+		a.set(user, password)
+		m.good[a] = true
+		m.forget(a)
+		return "rotate " + a.organisation
+	case 2: // a new secret that is wrong
+		password := "pass-" + hex.EncodeToString(m.bytes(10))
+		m.secrets = append(m.secrets, password)
+		a.set(user, password)
+		m.good[a] = false
+		m.forget(a)
+		return "break " + a.organisation
+	case 3, 4:
+		repo := pick(m, []string{"team/app", "team/web", a.organisation + "/own"})
+		m.rights[a][repo] = !m.rights[a][repo]
+		m.grant(a)
+		m.clock.forward(6 * time.Second) // what was missing is forgotten
+		return "rights " + a.organisation + " " + repo
+	case 5, 6:
+		state := trouble(m.rng.IntN(int(troubles)))
+		if state == resetting && m.rng.IntN(12) > 0 {
+			state = failing // each costs the pauses of its retries
+		}
+		m.state[p].Store(int32(state))
+		if state == healthy {
+			m.clock.forward(61 * time.Second)
+		}
+		return fmt.Sprint("trouble ", p.name, state)
+	case 7:
+		m.restart()
+		m.booted = m.clock.now()
+		return "restart"
+	}
+	d := pick(m, []time.Duration{10 * time.Second, 61 * time.Second, 4*time.Minute + 30*time.Second, 6 * time.Minute, 2 * time.Hour, 25 * time.Hour})
+	m.clock.forward(d)
+	return d.String()
+}
+
+// forget drops what was proven with a secret that is gone.
+func (m *model) forget(a *account) {
+	maps.DeleteFunc(m.proven, func(s seat, _ time.Time) bool { return s.org == a.organisation && s.repo.at.name == a.registry })
+}
+
+// Whatever organisations ask for, in whatever way, and whatever happens to
+// registries, rights, secrets, the clock and the node meanwhile: nobody gets a
+// byte of what is another's, and everybody what is their own.
+func TestNothingCrosses(t *testing.T) {
+	t.Parallel()
+	n, seed := requests(t)
+	h := newHarbour(t, seed)
+	m := newModel(h)
+	h.start()
+	clients := map[string]*client{}
+	var events []string
+	for done := 0; done < n && !t.Failed(); {
+		burst := make([]errand, 1+m.rng.IntN(8))
+		answers := make([]answer, len(burst))
+		hidden := make([][]*repository, len(burst))
+		var all sync.WaitGroup
+		for i := range burst {
+			burst[i] = m.errand()
+			e := &burst[i]
+			if i > 0 && m.rng.IntN(3) == 0 { // somebody else wants the same
+				e.path, e.kind, e.digest, e.tag, e.header, e.method = burst[0].path, burst[0].kind, burst[0].digest, burst[0].tag, burst[0].header, burst[0].method
+				e.repo, e.exists, e.plain = burst[0].repo, burst[0].exists, e.plain && burst[0].plain && !strings.HasPrefix(e.path, "/v2/org-")
+				prefix, named := strings.CutSuffix(e.path[:strings.Index(e.path+"/"+e.repo.at.name+"/", "/"+e.repo.at.name+"/")], "/v2")
+				e.foreign = !named && strings.HasPrefix(prefix, "/v2/org-") && prefix != "/v2/"+e.org
+			}
+			if clients[e.user+" "+e.token] == nil {
+				clients[e.user+" "+e.token] = m.with(e.user, e.token)
+			}
+			for _, r := range m.repos {
+				if !r.public && r.canary != "" && !m.may(seat{e.org, r}) {
+					hidden[i] = append(hidden[i], r)
+				}
+			}
+		}
+		for i := range burst {
+			e, c := &burst[i], clients[burst[i].user+" "+burst[i].token]
+			all.Go(func() { answers[i] = c.do(e.method, e.path, e.header...) })
+		}
+		all.Wait()
+		for i := range burst {
+			m.check(t, &burst[i], answers[i], hidden[i])
+		}
+		for i := range burst {
+			m.learn(&burst[i], answers[i])
+		}
+		done += len(burst)
+		if m.rng.IntN(6) == 0 {
+			events = append(events, m.event())
+		}
+		if m.rng.IntN(60) == 0 {
+			m.lookAtLog(t)
+			for _, p := range m.places {
+				p.reg.Forget()
+			}
+		}
+	}
+	m.lookAtLog(t)
+	if t.Failed() {
+		t.Logf("the last events: %v", events[max(0, len(events)-40):])
+	}
+	for what, n := range m.counts {
+		t.Logf("%6d %s", n, what)
+	}
+	for _, p := range m.places { // so that registries end in peace
+		m.state[p].Store(int32(healthy))
+	}
+}
+
+func (m *model) lookAtLog(t *testing.T) {
+	t.Helper()
+	log := m.log.take()
+	for _, secret := range append(slices.Collect(maps.Values(m.tokens)), m.secrets...) {
+		if strings.Contains(log, secret) {
+			t.Errorf("a secret is in the log: %s", secret)
+		}
+	}
+}
