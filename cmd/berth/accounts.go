@@ -1,9 +1,10 @@
 package main
 
 import (
-	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"berth/auth"
@@ -21,7 +22,7 @@ func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error)
 	for _, s := range specs {
 		if s.account != nil {
 			o.Entries = append(o.Entries, auth.Entry{
-				Name: "shared", Registry: s.name, Origin: s.origin, Source: d.secrets.source(before, *s.account, s),
+				Name: "shared", Registry: s.name, Origin: s.origin, Source: d.secret(before, *s.account, s),
 			})
 		}
 	}
@@ -33,7 +34,7 @@ func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error)
 			}
 			o.Entries = append(o.Entries, auth.Entry{
 				Name: c.Name, Organisation: name, Registry: s.name, Origin: s.origin,
-				Repositories: c.Repositories, Source: d.secrets.source(before, c.Account, s),
+				Repositories: c.Repositories, Source: d.secret(before, c.Account, s),
 			})
 		}
 	}
@@ -49,50 +50,63 @@ func find(specs []*spec, organisation, name string) *spec {
 	return nil
 }
 
-// secretFile is an entry of a configuration whose secret is in a file.
-type secretFile struct {
-	file     auth.File
-	username string
-	hosts    string // of a Docker configuration; empty: the file is the password
-}
+// secrets are where the accounts of one desk have their secrets from. The next
+// desk takes over what is the same, with what was read: a file that has gone bad
+// goes on serving its old secret, also when somebody else's configuration changes.
+type secrets map[string]auth.Source
 
-// secrets are the files of one desk. The next desk takes them over as they are,
-// with what was read from them: a file that has gone bad goes on serving its old
-// secret, also when another organisation's configuration changes.
-type secrets map[secretFile]auth.Source
-
-// source is where an account's secret comes from.
-func (all secrets) source(before secrets, a config.Account, s *spec) auth.Source {
+// secret is where an account's secret comes from.
+func (d *desk) secret(before secrets, a config.Account, s *spec) auth.Source {
+	hosts := append([]string{s.name, s.origin.Host}, s.aliases...)
 	switch {
 	case a.PasswordFile != "":
-		return all.file(before, secretFile{file: fileOf(a.PasswordFile, a.Folder), username: a.Username}, nil)
+		return d.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() auth.Source {
+			return auth.PasswordFile(fileOf(a.PasswordFile, a.Folder), a.Username)
+		})
 	case a.PasswordCredential != "":
 		path := filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), a.PasswordCredential)
-		return all.file(before, secretFile{file: auth.File{Path: path, Trusted: true}, username: a.Username}, nil)
+		return d.secrets.keep(before, []string{"credential", path, a.Username}, func() auth.Source {
+			return auth.PasswordFile(auth.File{Path: path, Trusted: true}, a.Username)
+		})
 	case a.DockerConfig != "":
-		hosts := append([]string{s.name, s.origin.Host}, s.aliases...)
-		return all.file(before, secretFile{file: fileOf(a.DockerConfig, a.Folder), hosts: strings.Join(hosts, " ")}, hosts)
+		var helpers []string
+		if a.Folder == "" { // a drop-in may start no program
+			helpers = d.cfg.Helpers
+		}
+		what := slices.Concat([]string{"docker", a.DockerConfig, a.Folder, strings.Join(helpers, " ")}, hosts)
+		return d.secrets.keep(before, what, func() auth.Source {
+			return auth.DockerConfig(fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
+		})
 	case a.Helper != nil:
-		return auth.SourceFunc(func(context.Context) (auth.Login, error) {
-			return auth.Login{}, fmt.Errorf("credential helper %q: helpers are not supported by this version", a.Helper.Name)
+		server := helperServer(s)
+		what := []string{"helper", a.Helper.Name, server, fmt.Sprintf("%q", a.Helper.Env)}
+		return d.secrets.keep(before, what, func() auth.Source {
+			return auth.HelperSource(auth.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server})
 		})
 	}
 	return auth.Static(a.Username, auth.NewSecret(a.Password.Reveal()))
 }
 
-func (all secrets) file(before secrets, f secretFile, hosts []string) auth.Source {
-	if s, ok := all[f]; ok {
-		return s
+// helperServer is how a registry is called in the protocol of helpers: by its
+// host, but for Docker Hub, which has kept the URL of its first API there.
+func helperServer(s *spec) string {
+	if s.name == dockerHub {
+		return "https://index.docker.io/v1/"
 	}
-	s, ok := before[f]
-	switch {
-	case ok:
-	case hosts != nil:
-		s = auth.DockerConfig(f.file, hosts...)
-	default:
-		s = auth.PasswordFile(f.file, f.username)
+	return s.origin.Host
+}
+
+// keep gives the source that what describes: this desk's, else the one before's,
+// else a new one.
+func (all secrets) keep(before secrets, what []string, build func() auth.Source) auth.Source {
+	key := fmt.Sprintf("%q", what)
+	s, ok := all[key]
+	if !ok {
+		if s, ok = before[key]; !ok {
+			s = build()
+		}
+		all[key] = s
 	}
-	all[f] = s
 	return s
 }
 

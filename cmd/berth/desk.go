@@ -17,12 +17,16 @@ import (
 )
 
 // desk is what one configuration makes of the node: its registries, who may
-// call, as whom it asks, and a handler for each listener.
+// call, as whom it asks, and a handler for each front. A new configuration makes
+// a new one; requests end at the desk they began at.
 type desk struct {
 	cfg         *config.Config
 	sites       []*site
+	lines       lines
 	credentials *auth.Credentials
-	handlers    []http.Handler
+	secrets     secrets
+	settings    []config.Listener // in force, for each front
+	handlers    []http.Handler    // likewise
 
 	sources  sync.Map        // seat to oci.Source
 	accounts map[string]bool // organisation+account, as configured
@@ -33,63 +37,61 @@ type site struct {
 	name              string
 	owner             string // the organisation that brought it, or empty
 	origin            oci.Origin
-	kind              auth.Type
-	upstream          *upstream.Registry
+	line              *line
 	shared            oci.Source
 	uniform, fallback bool
 	perObject         bool
 }
 
+// newDesk makes the desk of cfg, with the lines and secrets of the one in force
+// where they will do. On an error nothing has changed.
 func (n *node) newDesk(cfg *config.Config) (*desk, error) {
-	d := &desk{cfg: cfg, accounts: accounts(cfg)}
-	specs, err := specs(cfg)
-	if err != nil {
+	d := &desk{cfg: cfg, accounts: accounts(cfg), lines: lines{}, secrets: secrets{}}
+	if err := d.furnish(n); err != nil {
+		d.lines.closeBut(n.lines())
 		return nil, err
 	}
-	if d.credentials, err = n.newCredentials(cfg, specs); err != nil {
-		return nil, err
-	}
-	var named []proxy.Registry
-	for _, spec := range specs {
-		s, err := n.newSite(cfg, spec, d.credentials)
-		if err != nil {
-			d.close()
-			return nil, fmt.Errorf("registry %s: %w", spec.name, err)
-		}
-		d.sites = append(d.sites, s)
-		named = append(named, proxy.Registry{
-			Name: spec.name, Aliases: spec.aliases, Organisation: spec.owner,
-			Library: spec.name == dockerHub, Value: s,
-		})
-	}
-	router, err := proxy.NewRouter(named)
-	if err == nil {
-		err = d.listeners(n, cfg, router)
-	}
-	if err != nil {
-		d.close()
-		return nil, err
-	}
-	d.expect(n.pulls, cfg)
 	return d, nil
 }
 
-// dockerHub is the one registry whose short names mean library/.
-const dockerHub = "docker.io"
-
-func (d *desk) close() {
-	for _, s := range d.sites {
-		s.upstream.Close()
-	}
-}
-
-func (d *desk) listeners(n *node, cfg *config.Config, router *proxy.Router) error {
-	callers, err := newCallers(cfg, n.now)
+func (d *desk) furnish(n *node) error {
+	specs, err := specs(d.cfg)
 	if err != nil {
 		return err
 	}
-	for i := range cfg.Listeners {
-		l := &cfg.Listeners[i]
+	if d.credentials, err = d.newCredentials(n, specs); err != nil {
+		return err
+	}
+	var named []proxy.Registry
+	for _, spec := range specs {
+		l, err := n.line(spec)
+		if err != nil {
+			return fmt.Errorf("registry %s: %w", spec.name, err)
+		}
+		s := newSite(spec, l, d.credentials)
+		d.lines[place{spec.owner, spec.name}] = l
+		d.sites = append(d.sites, s)
+		named = append(named, spec.entry(s))
+	}
+	router, err := proxy.NewRouter(named)
+	if err != nil {
+		return err
+	}
+	return d.open(n, router)
+}
+
+// open makes the handlers.
+func (d *desk) open(n *node, router *proxy.Router) error {
+	callers, err := newCallers(d.cfg, n.now)
+	if err != nil {
+		return err
+	}
+	d.settings = settings(n.fronts, d.cfg)
+	for i, f := range n.fronts {
+		l := &d.settings[i]
+		if err := f.mayServe(l); err != nil {
+			return err
+		}
 		o := proxy.Options{
 			Router: router,
 			Sources: func(_ context.Context, c auth.Caller, r *proxy.Registry) (oci.Source, error) {
@@ -98,11 +100,14 @@ func (d *desk) listeners(n *node, cfg *config.Config, router *proxy.Router) erro
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
 			Names:        l.Names,
+			Limits:       n.limits,
 			Logger:       n.log,
 			Metrics:      n.pulls,
 		}
 		if l.Callers == config.CallersToken {
 			o.Callers = callers
+		} else if _, in := d.cfg.Organisations[l.Organisation]; !in && l.Organisation != "" {
+			o.Callers = out(l.Organisation)
 		}
 		d.handlers = append(d.handlers, proxy.New(o))
 	}
@@ -124,8 +129,9 @@ func (d *desk) source(c *cache.Cache, caller auth.Caller, r *proxy.Registry) (oc
 		return nil, fmt.Errorf("registry %s has no site", r.Name)
 	}
 	at := seat{s, caller.Organisation, caller.Account}
-	if kept, ok := d.sources.Load(at); ok {
-		return kept.(oci.Source), nil
+	kept, _ := d.sources.Load(at)
+	if source, ok := kept.(oci.Source); ok {
+		return source, nil
 	}
 	made := d.newSource(c, at)
 	if caller.Account == "" || d.accounts[at.organisation+"+"+at.account] {
@@ -138,16 +144,14 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 	s := at.site
 	u := cache.Upstream{
 		Name: s.name, Origin: s.origin, PerObject: s.perObject,
+		Shared: s.shared, Uniform: s.uniform,
 		AnonymousFallback: s.fallback, Times: d.times(at.organisation),
-		As: s.upstream.As(upstream.Identity{
+		As: s.line.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
 			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
 				return d.credential(ctx, at, repo)
 			},
 		}),
-	}
-	if s.uniform {
-		u.Shared = s.shared
 	}
 	return c.Through(u)
 }
@@ -209,13 +213,14 @@ func newCallers(cfg *config.Config, now func() time.Time) (*auth.Callers, error)
 }
 
 // expect makes the zero series: who could fail where.
-func (d *desk) expect(m *proxy.Metrics, cfg *config.Config) {
-	for name, o := range cfg.Organisations {
+func (d *desk) expect(m *proxy.Metrics) {
+	for name, o := range d.cfg.Organisations {
 		for _, c := range o.Credentials {
 			m.Expect(name, c.Registry)
 		}
 	}
-	for _, l := range cfg.Listeners {
+	for i := range d.settings {
+		l := &d.settings[i]
 		if l.Callers == config.CallersToken {
 			continue
 		}

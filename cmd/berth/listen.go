@@ -18,16 +18,15 @@ import (
 type listening struct {
 	net.Listener
 	index int // of the listener in the configuration
-	tls   *config.TLS
 }
 
-// serve serves s here, over TLS where the listener has a certificate.
-func (l listening) serve(s *http.Server) error {
-	if l.tls == nil {
+// serve serves s here, over TLS if there is a certificate.
+func (l listening) serve(s *http.Server, cert *certificate) error {
+	if cert == nil {
 		return s.Serve(l.Listener)
 	}
-	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
-	return s.ServeTLS(l.Listener, l.tls.CertFile, l.tls.KeyFile)
+	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
+	return s.ServeTLS(l.Listener, "", "")
 }
 
 // listen opens every address, or none.
@@ -43,7 +42,7 @@ func listen(all []config.Listener) ([]listening, error) {
 			err = fmt.Errorf("systemd handed over no socket named %q: set FileDescriptorName= in the socket unit", all[i].Address.Socket)
 		}
 		for _, l := range some {
-			open = append(open, listening{Listener: l, index: i, tls: all[i].TLS})
+			open = append(open, listening{Listener: l, index: i})
 		}
 		if err != nil {
 			closeAll(open)

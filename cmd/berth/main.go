@@ -75,7 +75,10 @@ func rootCommand(o *options) *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(serveCommand(o), checkCommand(o), tokenCommand(), versionCommand())
+	root.AddCommand(
+		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), purgeCommand(o),
+		tokenCommand(), versionCommand(),
+	)
 	return root
 }
 

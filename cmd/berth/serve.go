@@ -4,24 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
-	"berth/auth"
-	"berth/cache"
 	"berth/internal/config"
 	"berth/proxy"
-	"berth/upstream"
 )
 
 // drainFor is how long running answers may take after the signal to stop. A
@@ -44,7 +39,13 @@ func serveCommand(o *options) *cobra.Command {
 			if err := f.apply(cfg); err != nil {
 				return usageError{err}
 			}
-			return serve(c.Context(), cfg, newLogger(cfg.Log, c.ErrOrStderr()), o.now)
+			s := setup{flags: f, buffer: newLogBuffer(c.ErrOrStderr()), now: o.now}
+			defer s.buffer.close()
+			if s.now == nil {
+				s.now = time.Now
+			}
+			s.log, s.level = newLogger(cfg.Log, s.buffer)
+			return serve(c.Context(), cfg, s)
 		},
 	}
 	c.Flags().StringVar(&f.listen, "listen", "", "address of the first listener, such as localhost:5000")
@@ -75,117 +76,73 @@ func (f serveFlags) apply(cfg *config.Config) error {
 	return cfg.Validate()
 }
 
-// serve runs the node until ctx ends. If now is nil, time.Now is the clock.
-func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, now func() time.Time) error {
-	if now == nil {
-		now = time.Now
-	}
-	for _, w := range cfg.Warnings {
-		log.Warn(w)
-	}
+// setup is what a node is handed besides its configuration. All of it is required.
+type setup struct {
+	flags  serveFlags
+	log    *slog.Logger
+	level  *slog.LevelVar
+	buffer *logBuffer
+	now    func() time.Time
+}
+
+// serve runs the node until ctx ends.
+func serve(ctx context.Context, cfg *config.Config, s setup) error {
+	hangUps := make(chan os.Signal, 1) // before anything else: it would end the process
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	listening, err := listen(cfg.Listeners)
 	if err != nil {
 		return err
 	}
 	defer closeAll(listening)
-	n, err := newNode(cfg, log, now)
+	n, err := newNode(cfg, listening, s)
 	if err != nil {
 		return err
 	}
-	err = n.run(ctx, listening)
+	err = n.run(ctx, listening, hangUps)
 	if cerr := n.close(); err == nil {
 		err = cerr
 	}
 	return err
 }
 
-func newLogger(l config.Log, to io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{Level: map[config.Level]slog.Level{
-		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
-	}[l.Level]}
-	if l.Format == "json" {
-		return slog.New(slog.NewJSONHandler(to, o))
-	}
-	return slog.New(slog.NewTextHandler(to, o))
-}
-
-// node is everything that serves: what lives as long as the process, and the
-// desk that a configuration makes.
-type node struct {
-	cfg      *config.Config
-	log      *slog.Logger
-	now      func() time.Time
-	registry *prometheus.Registry
-	cache    *cache.Cache
-	key      auth.Key
-	pulls    *proxy.Metrics
-	upstream *upstream.Metrics
-	auth     *auth.Metrics
-	desk     *desk
-}
-
-func newNode(cfg *config.Config, log *slog.Logger, now func() time.Time) (*node, error) {
-	n := &node{cfg: cfg, log: log, now: now, registry: prometheus.NewRegistry()}
-	n.registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		collectors.NewBuildInfoCollector(),
-	)
-	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: n.registry, MaxSeries: cfg.Metrics.MaxSeries, Now: now})
-	n.upstream = upstream.NewMetrics(n.registry)
-	var err error
-	if n.auth, err = auth.NewMetrics(n.registry); err != nil {
-		return nil, err
-	}
-	if n.cache, err = openCache(cfg.Cache, cfg.Upstream, log, now); err != nil {
-		return nil, err
-	}
-	if n.key, err = auth.LoadKey(filepath.Join(cfg.Cache.Directory, "key")); err == nil {
-		n.desk, err = n.newDesk(cfg)
-	}
-	if err != nil {
-		_ = n.cache.Close() // the first error counts
-		return nil, err
-	}
-	return n, nil
-}
-
-func openCache(c config.Cache, u config.Upstream, log *slog.Logger, now func() time.Time) (*cache.Cache, error) {
-	if err := os.MkdirAll(c.Directory, 0o700); err != nil {
-		return nil, fmt.Errorf("making the cache folder: %w: name another one with --cache or cache.directory", err)
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(c.Directory, &st); err != nil {
-		return nil, fmt.Errorf("looking at the cache folder %s: %w", c.Directory, err)
-	}
-	total := int64(st.Blocks) * st.Bsize
-	return cache.New(cache.Options{
-		Dir:     c.Directory,
-		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
-		Parallel: u.Parallel, Connections: u.Connections,
-		Now: now, Log: log,
-	})
-}
-
 // run serves until ctx ends or a server fails.
-func (n *node) run(ctx context.Context, listening []listening) error {
+func (n *node) run(ctx context.Context, listening []listening, hangUps <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listening {
-		server := proxy.Server(n.desk.handlers[l.index], n.log)
-		g.Go(func() error { return serveOn(ctx, server, l) })
+		f := n.fronts[l.index]
+		server := proxy.Server(&f.live, n.log)
+		g.Go(func() error { return serveOn(ctx, server, l, f.cert) })
 	}
 	for _, l := range n.listenAdmin() {
 		n.log.Info("showing metrics", "address", l.Addr().String())
-		g.Go(func() error { return serveOn(ctx, n.adminServer(), l) })
+		g.Go(func() error { return serveOn(ctx, n.adminServer(), l, nil) })
 	}
+	if l, ok := n.listenSocket(ctx); ok {
+		g.Go(func() error { return serveOn(ctx, n.socketServer(), l, nil) })
+	}
+	g.Go(func() error { n.follow(ctx, hangUps); return nil })
+	g.Go(func() error { n.watch(ctx); return nil })
 	for _, l := range listening {
 		n.log.Info("answering pulls", "address", l.Addr().String())
 	}
 	return g.Wait()
 }
 
+// follow reads the configuration again whenever a signal says so.
+func (n *node) follow(ctx context.Context, hangUps <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangUps:
+			n.reload(ctx)
+		}
+	}
+}
+
 // serveOn serves l until ctx ends, then lets running answers finish for a while.
-func serveOn(ctx context.Context, s *http.Server, l listening) error {
+func serveOn(ctx context.Context, s *http.Server, l listening, cert *certificate) error {
 	stopped := make(chan error, 1)
 	go func() {
 		<-ctx.Done()
@@ -197,14 +154,9 @@ func serveOn(ctx context.Context, s *http.Server, l listening) error {
 		}
 		stopped <- err
 	}()
-	err := l.serve(s)
+	err := l.serve(s, cert)
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving %s: %w", l.Addr(), err)
 	}
 	return <-stopped
-}
-
-func (n *node) close() error {
-	n.desk.close()
-	return n.cache.Close()
 }

@@ -4,69 +4,55 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"slices"
 
 	"berth/auth"
 	"berth/internal/config"
 	"berth/oci"
+	"berth/proxy"
 	"berth/upstream"
 )
 
-// newSite makes a registry's upstream. It does not go there.
-func (n *node) newSite(cfg *config.Config, spec *spec, credentials *auth.Credentials) (*site, error) {
-	s := &site{
-		name: spec.name, owner: spec.owner, origin: spec.origin, kind: spec.kind,
-		uniform: spec.uniform, fallback: spec.uniform && spec.fallback, perObject: spec.perObject,
+// newSite is a registry at the end of its line.
+func newSite(s *spec, l *line, credentials *auth.Credentials) *site {
+	return &site{
+		name: s.name, owner: s.owner, origin: s.origin, line: l,
+		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject,
+		shared: l.upstream.As(upstream.Identity{
+			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
+				return credentials.Lookup(ctx, "", "", s.name, repo)
+			},
+		}),
 	}
-	cas, err := readCAs(spec.caFile)
-	if err != nil {
-		return nil, err
-	}
-	o := upstream.Options{
-		Name: spec.name, Origin: spec.origin, Type: spec.kind,
-		AllowPrivate: spec.allowPrivate, Named: spec.named,
-		CAs: cas, Connections: cfg.Upstream.Connections,
-		UserAgent: "berth/" + version(), Logger: n.log, Metrics: n.upstream, Now: n.now,
-		Authority: func(t http.RoundTripper) (upstream.Authority, error) {
-			return auth.NewAuthority(auth.AuthorityOptions{
-				Origin: spec.origin, Registry: spec.name, Type: spec.kind, TokenEndpoints: spec.tokenEndpoints,
-				Transport: t, UserAgent: "berth/" + version(), Metrics: n.auth, Logger: n.log, Now: n.now,
-			})
-		},
-	}
-	if cfg.Upstream.Proxy != "" {
-		if o.Proxy, err = url.Parse(cfg.Upstream.Proxy); err != nil {
-			return nil, fmt.Errorf("upstream.proxy: %w", err)
-		}
-	}
-	if s.upstream, err = upstream.New(o); err != nil {
-		return nil, err
-	}
-	s.shared = s.upstream.As(upstream.Identity{
-		Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
-			return credentials.Lookup(ctx, "", "", spec.name, repo)
-		},
-	})
-	return s, nil
 }
 
-func readCAs(file string) (*x509.CertPool, error) {
+// maxCAs bounds a ca_file, in bytes: the system's whole store is 200 KiB.
+const maxCAs = 4 << 20
+
+// readCAs reads a ca_file; nil where there is none.
+func readCAs(file string) ([]byte, error) {
 	if file == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(file)
+	pem, err := readBounded(file, maxCAs)
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
+	return pem, nil
+}
+
+// pool is what is in a ca_file; nil, which means the system's, for none.
+func pool(file string, pem []byte) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	cas := x509.NewCertPool()
+	if !cas.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("ca_file %s: there is no certificate in it", file)
 	}
-	return pool, nil
+	return cas, nil
 }
 
 // spec is a registry as configuration and built-in table together say it.
@@ -124,6 +110,14 @@ func specs(cfg *config.Config) ([]*spec, error) {
 	}
 	return all, nil
 }
+
+// entry is the registry in the table of names.
+func (s *spec) entry(at *site) proxy.Registry {
+	return proxy.Registry{Name: s.name, Aliases: s.aliases, Organisation: s.owner, Library: s.name == dockerHub, Value: at}
+}
+
+// dockerHub is the one registry whose short names mean library/.
+const dockerHub = "docker.io"
 
 // newSpec lays c over what is built in. c may be nil.
 func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {

@@ -88,7 +88,8 @@ type Listener struct {
 	CertificateEnds *time.Time `json:"certificate_ends,omitempty"`
 }
 
-// Configuration is what is in force, and what came of the last reload.
+// Configuration is what is in force, and what came of the last reload. Its
+// Organisations are also those of the main file, with that file's path.
 type Configuration struct {
 	Reload
 	// Applied is when the main file that is in force was read.

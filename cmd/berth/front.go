@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"berth/auth"
+	"berth/internal/config"
+	"berth/oci"
+	"berth/proxy"
+)
+
+// front is one listener of the configuration at the start. Its sockets stay as
+// long as the process; what answers there changes with the configuration.
+type front struct {
+	live proxy.Live
+	// address is the configured one: a new configuration's settings for this
+	// front are those of its listener with the same address, whatever the order.
+	address config.Address
+	sockets []net.Addr
+	cert    *certificate // nil: plain HTTP
+	started config.Listener
+}
+
+// newFronts opens one for each listener that was configured at the start.
+func newFronts(cfg *config.Config, open []listening) ([]*front, error) {
+	var fronts []*front
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		f := &front{address: l.Address, started: *l}
+		if l.TLS != nil {
+			cert, err := newCertificate(*l.TLS)
+			if err != nil {
+				return nil, fmt.Errorf("listeners[%d].tls: %w", i, err)
+			}
+			f.cert = cert
+		}
+		for _, o := range open {
+			if o.index == i {
+				f.sockets = append(f.sockets, o.Addr())
+			}
+		}
+		fronts = append(fronts, f)
+	}
+	return fronts, nil
+}
+
+// settings are cfg's for each of fronts. Where a listener is gone, which takes
+// effect at the next start, they are what they were at this one.
+func settings(fronts []*front, cfg *config.Config) []config.Listener {
+	all := make([]config.Listener, len(fronts))
+	taken := make([]bool, len(cfg.Listeners)) // a free port, :0, may be there twice
+	for i, f := range fronts {
+		all[i] = f.started
+		for j := range cfg.Listeners {
+			if !taken[j] && cfg.Listeners[j].Address == f.address {
+				all[i], taken[j] = cfg.Listeners[j], true
+				break
+			}
+		}
+	}
+	return all
+}
+
+// mayServe checks l against the addresses of sockets that systemd handed over,
+// which only show here.
+func (f *front) mayServe(l *config.Listener) error {
+	if f.address.Socket == "" {
+		return nil
+	}
+	for _, s := range f.sockets {
+		at, ok := s.(*net.TCPAddr)
+		if !ok {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(at.IP)
+		if !ok {
+			continue
+		}
+		if err := l.MayBind(ip); err != nil {
+			return fmt.Errorf("systemd's socket %q: %w", f.address.Socket, err)
+		}
+	}
+	return nil
+}
+
+// out answers at an open listener whose organisation cannot be used: its
+// callers are told to try again, not that they are somebody else.
+type out string
+
+// Identify lets nobody in.
+func (o out) Identify(*http.Request) (auth.Caller, error) {
+	return auth.Caller{}, &oci.Error{
+		Class: oci.Caller, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown,
+		Message:    fmt.Sprintf("organisation %s: its configuration on this node cannot be read; whoever runs the node finds the reason in its log", string(o)),
+		RetryAfter: 10 * time.Second,
+	}
+}

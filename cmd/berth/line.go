@@ -1,0 +1,144 @@
+package main
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"slices"
+	"time"
+
+	"berth/auth"
+	"berth/oci"
+	"berth/upstream"
+)
+
+// line is a registry's connections, its tokens and what is remembered about its
+// credentials. It outlives the desk that made it as long as configurations ask
+// for the same.
+type line struct {
+	wire      wire
+	upstream  *upstream.Registry
+	authority *auth.Authority
+}
+
+// wire is everything that decides how a registry is reached. What merely names
+// it, or says what may be released, is not part of it.
+type wire struct {
+	name           string
+	origin         oci.Origin
+	kind           auth.Type
+	named          []string
+	allowPrivate   []netip.Prefix
+	tokenEndpoints []string
+	cas            [sha256.Size]byte // of the file; zero: the system's
+}
+
+// place is where a line lies: two organisations may each bring a registry of
+// one name.
+type place struct{ owner, name string }
+
+func newWire(s *spec, cas []byte) wire {
+	w := wire{
+		name: s.name, origin: s.origin, kind: s.kind,
+		allowPrivate: s.allowPrivate, tokenEndpoints: s.tokenEndpoints,
+	}
+	for _, u := range s.named {
+		w.named = append(w.named, u.String())
+	}
+	if cas != nil {
+		w.cas = sha256.Sum256(cas)
+	}
+	return w
+}
+
+func (w *wire) equal(other *wire) bool { return reflect.DeepEqual(w, other) }
+
+// lines are the lines of one desk.
+type lines map[place]*line
+
+// closeBut closes those that are not in kept.
+func (all lines) closeBut(kept lines) {
+	for at, l := range all {
+		if kept[at] != l {
+			l.upstream.Close()
+		}
+	}
+}
+
+// line is the one in force if it will do, and else a new one. It does not go
+// upstream.
+func (n *node) line(s *spec) (*line, error) {
+	pem, err := readCAs(s.caFile)
+	if err != nil {
+		return nil, err
+	}
+	w := newWire(s, pem)
+	if n.desk != nil {
+		if l := n.desk.lines[place{s.owner, s.name}]; l != nil && l.wire.equal(&w) {
+			return l, nil
+		}
+	}
+	return n.newLine(s, w, pem)
+}
+
+// newLine makes a line. What needs a restart is as it was at the start.
+func (n *node) newLine(s *spec, w wire, pem []byte) (*line, error) {
+	l := &line{wire: w}
+	cas, err := pool(s.caFile, pem)
+	if err != nil {
+		return nil, err
+	}
+	start := n.started.Upstream
+	o := upstream.Options{
+		Name: s.name, Origin: s.origin, Type: s.kind,
+		AllowPrivate: s.allowPrivate, Named: slices.Clone(s.named),
+		CAs: cas, Connections: start.Connections,
+		UserAgent: "berth/" + version(), Logger: n.log, Metrics: n.upstream, Now: n.now,
+		Authority: func(t http.RoundTripper) (_ upstream.Authority, err error) {
+			l.authority, err = auth.NewAuthority(auth.AuthorityOptions{
+				Origin: s.origin, Registry: s.name, Type: s.kind, TokenEndpoints: s.tokenEndpoints,
+				Transport: t, UserAgent: "berth/" + version(), Metrics: n.auth, Logger: n.log, Now: n.now,
+			})
+			return l.authority, err
+		},
+	}
+	if start.Proxy != "" {
+		if o.Proxy, err = url.Parse(start.Proxy); err != nil {
+			return nil, err
+		}
+	}
+	l.upstream, err = upstream.New(o)
+	return l, err
+}
+
+// retireFor is how long requests may go on with what they started with after a
+// configuration took it away. Until then its connections close when they idle,
+// so what is kept is small.
+const retireFor = 24 * time.Hour
+
+// retired is a line that no configuration asks for any more.
+type retired struct {
+	*line
+
+	at time.Time
+}
+
+// retire keeps the lines of old that the new desk does not use, and closes those
+// that have been kept for long.
+func (n *node) retire(old lines) {
+	now := n.now()
+	for at, l := range old {
+		if n.desk.lines[at] != l {
+			n.retired = append(n.retired, retired{l, now})
+		}
+	}
+	n.retired = slices.DeleteFunc(n.retired, func(r retired) bool {
+		if now.Sub(r.at) < retireFor {
+			return false
+		}
+		r.upstream.Close()
+		return true
+	})
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"berth/internal/config"
+)
+
+const (
+	// maxLogBytes is how much of the log may wait to be written. At one line of
+	// 300 bytes for each request it is some seconds of a busy node.
+	maxLogBytes = 1 << 20
+	// flushTimeout is how long the end of the process waits for the rest.
+	flushTimeout = 2 * time.Second
+)
+
+// newLogger writes to to at the level that the second result holds, which can be
+// changed at any time.
+func newLogger(l config.Log, to io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	level.Set(levelOf(l))
+	o := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(to, o)), level
+	}
+	return slog.New(slog.NewTextHandler(to, o)), level
+}
+
+func levelOf(l config.Log) slog.Level {
+	return map[config.Level]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}[l.Level]
+}
+
+// logBuffer is a writer that never waits: whoever reads the log may stall (a
+// full pipe, a stopped journald), and pulls must not. Another goroutine writes
+// what came together; lines that find no room are dropped and counted.
+type logBuffer struct {
+	to      io.Writer
+	dropped atomic.Uint64
+	more    chan struct{} // something waits
+	stop    func()
+	done    chan struct{} // closed when everything was written
+
+	mu      sync.Mutex
+	waiting []byte
+	spare   []byte // the buffer that was written last
+}
+
+// newLogBuffer starts a buffer in front of to. Close it.
+func newLogBuffer(to io.Writer) *logBuffer {
+	stop := make(chan struct{})
+	b := &logBuffer{to: to, more: make(chan struct{}, 1), stop: sync.OnceFunc(func() { close(stop) }), done: make(chan struct{})}
+	go b.run(stop)
+	return b
+}
+
+// Write takes one line. It never fails.
+func (b *logBuffer) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiting)+len(line) > maxLogBytes {
+		b.dropped.Add(1)
+		return len(line), nil
+	}
+	b.waiting = append(b.waiting, line...)
+	select {
+	case b.more <- struct{}{}:
+	default: // it is known
+	}
+	return len(line), nil
+}
+
+// close writes what is left, if that can be done soon. Lines that come later are
+// lost.
+func (b *logBuffer) close() {
+	b.stop()
+	timer := time.NewTimer(flushTimeout)
+	defer timer.Stop()
+	select {
+	case <-b.done:
+	case <-timer.C:
+	}
+}
+
+func (b *logBuffer) run(stop <-chan struct{}) {
+	defer close(b.done)
+	for {
+		select {
+		case <-b.more:
+			b.flush()
+		case <-stop:
+			b.flush()
+			return
+		}
+	}
+}
+
+// flush writes what waits. There is nowhere to say that the log cannot be written.
+func (b *logBuffer) flush() {
+	lines := b.take()
+	_, _ = b.to.Write(lines)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.spare = lines[:0]
+}
+
+// take empties the buffer.
+func (b *logBuffer) take() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	lines := b.waiting
+	b.waiting, b.spare = b.spare, nil
+	return lines
+}

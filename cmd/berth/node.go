@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sys/unix"
+
+	"berth/auth"
+	"berth/cache"
+	"berth/internal/config"
+	"berth/proxy"
+	"berth/upstream"
+)
+
+// node is everything that serves: what lives as long as the process, and the
+// desk that a configuration makes.
+type node struct {
+	flags    serveFlags
+	log      *slog.Logger
+	level    *slog.LevelVar
+	now      func() time.Time
+	start    time.Time
+	started  *config.Config // what needs a restart is taken from here
+	registry *prometheus.Registry
+	cache    *cache.Cache
+	key      auth.Key
+	pulls    *proxy.Metrics
+	limits   *proxy.Limits
+	upstream *upstream.Metrics
+	auth     *auth.Metrics
+	config   *configMetrics
+	fronts   []*front
+	// moved says that what must be watched has changed.
+	moved chan struct{}
+
+	// mu is held while a configuration is read and put in force; it guards all
+	// below. Nobody who holds it goes upstream.
+	mu      sync.Mutex
+	cfg     *config.Config
+	desk    *desk
+	read    time.Time // when the main file of cfg was
+	failure error     // of the main file that was read last; nil: it is in force
+	retired []retired
+}
+
+func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
+	n := &node{
+		flags: s.flags, log: s.log, level: s.level, now: s.now, start: s.now(),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &proxy.Limits{}, moved: make(chan struct{}, 1),
+	}
+	n.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		collectors.NewBuildInfoCollector(),
+		droppedLines(s.buffer),
+	)
+	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: n.registry, MaxSeries: cfg.Metrics.MaxSeries, Now: n.now})
+	n.upstream = upstream.NewMetrics(n.registry)
+	n.config = newConfigMetrics(n.registry)
+	var err error
+	if n.auth, err = auth.NewMetrics(n.registry); err != nil {
+		return nil, err
+	}
+	if n.fronts, err = newFronts(cfg, open); err != nil {
+		return nil, err
+	}
+	if n.cache, err = openCache(cfg.Cache, cfg.Upstream, n.log, n.now); err != nil {
+		return nil, err
+	}
+	if n.key, err = auth.LoadKey(filepath.Join(cfg.Cache.Directory, "key")); err == nil {
+		err = n.begin(cfg)
+	}
+	if err != nil {
+		_ = n.cache.Close() // the first error counts
+		return nil, err
+	}
+	return n, nil
+}
+
+func openCache(c config.Cache, u config.Upstream, log *slog.Logger, now func() time.Time) (*cache.Cache, error) {
+	if err := os.MkdirAll(c.Directory, 0o700); err != nil {
+		return nil, fmt.Errorf("making the cache folder: %w: name another one with --cache or cache.directory", err)
+	}
+	total, err := diskSize(c.Directory)
+	if err != nil {
+		return nil, fmt.Errorf("looking at the cache folder %s: %w", c.Directory, err)
+	}
+	return cache.New(cache.Options{
+		Dir:     c.Directory,
+		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
+		Parallel: u.Parallel, Connections: u.Connections,
+		Now: now, Log: log,
+	})
+}
+
+// diskSize is that of the whole file system, in bytes.
+func diskSize(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Blocks) * st.Bsize, nil
+}
+
+// close ends what newNode began. Nothing may be served any more.
+func (n *node) close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range n.retired {
+		r.upstream.Close()
+	}
+	n.desk.lines.closeBut(nil)
+	return n.cache.Close()
+}
+
+// lines are those of the desk in force. Caller holds mu.
+func (n *node) lines() lines {
+	if n.desk == nil {
+		return nil
+	}
+	return n.desk.lines
+}
