@@ -71,8 +71,9 @@ func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Ra
 	if err != nil {
 		return nil, err
 	}
+	var admitted oci.Outcome
 	if sp == nil { // the decision comes before the fill
-		if _, err := s.admit(ctx, view, o); err != nil {
+		if admitted, err = s.admit(ctx, view, o); err != nil {
 			return nil, err
 		}
 		if sp = f.sponsor(s, view, o); sp == nil {
@@ -83,7 +84,7 @@ func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Ra
 	if err != nil {
 		return nil, err
 	}
-	content.Result = oci.Join
+	content.Result, content.Warning = oci.Join, admitted.Warning
 	if started {
 		content.Result = oci.Fill
 	}
