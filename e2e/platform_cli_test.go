@@ -75,7 +75,7 @@ func TestPlatformLogin(t *testing.T) {
 	}
 	other := d.as(t)
 	other.login(t, n.required, n.as("globex"))
-	if _, err := other.run(t, "", "pull", n.local("globex", i)); err == nil || !strings.Contains(err.Error(), "globex has no account") {
+	if _, err := other.run(t, "", "pull", n.local("globex", i)); err == nil || !inOrder(err.Error(), []string{"globex", "no account for"}) {
 		t.Errorf("as globex: %v", err)
 	}
 	if _, err := other.run(t, "wrong", "login", n.required, "--username", "acme", "--password-stdin"); err == nil {

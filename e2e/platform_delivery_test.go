@@ -55,12 +55,21 @@ func TestPlatformDelivery(t *testing.T) {
 		t.Errorf("acme has %s of %q", digest, owner)
 	}
 
+	path, err := berthBinary()
+	must(t, err)
+	check := []string{"--config", n.config(), "check", "organisations.d/acme.yaml"}
+	_, err = run(t, n.dir, nil, path, check...)
+	must(t, err)
+
 	broken := dropIn + "surprise: 1\n"
 	answer, err = n.script(t, acmeUpstream.password, broken)
 	if err == nil {
 		t.Error("berth reload is content with a broken drop-in")
 	}
 	answer.mustHave(t, "acme", "kept", broken)
+	if _, err := run(t, n.dir, nil, path, check...); err == nil || !strings.Contains(err.Error(), "surprise") {
+		t.Errorf("berth check: %v", err)
+	}
 	_, err = d.pullAs(t, ref, header)
 	must(t, err)
 }
@@ -161,8 +170,25 @@ func TestPlatformBounds(t *testing.T) {
 	if status := n.asks(t, i, acme); status != http.StatusForbidden {
 		t.Errorf("the refused credential: %d", status)
 	}
-	if status := n.asks(t, i, n.as("globex")); status != http.StatusForbidden {
-		t.Errorf("globex: %d", status)
+}
+
+// Who does not want to wait for a proof to end, ends it.
+func TestPlatformPurge(t *testing.T) {
+	n := newNode(t)
+	i := pushOwn(t, n.acme, "team/purge", "acme")
+	path, err := berthBinary()
+	must(t, err)
+	if status := n.asks(t, i, n.as("acme")); status != http.StatusOK {
+		t.Fatalf("acme: %d", status)
+	}
+	n.acme.gate.say(http.StatusUnauthorized)
+	if status := n.asks(t, i, n.as("acme")); status != http.StatusOK {
+		t.Fatalf("with a proof of a moment ago: %d: this is no test", status)
+	}
+	_, err = run(t, n.dir, nil, path, "--config", n.config(), "purge", "--org", "acme")
+	must(t, err)
+	if status := n.asks(t, i, n.as("acme")); status != http.StatusForbidden {
+		t.Errorf("after the purge: %d", status)
 	}
 }
 

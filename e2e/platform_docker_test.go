@@ -61,6 +61,10 @@ func testOneDaemon(t *testing.T, v dockerVersion) {
 		mustRefuseAs(t, d, strings.Replace(n.shared(i), n.optional, n.required, 1), n.as("globex"), "must begin with the organisation")
 		mustNotCreate(t, d, n.local("globex", i))
 		mustNotCreate(t, d, atDigest(n.local("globex", i), i.digest))
+		// By its ID an image is anybody's: no text of a user's may reach a daemon as it is.
+		if owner := d.owner(t, d.id(t, n.local("acme", i))); owner != "acme" {
+			t.Errorf("by its ID the image is %q's: then doc/platform.md says too much", owner)
+		}
 	})
 	t.Run("by the digest just pulled, though the tag moves", func(t *testing.T) {
 		before := pushOwn(t, n.acme, "team/moves", "before")
@@ -196,6 +200,14 @@ func (d docker) container(t *testing.T, ref string) (id string, err error) {
 		"Image": ref, "NetworkDisabled": true, "HostConfig": map[string]any{"NetworkMode": "none"},
 	}, &container)
 	return container.ID, err
+}
+
+// id is the ID of an image, the first digits of which are enough for dockerd.
+func (d docker) id(t *testing.T, ref string) string {
+	t.Helper()
+	var image struct{ ID string }
+	must(t, d.call(t, http.MethodGet, "/images/"+ref+"/json", nil, nil, &image))
+	return strings.TrimPrefix(image.ID, "sha256:")[:12]
 }
 
 // owner creates a container and reads /owner in it.

@@ -20,7 +20,7 @@ func TestPlatformSwarm(t *testing.T) {
 	}, nil))
 	both := n.pushBoth(t, "team/app")
 	for _, organisation := range []string{"acme", "globex"} {
-		ref := n.local(organisation, both[organisation])
+		ref := atDigest(n.local(organisation, both[organisation]), both[organisation].digest)
 		owner, problem := d.service(t, ref, n.as(organisation))
 		if owner != organisation {
 			t.Errorf("%s's service is %q's: %s", organisation, owner, problem)
