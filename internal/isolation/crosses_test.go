@@ -159,6 +159,12 @@ func pick[T any](m *model, all []T) T { return all[m.rng.IntN(len(all))] }
 
 func (m *model) errand() errand {
 	e := errand{seat: seat{pick(m, m.names), pick(m, m.repos)}, method: http.MethodGet, plain: true}
+	for range m.rng.IntN(40) { // mostly what is their own
+		if m.allows(e.seat) {
+			break
+		}
+		e.repo = pick(m, m.repos)
+	}
 	e.user, e.token = e.org, m.tokens[e.org]
 	reference := m.reference(&e)
 	e.path = m.spell(&e) + reference
@@ -405,8 +411,11 @@ func (m *model) event() string {
 		m.clock.forward(6 * time.Second) // what was missing is forgotten
 		return "rights " + a.organisation + " " + repo
 	case 5, 6:
-		state := trouble(m.rng.IntN(int(troubles)))
-		if state == resetting && m.rng.IntN(12) > 0 {
+		state := healthy
+		if m.trouble(p) == healthy && m.rng.IntN(2) == 0 {
+			state = 1 + trouble(m.rng.IntN(int(troubles)-1))
+		}
+		if state == resetting && m.rng.IntN(3) > 0 {
 			state = failing // each costs the pauses of its retries
 		}
 		m.state[p].Store(int32(state))
@@ -473,6 +482,9 @@ func TestNothingCrosses(t *testing.T) {
 		}
 		for i := range burst {
 			m.learn(&burst[i], answers[i])
+		}
+		for _, p := range m.places { // once is enough: each costs the pauses of its retries
+			m.state[p].CompareAndSwap(int32(resetting), int32(failing))
 		}
 		done += len(burst)
 		if m.rng.IntN(6) == 0 {
