@@ -140,6 +140,11 @@ func TestPlatformOwnToken(t *testing.T) {
 	if status := n.asks(t, i, n.as("acme")); status != http.StatusOK {
 		t.Errorf("the token before: %d", status)
 	}
+	n.deliver(t, "acme", strings.Replace(n.acmeDropIn(), hashOf(callerToken("acme")), hash, 1))
+	n.awaitStatus(t, i, n.as("acme"), http.StatusUnauthorized, second)
+	if status := n.asks(t, i, login{"acme", token}); status != http.StatusOK {
+		t.Errorf("the new token alone: %d", status)
+	}
 }
 
 // How fast a change holds, as the table of the document has it. Nothing here is
