@@ -31,7 +31,7 @@ type client struct {
 func (h *home) as(n *running, user string) *client {
 	h.t.Helper()
 	organisation, _, _ := strings.Cut(user, "+")
-	c := newClient(h.t, n.doors[tokenDoor])
+	c := h.client(n.doors[tokenDoor])
 	c.user, c.password = user, h.organisations[organisation].token
 	return c
 }
@@ -39,15 +39,13 @@ func (h *home) as(n *running, user string) *client {
 // nobody is a client of the open listener.
 func (h *home) nobody(n *running) *client {
 	h.t.Helper()
-	return newClient(h.t, n.doors[openDoor])
+	return h.client(n.doors[openDoor])
 }
 
-func newClient(t testing.TB, base string) *client {
-	t.Helper()
-	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &client{t: t, base: base, http: &http.Client{
-		Transport:     transport,
+// client is one that does not log in.
+func (h *home) client(base string) *client {
+	return &client{t: h.t, base: base, http: &http.Client{
+		Transport:     h.transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }

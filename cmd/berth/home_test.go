@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,8 @@ type home struct {
 	dir string
 	// clock is that of nodes in this process. Registries may share it.
 	clock *clock
+	// transport is that of all its clients.
+	transport *http.Transport
 
 	listeners     []string // in YAML's flow style, as all of these
 	registries    []string
@@ -38,8 +41,10 @@ type tenant struct {
 // newHome is a home with a listener that wants tokens and one that is open.
 func newHome(t testing.TB) *home {
 	t.Helper()
+	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}
+	t.Cleanup(transport.CloseIdleConnections)
 	return &home{
-		t: t, dir: t.TempDir(), clock: &clock{},
+		t: t, dir: t.TempDir(), clock: &clock{}, transport: transport,
 		listeners: []string{
 			`{address: "127.0.0.1:0", callers: token}`,
 			`{address: "127.0.0.1:0", callers: open}`,

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -45,6 +48,10 @@ func asProgram() {
 type leakChecked struct{ *testing.M }
 
 func (m leakChecked) Run() int {
+	flag.Parse()
+	if flag.Lookup("test.parallel").Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) { // nobody asked for another number
+		_ = flag.Set("test.parallel", "8") // most of these tests wait for something
+	}
 	code := m.M.Run()
 	os.RemoveAll(programs)
 	if code == 0 {

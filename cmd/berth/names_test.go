@@ -233,7 +233,7 @@ func TestNoTokenNoAnswer(t *testing.T) {
 		"an account, no token":   {user: "acme+ci"},
 		"another's with account": {user: "globex+ci", password: w.organisations["acme"].token},
 	} {
-		c := &client{t: t, base: n.doors[tokenDoor], user: c.user, password: c.password, http: newClient(t, "").http}
+		c := &client{t: t, base: n.doors[tokenDoor], user: c.user, password: c.password, http: w.client("").http}
 		for _, path := range []string{
 			"/v2/", "/v2/ghcr.io/acme/app/manifests/1", "/v2/ghcr.io/acme/app/blobs/" + w.app.Platforms[0].Config.String(),
 			"/v2/ghcr.io/acme/app/tags/list", "/v2/nginx/manifests/1", "/v2/x.example/app/manifests/1", "/v2/?ns=x.example", "/v2/acme/ghcr.io/acme/app/manifests/1",
@@ -265,7 +265,7 @@ func TestNoOrganisationsAtAll(t *testing.T) {
 	h.registry("docker.io", hub)
 	h.listeners = []string{`{address: "127.0.0.1:0"}`}
 	n := h.serve()
-	c := newClient(t, n.doors[0])
+	c := h.client(n.doors[0])
 	for range 5 {
 		c.mustPull("nginx", image, "")
 	}

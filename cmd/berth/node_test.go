@@ -27,9 +27,10 @@ type running struct {
 	// process is nil when it runs in the test's own.
 	process *os.Process
 
-	quit  func()
-	ended chan struct{} // closed at its end, when code is known
-	code  int
+	clients *http.Transport
+	quit    func()
+	ended   chan struct{} // closed at its end, when code is known
+	code    int
 }
 
 // serve starts a berth in this process, with the home's clock.
@@ -58,7 +59,7 @@ func (h *home) build() *running {
 
 func (h *home) start(cmd *exec.Cmd, env ...string) *running {
 	h.t.Helper()
-	n := &running{t: h.t, log: newLogbook(), ended: make(chan struct{})}
+	n := &running{t: h.t, log: newLogbook(), clients: h.transport, ended: make(chan struct{})}
 	args := []string{"serve", "--config", h.config()}
 	if cmd == nil {
 		n.inside(args, h.clock)
@@ -139,6 +140,9 @@ func (n *running) await(what string, ok func() bool) {
 // exit code 0, no panic and no data race.
 func (n *running) stop() {
 	n.t.Helper()
+	// A server waits five seconds for the first request on a new connection, and
+	// http.Transport likes to have one in reserve.
+	n.clients.CloseIdleConnections()
 	n.quit()
 	select {
 	case <-n.ended:
