@@ -106,7 +106,7 @@ func (s *stage) serve() *running {
 
 func (s *stage) serveWith(listeners int) *running {
 	s.t.Helper()
-	n := &running{t: s.t, log: newLogbook(), ended: make(chan struct{})}
+	n := &running{t: s.t, log: newLogbook(), clients: s.transport, ended: make(chan struct{})}
 	n.inside([]string{"serve", "--config", s.path("berth.yaml")}, s.clock)
 	s.t.Cleanup(n.stop)
 	n.awaitAddresses(listeners)
