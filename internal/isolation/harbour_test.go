@@ -2,6 +2,7 @@ package isolation_test
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -11,8 +12,6 @@ import (
 
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"encoding/json"
 
 	"berth/auth"
 	"berth/cache"
