@@ -67,7 +67,7 @@ func (h *home) registry(name string, r *ocitest.Registry, more ...string) {
 	if pem := r.CertPEM(); pem != nil {
 		file := filepath.Join(h.dir, strings.NewReplacer(":", "_", "/", "_").Replace(name)+".pem")
 		h.write(file, string(pem))
-		more = append(more, "ca_file: "+file)
+		more = append(more, fmt.Sprintf("ca_file: %q", file))
 	}
 	h.endpoint(name, r.URL(), more...)
 }
@@ -92,7 +92,7 @@ func (h *home) credential(organisation, account, registry, user, password string
 	h.write(file, password+"\n")
 	o := h.organisations[organisation]
 	o.credentials = append(o.credentials, fmt.Sprintf("{%s}", strings.Join(append([]string{
-		"name: " + account, fmt.Sprintf("registry: %q", registry), fmt.Sprintf("username: %q", user), "password_file: " + file,
+		"name: " + account, fmt.Sprintf("registry: %q", registry), fmt.Sprintf("username: %q", user), fmt.Sprintf("password_file: %q", file),
 	}, more...), ", ")))
 }
 
@@ -122,7 +122,7 @@ func (h *home) config() (file string) {
 	for name, o := range h.organisations {
 		fmt.Fprintf(&b, "  %s:\n    tokens: [{name: only, sha256: %x}]\n    credentials: [%s]\n", name, sha256.Sum256([]byte(o.token)), strings.Join(o.credentials, ", "))
 	}
-	fmt.Fprintf(&b, "cache:\n  directory: %s\n", h.cacheDir())
+	fmt.Fprintf(&b, "cache:\n  directory: %q\n", h.cacheDir())
 	for key, value := range h.cache {
 		fmt.Fprintf(&b, "  %s: %s\n", key, value)
 	}
