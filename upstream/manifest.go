@@ -82,7 +82,8 @@ type header struct {
 
 // head asks for the header of a manifest. The zero header, and no error, means
 // that only a GET can tell: HEAD is not allowed, leads to a place that is for
-// GET alone, or has a refusal without the text that would explain it.
+// GET alone, or has a refusal without the text that would explain it: a 404 that
+// says NAME_UNKNOWN denies the repository, and any other does not.
 func (s *source) head(ctx context.Context, repo, reference string) (header, error) {
 	c := &call{op: opHead, method: http.MethodHead, repo: repo, path: "manifests/" + reference, accept: acceptManifest}
 	a, err := s.do(ctx, c)
@@ -92,7 +93,7 @@ func (s *source) head(ctx context.Context, repo, reference string) (header, erro
 	switch a.StatusCode {
 	case http.StatusOK:
 		return readHeader(a), a.Body.Close()
-	case http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest, http.StatusNotAcceptable:
+	case http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest, http.StatusNotAcceptable:
 		return header{}, a.Body.Close()
 	}
 	if isRedirect(a.StatusCode) {
