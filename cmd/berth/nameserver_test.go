@@ -3,28 +3,31 @@ package main
 import (
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// nameServer knows no name, and remembers who was asked for.
+// nameServer knows few names, all of them this node's, and remembers who was
+// asked for.
 type nameServer struct {
-	conn *net.UDPConn
+	conn  *net.UDPConn
+	known []string
 	wg   sync.WaitGroup
 
 	mu    sync.Mutex
 	names []string
 }
 
-func newNameServer(t testing.TB) *nameServer {
+func newNameServer(t testing.TB, known ...string) *nameServer {
 	t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &nameServer{conn: conn}
+	s := &nameServer{conn: conn, known: known}
 	s.wg.Go(s.serve)
 	t.Cleanup(func() {
 		conn.Close()
@@ -60,12 +63,22 @@ func (s *nameServer) reply(query []byte) ([]byte, error) {
 	if err := m.Unpack(query); err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	for _, q := range m.Questions {
-		s.names = append(s.names, q.Name.String())
-	}
-	s.mu.Unlock()
 	m.Response, m.RCode = true, dnsmessage.RCodeNameError
 	m.Additionals = nil // EDNS
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, q := range m.Questions {
+		s.names = append(s.names, q.Name.String())
+		if !slices.Contains(s.known, strings.TrimSuffix(q.Name.String(), ".")) {
+			continue
+		}
+		m.RCode = dnsmessage.RCodeSuccess
+		if q.Type == dnsmessage.TypeA {
+			m.Answers = append(m.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET},
+				Body:   &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}},
+			})
+		}
+	}
 	return m.Pack()
 }
