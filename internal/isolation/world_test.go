@@ -216,10 +216,15 @@ func (w *world) origin(p *place) oci.Origin {
 
 func (w *world) line(p *place) *upstream.Registry {
 	w.t.Helper()
-	kind, ok := auth.TypeNamed(p.kind)
-	if !ok {
-		w.t.Fatalf("no type %s", p.kind)
+	l, err := upstream.New(w.options(p))
+	if err != nil {
+		w.t.Fatal(err)
 	}
+	return l
+}
+
+func (w *world) options(p *place) upstream.Options {
+	kind, _ := auth.TypeNamed(p.kind) // the kinds here are there
 	o := upstream.Options{
 		Name: p.name, Origin: w.origin(p), Type: kind, Resolver: w.resolver,
 		Logger: slog.New(w.log), Now: w.clock.now,
@@ -233,21 +238,13 @@ func (w *world) line(p *place) *upstream.Registry {
 	if p.reg != nil {
 		o.CAs = p.reg.CertPool()
 	}
-	switch {
-	case p.strict && p.owner == "": // the operator wrote the endpoint down, and nothing else
-		u, err := url.Parse(p.url)
-		if err != nil {
-			w.t.Fatal(err)
-		}
+	switch u, err := url.Parse(p.url); {
+	case p.strict && p.owner == "" && err == nil: // the operator wrote the endpoint down, and nothing else
 		o.Named = []*url.URL{u}
 	case !p.strict:
 		o.AllowPrivate = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	}
-	l, err := upstream.New(o)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return l
+	return o
 }
 
 // configure puts organisations, accounts and names as they are now in force, as
@@ -435,3 +432,6 @@ func (b *logBook) take() string {
 	defer b.lines.Reset()
 	return b.lines.String()
 }
+
+// nobodyWaits is a context for what has no test.
+func nobodyWaits() context.Context { return context.Background() }
