@@ -540,6 +540,27 @@ func TestTakeAgainstABook(t *testing.T) {
 	})
 }
 
+// What a block has already is not asked for again, also not on the way to others.
+func TestTakeStopsBeforeABeginning(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	data, d := newBlob(1, 3*BlockSize)
+	b, err := s.NewBlocks(here, d, int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Discard()
+	cut := b.Claim(BlockSize, 2*BlockSize)
+	if _, err := cut.Write(data[BlockSize : BlockSize+10]); err != nil {
+		t.Fatal(err)
+	}
+	cut.Release()
+	for _, want := range [][2]int64{{0, BlockSize}, {BlockSize + 10, 3 * BlockSize}} {
+		if r, ok := b.Take(0, -1, 16<<20); !ok || r.Pos() != want[0] || r.End() != want[1] {
+			t.Errorf("%d to %d, want %v", r.Pos(), r.End(), want)
+		}
+	}
+}
+
 // Two workers never get one block, however they come.
 func TestTakeConcurrently(t *testing.T) {
 	s := open(t, inMemory(t), Options{})

@@ -194,13 +194,19 @@ func TestForeignThings(t *testing.T) {
 			s := open(t, t.TempDir(), Options{MaxSize: 1 << 20})
 			foreign := []string{
 				"README", here + ".txt", "x/README", "x/sha256/README", "x/sha256/ab/README", "x/md5/ab/ab", "x/sha256/ab/" + d.Encoded() + ".foreign",
-				"x/sha256/zz/" + d.Encoded(), "x/sha256/ab/cd/" + d.Encoded(), "x/sha256/" + d.Encoded(), "x/sha256/" + d.Encoded()[:2] + "/" + strings.ToUpper(d.Encoded()),
+				"x/sha256/zz/" + d.Encoded(), "x/sha256/ab/cd/" + d.Encoded(), "x/sha256/" + d.Encoded()[:3] + "/" + d.Encoded(), "x/sha256/" + d.Encoded(), "x/sha256/" + d.Encoded()[:2] + "/" + strings.ToUpper(d.Encoded()),
 			}
 			for _, f := range foreign {
 				write(t, filepath.Join(s.dir, "blobs", f))
 			}
 			put(t, s)
-			wantNone(t, s, here, d)
+			before := descriptors(t)
+			for range 10 {
+				wantNone(t, s, here, d)
+			}
+			if after := descriptors(t); after != before {
+				t.Errorf("%d files are open, %d were", after, before)
+			}
 			if err := s.Remove(here, d); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("removing: %v", err)
 			}

@@ -221,8 +221,8 @@ func (r *room) note(path string, size int64) {
 	}
 }
 
-// link puts the file at from, which is what path should be, in its place, if
-// path is another file of the same size.
+// link puts the file at from, which is new, in the place of the one at path, if
+// that has its size.
 func (r *room) link(from, path, tmp string) error {
 	r.names.Lock()
 	defer r.names.Unlock()
@@ -231,7 +231,7 @@ func (r *room) link(from, path, tmp string) error {
 		return err
 	}
 	theirs, err := os.Lstat(path)
-	if err != nil || os.SameFile(ours, theirs) || ours.Size() != theirs.Size() {
+	if err != nil || ours.Size() != theirs.Size() {
 		return err
 	}
 	// A link cannot replace a file, but a rename can.

@@ -545,6 +545,36 @@ func TestCountPassesOverWhatItCannotRead(t *testing.T) {
 	})
 }
 
+// What is fetched right after a start finds a limit that counts what is there.
+func TestTheLimitHoldsFromTheStart(t *testing.T) {
+	dir := inMemory(t)
+	s := open(t, dir, Options{})
+	for i := range 400 {
+		keep(t, s, here, random(uint64(i), kib))
+	}
+	closeStore(t, s)
+	for range 5 {
+		s, err := Open(dir, Options{MaxSize: 500 * kib})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := s.NewBlocks(here, oci.DigestOf(nil), 200*kib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept, _ := onDisk(t, s); kept > 300*kib {
+			t.Errorf("%d bytes are kept, and 200 KiB reserved", kept)
+		}
+		b.Discard()
+		closeStore(t, s)
+		s = open(t, dir, Options{})
+		for i := range 400 {
+			keep(t, s, here, random(uint64(i), kib))
+		}
+		closeStore(t, s)
+	}
+}
+
 // Close ends a count and a sweep that are under way.
 func TestCloseDuringTheCount(t *testing.T) {
 	dir := inMemory(t)
