@@ -70,6 +70,9 @@ func rootCommand(o *options) *cobra.Command {
 		Short:         "A pull-through cache for container images, on localhost, for any registry and many organisations",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		// So that a command that there is not is a usage error too.
+		Args: usage(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default "+defaultConfig+", if it is there)")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
