@@ -216,9 +216,7 @@ func (d *disk) written(ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !ok {
-		for k, v := range d.pending {
-			d.flushing[k] = v
-		}
+		maps.Copy(d.flushing, d.pending)
 		d.pending = d.flushing
 	}
 	d.flushing = nil

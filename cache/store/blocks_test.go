@@ -330,7 +330,7 @@ func TestHowABlobEnds(t *testing.T) {
 		waits := make(chan error, 2)
 		for _, held := range []bool{true, false} {
 			go func() {
-				_, err := b.Wait(context.Background(), BlockSize, held)
+				_, err := b.Wait(t.Context(), BlockSize, held)
 				waits <- err
 			}()
 		}

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 // are not about the disk.
 func inMemory(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "berth-store-")
+	dir, err := os.MkdirTemp("/dev/shm", "berth-store-") //nolint:usetesting // t.TempDir is on the disk
 	if err != nil {
 		return t.TempDir()
 	}
@@ -192,9 +192,9 @@ func onDisk(t tb, s *Store) (sum, n int64) {
 	}
 	for _, p := range paths {
 		name, folder := filepath.Base(p), filepath.Base(filepath.Dir(p))
-		real, _ := filepath.EvalSymlinks(p)
+		target, _ := filepath.EvalSymlinks(p)
 		info, err := os.Lstat(p)
-		if err == nil && info.Mode().IsRegular() && real == p && len(name)%64 == 0 && name[:2] == folder && strings.ToLower(name) == name {
+		if err == nil && info.Mode().IsRegular() && target == p && len(name)%64 == 0 && name[:2] == folder && strings.ToLower(name) == name {
 			sum += info.Size()
 			n++
 		}

@@ -60,16 +60,16 @@ func TestOpenMakesTheFolder(t *testing.T) {
 
 // The folder may be reached through a link, and be named by a relative path.
 func TestOpenThroughALink(t *testing.T) {
-	real := t.TempDir()
+	target := t.TempDir()
 	link := filepath.Join(t.TempDir(), "link")
-	symlink(t, real, link)
+	symlink(t, target, link)
 	s := open(t, link, Options{})
 	data, _ := newBlob(1, 1000)
 	keep(t, s, here, data)
 	wantBlob(t, s, here, data)
 	wantClean(t, s)
 	closeStore(t, s)
-	t.Chdir(real)
+	t.Chdir(target)
 	s = open(t, ".", Options{})
 	wantBlob(t, s, here, data)
 	wantClean(t, s)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -29,7 +30,7 @@ const kib = 1 << 10
 func TestRoomOverAnyHistory(t *testing.T) {
 	parent := inMemory(t)
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp(parent, "")
+		dir, err := os.MkdirTemp(parent, "") //nolint:usetesting // one for each history
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +51,7 @@ func TestRoomOverAnyHistory(t *testing.T) {
 			if len(growing) == 0 {
 				t.Skip()
 			}
-			all := slices.SortedFunc(mapKeys(growing), func(a, b *Blocks) int { return bytes.Compare([]byte(a.tmp), []byte(b.tmp)) })
+			all := slices.SortedFunc(mapKeys(growing), func(a, b *Blocks) int { return strings.Compare(a.tmp, b.tmp) })
 			return all[rapid.IntRange(0, len(all)-1).Draw(t, "which")]
 		}
 		origin := rapid.SampledFrom([]string{here, there})
@@ -92,7 +93,7 @@ func TestRoomOverAnyHistory(t *testing.T) {
 					return
 				}
 				b.End()
-				if err := errors.Join(b.Hash(context.Background()), b.Publish()); err != nil {
+				if err := errors.Join(b.Hash(t.Context()), b.Publish()); err != nil {
 					t.Fatal(err)
 				}
 			},

@@ -121,7 +121,7 @@ func (r *room) list(ctx context.Context) ([]entry, error) {
 		case err != nil && path == r.blobs:
 			return err
 		case err != nil, !e.Type().IsRegular(), !isBlob(path[len(r.blobs):]):
-			return nil
+			return nil //nolint:nilerr // what cannot be read is passed over
 		}
 		if info, err := e.Info(); err == nil { // else evicted meanwhile
 			all = append(all, entry{path: path, size: info.Size(), used: info.ModTime()})
