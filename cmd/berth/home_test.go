@@ -29,6 +29,7 @@ type home struct {
 	registries    []string
 	organisations map[string]*tenant
 	cache         map[string]string
+	admin         string // its address
 }
 
 // tenant is one organisation.
@@ -51,6 +52,7 @@ func newHome(t testing.TB) *home {
 		},
 		organisations: map[string]*tenant{},
 		cache:         map[string]string{"max_size": "4GiB", "min_free": "1MB"},
+		admin:         "127.0.0.1:0",
 	}
 }
 
@@ -126,7 +128,7 @@ func (h *home) config() (file string) {
 	for key, value := range h.cache {
 		fmt.Fprintf(&b, "  %s: %s\n", key, value)
 	}
-	b.WriteString("admin: {address: \"127.0.0.1:0\", socket: \"\"}\nlog: {level: debug, format: json}\n")
+	fmt.Fprintf(&b, "admin: {address: %q, socket: \"\"}\nlog: {level: debug, format: json}\n", h.admin)
 	if len(h.registries) == 0 {
 		return h.save(strings.Replace(b.String(), "registries:\n", "", 1))
 	}
