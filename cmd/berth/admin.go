@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"time"
@@ -12,12 +13,12 @@ import (
 
 // listenAdmin opens the operators' address. Without it pulls go on, so trouble
 // is only logged.
-func (n *node) listenAdmin() []listening {
+func (n *node) listenAdmin(ctx context.Context) []listening {
 	address := n.cfg.Admin.Address
 	if address.IsZero() {
 		return nil
 	}
-	open, err := listen([]config.Listener{{Address: address}})
+	open, err := listen(ctx, []config.Listener{{Address: address}})
 	if err != nil {
 		n.log.Error("there are no metrics: admin.address cannot be opened", "address", address.String(), "err", err)
 	}

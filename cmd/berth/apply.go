@@ -84,7 +84,7 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 	before := n.cfg
 	next, err := n.load()
 	if err == nil {
-		err = n.adopt(next)
+		err = located(n.adopt(next), next.Files[""].Path)
 	}
 	if err == nil {
 		n.mainApplied()
@@ -100,6 +100,14 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 	}
 	n.log.Info("the configuration was read again", "ok", r.OK(), "needs_restart", r.NeedsRestart)
 	return r
+}
+
+// located names the file that err is about.
+func located(err error, file string) error {
+	if _, ok := errors.AsType[config.Problems](err); ok || err == nil || file == "" {
+		return err
+	}
+	return config.Problems{{File: file, Message: err.Error()}}
 }
 
 // load reads the files, and lets the flags win as they did at the start.

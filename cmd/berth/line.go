@@ -21,6 +21,7 @@ type line struct {
 	wire      wire
 	upstream  *upstream.Registry
 	authority *auth.Authority
+	close     func()
 }
 
 // wire is everything that decides how a registry is reached. What merely names
@@ -62,7 +63,7 @@ type lines map[place]*line
 func (all lines) closeBut(kept lines) {
 	for at, l := range all {
 		if kept[at] != l {
-			l.upstream.Close()
+			l.close()
 		}
 	}
 }
@@ -109,8 +110,11 @@ func (n *node) newLine(s *spec, w wire, pem []byte) (*line, error) {
 			return nil, err
 		}
 	}
-	l.upstream, err = upstream.New(o)
-	return l, err
+	if l.upstream, err = upstream.New(o); err != nil {
+		return nil, err
+	}
+	l.close = l.upstream.Close
+	return l, nil
 }
 
 // retireFor is how long requests may go on with what they started with after a
@@ -138,7 +142,7 @@ func (n *node) retire(old lines) {
 		if now.Sub(r.at) < retireFor {
 			return false
 		}
-		r.upstream.Close()
+		r.close()
 		return true
 	})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -30,14 +31,14 @@ func (l listening) serve(s *http.Server, cert *certificate) error {
 }
 
 // listen opens every address, or none.
-func listen(all []config.Listener) ([]listening, error) {
+func listen(ctx context.Context, all []config.Listener) ([]listening, error) {
 	sockets, err := activation.ListenersWithNames()
 	if err != nil {
 		return nil, fmt.Errorf("taking systemd's sockets: %w", err)
 	}
 	var open []listening
 	for i := range all {
-		some, err := bind(&all[i], sockets)
+		some, err := bind(ctx, &all[i], sockets)
 		if err == nil && len(some) == 0 {
 			err = fmt.Errorf("systemd handed over no socket named %q: set FileDescriptorName= in the socket unit", all[i].Address.Socket)
 		}
@@ -59,13 +60,13 @@ func closeAll(open []listening) {
 }
 
 // bind gives the sockets of one listener.
-func bind(l *config.Listener, sockets map[string][]net.Listener) ([]net.Listener, error) {
+func bind(ctx context.Context, l *config.Listener, sockets map[string][]net.Listener) ([]net.Listener, error) {
 	if name := l.Address.Socket; name != "" {
 		return allowed(l, sockets[name])
 	}
 	var open []net.Listener
 	for i, at := range l.Address.Binds() {
-		s, err := net.Listen(network(at), at.String())
+		s, err := new(net.ListenConfig).Listen(ctx, network(at), at.String())
 		switch {
 		case err == nil:
 			open = append(open, s)

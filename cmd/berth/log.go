@@ -18,8 +18,7 @@ const (
 	flushTimeout = 2 * time.Second
 )
 
-// newLogger writes to to at the level that the second result holds, which can be
-// changed at any time.
+// newLogger is a logger and its level, which can be changed at any time.
 func newLogger(l config.Log, to io.Writer) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	level.Set(levelOf(l))

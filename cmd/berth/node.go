@@ -114,7 +114,7 @@ func (n *node) close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, r := range n.retired {
-		r.upstream.Close()
+		r.close()
 	}
 	n.desk.lines.closeBut(nil)
 	return n.cache.Close()

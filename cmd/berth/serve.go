@@ -90,7 +90,7 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 	hangUps := make(chan os.Signal, 1) // before anything else: it would end the process
 	signal.Notify(hangUps, syscall.SIGHUP)
 	defer signal.Stop(hangUps)
-	listening, err := listen(cfg.Listeners)
+	listening, err := listen(ctx, cfg.Listeners)
 	if err != nil {
 		return err
 	}
@@ -114,12 +114,12 @@ func (n *node) run(ctx context.Context, listening []listening, hangUps <-chan os
 		server := proxy.Server(&f.live, n.log)
 		g.Go(func() error { return serveOn(ctx, server, l, f.cert) })
 	}
-	for _, l := range n.listenAdmin() {
+	for _, l := range n.listenAdmin(ctx) {
 		n.log.Info("showing metrics", "address", l.Addr().String())
-		g.Go(func() error { return serveOn(ctx, n.adminServer(), l, nil) })
+		g.Go(func() error { n.serveBeside(ctx, n.adminServer(), l); return nil })
 	}
 	if l, ok := n.listenSocket(ctx); ok {
-		g.Go(func() error { return serveOn(ctx, n.socketServer(), l, nil) })
+		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l); return nil })
 	}
 	g.Go(func() error { n.follow(ctx, hangUps); return nil })
 	g.Go(func() error { n.watch(ctx); return nil })
@@ -141,22 +141,29 @@ func (n *node) follow(ctx context.Context, hangUps <-chan os.Signal) {
 	}
 }
 
+// serveBeside is serveOn for what pulls do not depend on.
+func (n *node) serveBeside(ctx context.Context, s *http.Server, l listening) {
+	if err := serveOn(ctx, s, l, nil); err != nil {
+		n.log.Error("pulls go on, but nothing is shown or ordered here any more", "err", err)
+	}
+}
+
 // serveOn serves l until ctx ends, then lets running answers finish for a while.
 func serveOn(ctx context.Context, s *http.Server, l listening, cert *certificate) error {
 	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
-		defer cancel()
-		err := s.Shutdown(grace)
-		if err != nil {
-			err = s.Close() // what still runs is cut off; clients resume
-		}
-		stopped <- err
-	}()
+	stay := context.AfterFunc(ctx, func() { stopped <- shutDown(ctx, s) })
 	err := l.serve(s, cert)
-	if !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving %s: %w", l.Addr(), err)
+	if errors.Is(err, http.ErrServerClosed) || !stay() {
+		return <-stopped
 	}
-	return <-stopped
+	return fmt.Errorf("serving %s: %w", l.Addr(), err)
+}
+
+func shutDown(ctx context.Context, s *http.Server) error {
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
+	defer cancel()
+	if s.Shutdown(grace) == nil {
+		return nil
+	}
+	return s.Close() // what still runs is cut off; clients resume
 }

@@ -51,7 +51,7 @@ func (n *node) purge(_ context.Context, r admin.PurgeRequest) (admin.Purge, erro
 		// What an organisation that was taken out left behind is gone all the same.
 		return admin.Purge{}, &admin.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no organisation %s on this node: berth status lists them", r.Organisation)}
 	}
-	return admin.Purge{Organisation: r.Organisation}, nil
+	return admin.Purge(r), nil
 }
 
 // forgetTokens says whether there is such an organisation.

@@ -45,14 +45,14 @@ type watcher struct {
 	// deaf does without events.
 	deaf bool
 
-	events *fsnotify.Watcher          // nil: there are none
-	names  map[string]map[string]bool // by watched folder: the names of interest; nil: all
-	inodes map[string]uint64          // by watched folder
+	events  *fsnotify.Watcher          // nil: there are none
+	names   map[string]map[string]bool // by watched folder: the names of interest; nil: all
+	watched map[string]bool
 }
 
 // run watches until ctx ends.
 func (w *watcher) run(ctx context.Context) {
-	w.names, w.inodes = map[string]map[string]bool{}, map[string]uint64{}
+	w.names, w.watched = map[string]map[string]bool{}, map[string]bool{}
 	events, trouble := w.open()
 	if w.events != nil {
 		defer w.events.Close()
@@ -130,7 +130,7 @@ func (w *watcher) follow() {
 	if w.events == nil {
 		return
 	}
-	for dir := range w.inodes {
+	for dir := range w.watched {
 		if _, ok := w.names[dir]; !ok {
 			w.drop(dir)
 		}
@@ -173,25 +173,18 @@ func (w *watcher) addTrail(path string) {
 	}
 }
 
-// keep watches dir, anew if another folder has taken its place.
+// keep watches dir, also if it is watched already: another folder may lie there
+// by now, and not even its inode's number would have to be another one.
 func (w *watcher) keep(dir string) {
-	at := glanceAt(dir, time.Time{})
-	if ino, ok := w.inodes[dir]; ok && ino == at.ino {
-		return
-	}
-	w.drop(dir)
 	if err := w.events.Add(dir); err != nil {
 		w.log.Debug("a folder cannot be watched, and is polled", "folder", dir, "err", err)
 		return
 	}
-	w.inodes[dir] = at.ino
+	w.watched[dir] = true
 }
 
 func (w *watcher) drop(dir string) {
-	if _, ok := w.inodes[dir]; !ok {
-		return
-	}
-	delete(w.inodes, dir)
+	delete(w.watched, dir)
 	if err := w.events.Remove(dir); err != nil && !errors.Is(err, fsnotify.ErrNonExistentWatch) {
 		w.log.Debug("a folder is watched for longer than needed", "folder", dir, "err", err)
 	}

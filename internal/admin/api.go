@@ -39,7 +39,8 @@ type File struct {
 type Reload struct {
 	// Main is the main file; nil when the node runs without one.
 	Main *File `json:"main"`
-	// Organisations has every drop-in, by name.
+	// Organisations has every drop-in, by name, and those that went with this
+	// reload. (The folder is watched too: they may have gone a moment before.)
 	Organisations []File `json:"organisations"`
 	// NeedsRestart lists keys whose new value waits for the next start.
 	NeedsRestart []string `json:"needs_restart"`

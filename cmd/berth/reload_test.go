@@ -1,0 +1,659 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"berth/internal/admin"
+	"berth/internal/config"
+	"berth/internal/ocitest"
+	"berth/oci"
+)
+
+// stage is a home whose main file the test writes by itself, with drop-ins and
+// the commands' socket.
+type stage struct {
+	*home
+
+	registry *ocitest.Registry
+	image    ocitest.Pushed
+}
+
+// newStage has a registry with one private image of acme's and one that globex
+// may pull too, and drop-ins for both.
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	s := &stage{home: newHome(t)}
+	s.registry = ocitest.New(t, ocitest.Options{Private: true, Auth: ocitest.Bearer, Now: s.clock.now, TokenTTL: 24 * time.Hour})
+	s.image = s.registry.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{10_000, 20_000}})
+	s.registry.AddUser("acme-bot", "acme-secret", "acme/**")
+	s.registry.AddUser("globex-bot", "globex-secret", "acme/**")
+	for _, name := range []string{"organisations.d/acme", "organisations.d/globex"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.main("")
+	s.dropIn("acme")
+	s.dropIn("globex")
+	return s
+}
+
+// save writes the main file as it is given.
+func (s *stage) save(text string) {
+	s.t.Helper()
+	s.write(s.path("berth.yaml"), text)
+}
+
+func (s *stage) path(name string) string { return filepath.Join(s.dir, name) }
+
+// main writes the main file: what every test needs, and more.
+func (s *stage) main(more string) {
+	s.t.Helper()
+	s.save(fmt.Sprintf(`listeners:
+  - {address: "127.0.0.1:0", callers: token}
+  - {address: "127.0.0.1:0", callers: open}
+registries:
+  ghcr.io: {endpoint: %q}
+cache: {directory: %q, max_size: 1GiB, min_free: 1MB}
+admin: {address: "127.0.0.1:0", socket: %q}
+log: {level: debug, format: json}
+%s`, s.registry.URL(), s.cacheDir(), s.path("admin.sock"), more))
+}
+
+// dropIn writes an organisation's file as a control plane does: beside, and then
+// renamed. More are lines of it. It gives the hash.
+func (s *stage) dropIn(name string, more ...string) (hash string) {
+	s.t.Helper()
+	s.write(s.path("organisations.d/"+name+"/token"), name+"-secret\n")
+	return s.put("organisations.d/"+name+".yaml", fmt.Sprintf(`tokens: [{name: only, sha256: %x}]
+credentials: [{name: ci, registry: ghcr.io, username: %s-bot, password_file: %s/token}]
+%s`, sha256.Sum256([]byte(s.token(name))), name, name, strings.Join(more, "\n")))
+}
+
+// put replaces a file by renaming another.
+func (s *stage) put(name, text string) (hash string) {
+	s.t.Helper()
+	s.write(s.path("new"), text)
+	if err := os.Rename(s.path("new"), s.path(name)); err != nil {
+		s.t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256([]byte(text)))
+}
+
+func (s *stage) remove(name string) {
+	s.t.Helper()
+	if err := os.Remove(s.path(name)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *stage) token(organisation string) string { return "door of " + organisation }
+
+// serve starts a node in this process.
+func (s *stage) serve() *running {
+	s.t.Helper()
+	return s.serveWith(2)
+}
+
+func (s *stage) serveWith(listeners int) *running {
+	s.t.Helper()
+	n := &running{t: s.t, log: newLogbook(), clients: s.transport, ended: make(chan struct{})}
+	n.inside([]string{"serve", "--config", s.path("berth.yaml")}, s.clock)
+	s.t.Cleanup(n.stop)
+	n.awaitAddresses(listeners)
+	return n
+}
+
+// caller is a client that logs in.
+func (s *stage) caller(n *running, user string) *client {
+	s.t.Helper()
+	organisation, _, _ := strings.Cut(user, "+")
+	c := s.client(n.doors[tokenDoor])
+	c.user, c.password = user, s.token(organisation)
+	return c
+}
+
+// said is what a command answered.
+type said struct {
+	code     int
+	out, err string
+}
+
+// command runs berth as a person would, with the node's configuration.
+func (s *stage) command(args ...string) said {
+	s.t.Helper()
+	var out, err bytes.Buffer
+	code := (&options{}).run(s.t.Context(), append(args, "--config", s.path("berth.yaml")), &out, &err)
+	return said{code, out.String(), err.String()}
+}
+
+// reload has the configuration read again and wants the command to end with code.
+func (s *stage) reload(code int) admin.Reload {
+	s.t.Helper()
+	got := s.command("reload", "--json", "--socket", s.path("admin.sock"))
+	if got.code != code {
+		s.t.Errorf("berth reload ended with %d, want %d: %s%s", got.code, code, got.out, got.err)
+	}
+	var r admin.Reload
+	if err := json.Unmarshal([]byte(got.out), &r); err != nil {
+		s.t.Fatalf("%v: %s%s", err, got.out, got.err)
+	}
+	return r
+}
+
+// wants checks what became of one organisation's file.
+func wants(t *testing.T, r admin.Reload, organisation string, state admin.State, hash, problem string) {
+	t.Helper()
+	i := slices.IndexFunc(r.Organisations, func(f admin.File) bool { return f.Organisation == organisation })
+	if i < 0 && state == admin.Removed {
+		return // whoever watches the folder was faster
+	}
+	if i < 0 {
+		t.Errorf("nothing about %s: %+v", organisation, r)
+		return
+	}
+	f := r.Organisations[i]
+	if f.State != state || f.SHA256 != hash || !strings.Contains(strings.Join(f.Errors, "\n"), problem) || (problem == "") != (len(f.Errors) == 0) {
+		t.Errorf("%+v, want %s, %s, %q", f, state, hash, problem)
+	}
+	if !strings.HasSuffix(f.Path, "organisations.d/"+organisation+".yaml") {
+		t.Errorf("the file of %s is %q", organisation, f.Path)
+	}
+}
+
+// await asks until the answer is status, for changes that nobody announces.
+func (c *client) await(path string, status int) answer {
+	c.t.Helper()
+	ctx := soon(c.t)
+	for {
+		a := c.get(path)
+		if a.status == status {
+			return a
+		}
+		select {
+		case <-ctx.Done():
+			c.t.Fatalf("%s\nnever became %d", a, status)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+const (
+	app      = "ghcr.io/acme/app"
+	manifest = "/v2/" + app + "/manifests/1"
+)
+
+// What is unchanged goes on as it was: connections, tokens, proofs.
+func TestReloadKeepsWhatHolds(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	acme.mustPull(app, s.image, "")
+	s.registry.Forget()
+
+	s.dropIn("globex", "limits: {requests: 7}")
+	s.main("organisations: {initech: {}}")
+	r := s.reload(exitOK)
+	if !r.OK() || r.Main == nil || r.Main.State != admin.Applied || len(r.NeedsRestart)+len(r.Warnings) > 0 {
+		t.Errorf("%+v", r)
+	}
+	acme.mustPull(app, s.image, "")
+	must(t, s.registry, "a pull after a reload", cost{})
+	s.clock.forward(10 * time.Minute)
+	acme.mustPull(app, s.image, "")
+	must(t, s.registry, "a later one, with the token from before", cost{head: 1})
+}
+
+// A registry that is reached in another way has a new line; the others' stay.
+func TestReloadOfARegistry(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	acme.mustPull(app, s.image, "")
+
+	moved := ocitest.New(t, ocitest.Options{})
+	image := moved.AddImage("acme/new", "1", ocitest.Image{Layers: []int64{1000}})
+	s.save(strings.Replace(s.read("berth.yaml"), s.registry.URL(), moved.URL(), 1))
+	s.reload(exitOK)
+	s.registry.Forget()
+	acme.mustPull("ghcr.io/acme/new", image, "")
+	if asked := s.registry.Requests(ocitest.Match{}); len(asked) > 0 {
+		t.Errorf("the old place was asked: %v", asked)
+	}
+	acme.mustRefuse(manifest, http.StatusNotFound, oci.CodeNameUnknown)
+}
+
+func (s *stage) read(name string) string {
+	s.t.Helper()
+	text, err := os.ReadFile(s.path(name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// A download that is under way ends as it began, whatever the new configuration
+// says; what comes after it is refused.
+func TestReloadDisturbsNothing(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	d := s.registry.AddNoise("acme/app", 5, 8<<20)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	gate := s.registry.Hold(ocitest.Match{Kind: ocitest.Blob, Digest: d})
+	path := "/v2/" + app + "/blobs/" + d.String()
+
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		p := acme.part(path)
+		if _, want, err := hashOf(io.NewSectionReader(ocitest.Noise(5, 8<<20), 0, 8<<20)); err != nil || p.err != nil || p.status != http.StatusOK || p.hash != want {
+			t.Errorf("the download that was under way: %+v", p)
+		}
+	})
+	if err := s.registry.WaitInFlight(soon(t), ocitest.Match{Kind: ocitest.Blob}, 1); err != nil {
+		t.Fatal(err)
+	}
+	s.remove("organisations.d/acme.yaml")
+	s.save(strings.Replace(s.read("berth.yaml"), s.registry.URL(), "https://ghcr.io", 1))
+	r := s.reload(exitOK)
+	wants(t, r, "acme", admin.Removed, "", "")
+	acme.mustRefuse(path, http.StatusUnauthorized, oci.CodeUnauthorized)
+	gate.Open()
+	wg.Wait()
+}
+
+// A bad main file leaves the old one in force, and says where it is bad. Drop-ins
+// are read all the same.
+func TestReloadOfABadFile(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	for _, bad := range []struct{ text, problem string }{
+		{"", "berth.yaml: the file is empty"},
+		{"listeners: [\n", "berth.yaml:2:"},
+		{"listener: []\n", `berth.yaml:1:1: unknown key "listener"`},
+		{"listeners: []\n", "berth.yaml:1:1: listeners: there is no listener"},
+		{strings.Replace(s.read("berth.yaml"), "endpoint:", "ca_file: /nowhere.pem, endpoint:", 1), "berth.yaml: registry ghcr.io: ca_file: open /nowhere.pem"},
+	} {
+		hash := s.put("berth.yaml", bad.text)
+		globex := s.dropIn("globex", "# "+bad.problem)
+		r := s.reload(exitFailed)
+		if r.Main == nil || r.Main.State != admin.Kept || r.Main.SHA256 != hash || !strings.Contains(strings.Join(r.Main.Errors, "\n"), bad.problem) {
+			t.Errorf("%q: %+v", bad.text, r.Main)
+		}
+		wants(t, r, "globex", admin.Applied, globex, "")
+		acme.mustPull(app, s.image, "")
+		s.metric(n, "berth_config_last_reload_successful", 0)
+		if !strings.Contains(n.log.String(), "the old one stays") {
+			t.Errorf("the log says nothing:\n%s", n.log)
+		}
+	}
+	if got := s.command("reload", "--socket", s.path("admin.sock")); got.code != exitFailed || !strings.Contains(got.out, "the file is bad, what was in force before stays") || !strings.Contains(got.out, "ca_file") {
+		t.Errorf("for people: %+v", got)
+	}
+	since := n.sample("berth_config_last_reload_success_timestamp_seconds")
+	s.clock.forward(time.Hour)
+	s.main("")
+	s.reload(exitOK)
+	s.metric(n, "berth_config_last_reload_successful", 1)
+	if now := n.sample("berth_config_last_reload_success_timestamp_seconds"); now < since+3600 {
+		t.Errorf("the last success is of %f, before %f", now, since)
+	}
+	if got := s.command("reload"); got.code != exitOK || !strings.Contains(got.out, "berth.yaml: in force (sha256 ") {
+		t.Errorf("for people: %+v", got)
+	}
+}
+
+// sample is the value of a series.
+func (n *running) sample(series string) float64 {
+	n.t.Helper()
+	for line := range strings.Lines(n.metrics()) {
+		var value float64
+		if rest, ok := strings.CutPrefix(line, series+" "); ok {
+			if _, err := fmt.Sscan(rest, &value); err != nil {
+				n.t.Fatal(err)
+			}
+			return value
+		}
+	}
+	return -1
+}
+
+func (s *stage) metric(n *running, series string, want float64) {
+	s.t.Helper()
+	if got := n.sample(series); got != want {
+		s.t.Errorf("%s is %v, want %v", series, got, want)
+	}
+}
+
+// What a control plane asks after it has written: whose file is in force, by hash.
+func TestReloadOfDropIns(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	acme.mustPull(app, s.image, "")
+	globex.mustPull(app, s.image, "")
+
+	bad := s.put("organisations.d/acme.yaml", "tokens: [{name: only}]\n")
+	bad2 := s.put("organisations.d/initech.yaml", "token: []\n")
+	hash := s.dropIn("globex", "limits: {requests: 9}")
+	r := s.reload(exitFailed)
+	wants(t, r, "acme", admin.Kept, bad, "acme.yaml:1:10: tokens[0].sha256: the hash is missing")
+	wants(t, r, "initech", admin.Failed, bad2, `initech.yaml:1:1: unknown key "token"`)
+	wants(t, r, "globex", admin.Applied, hash, "")
+	if r.Main.State != admin.Applied {
+		t.Errorf("%+v", r.Main)
+	}
+	acme.mustPull(app, s.image, "")
+	s.caller(n, "initech").mustRefuse(manifest, http.StatusServiceUnavailable, oci.CodeUnknown)
+	s.metric(n, `berth_organisation_config_ok{organisation="acme"}`, 0)
+	s.metric(n, `berth_organisation_config_ok{organisation="initech"}`, 0)
+	s.metric(n, `berth_organisation_config_ok{organisation="globex"}`, 1)
+
+	good := s.dropIn("acme")
+	s.remove("organisations.d/initech.yaml")
+	s.remove("organisations.d/globex.yaml")
+	r = s.reload(exitOK)
+	wants(t, r, "acme", admin.Applied, good, "")
+	globex.mustRefuse(manifest, http.StatusUnauthorized, oci.CodeUnauthorized)
+	s.caller(n, "initech").mustRefuse(manifest, http.StatusUnauthorized, oci.CodeUnauthorized)
+	s.metric(n, `berth_organisation_config_ok{organisation="acme"}`, 1)
+	s.metric(n, `berth_organisation_config_ok{organisation="globex"}`, -1)
+	s.metric(n, `berth_credential_ok{account="ci",organisation="globex",registry="ghcr.io"}`, -1)
+	s.metric(n, `berth_credential_ok{account="ci",organisation="acme",registry="ghcr.io"}`, 1)
+}
+
+// A drop-in that is bad at the start puts out its own organisation only, also
+// when it is the program and not the configuration that finds it bad.
+func TestBadDropInAtStart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.put("organisations.d/odd.yaml", "listener: {}\n")
+	s.put("organisations.d/weak.yaml", fmt.Sprintf("tokens: [{name: only, sha256: %x}]\n", sha256.Sum256([]byte("test\n"))))
+	s.save(s.read("berth.yaml") + "organisations: {main: {}}\n")
+	s.save(strings.Replace(s.read("berth.yaml"), "callers: open}", "callers: open, organisation: odd}", 1))
+	n := s.serve()
+	s.caller(n, "acme").mustPull(app, s.image, "")
+	for _, name := range []string{"odd", "weak"} {
+		a := s.caller(n, name).mustRefuse(manifest, http.StatusServiceUnavailable, oci.CodeUnknown)
+		if a.header.Get("Retry-After") == "" || !strings.Contains(a.message(), "organisation "+name) {
+			t.Errorf("%s (%v)", a, a.header)
+		}
+	}
+	door := s.client(n.doors[openDoor])
+	door.mustRefuse("/v2/", http.StatusServiceUnavailable, oci.CodeUnknown)
+	door.mustRefuse(manifest, http.StatusServiceUnavailable, oci.CodeUnknown)
+	r := s.reload(exitFailed)
+	wants(t, r, "weak", admin.Failed, fmt.Sprintf("%x", sha256.Sum256([]byte(s.read("organisations.d/weak.yaml")))), `sha256 of "test"`)
+
+	// Once it is good, it is in.
+	s.dropIn2("odd")
+	s.reload(exitFailed) // weak still is
+	s.caller(n, "odd").mustPull(app, s.image, "")
+	door.mustPull(app, s.image, "")
+}
+
+// dropIn2 is dropIn for an organisation that uses acme's account.
+func (s *stage) dropIn2(name string) {
+	s.t.Helper()
+	if err := os.MkdirAll(s.path("organisations.d/"+name), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	s.dropIn(name)
+	s.registry.AddUser(name+"-bot", name+"-secret", "acme/**")
+}
+
+// A good organisation that turns into one that only the program finds bad goes
+// on as it was.
+func TestVettedDropInKeepsTheOldOne(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	text := fmt.Sprintf("tokens: [{name: only, sha256: %x}]\n", sha256.Sum256([]byte("password\n")))
+	hash := s.put("organisations.d/acme.yaml", text)
+	r := s.reload(exitFailed)
+	wants(t, r, "acme", admin.Kept, hash, `sha256 of "password"`)
+	s.caller(n, "acme").mustPull(app, s.image, "")
+}
+
+func TestReloadNamesWhatNeedsARestart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	s.save(strings.NewReplacer("max_size: 1GiB", "max_size: 2GiB", "format: json", "format: text", "level: debug", "level: error").Replace(s.read("berth.yaml")))
+	for range 2 { // it is not forgotten by reading the file again
+		r := s.reload(exitOK)
+		if want := []string{"cache.max_size", "log.format"}; !slices.Equal(r.NeedsRestart, want) {
+			t.Errorf("%v, want %v", r.NeedsRestart, want)
+		}
+	}
+	if got := s.command("reload"); !strings.Contains(got.out, "needs a restart: cache.max_size\n") {
+		t.Errorf("for people: %+v", got)
+	}
+	// The level does not need one.
+	before := strings.Count(n.log.String(), "\n")
+	s.caller(n, "acme").get("/v2/")
+	s.command("status")
+	if after := n.log.String(); strings.Count(after, "\n") != before {
+		t.Errorf("logged although the level is error: %s", after)
+	}
+}
+
+// An unreadable secret is told at once, and costs nobody the one that was good.
+func TestReloadSaysWhichSecretsAreBad(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	acme.mustPull(app, s.image, "")
+	if err := os.Chmod(s.path("organisations.d/acme/token"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.dropIn("globex", "limits: {requests: 3}")
+	r := s.reload(exitOK)
+	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], `account "ci" of organisation acme`) || !strings.Contains(r.Warnings[0], "mode 0644") {
+		t.Errorf("warnings: %q", r.Warnings)
+	}
+	s.clock.forward(48 * time.Hour) // no proof and no token helps now
+	acme.mustPull(app, s.image, "")
+}
+
+// A changed secret is the one that counts when the command returns.
+func TestReloadReadsSecrets(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	acme.mustPull(app, s.image, "")
+	s.registry.SetPassword("acme-bot", "acme-secret-2")
+	s.registry.ExpireTokens()
+	s.put("organisations.d/acme/token", "acme-secret-2\n")
+	s.reload(exitOK)
+	s.registry.Forget()
+	acme.mustPull(app, s.image, "")
+	must(t, s.registry, "a pull with the new secret", cost{token: 1, head: 1})
+}
+
+func TestHangUpReloads(t *testing.T) {
+	s := newStage(t)
+	n := s.serve()
+	s.caller(n, "initech").mustRefuse("/v2/", http.StatusUnauthorized, oci.CodeUnauthorized)
+	s.main(fmt.Sprintf("organisations: {initech: {tokens: [{name: only, sha256: %x}]}}", sha256.Sum256([]byte(s.token("initech")))))
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	s.caller(n, "initech").await("/v2/", http.StatusOK)
+}
+
+// Requests of one organisation at its limit wait, and others do not.
+func TestLimitOfRequests(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.dropIn("acme", "limits: {requests: 1}")
+	n := s.serve()
+	gate := s.registry.Hold(ocitest.Match{Kind: ocitest.Manifest, User: "acme-bot"})
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	var wg sync.WaitGroup
+	answers := make(chan answer, 3)
+	for range 3 {
+		wg.Go(func() { answers <- acme.get(manifest) })
+	}
+	first := <-answers // one runs, one waits, one is too much
+	if first.status != http.StatusServiceUnavailable || !strings.Contains(first.message(), "limits.requests") || first.header.Get("Retry-After") != "5" {
+		t.Errorf("%s (%v)", first, first.header)
+	}
+	globex.mustPull(app, s.image, "")
+
+	s.dropIn("acme", "limits: {requests: 50}")
+	s.reload(exitOK)
+	gate.Open()
+	wg.Wait()
+	acme.mustPull(app, s.image, "")
+}
+
+// Settings follow the address of a listener, not its place in the file.
+func TestSettingsFollowAddresses(t *testing.T) {
+	t.Parallel()
+	address := func(s string) (a config.Address) {
+		if err := a.UnmarshalText([]byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	start := &config.Config{Listeners: []config.Listener{
+		{Address: address("localhost:5000"), Callers: "token"},
+		{Address: address("localhost:5005"), Callers: "open", Organisation: "acme"},
+		{Address: address("127.0.0.1:0"), Registry: "a"},
+		{Address: address("127.0.0.1:0"), Registry: "b"},
+	}}
+	fronts, err := newFronts(start, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := &config.Config{Listeners: []config.Listener{
+		{Address: address("localhost:9999"), Callers: "open", Organisation: "evil"},
+		{Address: address("127.0.0.1:0"), Registry: "c"},
+		{Address: address("localhost:5000"), Callers: "token", Registry: "d"},
+		{Address: address("127.0.0.1:0"), Registry: "e"},
+	}}
+	var got []string
+	for _, l := range settings(fronts, next) {
+		got = append(got, fmt.Sprint(l.Address, " ", l.Callers, " ", l.Organisation, " ", l.Registry))
+	}
+	want := []string{"localhost:5000 token  d", "localhost:5005 open acme ", "127.0.0.1:0   c", "127.0.0.1:0   e"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// A socket of systemd's that others can reach is held to that at each reload.
+func TestSystemdSocketsAreHeldToTheirAddress(t *testing.T) {
+	t.Parallel()
+	var named config.Address
+	if err := named.UnmarshalText([]byte("systemd:pulls")); err != nil {
+		t.Fatal(err)
+	}
+	f := front{address: named, sockets: []net.Addr{&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5000}}}
+	for _, test := range []struct {
+		l    config.Listener
+		good bool
+	}{
+		{config.Listener{Callers: config.CallersOpen}, false},
+		{config.Listener{Callers: config.CallersToken}, false},
+		{config.Listener{Callers: config.CallersToken, TLS: &config.TLS{}}, true},
+		{config.Listener{Callers: config.CallersOpen, AllowRemote: true}, true},
+	} {
+		if err := f.mayServe(&test.l); (err == nil) != test.good {
+			t.Errorf("%+v: %v", test.l, err)
+		}
+	}
+}
+
+// Lines that nobody asks for any more are closed after a day, those in use never.
+func TestRetiredLines(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	closed := map[string]bool{}
+	n := &node{now: func() time.Time { return now }, desk: &desk{lines: lines{}}}
+	keep := &line{close: func() { closed["kept"] = true }}
+	old := &line{close: func() { closed["old"] = true }}
+	older := &line{close: func() { closed["older"] = true }}
+	at := place{name: "kept"}
+	n.desk.lines[at] = keep
+	n.retire(lines{at: keep, {name: "older"}: older})
+	now = now.Add(retireFor - time.Second)
+	n.retire(lines{at: keep, {name: "old"}: old})
+	if len(closed) > 0 {
+		t.Errorf("closed too early: %v", closed)
+	}
+	now = now.Add(time.Second)
+	n.retire(lines{at: keep})
+	if len(closed) != 1 || !closed["older"] || len(n.retired) != 1 {
+		t.Errorf("closed: %v, retired: %d", closed, len(n.retired))
+	}
+}
+
+// 100 reloads, half of them of broken files, and not one failed pull.
+func TestReloadsUnderLoad(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var pulls int
+	var mu sync.Mutex
+	for _, who := range []string{"acme", "globex"} {
+		c := s.caller(n, who)
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if p, err := c.pull(app, "1", ""); err != nil || p.digest != s.image.Digest {
+					t.Errorf("%s: %v", who, err)
+					return
+				}
+				mu.Lock()
+				pulls++
+				mu.Unlock()
+			}
+		})
+	}
+	for i := range 100 {
+		switch i % 4 {
+		case 0:
+			s.main(fmt.Sprintf("organisations: {initech%d: {}}", i))
+			s.reload(exitOK)
+		case 1:
+			s.save("listeners: [{address: nowhere}]\n")
+			s.reload(exitFailed)
+		case 2:
+			s.main("")
+			s.dropIn("acme", fmt.Sprintf("# %d", i))
+			s.reload(exitOK)
+		case 3:
+			s.put("organisations.d/globex.yaml", "tokens: 1\n")
+			s.reload(exitFailed)
+			s.dropIn("globex", fmt.Sprintf("# %d", i))
+		}
+	}
+	cancel()
+	wg.Wait()
+	t.Logf("%d pulls", pulls)
+}
