@@ -396,7 +396,7 @@ func asNobody(t *testing.T, dir string, fn func()) {
 	if os.Getuid() == 0 {
 		const nobody = 65534
 		err := filepath.WalkDir(filepath.Dir(dir), func(path string, _ fs.DirEntry, err error) error {
-			return errors.Join(err, os.Lchown(path, nobody, nobody)) //nolint:gosec // G122: the test's own folder //nolint:gosec // nobody else writes to this test's folder
+			return errors.Join(err, os.Lchown(path, nobody, nobody)) //nolint:gosec // nobody else writes to this test's folder
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,255 @@
+package store
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"berth/oci"
+)
+
+// count2 counts again, as a sweep does.
+func (r *room) count2(t tb) {
+	t.Helper()
+	r.evicting.Lock()
+	defer r.evicting.Unlock()
+	if _, err := r.survey(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The sweeper keeps a margin, so that reservations find room and do not wait.
+func TestTheSweeperKeepsAMargin(t *testing.T) {
+	dir := inMemory(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, dir, Options{MaxSize: 1000 * kib})
+		for i := range 200 {
+			keep(t, s, here, random(uint64(i), 10*kib))
+			time.Sleep(2 * sweepRest)
+			synctest.Wait()
+			if u := s.Usage(); u.Bytes > (1000-10)*kib {
+				t.Fatalf("after %d blobs: %+v", i, u)
+			}
+		}
+		if u := s.Usage(); u.Bytes < 900*kib || u.Evicted < 90 || u.Evicted > 110 {
+			t.Errorf("%+v", u)
+		}
+		closeStore(t, s)
+	})
+}
+
+// A cache that is over its limit at the start, since the limit is new, comes
+// down to it without being asked.
+func TestTheSweeperEnforcesANewLimit(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	all := aged(t, s, 10, 10*kib)
+	closeStore(t, s)
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, dir, Options{MaxSize: 50 * kib})
+		synctest.Wait()
+		if got, want := left(s, all), []int{6, 7, 8, 9}; !slices.Equal(got, want) {
+			t.Errorf("%v are left, want %v", got, want)
+		}
+		closeStore(t, s)
+	})
+}
+
+// Nothing that is published or removed while the folder is counted is counted
+// twice, or not at all.
+func TestChangesDuringTheCount(t *testing.T) {
+	dir := inMemory(t)
+	s := open(t, dir, Options{})
+	for i := range 300 {
+		keep(t, s, here, random(uint64(i), 100+i))
+	}
+	closeStore(t, s)
+	for round := range uint64(15) {
+		s, err := Open(dir, Options{}) // which begins to count
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for w := range uint64(4) {
+			all.Go(func() {
+				r := rand.New(rand.NewPCG(round, w))
+				for range 60 {
+					i := 4*r.Uint64N(75) + w // each has blobs of its own
+					data := random(i, 100+int(i))
+					if _, ok := s.Has(here, oci.DigestOf(data)); ok && r.IntN(3) > 0 {
+						if err := s.Remove(here, oci.DigestOf(data)); err != nil {
+							t.Error(err)
+						}
+						continue
+					}
+					b, err := grow(s, here, data)
+					if err == nil {
+						err = b.Publish()
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		all.Go(func() { // and again, as a sweep does
+			<-s.room.counted
+			for range 3 {
+				s.room.count2(t)
+			}
+		})
+		all.Wait()
+		wantClean(t, s)
+		closeStore(t, s)
+	}
+}
+
+// The same, one change at a time, at the moment where it would hurt.
+func TestEachChangeDuringTheCount(t *testing.T) {
+	old, oldDigest := newBlob(1, 1000)
+	fresh, freshDigest := newBlob(2, 500)
+	seen := func(s *Store, d oci.Digest, size int64) entry { return entry{path: s.path(here, d), size: size} }
+	for name, c := range map[string]struct {
+		do   func(t *testing.T, s *Store)
+		walk func(s *Store) []entry // what the walk saw
+	}{
+		"published before it was walked past": {
+			func(t *testing.T, s *Store) { keep(t, s, here, fresh) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000), seen(s, freshDigest, 500)} },
+		},
+		"published after": {
+			func(t *testing.T, s *Store) { keep(t, s, here, fresh) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"removed before it was walked past": {
+			func(t *testing.T, s *Store) { remove(t, s, oldDigest) },
+			func(*Store) []entry { return nil },
+		},
+		"removed after": {
+			func(t *testing.T, s *Store) { remove(t, s, oldDigest) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"removed and published again": {
+			func(t *testing.T, s *Store) { remove(t, s, oldDigest); keep(t, s, here, old) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"published and removed": {
+			func(t *testing.T, s *Store) { keep(t, s, here, fresh); remove(t, s, freshDigest) },
+			func(s *Store) []entry { return []entry{seen(s, freshDigest, 500), seen(s, oldDigest, 1000)} },
+		},
+		"published over": {
+			func(t *testing.T, s *Store) { keep(t, s, here, old) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+		"shared": {
+			func(t *testing.T, s *Store) { keep(t, s, there, old) },
+			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, t.TempDir(), Options{})
+			keep(t, s, here, old)
+			s.room.begin()
+			c.do(t, s)
+			s.room.sumUp(c.walk(s))
+			wantClean(t, s)
+		})
+	}
+}
+
+func remove(t *testing.T, s *Store, d oci.Digest) {
+	t.Helper()
+	if err := s.Remove(here, d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What somebody else deletes is noticed with the next count.
+func TestDeletedByOthers(t *testing.T) {
+	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
+	all := aged(t, s, 9, 10*kib)
+	for _, data := range all[2:] {
+		if err := os.Remove(s.path(here, oci.DigestOf(data))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := s.NewBlocks(here, oci.DigestOf(nil), 60*kib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Discard()
+	if got := left(s, all); !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("%v are left: they had not to go", got)
+	}
+	wantClean(t, s)
+}
+
+// A folder that cannot be read is passed over.
+func TestCountPassesOverWhatItCannotRead(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	data, d := newBlob(1, 1000)
+	keep(t, s, here, data)
+	keep(t, s, there, random(2, 1000))
+	if err := os.Chmod(filepath.Dir(s.path(here, d)), 0); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, s.dir, func() {
+		list, err := s.room.list(t.Context())
+		if err != nil || len(list) != 1 {
+			t.Errorf("%d entries, %v", len(list), err)
+		}
+	})
+}
+
+// What is fetched right after a start finds a limit that counts what is there.
+func TestTheLimitHoldsFromTheStart(t *testing.T) {
+	dir := inMemory(t)
+	s := open(t, dir, Options{})
+	for i := range 400 {
+		keep(t, s, here, random(uint64(i), kib))
+	}
+	closeStore(t, s)
+	for range 5 {
+		s, err := Open(dir, Options{MaxSize: 500 * kib})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := s.NewBlocks(here, oci.DigestOf(nil), 200*kib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept, _ := onDisk(t, s); kept > 300*kib {
+			t.Errorf("%d bytes are kept, and 200 KiB reserved", kept)
+		}
+		b.Discard()
+		closeStore(t, s)
+		s = open(t, dir, Options{})
+		for i := range 400 {
+			keep(t, s, here, random(uint64(i), kib))
+		}
+		closeStore(t, s)
+	}
+}
+
+// Close ends a count and a sweep that are under way.
+func TestCloseDuringTheCount(t *testing.T) {
+	dir := inMemory(t)
+	s := open(t, dir, Options{})
+	for i := range 100 {
+		keep(t, s, here, random(uint64(i), 10))
+	}
+	closeStore(t, s)
+	for range 20 {
+		s, err := Open(dir, Options{MaxSize: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeStore(t, s)
+	}
+}
