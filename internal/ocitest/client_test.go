@@ -3,6 +3,7 @@ package ocitest
 import (
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -29,9 +30,7 @@ func polite(t *testing.T, method, target string, header ...string) *http.Request
 	}
 	hr.Header.Set("Accept", strings.Join(manifestTypes[:], ", "))
 	hr.Header.Set("Accept-Encoding", "identity")
-	for k, v := range headers(header) {
-		hr.Header[k] = v
-	}
+	maps.Copy(hr.Header, headers(header))
 	return hr
 }
 

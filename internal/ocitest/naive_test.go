@@ -266,9 +266,12 @@ func (n *naive) send(ctx context.Context, method, target, authorization, rng str
 	if err != nil {
 		return nil, err
 	}
-	location, err := res.Location()
-	if err != nil || res.StatusCode < 300 || res.StatusCode > 399 {
+	if res.StatusCode < 300 || res.StatusCode > 399 {
 		return res, nil
+	}
+	location, err := res.Location()
+	if err != nil {
+		return nil, err
 	}
 	_ = res.Body.Close()
 	if hr.URL.Scheme == "https" && location.Scheme == "http" && n.planted != "downgrade" {

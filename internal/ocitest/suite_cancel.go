@@ -82,7 +82,7 @@ func testCancelled(t *testing.T, s Suite) {
 }
 
 // holdBody opens a blob whose bytes stop coming, and reads those that came.
-func holdBody(t *testing.T, s Suite, ctx context.Context) *oci.Content {
+func holdBody(ctx context.Context, t *testing.T, s Suite) *oci.Content {
 	t.Helper()
 	r, src := s.open(t, Options{}, nobody())
 	d := r.AddNoise("acme/app", 1, 8<<20)
@@ -104,7 +104,7 @@ func holdBody(t *testing.T, s Suite, ctx context.Context) *oci.Content {
 
 func testCancelBody(t *testing.T, s Suite) {
 	ctx, cancel := context.WithCancel(within(t))
-	c := holdBody(t, s, ctx)
+	c := holdBody(ctx, t, s)
 	defer closeBody(t, c)
 	ended := make(chan error, 1)
 	go func() {
@@ -119,7 +119,7 @@ func testCancelBody(t *testing.T, s Suite) {
 }
 
 func testCloseHeld(t *testing.T, s Suite) {
-	c := holdBody(t, s, within(t))
+	c := holdBody(within(t), t, s)
 	closed := make(chan error, 1)
 	go func() { closed <- c.Body.Close() }()
 	select {

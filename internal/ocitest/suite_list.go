@@ -39,11 +39,11 @@ func listTags(t *testing.T, src oci.Source, q url.Values) (tags []string, next s
 }
 
 func testTags(t *testing.T, s Suite) {
-	r, src := s.open(t, Options{}, nobody())
+	_, src := s.open(t, Options{}, nobody())
 	if tags, next := listTags(t, src, nil); len(tags) != 0 || next != "" {
 		t.Errorf("no tags are %v, next %q", tags, next)
 	}
-	r, src = s.open(t, Options{}, nobody())
+	r, src := s.open(t, Options{}, nobody())
 	want := []string{"a", "b", "v1"}
 	for _, tag := range want {
 		addManifest(r, tag)
