@@ -2,7 +2,6 @@ package isolation_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -30,6 +29,7 @@ func newTrap(t *testing.T) *trap {
 	t.Helper()
 	p := &trap{}
 	var all sync.WaitGroup
+	t.Cleanup(all.Wait) // after all of them are closed
 	for _, host := range []string{"127.0.0.1", "127.0.0.2", "127.1.2.3", "::1"} {
 		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", net.JoinHostPort(host, strconv.Itoa(p.port)))
 		if err != nil && host == "::1" {
@@ -51,7 +51,7 @@ func newTrap(t *testing.T) *trap {
 				_ = c.Close()
 			}
 		})
-		t.Cleanup(func() { _ = l.Close(); all.Wait() })
+		t.Cleanup(func() { _ = l.Close() })
 	}
 	return p
 }
@@ -74,18 +74,58 @@ func internal() []string {
 	return append(hosts, "[::1]", "[::]", "[0:0:0:0:0:0:0:1]", "[fe80::1]", "[fe80::1%25lo]", "[fd00:ec2::254]", "[fc00::1]", "[ff02::1]")
 }
 
+// insideResolver says of every name that it is 127.0.0.2, as whoever owns a name may.
+func insideResolver(t *testing.T, asked *atomic.Int32) *net.Resolver {
+	t.Helper()
+	conn, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if a := insideAnswer(buf[:n]); a != nil {
+				_, _ = conn.WriteTo(a, from) // who asks again gets another
+			}
+		}
+	})
+	t.Cleanup(func() { _ = conn.Close(); served.Wait() })
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		asked.Add(1)
+		return new(net.Dialer).DialContext(ctx, "udp", conn.LocalAddr().String())
+	}}
+}
+
+// insideAnswer is the answer to a query (RFC 1035, section 4.1).
+func insideAnswer(q []byte) []byte {
+	end := 12
+	for end < len(q) && q[end] != 0 {
+		end += int(q[end]) + 1
+	}
+	if end += 5; end > len(q) {
+		return nil
+	}
+	a := append([]byte{q[0], q[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:end]...)
+	if q[end-3] == 1 { // type A
+		a[7] = 1
+		a = append(a, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 2)
+	}
+	return a
+}
+
 // Nothing that a client, an image, a registry or an organisation says leads to
 // a place inside.
 func TestNobodyLeadsInside(t *testing.T) {
 	t.Parallel()
 	trap := newTrap(t)
 	var asked atomic.Int32
-	resolver := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		asked.Add(1)
-		return nil, errors.New("no name server here")
-	}}
 	w := newWorld(t)
-	w.resolver = resolver
+	w.resolver = insideResolver(t, &asked)
 	w.organisation("acme")
 	w.organisation("bolt")
 	var host atomic.Value // that the registries name
