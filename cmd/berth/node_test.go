@@ -207,7 +207,7 @@ func (n *running) peakMemory() int64 {
 // metrics is the whole page.
 func (n *running) metrics() string {
 	n.t.Helper()
-	resp, err := http.Get(n.admin + "/metrics") //nolint:noctx // it ends with the test
+	resp, err := http.Get(n.admin + "/metrics")
 	if err != nil {
 		n.t.Fatal(err)
 	}

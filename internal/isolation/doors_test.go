@@ -85,7 +85,7 @@ func (v *vault) warm() {
 }
 
 // requestID is what differs between two answers that are the same.
-var requestID = regexp.MustCompile(`\[[a-z2-7]{5}\]`) //nolint:gochecknoglobals // never changes
+var requestID = regexp.MustCompile(`\[[a-z2-7]{5}\]`)
 
 // told is all that an answer tells, but what no two answers share.
 func (a answer) told() string {

@@ -72,10 +72,11 @@ type harbour struct {
 const villain = "org-mallory"
 
 func newHarbour(t testing.TB, seed uint64) *harbour {
+	t.Helper()
 	w := newWorld(t)
 	w.cache = cache.Options{MaxSize: 3 << 20, HotBytes: 128 << 10}
 	h := &harbour{
-		world: w, rng: rand.New(rand.NewPCG(seed, 1)), //nolint:gosec // a test's dice
+		world: w, rng: rand.New(rand.NewPCG(seed, 1)),
 		names: []string{"org-alfa", "org-bravo", "org-coral", "org-delta", villain},
 		state: map[*place]*atomic.Int32{}, private: map[oci.Digest]*repository{},
 	}

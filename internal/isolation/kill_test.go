@@ -133,7 +133,7 @@ func TestDenialOutlivesSIGKILL(t *testing.T) {
 		pullOnce(true, 0)
 		broken(true, 30*time.Minute) // or the rest would show nothing
 		reg.SetRights("alice")
-		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$") //nolint:gosec // ourselves
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
 		child.Env = append(os.Environ(), childDir+"="+dir, childURL+"="+reg.URL(), childRepo+"="+repo)
 		child.Stderr = os.Stderr
 		out, err := child.StdoutPipe()

@@ -103,7 +103,6 @@ type world struct {
 type node struct {
 	cache *cache.Cache
 	lines map[*place]*upstream.Registry
-	creds *auth.Credentials
 }
 
 func newWorld(t testing.TB) *world {
