@@ -107,7 +107,7 @@ func TestUnusableFilesAreMovedAside(t *testing.T) {
 
 // However short a file was cut, that shows at the start, not in the middle of a pull.
 func TestAFileThatWasCutShort(t *testing.T) {
-	whole := filepath.Join(t.TempDir(), "facts.db")
+	whole := filepath.Join(inMemory(t), "facts.db")
 	full(t, whole, 100)
 	data, err := os.ReadFile(whole)
 	if err != nil {
@@ -125,8 +125,8 @@ func TestAFileThatWasCutShort(t *testing.T) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), "facts.db")
-	for cut := int64(1024); cut < used; cut += 1024 {
+	path := filepath.Join(inMemory(t), "facts.db")
+	for cut := int64(1024); cut < used; cut += 2560 {
 		write(data[:cut])(t, path)
 		closeFacts(t, open(t, path, Options{}))
 		if err := os.Remove(path + ".damaged"); err != nil {
@@ -212,14 +212,15 @@ func TestAnEmptyFileIsNew(t *testing.T) {
 // Damage in the middle shows only when it is read or written over. It may cost
 // facts, never the process, and never gives anyone access.
 func TestDamageThatShowsLate(t *testing.T) {
-	whole := filepath.Join(t.TempDir(), "facts.db")
+	whole := filepath.Join(inMemory(t), "facts.db")
 	full(t, whole, 300)
 	data, err := os.ReadFile(whole)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var used [3]int
-	for seed := range uint64(80) {
+	dir := inMemory(t)
+	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		bad := bytes.Clone(data)
 		for range 1 + r.IntN(3) {
@@ -236,7 +237,7 @@ func TestDamageThatShowsLate(t *testing.T) {
 				at[r.IntN(64)] ^= 1 << r.IntN(8)
 			}
 		}
-		path := filepath.Join(t.TempDir(), "facts.db")
+		path := filepath.Join(dir, fmt.Sprint(seed))
 		write(bad)(t, path)
 		used[useDamaged(t, path)]++
 	}

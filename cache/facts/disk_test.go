@@ -208,7 +208,7 @@ func copyFile(t *testing.T, path string) string {
 
 // What waits for the next write is bounded; denials are written even so.
 func TestPendingIsBounded(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "facts.db")
+	path := filepath.Join(inMemory(t), "facts.db")
 	f := open(t, path, Options{})
 	f.Prove(acme, member, time.Now())
 	if err := f.disk.flush(); err != nil {
@@ -249,7 +249,7 @@ func TestARecordThatIsTooLarge(t *testing.T) {
 // those that no clock can have written and those that cannot be read.
 func TestSweep(t *testing.T) {
 	const n = sweepStep + 100
-	dir := t.TempDir()
+	dir := inMemory(t)
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(dir, "facts.db")
 		f := open(t, path, Options{})

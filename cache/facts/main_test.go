@@ -41,6 +41,22 @@ func (c *clock) move(d time.Duration) time.Time {
 	return c.t
 }
 
+// inMemory is a folder that is cheap to write to, for tests that write much and
+// are not about the disk.
+func inMemory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "berth-facts-") //nolint:usetesting // t.TempDir is on the disk
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 func open(t testing.TB, path string, o Options) *Facts {
 	t.Helper()
 	f, err := Open(path, o)

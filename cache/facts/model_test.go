@@ -33,7 +33,7 @@ func (h *history) counting() (all []proofMade) {
 
 // Any order of proofs, late proofs, denials, waiting and restarts.
 func TestAccessOverAnyHistory(t *testing.T) {
-	dir := t.TempDir()
+	dir := inMemory(t)
 	rapid.Check(t, func(t *rapid.T) {
 		file, err := os.CreateTemp(dir, "facts")
 		if err != nil {

@@ -323,13 +323,13 @@ func TestWritesThatDoNotFit(t *testing.T) {
 // Waking costs one look per waiter, and none sleeps on when its bytes are there.
 func TestManyReaders(t *testing.T) {
 	s := open(t, inMemory(t), Options{})
-	data, _ := newBlob(5, 3*BlockSize)
+	data, _ := newBlob(5, 2*BlockSize)
 	b, err := s.NewBlocks(here, oci.DigestOf(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup
-	for i := range 30 {
+	for i := range 20 {
 		all.Go(func() {
 			p := plan{data: data, sent: data}
 			if err := p.read(b, readerPlan{seed: uint64(i), to: len(data), held: true}); err != nil {

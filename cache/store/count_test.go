@@ -70,7 +70,7 @@ func TestChangesDuringTheCount(t *testing.T) {
 		keep(t, s, here, random(uint64(i), 100+i))
 	}
 	closeStore(t, s)
-	for round := range uint64(15) {
+	for round := range uint64(8) {
 		s, err := Open(dir, Options{}) // which begins to count
 		if err != nil {
 			t.Fatal(err)
@@ -79,7 +79,7 @@ func TestChangesDuringTheCount(t *testing.T) {
 		for w := range uint64(4) {
 			all.Go(func() {
 				r := rand.New(rand.NewPCG(round, w))
-				for range 60 {
+				for range 40 {
 					i := 4*r.Uint64N(75) + w // each has blobs of its own
 					data := random(i, 100+int(i))
 					if _, ok := s.Has(here, oci.DigestOf(data)); ok && r.IntN(3) > 0 {

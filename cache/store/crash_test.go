@@ -19,7 +19,7 @@ import (
 func TestKilledAnywhere(t *testing.T) {
 	for seed := range rounds(t, 20) {
 		t.Setenv(childSeed, fmt.Sprint(seed))
-		dir := t.TempDir()
+		dir := inMemory(t)
 		out, end := runChild(t, "die", dir)
 		if end.Signal() != syscall.SIGKILL {
 			t.Fatalf("seed %d: the child was to be killed: %s", seed, out)
@@ -193,7 +193,7 @@ func TestEveryCallMayFail(t *testing.T) {
 // failOne runs the child with one call spoilt and says whether it got so far.
 func failOne(t *testing.T, spoil string) (hit bool) {
 	t.Helper()
-	dir := t.TempDir()
+	dir := inMemory(t)
 	name, _, _ := strings.Cut(spoil, ":")
 	out, log := strace(t, dir, "-e", "trace="+name, "-e", "inject="+spoil)
 	killed := strings.Contains(log, "killed by SIGKILL")
