@@ -323,7 +323,9 @@ func (f *fill) again(ctx context.Context, sp *sponsor, err error, wait retry.Bac
 	case err == nil:
 		return f.blocks.Err()
 	case errors.As(err, &disk):
-		f.c.diskFailed(err)
+		if !errors.Is(err, store.ErrNoRoom) { // a blob that is too large is no fault of the disk
+			f.c.diskFailed(err)
+		}
 		return fmt.Errorf("%w: %w", errDisk, err)
 	case errors.Is(err, store.ErrMismatch), ctx.Err() != nil, f.blocks.Size() < 0:
 		return err // without a length there is nothing to go on from
