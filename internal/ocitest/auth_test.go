@@ -210,6 +210,7 @@ func TestOAuthToken(t *testing.T) {
 	r := New(t, Options{Auth: Bearer, Private: true, OAuth: true})
 	r.AddUser("bot", "pw", "**")
 	r.SetIdentityToken("bot", "identity")
+	r.AddUser("another", "pw", "**") // without an identity token
 	addManifest(r, "v1")
 	for name, form := range map[string]url.Values{
 		"password": {"grant_type": {"password"}, "username": {"bot"}, "password": {"pw"}},

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"berth/oci"
 )
@@ -29,12 +30,12 @@ func TestCloseEndsHandlers(t *testing.T) {
 				r.SetBlob("acme/app", d, Noise(1, 1<<40), 1<<40)
 				r.Inject(Match{}, 0, f)
 				client := clientOf(t, r)
-				ended := make(chan error, 1)
+				ended, over := make(chan error, 1), make(chan struct{})
 				hr := polite(t, http.MethodGet, r.URL()+blobPath(d))
 				go func() {
 					res, err := client.Do(hr)
 					if err == nil {
-						<-r.closing
+						<-over
 						_ = res.Body.Close()
 					}
 					ended <- err
@@ -42,8 +43,9 @@ func TestCloseEndsHandlers(t *testing.T) {
 				if err := r.WaitInFlight(t.Context(), Match{}, 1); err != nil {
 					t.Fatal(err)
 				}
+				r.Close() // while the client neither reads nor leaves
 				r.Close()
-				r.Close()
+				close(over)
 				<-ended
 				if q := r.Requests(Match{}); len(q) != 1 || !q[0].Done {
 					t.Errorf("after Close: %v", q)
@@ -51,6 +53,35 @@ func TestCloseEndsHandlers(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Over HTTP/2 a connection may end before its handlers.
+func TestCloseWaitsForHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busy := make(chan struct{})
+		r := New(t, Options{TLS: true, HTTP2: true, Net: NewMemoryNet(), Fault: func(Request) Fault {
+			<-busy
+			return Fault{}
+		}})
+		client, hr := clientOf(t, r), polite(t, http.MethodGet, r.URL()+"/v2/")
+		go func() { _, _ = do(client, hr) }() // it is cut off
+		if err := r.WaitFor(t.Context(), Match{Kind: Ping}, 1); err != nil {
+			t.Fatal(err)
+		}
+		closed := make(chan struct{})
+		go func() {
+			r.Close()
+			close(closed)
+		}()
+		synctest.Wait()
+		select {
+		case <-closed:
+			t.Error("Close did not wait for a handler")
+		default:
+		}
+		close(busy)
+		<-closed
+	})
 }
 
 func TestSever(t *testing.T) {

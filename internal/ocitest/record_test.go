@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -127,6 +128,29 @@ func TestMaxInFlight(t *testing.T) {
 	get(t, r, blobPath(d)).want(t, 200)
 	if n, k := r.MaxInFlight(Match{Kind: Blob}), r.MaxInFlight(Match{Kind: Ping}); n != 3 || k != 1 {
 		t.Errorf("%d blobs and %d pings at once", n, k)
+	}
+}
+
+// A client that has the last byte may send its next request before the handler
+// of this one has returned: they are not at once.
+func TestRequestEndsWithItsLastByte(t *testing.T) {
+	r := New(t, Options{})
+	w := httptest.NewRecorder()
+	w.Header().Set("Content-Length", "10")
+	a := &answer{ResponseWriter: w, reg: r, rec: r.begin(Request{Kind: Blob})}
+	a.count(9)
+	if n := r.MaxInFlight(Match{}); n != 1 || a.rec.endID != 0 {
+		t.Errorf("it ended after 9 bytes of 10")
+	}
+	a.count(1)
+	b := r.begin(Request{Kind: Blob})
+	if n := r.MaxInFlight(Match{}); n != 1 {
+		t.Errorf("%d at once, one after the other", n)
+	}
+	r.end(a.rec)
+	r.end(b)
+	if n := r.MaxInFlight(Match{}); n != 1 {
+		t.Errorf("%d at once, one after the other", n)
 	}
 }
 
