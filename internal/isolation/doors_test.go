@@ -337,3 +337,32 @@ func TestSecretChangedInMidRequest(t *testing.T) {
 		}
 	}
 }
+
+// Two who may have one blob wait for one download, which fails for the one it
+// was begun as: the other is not told of the one's repository or account.
+func TestSharedDownloadFails(t *testing.T) {
+	t.Parallel()
+	v := newVault(t)
+	big := bytes.Repeat([]byte("everybody's "), 500<<10)
+	d := v.reg.reg.AddBlob("acme/app", big)
+	v.reg.reg.AddBlob("bolt/own", big)
+	gate := ocitest.NewGate()
+	v.reg.reg.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: d, Where: func(r ocitest.Request) bool { return r.Range != "bytes=0-0" }}, 0,
+		ocitest.Fault{Hold: gate, Status: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"30"}, "Content-Type": {"text/html"}}})
+	var all sync.WaitGroup
+	var told [2]answer
+	for i, who := range []struct{ org, repo string }{{"acme", "acme/app"}, {"bolt", "bolt/own"}} {
+		c := v.as(who.org)
+		all.Go(func() { told[i] = c.get("/v2/reg.example/" + who.repo + "/blobs/" + d.String()) })
+		if err := v.reg.reg.WaitFor(t.Context(), ocitest.Match{Kind: ocitest.Blob, Digest: d, User: "user-" + who.org + "-main"}, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gate.Open()
+	all.Wait()
+	for i, other := range []string{"bolt", "acme"} {
+		if told[i].status < 400 || bytes.Contains(told[i].everything(), []byte(other)) {
+			t.Errorf("told of %s: %s", other, told[i])
+		}
+	}
+}
