@@ -155,14 +155,13 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 		want, _ = oci.ParseDigest(a.Header.Get("Docker-Content-Digest")) // then it is what the hash says
 	}
 	data, digest, ok := match(versions(a.Header, data), want)
+	t, err := manifestType(typeOf(a.Header), data)
 	switch {
-	case !ok && isPage(a.Header):
+	case (!ok || err != nil) && isPage(a.Header):
 		return oci.Descriptor{}, who.nonsense("sent a web page instead of a manifest; check that its endpoint is a registry, and who is between")
 	case !ok:
 		return oci.Descriptor{}, who.corrupt("sent a manifest that has not the digest %s; try again", want)
-	}
-	t, err := manifestType(typeOf(a.Header), data)
-	if err != nil {
+	case err != nil:
 		return oci.Descriptor{}, unusable(who, err)
 	}
 	return oci.Descriptor{MediaType: t, Digest: digest, Size: int64(len(data)), Data: data}, nil
