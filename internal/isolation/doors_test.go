@@ -348,7 +348,7 @@ func TestSharedDownloadFails(t *testing.T) {
 	v.reg.reg.AddBlob("bolt/own", big)
 	gate := ocitest.NewGate()
 	v.reg.reg.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: d, Where: func(r ocitest.Request) bool { return r.Range != "bytes=0-0" }}, 0,
-		ocitest.Fault{Hold: gate, Status: http.StatusServiceUnavailable, Header: http.Header{"Retry-After": {"30"}, "Content-Type": {"text/html"}}})
+		ocitest.Fault{Hold: gate, Status: http.StatusOK, Body: []byte("<html>log in"), Header: http.Header{"Content-Type": {"text/html"}}})
 	var all sync.WaitGroup
 	var told [2]answer
 	for i, who := range []struct{ org, repo string }{{"acme", "acme/app"}, {"bolt", "bolt/own"}} {

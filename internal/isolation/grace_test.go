@@ -272,7 +272,7 @@ func TestDenialOutlivesTrouble(t *testing.T) {
 			c := g.as("acme")
 			path := "/v2/reg.example/" + acmeRepo
 			in := g.inject(refusal, false)
-			if a := c.get(path + "/manifests/v1"); a.status != 403 && a.status != 404 {
+			if a := c.get(path + "/manifests/" + g.img.Digest.String()); a.status != 403 && a.status != 404 {
 				t.Fatal(a)
 			}
 			in.Remove()
