@@ -58,6 +58,29 @@ func TestAges(t *testing.T) {
 	}
 }
 
+// An organisation has its own times for the same facts; 0 is what all have.
+func TestWithOtherTimes(t *testing.T) {
+	clk := newClock()
+	f := open(t, "", Options{Now: clk.now, AccessTTL: time.Hour})
+	strict := f.With(Times{AccessTTL: time.Minute, TagTTL: -1, Grace: -1})
+	f.Prove(acme, member, clk.now())
+	strict.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
+	wantAccess(t, strict, acme, Fresh)
+	wantTag(t, f, latest, digestA, Fresh)
+	wantTag(t, strict, latest, "", None)
+	clk.move(time.Minute)
+	wantAccess(t, f, acme, Fresh)
+	wantAccess(t, strict, acme, None)
+	wantAccess(t, strict.With(Times{Grace: time.Hour}), acme, Grace)
+	wantAccess(t, f.With(Times{}), acme, Fresh)
+	wantMember(t, strict, member, Fresh)
+	if f.AccessTTL() != time.Hour || strict.AccessTTL() != time.Minute {
+		t.Errorf("%v, %v", f.AccessTTL(), strict.AccessTTL())
+	}
+	strict.Deny(acme)
+	wantAccess(t, f, acme, None)
+}
+
 func TestAccessSaysWhenItWasAsked(t *testing.T) {
 	clk := newClock()
 	f := open(t, "", Options{Now: clk.now})
