@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
@@ -18,9 +19,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"berth/internal/config"
 	"berth/oci"
 )
 
@@ -217,6 +222,47 @@ func TestWatcherIsBounded(t *testing.T) {
 	}
 }
 
+// When the paths change, what is at the new ones is seen, and watched.
+func TestWatcherMoves(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	do(t, dir, "write one 1", "mkdir d", "write d/two 2")
+	var path atomic.Value
+	path.Store(filepath.Join(dir, "one"))
+	moved, seen := make(chan struct{}), make(chan string)
+	w := &watcher{
+		paths: func() (files, folders []string) { return []string{fmt.Sprint(path.Load())}, nil },
+		look: func() time.Duration {
+			text, _ := os.ReadFile(fmt.Sprint(path.Load()))
+			seen <- string(text)
+			return 0
+		},
+		moved: moved, log: slog.New(slog.DiscardHandler), poll: time.Hour,
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.run(ctx) })
+	sees := func(want string) {
+		t.Helper()
+		select {
+		case got := <-seen:
+			if got != want {
+				t.Errorf("it saw %q, not %q", got, want)
+			}
+		case <-soon(t).Done():
+			t.Fatalf("it never saw %q", want)
+		}
+	}
+	sees("1")
+	path.Store(filepath.Join(dir, "d/two"))
+	moved <- struct{}{}
+	sees("2")
+	do(t, dir, "write new 3", "rename new d/two")
+	sees("3")
+	cancel()
+	wg.Wait()
+}
+
 // Organisations come, change and go while the node runs, without an order.
 func TestDropInsAreWatched(t *testing.T) {
 	t.Parallel()
@@ -275,8 +321,47 @@ func TestFolderOfDropInsIsMoved(t *testing.T) {
 	s.main("organisations_directory: elsewhere")
 	s.reload(exitOK)
 	s.caller(n, "acme").mustRefuse("/v2/", http.StatusUnauthorized, oci.CodeUnauthorized)
-	do(t, s.dir, "mkdir elsewhere/acme", "rename organisations.d/acme.yaml elsewhere/acme.yaml", "rename organisations.d/acme/token elsewhere/acme/token")
+	// Nothing that happens here shows in the old folder.
+	do(t, s.dir, "mkdir elsewhere/acme", "write elsewhere/acme/token acme-secret")
+	s.write(s.path("elsewhere/acme.yaml"), s.read("organisations.d/acme.yaml"))
 	s.caller(n, "acme").await(manifest, http.StatusOK)
+}
+
+// A folder that is gone for a moment takes no organisation with it, nor does one
+// that cannot be read.
+func TestFolderOfDropInsIsGoneForAMoment(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	do(t, dir, "mkdir d", "write d/acme.yaml x", "write d/.hidden.yaml x", "write d/notes.txt x", "mkdir d/acme", "write file x")
+	synctest.Test(t, func(t *testing.T) {
+		log := &logbook{changed: make(chan struct{})}
+		f := follower{node: &node{log: slog.New(slog.NewTextHandler(log, nil))}}
+		lists := func(at string, want []string, wantAgain time.Duration, wantOK bool) {
+			t.Helper()
+			names, again, ok := f.list(filepath.Join(dir, at))
+			if !slices.Equal(names, want) || again != wantAgain || ok != wantOK {
+				t.Errorf("%q, again in %v, ok %t", names, again, ok)
+			}
+		}
+		lists("d", []string{"acme"}, 0, true)
+		do(t, dir, "rename d old")
+		lists("d", nil, goneAfter, false)
+		time.Sleep(goneAfter - time.Millisecond)
+		lists("d", nil, time.Millisecond, false)
+		do(t, dir, "rename old d")
+		lists("d", []string{"acme"}, 0, true)
+		do(t, dir, "rename d old")
+		lists("d", nil, goneAfter, false)
+		time.Sleep(goneAfter)
+		lists("d", nil, 0, true)
+		lists("d", nil, 0, true)
+		for range 3 {
+			lists("file", nil, 0, false)
+		}
+		if n := strings.Count(log.String(), "cannot be read"); n != 1 {
+			t.Errorf("logged %d times: %s", n, log)
+		}
+	})
 }
 
 // A certificate that is renewed in place is used at once; a half-renewed one is
@@ -303,6 +388,39 @@ func TestCertificatesAreWatched(t *testing.T) {
 	}
 	s.certificate("four")
 	await(t, "the next good one", func() bool { return servedBy(t, door) == "four" })
+}
+
+// What is wrong with a pair is told once, however often it is looked at.
+func TestCertificateThatIsBad(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.certificate("one")
+	c, err := newCertificate(config.TLS{CertFile: s.path("tls.crt"), KeyFile: s.path("tls.key")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := s.read("tls.key")
+	s.certificate("two")
+	s.put("tls.key", key)
+	if _, err := c.look(time.Now()); err == nil || errors.Is(err, errUnchanged) {
+		t.Errorf("an odd pair: %v", err)
+	}
+	for range 3 {
+		s.put("tls.key", key)
+		if _, err := c.look(time.Now()); !errors.Is(err, errUnchanged) {
+			t.Errorf("the same again: %v", err)
+		}
+	}
+	if pair, err := c.get(nil); err != nil || pair.Leaf.Subject.CommonName != "one" {
+		t.Errorf("in use: %v, %v", pair.Leaf.Subject, err)
+	}
+	s.certificate("three")
+	if _, err := c.look(time.Now()); err != nil {
+		t.Error(err)
+	}
+	if _, err := newCertificate(config.TLS{CertFile: s.path("none"), KeyFile: s.path("tls.key")}); err == nil {
+		t.Error("no certificate is no certificate")
+	}
 }
 
 func await(t *testing.T, what string, ok func() bool) {
