@@ -54,10 +54,15 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 	return *r, nil
 }
 
-// List passes through: lists are not content-addressed, and change.
+// List passes through: lists are not content-addressed, and change. One proves
+// nothing, but that a registry refuses one says as much as any other refusal.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	page, err := s.as(s.View(req.Repo)).List(ctx, req)
+	view := s.View(req.Repo)
+	page, err := s.as(view).List(ctx, req)
 	if err != nil {
+		if class := oci.ClassOf(err); class.Refuses() || oci.AsError(err).Code == oci.CodeNameUnknown {
+			s.deny(s.accessKey(view, req.Repo, ""), class)
+		}
 		return nil, err
 	}
 	page.Outcome.Result = oci.Pass
