@@ -63,17 +63,38 @@ func (f *fill) hireLocked() {
 	})
 }
 
-// hurry starts a worker for a reader that waits for what nobody fetches: it
-// stands far from where the others are.
+// hurry starts a worker for a reader that waits for what nobody fetches, unless
+// the first worker is about to: it is between two runs, or its run ends there.
 func (f *fill) hurry(rd *reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.hiring == nil || f.blocks == nil {
+	f.hurryLocked(rd)
+}
+
+func (f *fill) hurryLocked(rd *reader) {
+	if f.hiring == nil || f.blocks == nil || f.runEnd == 0 {
 		return
 	}
-	if run, ok := rd.stuck(f.blocks, f.runLimit()); ok {
-		run.Release() // the worker takes it: the most urgent is its first
+	run, ok := rd.stuck(f.blocks, f.runLimit())
+	if !ok {
+		return
+	}
+	run.Release() // the worker takes it: the most urgent is its first
+	if run.Pos()/store.BlockSize != f.runEnd/store.BlockSize {
 		f.hireLocked()
+	}
+}
+
+// firstWorkerAt notes where the first worker's run ends; 0: it has none. Readers
+// that came to wait while it had none are looked at again.
+func (f *fill) firstWorkerAt(end int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.runEnd = end
+	for rd := range f.readers {
+		if rd.waiting {
+			f.hurryLocked(rd)
+		}
 	}
 }
 

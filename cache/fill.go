@@ -52,6 +52,8 @@ type fill struct {
 	// reader left (a docker pull comes back for the rest after seconds).
 	whole   bool
 	running bool
+	// Where the first worker's run ends; 0 while it has none.
+	runEnd int64
 	// Workers besides the first: how many run, and where they may be hired.
 	extras  int
 	single  bool            // the registry ignores ranges

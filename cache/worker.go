@@ -287,6 +287,7 @@ func (f *fill) download(ctx context.Context, content *oci.Content, sp *sponsor) 
 	var run *store.Run
 	if content != nil && content.Body != nil { // else only the size was asked
 		run = f.blocks.Claim(content.Offset, content.End())
+		f.firstWorkerAt(run.End())
 	}
 	for {
 		before := f.blocks.Have()
@@ -295,11 +296,13 @@ func (f *fill) download(ctx context.Context, content *oci.Content, sp *sponsor) 
 			if run, err = f.next(ctx); run == nil {
 				return err
 			}
+			f.firstWorkerAt(run.End())
 			content, sp, err = f.ask(ctx, sp, run)
 		}
 		if err == nil {
 			err = f.stream(content, run)
 		}
+		f.firstWorkerAt(0)
 		run.Release()
 		run = nil
 		if f.blocks.Have() > before {
