@@ -58,15 +58,14 @@ const (
 type harbour struct {
 	*world
 
-	rng          *rand.Rand
-	names        []string
-	repos        []*repository
-	state        map[*place]*atomic.Int32
-	secrets      []string // that must show nowhere
-	base         []byte   // a public layer that is everywhere
-	private      map[oci.Digest]*repository
-	hostile      *place
-	hostileRepos []*repository
+	rng     *rand.Rand
+	names   []string
+	repos   []*repository
+	state   map[*place]*atomic.Int32
+	secrets []string // that must show nowhere
+	base    []byte   // a public layer that is everywhere
+	private map[oci.Digest]*repository
+	hostile *place
 }
 
 const villain = "org-mallory"
@@ -224,7 +223,6 @@ func (h *harbour) lie() {
 	loot.tags["v1"] = h.put(loot, oci.Manifest, "", data)
 	h.hostile.reg.SetTag(loot.name, "v1", loot.tags["v1"])
 	h.repos = append(h.repos, loot)
-	h.hostileRepos = append(h.hostileRepos, loot)
 }
 
 func (h *harbour) bytes(n int) []byte {

@@ -1,0 +1,106 @@
+package isolation_test
+
+import (
+	"time"
+)
+
+// seat is as whom somebody asks for one repository.
+type seat struct {
+	org  string
+	repo *repository
+}
+
+// model is what the registries and the node's promises make of who may get what.
+type model struct {
+	*harbour
+
+	rights map[*account]map[string]bool // repositories at the account's registry
+	good   map[*account]bool            // the node has the password that the registry wants
+	proven map[seat]time.Time           // the last time that upstream could have said yes
+	missed map[string]time.Time         // when somebody was told 404
+	booted time.Time
+	counts map[string]int
+}
+
+func newModel(h *harbour) *model {
+	m := &model{
+		harbour: h, rights: map[*account]map[string]bool{}, good: map[*account]bool{},
+		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, booted: h.clock.now(),
+	}
+	for i, p := range h.places[:3] {
+		for n, name := range h.names {
+			if a := m.accountOf(name, p); a != nil {
+				m.good[a], m.rights[a] = true, map[string]bool{name + "/own": true}
+				m.rights[a]["team/app"] = n == i%5
+				m.rights[a]["team/web"] = n == (i+1)%5 || n == (i+2)%5
+				m.grant(a)
+			}
+		}
+	}
+	return m
+}
+
+func (m *model) accountOf(org string, p *place) *account {
+	for _, a := range m.accounts {
+		if a.organisation == org && a.registry == p.name {
+			return a
+		}
+	}
+	return nil
+}
+
+// grant tells the registry what the model thinks.
+func (m *model) grant(a *account) {
+	var repos []string
+	for repo, ok := range m.rights[a] {
+		if ok {
+			repos = append(repos, repo)
+		}
+	}
+	for _, p := range m.places {
+		if p.name == a.registry {
+			user, _ := a.get()
+			p.reg.SetRights(user, repos...)
+		}
+	}
+}
+
+// allows says whether the registry, asked now, says yes.
+func (m *model) allows(s seat) bool {
+	if s.repo.at == m.hostile {
+		return s.org == villain
+	}
+	a := m.accountOf(s.org, s.repo.at)
+	switch {
+	case a == nil:
+		return s.repo.public && s.repo.at.uniform
+	case s.repo.public:
+		return m.good[a] || s.repo.at.uniform
+	}
+	return m.good[a] && m.rights[a][s.repo.name]
+}
+
+func (m *model) trouble(p *place) trouble { return trouble(m.state[p].Load()) }
+
+const (
+	accessTTL = 5 * time.Minute
+	grace     = 24 * time.Hour
+	slack     = 10 * time.Second // real time that passes meanwhile
+)
+
+// may says whether private bytes of the repository may be in an answer now.
+func (m *model) may(s seat) bool {
+	state := m.trouble(s.repo.at)
+	if (state == healthy || state == tokenless) && m.allows(s) {
+		return true
+	}
+	last, ok := m.proven[s]
+	if !ok {
+		return false
+	}
+	age := m.clock.now().Sub(last)
+	if state != healthy {
+		return age < grace+slack
+	}
+	return age < accessTTL+slack && !last.Before(m.booted)
+}
