@@ -31,6 +31,7 @@ func TestStatus(t *testing.T) {
 	n := s.serve()
 	s.caller(n, "acme").mustPull(app, s.image, "")
 	s.clock.forward(3 * time.Minute)
+	published(t, s.cacheDir())
 
 	got := s.command("status", "--json")
 	var status admin.Status
@@ -314,4 +315,18 @@ func hashText(s string) []byte {
 		panic(err)
 	}
 	return sum[:]
+}
+
+// published waits until nothing is on its way to the disk any more: an answer
+// ends when its digest matched, and not when the file has its name.
+func published(t *testing.T, dir string) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
+		if growing, err := os.ReadDir(filepath.Join(dir, "tmp")); err == nil && len(growing) == 0 {
+			return
+		}
+	}
+	t.Fatal("something is still on its way to the disk")
 }
