@@ -15,7 +15,7 @@ import (
 type nameServer struct {
 	conn  *net.UDPConn
 	known []string
-	wg   sync.WaitGroup
+	wg    sync.WaitGroup
 
 	mu    sync.Mutex
 	names []string
