@@ -73,6 +73,9 @@ func TestFileRights(t *testing.T) {
 			case err != nil && strings.Contains(err.Error(), canary):
 				t.Errorf("the content is in the error: %v", err)
 			}
+			if checked := (File{Path: path}).Check(); (checked == nil) != (err == nil) {
+				t.Errorf("Check says %v, reading %v", checked, err)
+			}
 			if _, err := PasswordFile(File{Path: path, Trusted: true}, "u").Login(t.Context()); err != nil {
 				t.Errorf("refused in a trusted folder: %v", err)
 			}

@@ -146,7 +146,7 @@ func (n *node) adoptDropIns(names []string) {
 	}
 	changed := false
 	for _, name := range names {
-		if f, ok := next.Files[name]; ok && f.SHA256 != "" && hashFile(f.Path) == f.SHA256 {
+		if isAsRead(next, name) {
 			continue
 		}
 		next, changed = next.ReloadOrganisation(name), true
@@ -157,6 +157,14 @@ func (n *node) adoptDropIns(names []string) {
 	if err := n.adopt(next); err != nil {
 		n.log.Error("changed organisations cannot be put in force, the old ones stay", "err", err)
 	}
+}
+
+// isAsRead says that a drop-in was good when it was read, and is what it was then.
+func isAsRead(cfg *config.Config, name string) bool {
+	f, there := cfg.Files[name]
+	_, broken := cfg.Broken[name]
+	o := cfg.Organisations[name]
+	return there && !broken && f.SHA256 != "" && hashFile(f.Path) == f.SHA256 && mayHold(&o) == nil
 }
 
 // tell logs what became of the organisations, and warnings that are new.

@@ -435,6 +435,37 @@ func TestVettedDropInKeepsTheOldOne(t *testing.T) {
 	s.caller(n, "acme").mustPull(app, s.image, "")
 }
 
+// A drop-in with a password in it is a secret file, and held to the same rules.
+func TestDropInsWithPasswords(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	text := fmt.Sprintf("tokens: [{name: only, sha256: %x}]\ncredentials: [{name: ci, registry: ghcr.io, username: acme-bot, password: acme-secret}]\n", sha256.Sum256([]byte(s.token("acme"))))
+	hash := s.put("organisations.d/acme.yaml", text)
+	chmod := func(mode os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(s.path("organisations.d/acme.yaml"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chmod(0o644)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	acme.mustRefuse("/v2/", http.StatusServiceUnavailable, oci.CodeUnknown)
+	wants(t, s.reload(exitFailed), "acme", admin.Failed, hash, "acme.yaml has mode 0644, so others may use it: chmod 0600 it")
+	if strings.Contains(n.log.String(), "acme-secret") {
+		t.Error("the password is in the log")
+	}
+	chmod(0o600) // seen without an order
+	acme.await("/v2/", http.StatusOK)
+	acme.mustPull(app, s.image, "")
+	chmod(0o604)
+	n.await("the new mode is told", func() bool { return strings.Contains(n.log.String(), "has mode 0604") })
+	wants(t, s.reload(exitFailed), "acme", admin.Kept, hash, "has mode 0604")
+	s.dropIn("globex", "# so that everything is put in force anew")
+	s.reload(exitFailed)
+	acme.mustPull(app, s.image, "")
+}
+
 func TestReloadNamesWhatNeedsARestart(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"berth/auth"
 	"berth/internal/config"
@@ -18,7 +20,7 @@ func vetted(cfg, before *config.Config) *config.Config {
 		if o.File == "" {
 			continue // the main file's: the operator's own mistakes are told at once
 		}
-		if err := vet(cfg, name, &o); err != nil {
+		if err := errors.Join(vet(cfg, name, &o), mayHold(&o)); err != nil {
 			bad[name] = config.Problems{{File: o.File, Message: err.Error()}}
 		}
 	}
@@ -38,6 +40,19 @@ func vetted(cfg, before *config.Config) *config.Config {
 		}
 	}
 	return &next
+}
+
+// mayHold says whether the drop-in of o may hold the passwords that it holds.
+// Without any it may be readable for everyone: hashes of tokens tell nothing.
+func mayHold(o *config.Organisation) error {
+	inline := func(c config.Credential) bool { return !c.Password.IsZero() }
+	if !slices.ContainsFunc(o.Credentials, inline) {
+		return nil
+	}
+	if err := (auth.File{Path: o.File}).Check(); err != nil {
+		return fmt.Errorf("a file with a password in it: %w", err)
+	}
+	return nil
 }
 
 // vet says what about one organisation cannot be used.
