@@ -143,8 +143,8 @@ func firstLine(t *testing.T, address, send string) string {
 		return ""
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // a TCP connection has deadlines
-	go io.WriteString(conn, send)              //nolint:errcheck // the other side may not want all of it
+	conn.SetDeadline(time.Now().Add(patience)) // a TCP connection has deadlines
+	go io.WriteString(conn, send)              // the other side may not want all of it
 	line, _ := bufio.NewReader(conn).ReadString('\n')
 	return line
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -123,9 +124,7 @@ func TestBadRegistries(t *testing.T) {
 	n := h.build()
 	c := h.nobody(n)
 	all := manifestMischief(good.Digest.String())
-	for what, m := range otherMischief(good.Platforms[0].Config) {
-		all[what] = m
-	}
+	maps.Copy(all, otherMischief(good.Platforms[0].Config))
 	// A few at a time: each may take some megabytes, and the limit is for all.
 	few := make(chan struct{}, 4)
 	var wg sync.WaitGroup

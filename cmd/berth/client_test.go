@@ -219,15 +219,3 @@ func (c *client) mustRefuse(path string, status int, code oci.Code, header ...st
 	}
 	return a
 }
-
-// without says whether nothing of secret is in the answer.
-func (a answer) without(secret []byte) bool {
-	for name, values := range a.header {
-		for _, v := range values {
-			if bytes.Contains([]byte(name+": "+v), secret) {
-				return false
-			}
-		}
-	}
-	return !bytes.Contains(a.body, secret)
-}

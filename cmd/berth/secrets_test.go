@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ func spellings(secret string) []string {
 		base64.URLEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw),
 		url.QueryEscape(secret), url.PathEscape(secret),
 		hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)),
-		strings.Trim(fmt.Sprintf("%q", secret), `"`), strings.Trim(fmt.Sprint(raw), "[]"),
+		strings.Trim(strconv.Quote(secret), `"`), strings.Trim(fmt.Sprintf("%v", raw), "[]"),
 	}
 }
 

@@ -138,7 +138,7 @@ func TestMessagesNameNobodyElse(t *testing.T) {
 		"hidden":    ocitest.Problem(http.StatusNotFound, "NAME_UNKNOWN", "no such repository"),
 		"limited":   ocitest.Problem(http.StatusTooManyRequests, "TOOMANYREQUESTS", "You have reached your pull rate limit", "Retry-After", "60"),
 		"trouble":   ocitest.Status(http.StatusServiceUnavailable, "Retry-After", "60"),
-		"page":      ocitest.Fault{Status: http.StatusOK, Body: []byte("<html>log in</html>"), Header: http.Header{"Content-Type": {"text/html"}}},
+		"page":      {Status: http.StatusOK, Body: []byte("<html>log in</html>"), Header: http.Header{"Content-Type": {"text/html"}}},
 		"elsewhere": ocitest.Status(http.StatusTemporaryRedirect, "Location", "http://127.0.0.1:1/nothing"),
 	}
 	for name, fault := range faults {
