@@ -88,10 +88,11 @@ func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) 
 // deny voids what the view had proven. A refused credential says nothing about
 // the repository, so the shared view may still stand in.
 func (s *source) deny(key facts.Access, class oci.Class) {
-	if class == oci.Unauthorized {
-		s.c.lostCredential.Add(key, struct{}{})
-	} else {
+	switch {
+	case class != oci.Unauthorized:
 		s.c.lostCredential.Remove(key)
+	case !s.facts.Denied(key): // a denial of the repository stays one
+		s.c.lostCredential.Add(key, struct{}{})
 	}
 	s.facts.Deny(key)
 }

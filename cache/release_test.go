@@ -259,6 +259,10 @@ func TestFallback(t *testing.T) {
 	if _, err := s.Resolve(t.Context(), "library/nginx", "1"); oci.ClassOf(err) != oci.RateLimited {
 		t.Errorf("rate limited after a denial: %v", err)
 	}
+	h.set(func() { h.fault = own(oci.Unauthorized) })
+	if _, err := s.Resolve(t.Context(), "library/nginx", "1"); oci.ClassOf(err) != oci.Unauthorized {
+		t.Errorf("a refused credential after a denial: %v", err)
+	}
 }
 
 // What is asked for the shared view carries nobody's name: its answer, and the

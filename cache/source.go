@@ -95,13 +95,9 @@ func (s *source) mayFallBack(repo string, err error) bool {
 	if view.Shared() {
 		return false // it has just been asked
 	}
-	switch class := oci.ClassOf(err); {
-	case class == oci.Unauthorized:
-		return s.u.AnonymousFallback
-	case class.Indeterminate():
-		return !s.deniedHere(s.accessKey(view, repo, ""))
-	}
-	return false
+	class := oci.ClassOf(err)
+	asked := class == oci.Unauthorized && s.u.AnonymousFallback || class.Indeterminate()
+	return asked && !s.deniedHere(s.accessKey(view, repo, ""))
 }
 
 func (s *source) accessKey(view oci.View, repo string, d oci.Digest) facts.Access {
