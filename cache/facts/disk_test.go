@@ -304,38 +304,41 @@ func TestSweep(t *testing.T) {
 
 // Renewed between the look and the deletion: it stays.
 func TestSweepSparesWhatIsRenewedMeanwhile(t *testing.T) {
-	clk := newClock()
-	path := filepath.Join(t.TempDir(), "facts.db")
-	f := open(t, path, Options{Now: clk.now})
-	f.Prove(acme, member, clk.now())
-	closeFacts(t, f)
+	synctest.Test(t, func(t *testing.T) {
+		clk := newClock()
+		path := filepath.Join(t.TempDir(), "facts.db")
+		f := open(t, path, Options{Now: clk.now})
+		f.Prove(acme, member, clk.now())
+		closeFacts(t, f)
 
-	var renew func()
-	f = open(t, path, Options{Now: func() time.Time {
-		if r := renew; r != nil {
-			renew = nil
-			r()
+		var renew func()
+		f = open(t, path, Options{Now: func() time.Time {
+			if r := renew; r != nil {
+				renew = nil
+				r()
+			}
+			return clk.now()
+		}})
+		synctest.Wait() // the sweep at the start is over
+		clk.move(31 * 24 * time.Hour)
+		f.Prove(acme, member, clk.now())
+		f.disk.writing.Lock() // the ticker stays out, and what follows is alone
+		defer f.disk.writing.Unlock()
+		renew = func() { // the sweep has begun to read
+			batch := f.disk.take()
+			if err := f.disk.db.Update(func(tx *bbolt.Tx) error { return putAll(tx, batch) }); err != nil {
+				t.Error(err)
+			}
+			f.disk.written(true)
 		}
-		return clk.now()
-	}})
-	clk.move(31 * 24 * time.Hour)
-	f.Prove(acme, member, clk.now())
-	f.disk.writing.Lock() // the ticker stays out, and what follows is alone
-	defer f.disk.writing.Unlock()
-	renew = func() { // the sweep has begun to read
-		batch := f.disk.take()
-		if err := f.disk.db.Update(func(tx *bbolt.Tx) error { return putAll(tx, batch) }); err != nil {
-			t.Error(err)
+		f.disk.sweep(nil)
+		if renew != nil {
+			t.Error("the sweep never looked at the clock")
 		}
-		f.disk.written(true)
-	}
-	f.disk.sweep(nil)
-	if renew != nil {
-		t.Error("the sweep never looked at the clock")
-	}
-	if v := f.disk.get(accessBucket, acme.key()); v == nil {
-		t.Error("it is gone")
-	}
+		if v := f.disk.get(accessBucket, acme.key()); v == nil {
+			t.Error("it is gone")
+		}
+	})
 }
 
 // What was queued while a write failed is newer than what failed.
