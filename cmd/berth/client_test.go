@@ -95,7 +95,9 @@ func (c *client) do(method, path string, header ...string) answer {
 	if len(header) > 0 {
 		a.what += fmt.Sprint(" ", header)
 	}
-	resp, err := c.send(context.WithoutCancel(c.t.Context()), method, path, header...)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), 2*patience)
+	defer cancel()
+	resp, err := c.send(ctx, method, path, header...)
 	if err != nil {
 		a.err = err
 		return a

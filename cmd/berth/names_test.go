@@ -114,6 +114,9 @@ func TestOrganisationInName(t *testing.T) {
 	manifest := "/v2/acme/ghcr.io/acme/app/manifests/1"
 	w.as(n, "globex").mustRefuse(manifest, http.StatusForbidden, oci.CodeDenied)
 	w.nobody(n).mustRefuse(manifest, http.StatusForbidden, oci.CodeDenied)
+	// Nor is it ignored where everyone may have the image.
+	w.as(n, "globex").mustRefuse("/v2/acme/docker.io/nginx/manifests/1", http.StatusForbidden, oci.CodeDenied)
+	w.nobody(n).mustRefuse("/v2/acme/docker.io/nginx/manifests/1", http.StatusForbidden, oci.CodeDenied)
 
 	strict := w.as(n, "acme")
 	strict.base = n.doors[2]
