@@ -95,7 +95,7 @@ func (c *Client) do(ctx context.Context, method, route string, request, answer a
 func (c *Client) unreached(err error) error {
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: nobody answers on %s: start it, or name its configuration with --config", ErrNotRunning, c.socket)
+		return fmt.Errorf("%w: nobody answers on %s: start it, or name its configuration with --config or its socket with --socket", ErrNotRunning, c.socket)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return c.notPermitted()
 	}

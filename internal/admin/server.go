@@ -108,9 +108,7 @@ func add[Q, A any](mux *http.ServeMux, pattern string, log *slog.Logger, do func
 		ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 		defer cancel()
 		answer, err := do(ctx, request)
-		if log != nil {
-			log.Info("an order was given on the admin socket", "order", pattern, "request", request, "by_user", r.Context().Value(peerKey{}), "err", err)
-		}
+		tell(r, log, pattern, request, err)
 		if e, ok := errors.AsType[*Error](err); ok {
 			fail(w, e.Status, e.Message)
 			return
@@ -120,6 +118,19 @@ func add[Q, A any](mux *http.ServeMux, pattern string, log *slog.Logger, do func
 		}
 		write(w, http.StatusOK, answer)
 	})
+}
+
+// tell logs an order, and by whom it was given.
+func tell(r *http.Request, log *slog.Logger, order string, request any, err error) {
+	if log == nil {
+		return
+	}
+	log = log.With("order", order, "request", request, "by_user", r.Context().Value(peerKey{}))
+	if err != nil {
+		log.Warn("an order on the admin socket failed", "err", err)
+		return
+	}
+	log.Info("an order was given on the admin socket")
 }
 
 // read decodes the body strictly; none is an empty document.

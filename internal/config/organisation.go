@@ -51,7 +51,9 @@ type Token struct {
 
 // Limits are an organisation's share of this node.
 type Limits struct {
-	// Requests that are answered at once, 1 to 100000. Default: 256.
+	// Requests that are answered at once, 1 to 100000. As many more wait for up to
+	// five seconds; what is beyond gets 503 and is told to try again. Nobody else
+	// waits. Default: 256.
 	Requests int `yaml:"requests"`
 
 	// Downloads from registries at once, 1 to 10000. Default: 16.
