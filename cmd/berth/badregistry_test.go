@@ -19,12 +19,12 @@ import (
 	"berth/oci"
 )
 
-// bomb is a megabyte that unpacks to a gigabyte.
+// bomb is little that unpacks to more than a node may take.
 var bomb = sync.OnceValue(func() []byte {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	zeros := make([]byte, 1<<20)
-	for range 1 << 10 {
+	for range 2 * frugal >> 20 {
 		_, _ = z.Write(zeros) // into memory
 	}
 	_ = z.Close() // likewise
