@@ -40,6 +40,9 @@ type Options struct {
 	// Connections is how many all fills together may use, but that each fill has
 	// its first one. If 0, 16.
 	Connections int
+	// Turn waits until organisation may start another download of a blob, which
+	// goes on until end is called. If nil, everybody may at once.
+	Turn func(ctx context.Context, organisation string) (end func(), err error)
 	// Now is the clock of proofs and tags. If nil, time.Now.
 	Now func() time.Time
 	// Log gets what an operator should know. If nil, nothing is logged.
@@ -63,8 +66,10 @@ type Cache struct {
 	lostCredential *lru.Cache[facts.Access, struct{}]
 
 	connections connections
+	line        line
 
-	// mu comes before a fill's mutex, and that before its blocks'.
+	// mu comes before a fill's mutex, and that before its blocks'
+	// and the line's.
 	mu      sync.Mutex
 	fills   map[fillKey]*fill
 	suspect map[fillKey]*suspicion
@@ -139,6 +144,8 @@ func (c *Cache) Close() error {
 type Upstream struct {
 	// Name is the registry as users name it, for messages.
 	Name string
+	// Organisation is who pulls, whatever the view it is asked as; empty: nobody.
+	Organisation string
 	// Origin is where it is reached.
 	Origin oci.Origin
 	// As asks the origin as the organisation.

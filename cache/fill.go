@@ -52,6 +52,7 @@ type fill struct {
 	// reader left (a docker pull comes back for the rest after seconds).
 	whole   bool
 	running bool
+	turn    *turn // of who made it run
 	// Where the first worker's run ends; 0 while it has none.
 	runEnd int64
 	// Workers besides the first: how many run, and where they may be hired.
@@ -69,6 +70,11 @@ type fill struct {
 // join attaches a reader of r to the fill of o, and waits until it may read.
 // errAgain: there was no fill when it looked and no need for one, or it ended.
 func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+	turn, err := s.turn(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.unused()
 	f, sp, started, err := s.c.attach(s, view, o)
 	if err != nil {
 		return nil, err
@@ -82,7 +88,7 @@ func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Ra
 			return nil, errAgain
 		}
 	}
-	content, err := f.open(ctx, sp, r)
+	content, err := f.open(ctx, sp, r, turn)
 	if err != nil {
 		return nil, err
 	}
@@ -155,8 +161,8 @@ func (f *fill) sponsor(s *source, view oci.View, o oci.Object) *sponsor {
 }
 
 // open attaches a reader and waits until it may read, or has an answer.
-func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range) (*oci.Content, error) {
-	rd, ok := f.enter(sp, r)
+func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range, turn *turn) (*oci.Content, error) {
+	rd, ok := f.enter(sp, r, turn)
 	if !ok {
 		return nil, errAgain
 	}
@@ -183,8 +189,9 @@ func (f *fill) failure() error {
 	return f.err
 }
 
-// enter counts a reader in and makes sure that a worker runs.
-func (f *fill) enter(sp *sponsor, r oci.Range) (*reader, bool) {
+// enter counts a reader in and makes sure that a worker runs, in the reader's
+// turn if none does yet.
+func (f *fill) enter(sp *sponsor, r oci.Range, turn *turn) (*reader, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.over {
@@ -202,6 +209,8 @@ func (f *fill) enter(sp *sponsor, r oci.Range) (*reader, bool) {
 	}
 	if !f.running {
 		f.running = true
+		f.turn = turn.take()
+		f.c.line.runs(f.key)
 		f.c.wg.Go(f.run)
 	}
 	f.wake()
@@ -223,6 +232,7 @@ func (f *fill) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.over, f.running = true, false
+	f.turn.over()
 	if err == nil {
 		return
 	}
@@ -267,6 +277,7 @@ func (f *fill) park() bool {
 		return false
 	}
 	f.running = false
+	f.turn.over()
 	f.parked = time.AfterFunc(parkedFor, f.drop)
 	return true
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -17,14 +18,21 @@ import (
 // before clients give up on the header.
 const waitInLine = 5 * time.Second
 
-// Limits bounds how many requests of each organisation are answered at once, so
-// that one which asks for everything at the same time takes nothing from the
-// others. What is too much waits in a line of the organisation's own, as long as
-// the limit, first come first served; then it gets 503 and the time to try again.
+// Limits bounds how many things of each organisation go on at once, so that one
+// which asks for everything at the same time takes nothing from the others. What
+// is too much waits in a line of the organisation's own, first come first served;
+// then it gets 503 and the time to try again.
 //
 // The zero Limits limits nobody, a nil one neither. Safe for concurrent use; it
-// outlives handlers, so that a new configuration forgets no running request.
+// outlives handlers, so that a new configuration forgets nothing that runs.
 type Limits struct {
+	// Wait is how long one waits in line at most. If 0, 5 s.
+	Wait time.Duration
+	// Line is how many wait at most. If 0, as many as the limit.
+	Line int
+	// What the limit counts and its key, for the answer. If empty, requests.
+	What, Key string
+
 	mu     sync.Mutex
 	shares map[string]*share
 }
@@ -72,7 +80,7 @@ func (l *Limits) enter(ctx context.Context, organisation string) (*share, error)
 	if turn == nil {
 		return s, err
 	}
-	timer := time.NewTimer(waitInLine)
+	timer := time.NewTimer(cmp.Or(l.Wait, waitInLine))
 	defer timer.Stop()
 	select {
 	case <-turn:
@@ -88,6 +96,16 @@ func (l *Limits) enter(ctx context.Context, organisation string) (*share, error)
 	return s, nil // the turn came just now
 }
 
+// Turn is enter for others than the handler: it waits for organisation's turn,
+// which lasts until end is called.
+func (l *Limits) Turn(ctx context.Context, organisation string) (end func(), err error) {
+	s, err := l.enter(ctx, organisation)
+	if err != nil {
+		return nil, err
+	}
+	return sync.OnceFunc(func() { l.leave(s) }), nil
+}
+
 // stand takes a place among those that run or, with a turn to wait for, those
 // that wait.
 func (l *Limits) stand(organisation string) (s *share, turn chan struct{}, err error) {
@@ -100,8 +118,8 @@ func (l *Limits) stand(organisation string) (s *share, turn chan struct{}, err e
 	case s.running < s.limit:
 		s.running++
 		return s, nil, nil
-	case len(s.line) >= s.limit:
-		return nil, nil, tooMany(organisation, s.limit)
+	case len(s.line) >= cmp.Or(l.Line, s.limit):
+		return nil, nil, l.refusal(organisation, s.limit)
 	}
 	turn = make(chan struct{})
 	s.line = append(s.line, turn)
@@ -143,17 +161,17 @@ func (s *share) admit() {
 func (l *Limits) tooMany(organisation string, s *share) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return tooMany(organisation, s.limit)
+	return l.refusal(organisation, s.limit)
 }
 
-// tooMany is no 429, which everyone takes for the registry's limit, and its code
+// refusal is no 429, which everyone takes for the registry's limit, and its code
 // is one after which dockerd tries again: after DENIED and TOOMANYREQUESTS it
 // does not (retryOnError in moby's distribution/errors.go).
-func tooMany(organisation string, limit int) error {
+func (l *Limits) refusal(organisation string, limit int) error {
 	return &oci.Error{
 		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown,
-		Message: fmt.Sprintf("organisation %s: %d of its requests are being answered on this node, and more wait; that is its limit (limits.requests): pull again in a moment, or ask whoever runs the node to raise it",
-			organisation, limit),
+		Message: fmt.Sprintf("organisation %s: %d of its %s go on at once on this node, and more wait; that is its limit (%s): pull again in a moment, or ask whoever runs the node to raise it",
+			organisation, limit, cmp.Or(l.What, "requests"), cmp.Or(l.Key, "limits.requests")),
 		RetryAfter: waitInLine,
 	}
 }

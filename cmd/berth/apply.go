@@ -37,7 +37,8 @@ func (n *node) adopt(next *config.Config) error {
 	}
 	before, old := n.cfg, n.lines()
 	n.cfg, n.desk = next, d
-	n.limits.Set(requestLimits(next))
+	n.limits.Set(limits(next, func(l config.Limits) int { return l.Requests }))
+	n.fills.Set(limits(next, func(l config.Limits) int { return l.Fills }))
 	for i, f := range n.fronts {
 		f.live.Set(d.handlers[i])
 	}
@@ -54,12 +55,13 @@ func (n *node) adopt(next *config.Config) error {
 	return nil
 }
 
-func requestLimits(cfg *config.Config) map[string]int {
-	limits := make(map[string]int, len(cfg.Organisations))
+// limits is one of the limits of each organisation.
+func limits(cfg *config.Config, of func(config.Limits) int) map[string]int {
+	all := make(map[string]int, len(cfg.Organisations))
 	for name, o := range cfg.Organisations {
-		limits[name] = o.Limits.Requests
+		all[name] = of(o.Limits)
 	}
-	return limits
+	return all
 }
 
 // forgetAccounts drops the series of accounts that are gone.

@@ -143,7 +143,7 @@ func (d *desk) source(c *cache.Cache, caller auth.Caller, r *proxy.Registry) (oc
 func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 	s := at.site
 	u := cache.Upstream{
-		Name: s.name, Origin: s.origin, PerObject: s.perObject,
+		Name: s.name, Organisation: at.organisation, Origin: s.origin, PerObject: s.perObject,
 		Shared: s.shared, Uniform: s.uniform,
 		AnonymousFallback: s.fallback, Times: d.times(at.organisation),
 		As: s.line.upstream.As(upstream.Identity{

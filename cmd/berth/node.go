@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -33,6 +34,7 @@ type node struct {
 	key      auth.Key
 	pulls    *proxy.Metrics
 	limits   *proxy.Limits
+	fills    *proxy.Limits
 	upstream *upstream.Metrics
 	auth     *auth.Metrics
 	config   *configMetrics
@@ -53,7 +55,7 @@ type node struct {
 func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	n := &node{
 		flags: s.flags, log: s.log, level: s.level, now: s.now, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &proxy.Limits{}, moved: make(chan struct{}, 1),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &proxy.Limits{}, fills: newFills(), moved: make(chan struct{}, 1),
 	}
 	n.registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -71,7 +73,7 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	if n.fronts, err = newFronts(cfg, open); err != nil {
 		return nil, err
 	}
-	if n.cache, err = openCache(cfg.Cache, cfg.Upstream, n.log, n.now); err != nil {
+	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
 		return nil, err
 	}
 	if n.key, err = auth.LoadKey(filepath.Join(cfg.Cache.Directory, "key")); err == nil {
@@ -84,7 +86,7 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	return n, nil
 }
 
-func openCache(c config.Cache, u config.Upstream, log *slog.Logger, now func() time.Time) (*cache.Cache, error) {
+func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error) {
 	if err := os.MkdirAll(c.Directory, 0o700); err != nil {
 		return nil, fmt.Errorf("making the cache folder: %w: name another one with --cache or cache.directory", err)
 	}
@@ -96,8 +98,19 @@ func openCache(c config.Cache, u config.Upstream, log *slog.Logger, now func() t
 		Dir:     c.Directory,
 		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
 		Parallel: u.Parallel, Connections: u.Connections,
-		Now: now, Log: log,
+		Turn: n.fills.Turn, Now: n.now, Log: n.log,
 	})
+}
+
+// fillWait is how long a download waits for its organisation's turn: longer than
+// a request for an answer, since downloads last, but so that the client still
+// gets to know what it waited for.
+const fillWait = 15 * time.Second
+
+// newFills bounds the downloads of each organisation. Who waits in its line is in
+// a request, and those are bounded already.
+func newFills() *proxy.Limits {
+	return &proxy.Limits{Wait: fillWait, Line: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
 }
 
 // diskSize is that of the whole file system, in bytes.

@@ -56,7 +56,10 @@ type Limits struct {
 	// waits. Default: 256.
 	Requests int `yaml:"requests"`
 
-	// Downloads from registries at once, 1 to 10000. Default: 16.
+	// Blobs that are downloaded from registries at once, 1 to 10000; whoever joins
+	// a download that is under way costs its organisation nothing. What is beyond
+	// waits for up to 15 seconds, gets 503 then and is told to try again. Nobody
+	// else waits. Default: 16.
 	Fills int `yaml:"fills"`
 
 	// The share, from 0 to 1, that it may use of what registries allow this node's
