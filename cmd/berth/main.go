@@ -80,7 +80,7 @@ func rootCommand(o *options) *cobra.Command {
 	})
 	root.AddCommand(
 		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), purgeCommand(o),
-		tokenCommand(), versionCommand(),
+		nameCommand(o), setupCommand(o), tokenCommand(), versionCommand(),
 	)
 	return root
 }

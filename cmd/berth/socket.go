@@ -102,11 +102,12 @@ func (f *front) status(l *config.Listener) admin.Listener {
 	shown := admin.Listener{
 		Address: f.address.String(), Sockets: []string{}, Callers: string(l.Callers),
 		Organisation: l.Organisation, Registry: l.Registry,
+		OrganisationInName: string(l.OrganisationInName), Names: l.Names,
 	}
 	for _, s := range f.sockets {
 		shown.Sockets = append(shown.Sockets, s.String())
 	}
-	if f.cert != nil {
+	if shown.TLS = f.cert != nil; shown.TLS {
 		shown.CertificateEnds = new(f.cert.ends())
 	}
 	return shown

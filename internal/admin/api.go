@@ -85,7 +85,12 @@ type Listener struct {
 	Callers      string `json:"callers"`
 	Organisation string `json:"organisation,omitempty"`
 	Registry     string `json:"registry"`
-	// CertificateEnds is when the certificate in use ends; nil: plain HTTP.
+	// OrganisationInName is required or optional.
+	OrganisationInName string `json:"organisation_in_name"`
+	// Names are the host names, besides localhost, that clients may use.
+	Names []string `json:"names,omitempty"`
+	// TLS: it is served with a certificate, which is good until CertificateEnds.
+	TLS             bool       `json:"tls"`
 	CertificateEnds *time.Time `json:"certificate_ends,omitempty"`
 }
 

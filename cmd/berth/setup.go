@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	clientsetup "berth/internal/setup"
+)
+
+func setupCommand(o *options) *cobra.Command {
+	var a asking
+	var f setupFlags
+	c := &cobra.Command{
+		Use:   "setup docker|containerd|podman|nerdctl|buildkit",
+		Short: "Print what a client needs to pull through this node",
+		Long: `Print the configuration that makes a client pull through this node: what to
+write where, how to put it in force, and what it does not do.
+
+  berth setup docker
+  sudo berth setup docker --write      # merge it into /etc/docker/daemon.json
+  sudo systemctl reload docker`,
+		ValidArgs: clientsetup.Clients(),
+		Args:      usage(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
+		RunE: func(c *cobra.Command, args []string) error {
+			if f.write && args[0] != "docker" {
+				return usageError{errors.New("--write is for docker: the other clients' files are new ones, write them as they are printed")}
+			}
+			plan, err := f.plan(c, &a, o, args[0])
+			if err != nil {
+				return err
+			}
+			if f.write {
+				return f.merge(c, a.json, plan)
+			}
+			return tell(c, a.json, plan.Plan, showPlan)
+		},
+	}
+	a.flags(c)
+	organisationFlag(c, &f.organisation, "who the client pulls as, for podman and buildkit where callers log in")
+	c.Flags().BoolVar(&f.write, "write", false, "docker only: merge the keys into daemon.json, keeping the rest and a copy")
+	c.Flags().StringVar(&f.file, "file", clientsetup.DaemonJSON, "where daemon.json is, with --write")
+	return c
+}
+
+type setupFlags struct {
+	organisation, file string
+	write              bool
+}
+
+// planned is a plan with the ports that it is for.
+type planned struct {
+	clientsetup.Plan
+
+	ports []clientsetup.Listener
+}
+
+func (f *setupFlags) plan(c *cobra.Command, a *asking, o *options, client string) (planned, error) {
+	cfg, err := o.load()
+	if err != nil {
+		return planned{}, err
+	}
+	if err := known(cfg, f.organisation); err != nil {
+		return planned{}, err
+	}
+	ports, err := a.ports(c.Context(), o, cfg)
+	if err != nil {
+		return planned{}, err
+	}
+	registries, err := registriesOf(cfg, f.organisation)
+	if err != nil {
+		return planned{}, err
+	}
+	plan, err := clientsetup.For(client, clientsetup.Options{Listeners: ports, Organisation: f.organisation, Registries: registries})
+	return planned{plan, ports}, err
+}
+
+// merge writes Docker's file.
+func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
+	w, err := clientsetup.WriteDaemonJSON(f.file, clientsetup.DockerKeys(p.ports), time.Now())
+	if err != nil {
+		return err
+	}
+	return tell(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
+		switch {
+		case !w.Changed:
+			fmt.Fprintf(out, "%s: nothing to change\n", w.Path)
+		case w.Backup == "":
+			fmt.Fprintf(out, "%s: written\n", w.Path)
+		default:
+			fmt.Fprintf(out, "%s: written; as it was: %s\n", w.Path, w.Backup)
+		}
+		for _, m := range w.OtherMirrors {
+			fmt.Fprintf(out, "another mirror stays behind berth: %s\n", m)
+		}
+		if w.Changed {
+			fmt.Fprintln(out, "now: systemctl reload docker (never restart: that stops the containers)")
+		}
+	})
+}
+
+func showPlan(w io.Writer, p clientsetup.Plan) {
+	for _, f := range p.Files {
+		what := "write"
+		if f.Merge {
+			what = "put into"
+		}
+		fmt.Fprintf(w, "# %s %s", what, f.Path)
+		if f.When != "" {
+			fmt.Fprintf(w, "\n# (%s)", f.When)
+		}
+		fmt.Fprintf(w, "\n\n%s\n", indented(f.Content))
+	}
+	if len(p.Then) > 0 {
+		fmt.Fprintf(w, "# then\n\n%s\n", indented(strings.Join(p.Then, "\n")))
+	}
+	fmt.Fprintln(w, "# to know")
+	for _, note := range p.Notes {
+		fmt.Fprintf(w, "- %s\n", note)
+	}
+}
+
+func indented(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.TrimSpace(line) != "" {
+			b.WriteString("    ")
+		}
+		b.WriteString(line)
+	}
+	if !strings.HasSuffix(text, "\n") {
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

@@ -1,0 +1,223 @@
+package setup
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var (
+	now  = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	keys = DaemonKeys{Mirrors: []string{"http://localhost:5000"}, Insecure: []string{"10.0.0.1:5000"}}
+)
+
+func TestWriteDaemonJSON(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		before string // "-": no file
+		after  string // empty: refused, or nothing to do
+		others []string
+	}{
+		"no file":    {before: "-", after: "{\n  \"registry-mirrors\": [\n    \"http://localhost:5000\"\n  ],\n  \"insecure-registries\": [\n    \"10.0.0.1:5000\"\n  ]\n}\n"},
+		"empty file": {before: "", after: "{\n  \"registry-mirrors\": [\n    \"http://localhost:5000\"\n  ],\n  \"insecure-registries\": [\n    \"10.0.0.1:5000\"\n  ]\n}\n"},
+		"unknown keys in their order, numbers as they are": {
+			before: `{"z-new": {"deep": [1e3, 12345678901234567890]}, "live-restore": true, "registry-mirrors": ["https://other"]}`,
+			after: "{\n  \"z-new\": {\n    \"deep\": [\n      1e3,\n      12345678901234567890\n    ]\n  },\n  \"live-restore\": true,\n" +
+				"  \"registry-mirrors\": [\n    \"http://localhost:5000\",\n    \"https://other\"\n  ],\n  \"insecure-registries\": [\n    \"10.0.0.1:5000\"\n  ]\n}\n",
+			others: []string{"https://other"},
+		},
+		"there already":   {before: `{"insecure-registries":["a","10.0.0.1:5000"],"registry-mirrors":["http://localhost:5000"]}`},
+		"no object":       {before: `[]`},
+		"no JSON":         {before: `{"a": }`},
+		"cut short":       {before: `{"a": 1`},
+		"two documents":   {before: `{} {}`},
+		"a key twice":     {before: `{"a":1,"a":2}`},
+		"mirrors no list": {before: `{"registry-mirrors":"https://other"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			path := filepath.Join(dir, "daemon.json")
+			if c.before != "-" {
+				if err := os.WriteFile(path, []byte(c.before), 0o640); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w, err := WriteDaemonJSON(path, keys, now)
+			refused := c.after == "" && name != "there already"
+			if (err != nil) != refused || w.Changed != (c.after != "") {
+				t.Fatalf("%+v, %v", w, err)
+			}
+			if !refused && !slices.Equal(w.OtherMirrors, append([]string{}, c.others...)) {
+				t.Errorf("other mirrors: %q", w.OtherMirrors)
+			}
+			want := c.after
+			if want == "" {
+				want = c.before
+			}
+			if got := text(t, path); got != want {
+				t.Errorf("%s", got)
+			}
+			files, _ := filepath.Glob(filepath.Join(dir, "*"))
+			if c.before == "-" || !w.Changed {
+				if len(files) != 1 || w.Backup != "" {
+					t.Errorf("files: %q, backup %q", files, w.Backup)
+				}
+				return
+			}
+			if len(files) != 2 || text(t, w.Backup) != c.before {
+				t.Errorf("files: %q, backup %q", files, w.Backup)
+			}
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {
+				t.Errorf("%v, %v", info.Mode(), err)
+			}
+			if w, err := WriteDaemonJSON(path, keys, now); err != nil || w.Changed {
+				t.Errorf("again: %+v, %v", w, err)
+			}
+		})
+	}
+}
+
+func text(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// A link stays one, and a backup that is there is never written over.
+func TestWriteDaemonJSONBehindALink(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "real.json"), filepath.Join(dir, "daemon.json")
+	if err := os.WriteFile(target, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	w, err := WriteDaemonJSON(link, keys, now)
+	if err != nil || !w.Changed {
+		t.Fatal(w, err)
+	}
+	if got, err := os.Readlink(link); err != nil || got != target {
+		t.Errorf("the link is %q, %v", got, err)
+	}
+	before := text(t, target)
+	if _, err := WriteDaemonJSON(link, DaemonKeys{Mirrors: []string{"http://localhost:1"}}, now); err == nil {
+		t.Error("the backup was written over")
+	}
+	if text(t, target) != before {
+		t.Error("it was written without a backup")
+	}
+}
+
+// Whatever else is in the file stays there.
+func TestMergeKeepsTheRest(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(r *rapid.T) {
+		had := rapid.MapOf(rapid.StringMatching(`[a-z<&-]{1,8}`), rapid.OneOf(
+			rapid.Map(rapid.Int(), func(i int) any { return float64(i % 1000) }),
+			rapid.Map(rapid.String(), func(s string) any { return s }),
+			rapid.Map(rapid.Bool(), func(b bool) any { return b }),
+		)).Draw(r, "keys")
+		before, err := json.Marshal(had)
+		if err != nil {
+			r.Fatal(err)
+		}
+		after, _, err := merge(before, keys)
+		if err != nil {
+			r.Fatal(err)
+		}
+		var got map[string]any
+		if err := json.Unmarshal(after, &got); err != nil {
+			r.Fatal(err)
+		}
+		if len(got) != len(had)+2 {
+			r.Errorf("%s\nbecomes\n%s", before, after)
+		}
+		for key, value := range had {
+			if got[key] != value {
+				r.Errorf("%q: %v becomes %v", key, value, got[key])
+			}
+		}
+	})
+}
+
+func FuzzMerge(f *testing.F) {
+	for _, s := range []string{`{}`, `{"a":[1]}`, `{"registry-mirrors":null}`, `{"a":1,}`, "\xef\xbb\xbf{}"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		after, _, err := merge(text, keys)
+		if err != nil || after == nil {
+			return
+		}
+		if again, _, err := merge(after, keys); err != nil || again != nil {
+			t.Errorf("%q becomes %q, and then %q, %v", text, after, again, err)
+		}
+	})
+}
+
+func TestDockerKeys(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		l    Listener
+		want DaemonKeys
+	}{
+		{Listener{Address: "localhost:5000", Loopback: true}, DaemonKeys{Mirrors: []string{"http://localhost:5000"}}},
+		{Listener{Address: "localhost:5000", Loopback: true, Registry: "ghcr.io"}, DaemonKeys{Mirrors: []string{"http://localhost:5000/docker.io"}}},
+		{Listener{Address: "localhost:5000", Loopback: true, Token: true}, DaemonKeys{}},
+		{Listener{Address: "10.0.0.1:5000"}, DaemonKeys{Mirrors: []string{"http://10.0.0.1:5000"}, Insecure: []string{"10.0.0.1:5000"}}},
+		{Listener{Address: "berth.internal:5000", TLS: true}, DaemonKeys{Mirrors: []string{"https://berth.internal:5000"}}},
+		{Listener{Address: "10.0.0.1:5000", Token: true}, DaemonKeys{Insecure: []string{"10.0.0.1:5000"}}},
+	} {
+		got := DockerKeys([]Listener{c.l})
+		if !slices.Equal(got.Mirrors, c.want.Mirrors) || !slices.Equal(got.Insecure, c.want.Insecure) {
+			t.Errorf("%+v: %+v", c.l, got)
+		}
+	}
+}
+
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	open := Listener{Address: "localhost:5000", Loopback: true}
+	token := Listener{Address: "localhost:5001", Loopback: true, Token: true, NameNeedsOrganisation: true}
+	registries := []string{"quay.io", "docker.io", "reg.acme.com:5443"}
+	for _, client := range Clients() {
+		p, err := For(client, Options{Listeners: []Listener{open, token}, Registries: registries})
+		if err != nil || len(p.Files) == 0 || len(p.Notes) == 0 {
+			t.Errorf("%s: %+v, %v", client, p, err)
+		}
+		for _, f := range p.Files {
+			if strings.Contains(f.Content, "5001") {
+				t.Errorf("%s: %s", client, f.Content)
+			}
+		}
+	}
+	if _, err := For("rkt", Options{}); err == nil {
+		t.Error("there is a plan for rkt")
+	}
+	only := Options{Listeners: []Listener{token}, Registries: registries}
+	for _, client := range []string{"containerd", "nerdctl", "podman", "buildkit"} {
+		if p, err := For(client, only); err == nil {
+			t.Errorf("%s: %+v", client, p)
+		}
+	}
+	if p, err := For("docker", only); err != nil || len(p.Files) != 0 || !strings.Contains(strings.Join(p.Notes, "\n"), "no mirror is set") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	only.Organisation = "acme"
+	p, err := For("podman", only)
+	if err != nil || !strings.Contains(p.Files[0].Content, `location = "localhost:5001/acme/reg.acme.com_5443"`) {
+		t.Errorf("%+v, %v", p, err)
+	}
+}

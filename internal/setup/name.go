@@ -1,0 +1,63 @@
+package setup
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"berth/oci"
+)
+
+const dockerHub = "docker.io"
+
+// dockerHubNames all mean Docker Hub. The first is in image names, the second in
+// credential files and old daemons, the third is the host that serves the API.
+var dockerHubNames = []string{dockerHub, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
+
+// Name is an image as it is called on this node, and what that means.
+type Name struct {
+	// Local is what to pull.
+	Local string `json:"name"`
+	// Registry and Repository are where it comes from.
+	Registry   string `json:"registry"`
+	Repository string `json:"repository"`
+	// Reference is the tag or digest.
+	Reference string `json:"reference"`
+}
+
+// LocalName is how image, as a user writes it, is called behind listener for
+// organisation. With one, the name begins with it: on a machine whose local tags
+// are shared it says whose image that is. The registry is always written out, so
+// that the name means the same at every listener, and a digest goes before a tag.
+func LocalName(image, listener, organisation string) (Name, error) {
+	ref, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return Name{}, fmt.Errorf("%q is no image name: %w", oci.OneLine(image, 300), err)
+	}
+	n := Name{Registry: strings.ToLower(reference.Domain(ref)), Repository: reference.Path(ref)}
+	if slices.Contains(dockerHubNames, n.Registry) {
+		n.Registry = dockerHub
+		if !strings.Contains(n.Repository, "/") {
+			n.Repository = "library/" + n.Repository
+		}
+	}
+	// A colon cannot stand within an image's name.
+	path := strings.Replace(n.Registry, ":", "_", 1) + "/" + n.Repository
+	if organisation != "" {
+		path = organisation + "/" + path
+	}
+	if !oci.ValidName(path) {
+		return Name{}, fmt.Errorf("%q cannot be written behind %s: %s is no name of at most 255 lower-case letters, digits and separators", oci.OneLine(image, 300), listener, oci.OneLine(path, 300))
+	}
+	separator := ":"
+	switch r := ref.(type) {
+	case reference.Canonical:
+		separator, n.Reference = "@", r.Digest().String()
+	case reference.Tagged:
+		n.Reference = r.Tag()
+	}
+	n.Local = listener + "/" + path + separator + n.Reference
+	return n, nil
+}
