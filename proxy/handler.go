@@ -49,6 +49,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Metrics counts; one for all listeners. If nil, nothing is counted.
 	Metrics *Metrics
+	// Failures keeps the last ones, for people; one for all listeners. If nil,
+	// nothing is kept.
+	Failures *Failures
 }
 
 // New makes the handler of one listener. It holds no state worth keeping: after

@@ -43,8 +43,11 @@ func (x *exchange) log(failure *oci.Error, aborted bool) {
 	logger.LogAttrs(ctx, slog.LevelInfo, "request", x.why(attrs, failure, aborted)...)
 }
 
-// why adds how the request failed.
+// why adds how the request failed, or what else is wrong.
 func (x *exchange) why(attrs []slog.Attr, failure *oci.Error, aborted bool) []slog.Attr {
+	if failure == nil && x.foreign != nil {
+		failure = x.foreign.err
+	}
 	if failure == nil {
 		return attrs
 	}

@@ -53,6 +53,7 @@ func (x *exchange) manifestHeader(ctx context.Context, source oci.Source, d oci.
 			return err
 		}
 	}
+	x.lookAt(d)
 	x.describe(d, mediaType(d))
 	x.sendHeader(d.Size)
 	return nil
@@ -144,6 +145,7 @@ func tooLarge() error {
 
 // sendManifest answers a GET. Nearly all come without Range or conditions.
 func (x *exchange) sendManifest(d oci.Descriptor) error {
+	x.lookAt(d)
 	kind := mediaType(d)
 	x.describe(d, kind)
 	if x.plain() {

@@ -30,12 +30,14 @@ type MetricsOptions struct {
 type Metrics struct {
 	requests *counters // organisation, registry, kind, result
 	failures *counters // organisation, registry, reason
+	foreign  *counters // organisation, registry
 	served   *counters // organisation, registry, source
 	duration *prometheus.HistogramVec
 	lastPull *prometheus.GaugeVec
 	invited  prometheus.Counter
 
 	repeats *repeats
+	indexes *indexes
 	now     func() time.Time
 }
 
@@ -58,6 +60,8 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			"Requests for content, by how they were answered.", "organisation", "registry", "kind", "result"),
 		failures: newCounters(f, room, "berth_pull_failures_total",
 			"Failed pulls, by reason. The same failure counts once in 30 seconds.", "organisation", "registry", "reason"),
+		foreign: newCounters(f, room, "berth_wrong_platform_total",
+			"Pulls of images that are not built for the client's platform, or else the node's. The same image counts once in 30 seconds.", "organisation", "registry"),
 		served: newCounters(f, room, "berth_served_bytes_total",
 			"Bytes of content sent to clients, by where they came from.", "organisation", "registry", "source"),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
@@ -74,6 +78,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			Help: "Requests without credentials that were asked for them: the first step of most pulls, no failure.",
 		}),
 		repeats: newRepeats(o.Now),
+		indexes: newIndexes(),
 		now:     o.Now,
 	}
 	m.Expect("", nobody)
@@ -87,6 +92,16 @@ func (m *Metrics) Expect(organisation, registry string) {
 		if countsAsFailure(class) {
 			m.failures.get(labels{label(organisation), registry, class.String()})
 		}
+	}
+	m.foreign.get(labels{label(organisation), registry})
+}
+
+// Keep drops the series of organisations that there are no more, and makes room
+// for others. (A request of theirs that is still under way brings back a few,
+// until the next time.)
+func (m *Metrics) Keep(there func(organisation string) bool) {
+	for _, c := range [...]*counters{m.requests, m.failures, m.foreign, m.served} {
+		c.keep(there)
 	}
 }
 
@@ -102,8 +117,11 @@ func (x *exchange) count(failure *oci.Error, aborted bool) {
 	}
 	organisation, registry := label(x.caller.Organisation), label(x.registryName())
 	kind := kindOf(x.req.Endpoint)
-	if failure != nil {
+	switch {
+	case failure != nil:
 		x.countFailure(failure, organisation, registry)
+	case x.foreign != nil:
+		x.fail(x.foreign.err, m.foreign, labels{organisation, registry})
 	}
 	if kind == nobody {
 		return
@@ -130,14 +148,32 @@ func (x *exchange) countFailure(failure *oci.Error, organisation, registry strin
 	if misunderstood || !pulls || !countsAsFailure(failure.Class) {
 		return
 	}
-	reason := failure.Class.String()
-	reference := x.req.Tag
-	if reference == "" {
-		reference = string(x.req.Digest)
+	x.fail(failure, x.h.Metrics.failures, labels{organisation, registry, failure.Class.String()})
+}
+
+// fail counts e in c, once for what belongs together, and keeps it for people.
+func (x *exchange) fail(e *oci.Error, c *counters, l labels) {
+	what := failed{organisation: l[0], registry: l[1], repository: x.repository(), reference: x.reference(), reason: e.Class.String()}
+	first := x.h.Metrics.repeats.first(what)
+	if first {
+		c.get(l).Inc()
 	}
-	if x.h.Metrics.repeats.first(failed{organisation, registry, x.repository(), reference, reason}) {
-		x.h.Metrics.failures.get(labels{organisation, registry, reason}).Inc()
+	x.h.Failures.add(what, Failure{
+		Organisation: x.caller.Organisation, Registry: x.registryName(), Class: e.Class, Message: x.message(e),
+		RequestID: x.id, Client: clientFamily(x.r.UserAgent()),
+	}, first)
+}
+
+// reference is the tag or digest that was asked for; of an index that does not
+// fit, by whatever tag it was asked for before.
+func (x *exchange) reference() string {
+	switch {
+	case x.req.Tag != "":
+		return x.req.Tag
+	case x.foreign != nil && x.foreign.tag != "":
+		return x.foreign.tag
 	}
+	return string(x.req.Digest)
 }
 
 func (x *exchange) isPull() bool {

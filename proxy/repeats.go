@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,14 @@ const (
 // failed is one failure of one pull. Clients try a few times, by HEAD and GET,
 // with and without a platform, so one `docker pull` fails several times.
 type failed struct{ organisation, registry, repository, reference, reason string }
+
+// clone is f on its own: its strings may be pieces of long requests.
+func (f failed) clone() failed {
+	return failed{
+		strings.Clone(f.organisation), strings.Clone(f.registry), strings.Clone(f.repository),
+		strings.Clone(f.reference), strings.Clone(f.reason),
+	}
+}
 
 // repeats tells a failure from its repetition.
 type repeats struct {
@@ -43,6 +52,6 @@ func (r *repeats) first(f failed) bool {
 	if counted, ok := r.since.Get(f); ok && now.Sub(counted) < repeatWindow {
 		return false
 	}
-	r.since.Add(f, now)
+	r.since.Add(f.clone(), now)
 	return true
 }

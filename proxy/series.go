@@ -59,6 +59,28 @@ func (c *counters) get(l labels) prometheus.Counter {
 	return counter
 }
 
+// keep drops the series of organisations that are not there. Those that were
+// folded into "other" are forgotten, and may find room now.
+func (c *counters) keep(there func(organisation string) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for l := range c.known {
+		if l[0] == nobody || there(l[0]) {
+			continue
+		}
+		if c.vec.DeleteLabelValues(l[:c.width]...) {
+			c.room.give()
+		}
+		delete(c.known, l)
+	}
+}
+
+func (r *room) give() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left++
+}
+
 func (r *room) take() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
