@@ -44,6 +44,7 @@ func (n *node) adopt(next *config.Config) error {
 	}
 	n.level.Set(levelOf(next.Log))
 	n.retire(old)
+	n.keepCounting(next)
 	d.expect(n.pulls)
 	n.config.organisations(before, next)
 	n.forgetAccounts(before, next)
@@ -53,6 +54,17 @@ func (n *node) adopt(next *config.Config) error {
 	default: // it is known
 	}
 	return nil
+}
+
+// keepCounting drops what was counted of organisations that are gone. One whose
+// listener is open need not be configured.
+func (n *node) keepCounting(cfg *config.Config) {
+	there := func(organisation string) bool {
+		at := func(l config.Listener) bool { return l.Organisation == organisation }
+		return knows(cfg, organisation) || slices.ContainsFunc(n.desk.settings, at)
+	}
+	n.pulls.Keep(there)
+	n.failures.Keep(there)
 }
 
 // limits is one of the limits of each organisation.

@@ -103,6 +103,7 @@ func (d *desk) open(n *node, router *proxy.Router) error {
 			Limits:       n.limits,
 			Logger:       n.log,
 			Metrics:      n.pulls,
+			Failures:     n.failures,
 		}
 		if l.Callers == config.CallersToken {
 			o.Callers = callers

@@ -33,6 +33,7 @@ type node struct {
 	cache    *cache.Cache
 	key      auth.Key
 	pulls    *proxy.Metrics
+	failures *proxy.Failures
 	limits   *proxy.Limits
 	fills    *proxy.Limits
 	upstream *upstream.Metrics
@@ -64,6 +65,7 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 		droppedLines(s.buffer),
 	)
 	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: n.registry, MaxSeries: cfg.Metrics.MaxSeries, Now: n.now})
+	n.failures = proxy.NewFailures(n.now)
 	n.upstream = upstream.NewMetrics(n.registry)
 	n.config = newConfigMetrics(n.registry)
 	var err error

@@ -30,10 +30,11 @@ func (n *node) listenSocket(ctx context.Context) (listening, bool) {
 
 func (n *node) socketServer() *http.Server {
 	return admin.NewServer(admin.Options{
-		Reload: func(ctx context.Context) (admin.Reload, error) { return n.reload(ctx), nil },
-		Purge:  n.purge,
-		Status: n.status,
-		Logger: n.log,
+		Reload:   func(ctx context.Context) (admin.Reload, error) { return n.reload(ctx), nil },
+		Purge:    n.purge,
+		Status:   n.status,
+		Failures: n.lastFailures,
+		Logger:   n.log,
 	})
 }
 
@@ -64,9 +65,7 @@ func (n *node) forgetTokens(organisation string) bool {
 	for _, r := range n.retired {
 		r.authority.Forget(organisation)
 	}
-	_, there := n.cfg.Organisations[organisation]
-	_, broken := n.cfg.Broken[organisation]
-	return there || broken
+	return knows(n.cfg, organisation)
 }
 
 // status is the node as it is now.

@@ -62,6 +62,12 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, err
 }
 
+// Failures are the last failures of pulls.
+func (c *Client) Failures(ctx context.Context, request FailuresRequest) (f Failures, err error) {
+	err = c.do(ctx, http.MethodGet, "failures", request, &f)
+	return f, err
+}
+
 // do sends request, unless it is nil, and decodes the answer.
 func (c *Client) do(ctx context.Context, method, route string, request, answer any) error {
 	body := io.Reader(http.NoBody)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -35,6 +36,8 @@ type Options struct {
 	Purge func(context.Context, PurgeRequest) (Purge, error)
 	// Status is the node as it is now.
 	Status func(context.Context) (Status, error)
+	// Failures are the last failures of pulls.
+	Failures func(context.Context, FailuresRequest) (Failures, error)
 	// Logger gets one line for each order. If nil, nothing is logged.
 	Logger *slog.Logger
 }
@@ -60,6 +63,7 @@ func NewServer(o Options) *http.Server {
 	add(mux, "POST /v1/reload", o.Logger, withoutRequest(o.Reload))
 	add(mux, "POST /v1/purge", o.Logger, o.Purge)
 	add(mux, "GET /v1/status", nil, withoutRequest(o.Status))
+	add(mux, "GET /v1/failures", nil, o.Failures)
 	return &http.Server{
 		Handler:           guarded(few(mux)),
 		ConnContext:       withPeer,
@@ -101,7 +105,11 @@ func add[Q, A any](mux *http.ServeMux, pattern string, log *slog.Logger, do func
 	}
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		var request Q
-		if err := read(w, r, &request); err != nil {
+		err := read(w, r, &request)
+		if asked, ok := any(&request).(query); ok && err == nil {
+			err = asked.query(r.URL.Query())
+		}
+		if err != nil {
 			fail(w, http.StatusBadRequest, "the request cannot be read: "+err.Error())
 			return
 		}
@@ -119,6 +127,10 @@ func add[Q, A any](mux *http.ServeMux, pattern string, log *slog.Logger, do func
 		write(w, http.StatusOK, answer)
 	})
 }
+
+// query is a request that may also be made of the parameters of a URL, so that
+// what only reads can be asked for with curl alone.
+type query interface{ query(parameters url.Values) error }
 
 // tell logs an order, and by whom it was given.
 func tell(r *http.Request, log *slog.Logger, order string, request any, err error) {
