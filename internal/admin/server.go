@@ -130,7 +130,9 @@ func add[Q, A any](mux *http.ServeMux, pattern string, log *slog.Logger, do func
 
 // query is a request that may also be made of the parameters of a URL, so that
 // what only reads can be asked for with curl alone.
-type query interface{ query(parameters url.Values) error }
+type query interface {
+	query(parameters url.Values) error
+}
 
 // tell logs an order, and by whom it was given.
 func tell(r *http.Request, log *slog.Logger, order string, request any, err error) {
