@@ -130,13 +130,16 @@ func (c *Cache) attach(s *source, view oci.View, o oci.Object) (f *fill, sp *spo
 }
 
 // find gives the live sponsor with key, counting the reader that comes with
-// it; proven ones only for readers that were admitted.
+// it. Readers that were not admitted only get one whose first request is still
+// to be answered: not a proven one, whose rights may have ended since, nor one
+// that was never asked for since another opened the fill.
 func (f *fill) find(key sponsorKey, admitted bool) (sp *sponsor, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, sp := range f.sponsors {
-		if sp.key == key && sp.live() && (admitted || !sp.proven) {
+		if sp.key == key && sp.live() && (admitted || !sp.proven && !f.isOpen()) {
 			sp.readers++
+			sp.proven = sp.proven || admitted
 			return sp, f.over
 		}
 	}
@@ -170,8 +173,10 @@ func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range, turn *turn) (
 	select {
 	case <-f.opened:
 		var content *oci.Content
-		if content, err = rd.content(ctx); err == nil {
-			return content, nil
+		if err = f.mayRead(sp); err == nil {
+			if content, err = rd.content(ctx); err == nil {
+				return content, nil
+			}
 		}
 	case <-f.failed:
 		err = f.failure()
@@ -181,6 +186,31 @@ func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range, turn *turn) (
 	}
 	rd.leave()
 	return nil, sp.told(err)
+}
+
+// mayRead says whether sp's readers may have what is open: not before sp has
+// proven its access, and not after it was refused. errAgain: nobody asked as sp,
+// so its readers have to be admitted.
+func (f *fill) mayRead(sp *sponsor) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case !sp.live():
+		return sp.err
+	case !sp.proven:
+		return errAgain
+	}
+	return nil
+}
+
+// isOpen says whether readers may start.
+func (f *fill) isOpen() bool {
+	select {
+	case <-f.opened:
+		return true
+	default:
+		return false
+	}
 }
 
 func (f *fill) failure() error {

@@ -62,10 +62,8 @@ func corrupt(d oci.Digest, err error) error {
 func (f *fill) startOver() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	select {
-	case <-f.opened:
+	if f.isOpen() {
 		return false
-	default:
 	}
 	f.blocks.Discard()
 	f.blocks = nil
@@ -152,9 +150,7 @@ func (f *fill) openUnlessSmall() {
 
 // openUp lets readers start.
 func (f *fill) openUp() {
-	select {
-	case <-f.opened:
-	default:
+	if !f.isOpen() {
 		close(f.opened)
 	}
 }
