@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 )
 
 // dockerVersion says which dockerd to start, on which containerd.
@@ -88,6 +91,13 @@ func testLogin(t *testing.T, v dockerVersion) {
 // its mirror of Docker Hub.
 func startDocker(t *testing.T, v dockerVersion, w *world) docker {
 	t.Helper()
+	d, _ := startDockerWith(t, v, w, nil, "--registry-mirror", "http://"+w.mirror())
+	return d
+}
+
+// startDockerWith starts one with more flags, below a command that starts it.
+func startDockerWith(t *testing.T, v dockerVersion, w *world, below []string, more ...string) (docker, *daemon) {
+	t.Helper()
 	path := v.daemon.find(t)
 	c := startContainerd(t, v.containerd, w)
 	d := newDocker(t, tempDir(t, "docker"))
@@ -104,25 +114,49 @@ func startDocker(t *testing.T, v dockerVersion, w *world) docker {
 			"--host", "unix://" + d.socket, "--pidfile", filepath.Join(d.dir, "pid"),
 			"--containerd", c.socket,
 			"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false",
-			"--registry-mirror", "http://" + w.mirror(),
 		},
 		dir:   d.dir,
 		ready: d.ping,
 	}
+	o.args = append(o.args, more...)
 	if len(v.drivers) == 0 {
-		startDaemon(t, o)
-		return d
+		if len(below) > 0 {
+			command, err := exec.LookPath(below[0])
+			must(t, err)
+			o.path, o.args = command, slices.Concat(below[1:], []string{path}, o.args)
+		}
+		return d, startDaemon(t, o)
 	}
 	for _, driver := range v.drivers {
 		try := o
 		try.args = append([]string{"--storage-driver", driver}, o.args...)
-		if _, err = tryDaemon(t, try); err == nil {
-			return d
+		started, failed := tryDaemon(t, try)
+		if err = failed; err == nil {
+			return d, started
 		}
 		t.Logf("with %s: %v", driver, err)
 	}
 	t.Fatal(err)
-	return d
+	return d, nil
+}
+
+// awaitMirror waits until the daemon has a mirror, which a reload gives it.
+func awaitMirror(t *testing.T, d docker) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(startLimit); ; {
+		var info struct{ RegistryConfig struct{ Mirrors []string } }
+		must(t, d.call(t, http.MethodGet, "/info", nil, nil, &info))
+		if len(info.RegistryConfig.Mirrors) > 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal("the daemon has no mirror")
+		}
+	}
 }
 
 func (d docker) explains() bool { return true }

@@ -117,6 +117,8 @@ var (
 	missing = regexp.MustCompile(`\b404\b|(?i:not found|manifest[ _]unknown)`)
 
 	unavailable = regexp.MustCompile(`\b503\b`)
+
+	anything = regexp.MustCompile(`.`)
 )
 
 // mustRefuse pulls what must not be had, for this reason. Where berth refuses

@@ -41,7 +41,7 @@ write where, how to put it in force, and what it does not do.
 		},
 	}
 	a.flags(c)
-	organisationFlag(c, &f.organisation, "who the client pulls as, for podman and buildkit where callers log in")
+	organisationFlag(c, &f.organisation, "who the client pulls as: it chooses the port, and stands in names where it must")
 	c.Flags().BoolVar(&f.write, "write", false, "docker only: merge the keys into daemon.json, keeping the rest and a copy")
 	c.Flags().StringVar(&f.file, "file", clientsetup.DaemonJSON, "where daemon.json is, with --write")
 	return c
@@ -52,11 +52,11 @@ type setupFlags struct {
 	write              bool
 }
 
-// planned is a plan with the ports that it is for.
+// planned is a plan with what it was made of.
 type planned struct {
 	clientsetup.Plan
 
-	ports []clientsetup.Listener
+	options clientsetup.Options
 }
 
 func (f *setupFlags) plan(c *cobra.Command, a *asking, o *options, client string) (planned, error) {
@@ -75,13 +75,14 @@ func (f *setupFlags) plan(c *cobra.Command, a *asking, o *options, client string
 	if err != nil {
 		return planned{}, err
 	}
-	plan, err := clientsetup.For(client, clientsetup.Options{Listeners: ports, Organisation: f.organisation, Registries: registries})
-	return planned{plan, ports}, err
+	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, Registries: registries}
+	plan, err := clientsetup.For(client, options)
+	return planned{plan, options}, err
 }
 
 // merge writes Docker's file.
 func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
-	w, err := clientsetup.WriteDaemonJSON(f.file, clientsetup.DockerKeys(p.ports), time.Now())
+	w, err := clientsetup.WriteDaemonJSON(f.file, clientsetup.DockerKeys(p.options), time.Now())
 	if err != nil {
 		return err
 	}

@@ -180,7 +180,7 @@ func TestDockerKeys(t *testing.T) {
 		{Listener{Address: "berth.internal:5000", TLS: true}, DaemonKeys{Mirrors: []string{"https://berth.internal:5000"}}},
 		{Listener{Address: "10.0.0.1:5000", Token: true}, DaemonKeys{Insecure: []string{"10.0.0.1:5000"}}},
 	} {
-		got := DockerKeys([]Listener{c.l})
+		got := DockerKeys(Options{Listeners: []Listener{c.l}})
 		if !slices.Equal(got.Mirrors, c.want.Mirrors) || !slices.Equal(got.Insecure, c.want.Insecure) {
 			t.Errorf("%+v: %+v", c.l, got)
 		}
@@ -214,6 +214,10 @@ func TestPlans(t *testing.T) {
 	}
 	if p, err := For("docker", only); err != nil || len(p.Files) != 0 || !strings.Contains(strings.Join(p.Notes, "\n"), "no mirror is set") {
 		t.Errorf("%+v, %v", p, err)
+	}
+	acme := Listener{Address: "localhost:5002", Loopback: true, Organisation: "acme"}
+	if k := DockerKeys(Options{Listeners: []Listener{open, token, acme}, Organisation: "acme"}); !slices.Equal(k.Mirrors, []string{"http://localhost:5002"}) {
+		t.Errorf("acme's mirror: %+v", k)
 	}
 	only.Organisation = "acme"
 	p, err := For("podman", only)

@@ -15,9 +15,9 @@ const DaemonJSON = "/etc/docker/daemon.json"
 // none at all, the older one that for docker.io), and goes around one that fails.
 func docker(o Options) Plan {
 	var p Plan
-	l, ok := mirror(o.Listeners)
+	l, ok := mirror(o.Listeners, o.Organisation)
 	open := ok && !l.Token
-	if keys := DockerKeys(o.Listeners); !keys.empty() {
+	if keys := DockerKeys(o); !keys.empty() {
 		p.Files = append(p.Files, File{Path: DaemonJSON, Merge: true, Content: keys.json()})
 		p.Then = append(p.Then, "systemctl reload docker")
 		p.Notes = append(p.Notes,
@@ -56,17 +56,17 @@ type DaemonKeys struct {
 	Insecure []string `json:"insecure-registries,omitempty"`
 }
 
-// DockerKeys are those for the listeners.
-func DockerKeys(all []Listener) DaemonKeys {
+// DockerKeys are those for o.
+func DockerKeys(o Options) DaemonKeys {
 	var k DaemonKeys
-	if l, ok := mirror(all); ok && !l.Token {
+	if l, ok := mirror(o.Listeners, o.Organisation); ok && !l.Token {
 		url := l.URL()
 		if l.registry() != dockerHub {
 			url += "/" + dockerHub
 		}
 		k.Mirrors = []string{url}
 	}
-	for _, l := range all {
+	for _, l := range o.Listeners {
 		// 127.0.0.0/8 and ::1 may be without TLS anyway.
 		if l.plain() && !l.Loopback {
 			k.Insecure = append(k.Insecure, l.Address)

@@ -83,10 +83,10 @@ func addresses(all []Listener) string {
 // mirror is the port at which names without organisation are answered, which is
 // all that a mirror is asked for: one where nobody logs in, else one where the
 // client's own login says who it is.
-func mirror(all []Listener) (Listener, bool) {
+func mirror(all []Listener, organisation string) (Listener, bool) {
 	for _, token := range []bool{false, true} {
 		for _, l := range all {
-			if l.Token == token && !l.NameNeedsOrganisation {
+			if l.Token == token && !l.NameNeedsOrganisation && l.serves(organisation) {
 				return l, true
 			}
 		}

@@ -92,7 +92,7 @@ func (o Options) behind(l Listener, registry string) string {
 // unchanged is the listener for clients that ask for an image by the name that
 // its registry has for it.
 func (o Options) unchanged() (Listener, error) {
-	l, ok := mirror(o.Listeners)
+	l, ok := mirror(o.Listeners, o.Organisation)
 	if !ok {
 		return Listener{}, fmt.Errorf("%w: names at %s begin with an organisation, which this client cannot add: add a listener without organisation_in_name: required, or pull by the names that berth name prints", ErrNoListener, addresses(o.Listeners))
 	}
