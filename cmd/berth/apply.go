@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"berth/internal/admin"
@@ -95,6 +96,8 @@ func (n *node) forgetAccounts(before, next *config.Config) {
 func (n *node) reload(ctx context.Context) admin.Reload {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.manager.reloading()
+	defer func() { n.manager.ready(n.summary()) }()
 	before := n.cfg
 	next, err := n.load()
 	if err == nil {
@@ -114,6 +117,25 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 	}
 	n.log.Info("the configuration was read again", "ok", r.OK(), "needs_restart", r.NeedsRestart)
 	return r
+}
+
+// summary is the node in one line, for the service manager. Caller holds mu, or
+// nothing reads the configuration yet.
+func (n *node) summary() string {
+	var at []string
+	for _, f := range n.fronts {
+		for _, s := range f.sockets {
+			at = append(at, s.String())
+		}
+	}
+	s := fmt.Sprintf("Answering pulls on %s", strings.Join(at, ", "))
+	if out := len(n.cfg.Broken); out > 0 {
+		s += fmt.Sprintf("; %d of the organisations' files cannot be used", out)
+	}
+	if n.failure != nil {
+		s += "; the main file cannot be used, the one before stays in force"
+	}
+	return s + " (berth status says more)"
 }
 
 // located names the file that err is about.

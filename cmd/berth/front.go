@@ -17,6 +17,9 @@ import (
 // long as the process; what answers there changes with the configuration.
 type front struct {
 	live proxy.Live
+	// pulse is the path at which the node feels its own pulse.
+	pulse string
+	alive func()
 	// address is the configured one: a new configuration's settings for this
 	// front are those of its listener with the same address, whatever the order.
 	address config.Address
@@ -25,12 +28,23 @@ type front struct {
 	started config.Listener
 }
 
+// ServeHTTP answers by the configuration in force.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == f.pulse {
+		f.alive()
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	f.live.ServeHTTP(w, r)
+}
+
 // newFronts opens one for each listener that was configured at the start.
 func newFronts(cfg *config.Config, open []listening) ([]*front, error) {
 	var fronts []*front
+	pulse := pulsePath()
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		f := &front{address: l.Address, started: *l}
+		f := &front{address: l.Address, started: *l, pulse: pulse}
 		if l.TLS != nil {
 			cert, err := newCertificate(*l.TLS)
 			if err != nil {

@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/activation"
-
 	"berth/internal/config"
 )
 
@@ -30,18 +28,12 @@ func (l listening) serve(s *http.Server, cert *certificate) error {
 	return s.ServeTLS(l.Listener, "", "")
 }
 
-// listen opens every address, or none.
-func listen(ctx context.Context, all []config.Listener) ([]listening, error) {
-	sockets, err := activation.ListenersWithNames()
-	if err != nil {
-		return nil, fmt.Errorf("taking systemd's sockets: %w", err)
-	}
+// listen opens every address, or none. Sockets of systemd are taken where one of
+// them is meant.
+func listen(ctx context.Context, all []config.Listener, sockets *handed) ([]listening, error) {
 	var open []listening
 	for i := range all {
 		some, err := bind(ctx, &all[i], sockets)
-		if err == nil && len(some) == 0 {
-			err = fmt.Errorf("systemd handed over no socket named %q: set FileDescriptorName= in the socket unit", all[i].Address.Socket)
-		}
 		for _, l := range some {
 			open = append(open, listening{Listener: l, index: i})
 		}
@@ -60,17 +52,21 @@ func closeAll(open []listening) {
 }
 
 // bind gives the sockets of one listener.
-func bind(ctx context.Context, l *config.Listener, sockets map[string][]net.Listener) ([]net.Listener, error) {
-	if name := l.Address.Socket; name != "" {
-		return allowed(l, sockets[name])
+func bind(ctx context.Context, l *config.Listener, sockets *handed) ([]net.Listener, error) {
+	if l.Address.Socket != "" {
+		return sockets.named(l)
 	}
 	var open []net.Listener
 	for i, at := range l.Address.Binds() {
+		if s := sockets.at(at); s != nil {
+			open = append(open, s)
+			continue
+		}
 		s, err := new(net.ListenConfig).Listen(ctx, network(at), at.String())
 		switch {
 		case err == nil:
 			open = append(open, s)
-		case i > 0 && errors.Is(err, syscall.EADDRNOTAVAIL):
+		case i > 0 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)):
 			// A node without IPv6 has no ::1.
 		default:
 			return open, cannotListen(l, at, err)
@@ -95,18 +91,4 @@ func cannotListen(l *config.Listener, at netip.AddrPort, err error) error {
 		return fmt.Errorf("%s is in use by another program: stop it, or choose another address with --listen or listeners[].address (now %s)", at, l.Address)
 	}
 	return fmt.Errorf("listening on %s: %w: choose another address with --listen or listeners[].address", at, err)
-}
-
-// allowed checks sockets whose address only systemd's unit knows.
-func allowed(l *config.Listener, sockets []net.Listener) ([]net.Listener, error) {
-	for _, s := range sockets {
-		tcp, ok := s.Addr().(*net.TCPAddr)
-		if !ok {
-			continue
-		}
-		if err := l.MayBind(tcp.AddrPort().Addr()); err != nil {
-			return nil, fmt.Errorf("systemd's socket %q: %w", l.Address.Socket, err)
-		}
-	}
-	return sockets, nil
 }

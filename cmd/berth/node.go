@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type node struct {
 	auth     *auth.Metrics
 	config   *configMetrics
 	fronts   []*front
+	manager  *manager
 	// moved says that what must be watched has changed.
 	moved chan struct{}
 
@@ -57,6 +59,7 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	n := &node{
 		flags: s.flags, log: s.log, level: s.level, now: s.now, start: s.now(),
 		started: cfg, registry: prometheus.NewRegistry(), limits: &proxy.Limits{}, fills: newFills(), moved: make(chan struct{}, 1),
+		manager: &manager{log: s.log},
 	}
 	n.registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -78,7 +81,10 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
 		return nil, err
 	}
-	if n.key, err = auth.LoadKey(filepath.Join(cfg.Cache.Directory, "key")); err == nil {
+	for _, f := range n.fronts {
+		f.alive = func() { n.cache.Size() }
+	}
+	if n.key, err = auth.LoadKey(keyFile(cfg.Cache.Directory)); err == nil {
 		err = n.begin(cfg)
 	}
 	if err != nil {
@@ -113,6 +119,16 @@ const fillWait = 15 * time.Second
 // a request, and those are bounded already.
 func newFills() *proxy.Limits {
 	return &proxy.Limits{Wait: fillWait, Line: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+}
+
+// keyFile is where the key of the fingerprints lies: in the state folder, if the
+// service manager made one (StateDirectory=), which nobody empties as people do
+// with caches; else in the cache.
+func keyFile(cache string) string {
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "key")
+	}
+	return filepath.Join(cache, "key")
 }
 
 // diskSize is that of the whole file system, in bytes.

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,10 +16,6 @@ import (
 	"berth/internal/config"
 	"berth/proxy"
 )
-
-// drainFor is how long running answers may take after the signal to stop. A
-// client that is cut off resumes by Range.
-const drainFor = 10 * time.Second
 
 type serveFlags struct{ listen, cache, maxSize string }
 
@@ -90,7 +84,11 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 	hangUps := make(chan os.Signal, 1) // before anything else: it would end the process
 	signal.Notify(hangUps, syscall.SIGHUP)
 	defer signal.Stop(hangUps)
-	listening, err := listen(ctx, cfg.Listeners)
+	sockets, err := takeSockets()
+	if err != nil {
+		return err
+	}
+	listening, err := listen(ctx, cfg.Listeners, sockets)
 	if err != nil {
 		return err
 	}
@@ -99,7 +97,7 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 	if err != nil {
 		return err
 	}
-	err = n.run(ctx, listening, hangUps)
+	err = n.run(ctx, listening, sockets, hangUps)
 	if cerr := n.close(); err == nil {
 		err = cerr
 	}
@@ -107,25 +105,30 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 }
 
 // run serves until ctx ends or a server fails.
-func (n *node) run(ctx context.Context, listening []listening, hangUps <-chan os.Signal) error {
+func (n *node) run(ctx context.Context, listening []listening, sockets *handed, hangUps <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
+	status := n.summary() // as long as nobody reloads
 	for _, l := range listening {
 		f := n.fronts[l.index]
-		server := proxy.Server(&f.live, n.log)
+		server := proxy.Server(f, n.log)
 		g.Go(func() error { return serveOn(ctx, server, l, f.cert) })
 	}
-	for _, l := range n.listenAdmin(ctx) {
+	for _, l := range n.listenAdmin(ctx, sockets) {
 		n.log.Info("showing metrics", "address", l.Addr().String())
 		g.Go(func() error { n.serveBeside(ctx, n.adminServer(), l); return nil })
 	}
+	sockets.closeRest(n.log)
 	if l, ok := n.listenSocket(ctx); ok {
 		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l); return nil })
 	}
 	g.Go(func() error { n.follow(ctx, hangUps); return nil })
 	g.Go(func() error { n.watch(ctx); return nil })
+	g.Go(func() error { n.beat(ctx); return nil })
 	for _, l := range listening {
 		n.log.Info("answering pulls", "address", l.Addr().String())
 	}
+	n.manager.ready(status)
+	defer context.AfterFunc(ctx, n.manager.stopping)()
 	return g.Wait()
 }
 
@@ -139,31 +142,4 @@ func (n *node) follow(ctx context.Context, hangUps <-chan os.Signal) {
 			n.reload(ctx)
 		}
 	}
-}
-
-// serveBeside is serveOn for what pulls do not depend on.
-func (n *node) serveBeside(ctx context.Context, s *http.Server, l listening) {
-	if err := serveOn(ctx, s, l, nil); err != nil {
-		n.log.Error("pulls go on, but nothing is shown or ordered here any more", "err", err)
-	}
-}
-
-// serveOn serves l until ctx ends, then lets running answers finish for a while.
-func serveOn(ctx context.Context, s *http.Server, l listening, cert *certificate) error {
-	stopped := make(chan error, 1)
-	stay := context.AfterFunc(ctx, func() { stopped <- shutDown(ctx, s) })
-	err := l.serve(s, cert)
-	if errors.Is(err, http.ErrServerClosed) || !stay() {
-		return <-stopped
-	}
-	return fmt.Errorf("serving %s: %w", l.Addr(), err)
-}
-
-func shutDown(ctx context.Context, s *http.Server) error {
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
-	defer cancel()
-	if s.Shutdown(grace) == nil {
-		return nil
-	}
-	return s.Close() // what still runs is cut off; clients resume
 }

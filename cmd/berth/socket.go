@@ -34,6 +34,7 @@ func (n *node) socketServer() *http.Server {
 		Purge:    n.purge,
 		Status:   n.status,
 		Failures: n.lastFailures,
+		Ready:    n.pulse,
 		Logger:   n.log,
 	})
 }

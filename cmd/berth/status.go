@@ -13,6 +13,7 @@ import (
 
 func statusCommand(o *options) *cobra.Command {
 	var a asking
+	var ready bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show the running node: listeners, configuration, cache",
@@ -23,6 +24,9 @@ func statusCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer client.Close()
+			if ready {
+				return client.Ready(c.Context())
+			}
 			s, err := client.Status(c.Context())
 			if err != nil {
 				return err
@@ -31,6 +35,7 @@ func statusCommand(o *options) *cobra.Command {
 		},
 	}
 	a.flags(c)
+	c.Flags().BoolVar(&ready, "ready", false, "only say by the exit code whether pulls are answered, for health checks")
 	return c
 }
 

@@ -68,6 +68,11 @@ func (c *Client) Failures(ctx context.Context, request FailuresRequest) (f Failu
 	return f, err
 }
 
+// Ready asks whether pulls are answered; nil: they are.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.do(ctx, http.MethodGet, "ready", nil, &nothing{})
+}
+
 // do sends request, unless it is nil, and decodes the answer.
 func (c *Client) do(ctx context.Context, method, route string, request, answer any) error {
 	body := io.Reader(http.NoBody)

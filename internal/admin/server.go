@@ -38,6 +38,8 @@ type Options struct {
 	Status func(context.Context) (Status, error)
 	// Failures are the last failures of pulls.
 	Failures func(context.Context, FailuresRequest) (Failures, error)
+	// Ready says whether pulls are answered.
+	Ready func(context.Context) error
 	// Logger gets one line for each order. If nil, nothing is logged.
 	Logger *slog.Logger
 }
@@ -64,6 +66,7 @@ func NewServer(o Options) *http.Server {
 	add(mux, "POST /v1/purge", o.Logger, o.Purge)
 	add(mux, "GET /v1/status", nil, withoutRequest(o.Status))
 	add(mux, "GET /v1/failures", nil, o.Failures)
+	add(mux, "GET /v1/ready", nil, withoutAnswer(o.Ready))
 	return &http.Server{
 		Handler:           guarded(few(mux)),
 		ConnContext:       withPeer,
@@ -95,6 +98,16 @@ func withoutRequest[A any](do func(context.Context) (A, error)) func(context.Con
 		return nil
 	}
 	return func(ctx context.Context, _ struct{}) (A, error) { return do(ctx) }
+}
+
+// nothing is an empty document.
+type nothing struct{}
+
+func withoutAnswer(do func(context.Context) error) func(context.Context, nothing) (nothing, error) {
+	if do == nil {
+		return nil
+	}
+	return func(ctx context.Context, _ nothing) (nothing, error) { return nothing{}, do(ctx) }
 }
 
 // add makes a route of a function from one JSON document to another. A logger
