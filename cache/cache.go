@@ -127,7 +127,6 @@ func New(o Options) (*Cache, error) {
 // pending facts. Nothing may call the cache any more.
 func (c *Cache) Close() error {
 	c.cancel()
-	c.dropParked()
 	c.wg.Wait()
 	err := c.facts.Close()
 	if serr := c.store.Close(); err == nil {

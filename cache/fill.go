@@ -16,8 +16,6 @@ const (
 	verifyFirst = 4 << 20
 	// runLength is what one upstream request asks for at most.
 	runLength = 16 << 20
-	// parkedFor is how long a fill that nobody reads keeps its blocks.
-	parkedFor = 24 * time.Hour
 )
 
 type fillKey struct {
@@ -63,7 +61,6 @@ type fill struct {
 	// over: finished or failed, and no longer in the table: look elsewhere.
 	over      bool
 	idleSince time.Time // when the last reader left
-	parked    *time.Timer
 	mediaType string
 }
 
@@ -233,10 +230,6 @@ func (f *fill) enter(sp *sponsor, r oci.Range, turn *turn) (*reader, bool) {
 	if !r.Bounded() {
 		f.whole = true
 	}
-	if f.parked != nil {
-		f.parked.Stop()
-		f.parked = nil
-	}
 	if !f.running {
 		f.running = true
 		f.turn = turn.take()
@@ -256,11 +249,21 @@ func (f *fill) wake() {
 }
 
 // end takes the fill out of the table, with err for those who still wait. Those
-// who come later find the blob on disk, or start anew.
+// who come later find the blob on disk, or start anew: from what is there, if
+// nothing is wrong with that.
 func (f *fill) end(err error) {
-	f.outOfTable()
+	if err != nil && !keeps(err) {
+		defer func() {
+			if f.blocks != nil {
+				f.blocks.Discard()
+			}
+		}()
+	}
+	f.c.mu.Lock() // so that nobody looks for what is left before it is there
+	defer f.c.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.outOfTable()
 	f.over, f.running = true, false
 	f.turn.over()
 	if err == nil {
@@ -269,9 +272,17 @@ func (f *fill) end(err error) {
 	f.err = err
 	if f.blocks != nil {
 		f.blocks.Fail(err)
-		f.blocks.Discard()
+		if keeps(err) {
+			f.blocks.Leave()
+		}
 	}
 	close(f.failed)
+}
+
+// keeps says whether what was fetched is worth keeping although the fill ended
+// with err.
+func keeps(err error) bool {
+	return oci.ClassOf(err) != oci.Corrupt && !errors.Is(err, store.ErrMismatch) && !errors.Is(err, errDisk)
 }
 
 // retire lets whoever comes from now on start anew. It is called before the
@@ -281,63 +292,37 @@ func (f *fill) end(err error) {
 func (f *fill) retire() {
 	select {
 	case <-f.opened:
-		f.outOfTable()
+		f.c.mu.Lock()
+		defer f.c.mu.Unlock()
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		f.outOfTable()
 		f.over = true
 	default:
 	}
 }
 
 // outOfTable takes the fill out of the table, unless another has its place.
+// Caller holds the cache's mutex.
 func (f *fill) outOfTable() {
-	f.c.mu.Lock()
-	defer f.c.mu.Unlock()
 	if f.c.fills[f.key] == f {
 		delete(f.c.fills, f.key)
 	}
 }
 
-// park keeps the blocks of a fill that nobody reads, for the next one who
+// park ends a fill that nobody reads, and leaves its blocks for the next one who
 // comes. It says false when somebody came meanwhile.
 func (f *fill) park() bool {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.readers) > 0 {
 		return false
 	}
-	f.running = false
+	f.outOfTable()
+	f.over, f.running = true, false
 	f.turn.over()
-	f.parked = time.AfterFunc(parkedFor, f.drop)
+	f.blocks.Leave()
 	return true
-}
-
-// drop ends a fill that is parked.
-func (f *fill) drop() {
-	f.mu.Lock()
-	idle := f.parked != nil && !f.running
-	if idle {
-		f.parked.Stop()
-		f.parked = nil
-		f.over = true // nobody can enter any more
-	}
-	f.mu.Unlock()
-	if idle {
-		f.end(errParkedTooLong)
-	}
-}
-
-var errParkedTooLong = errors.New("nobody came for the rest of the download")
-
-// dropParked ends parked fills, to make room or at the end.
-func (c *Cache) dropParked() {
-	c.mu.Lock()
-	var all []*fill
-	for _, f := range c.fills {
-		all = append(all, f)
-	}
-	c.mu.Unlock()
-	for _, f := range all {
-		f.drop()
-	}
 }

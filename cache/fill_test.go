@@ -251,6 +251,29 @@ func TestStrike(t *testing.T) {
 	}
 }
 
+// What a fill had fetched before the last of its sponsors was refused is not
+// fetched again for the next one, who has to prove its own right first.
+func TestRefusedOnTheWay(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	data := random(8, 6*mib)
+	obj := h.addBlob("acme/app", data)
+	h.body = cut(1, 5*mib)
+	h.after = func(call) { h.set(func() { h.private["acme/app"] = []string{"globex"} }) }
+	if got, err := get(t.Context(), h.source("acme", "a"), obj, oci.Range{}); err == nil {
+		t.Fatalf("acme got %d bytes", len(got))
+	}
+	h.set(func() { h.after = nil })
+	if _, err := h.source("acme", "a").Open(t.Context(), obj, oci.Range{}); !oci.ClassOf(err).Refuses() {
+		t.Errorf("acme, of what is there: %v", err)
+	}
+	if got := read(t, h.source("globex", "g"), obj); !bytes.Equal(got, data) {
+		t.Error("wrong bytes")
+	}
+	if h.bytesSent() != int64(len(data)) {
+		t.Errorf("upstream sent %d bytes for a blob of %d", h.bytesSent(), len(data))
+	}
+}
+
 // A stranger that may not read gets nothing of a running fill, and its own
 // answer.
 func TestStrangerAtARunningFill(t *testing.T) {

@@ -155,12 +155,14 @@ func (f *fill) openUp() {
 	}
 }
 
-// first gets the answer that tells the size, and makes the blocks. For a fill
-// that was parked there is nothing to do. A nil content: only the size was asked.
+// first gets the answer that tells the size, and makes the blocks, unless an
+// earlier fill has left them. For one that goes on there is nothing to do. A nil
+// content, or one without a body: only the size was asked.
 func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
 	if f.blocks != nil {
 		return nil, nil, nil
 	}
+	f.resume()
 	for {
 		sp, err := f.pick(nil)
 		if err != nil {
@@ -169,7 +171,13 @@ func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
 		content, err := f.firstOf(ctx, sp)
 		if err == nil {
 			f.prove(sp)
-			return content, sp, f.makeBlocks(content)
+			switch {
+			case f.blocks == nil:
+				return content, sp, f.makeBlocks(content)
+			case f.fits(content):
+				return content, sp, nil
+			}
+			continue
 		}
 		if !strikes(err) {
 			return nil, nil, err
@@ -188,6 +196,8 @@ func (f *fill) prove(sp *sponsor) {
 // on, for the size alone.
 func (f *fill) firstOf(ctx context.Context, sp *sponsor) (*oci.Content, error) {
 	switch {
+	case f.blocks != nil:
+		return f.firstMissing(ctx, sp)
 	case f.key.kind == oci.Manifest:
 		return sp.open(ctx, oci.Range{})
 	case f.wantsBeginning():
@@ -217,10 +227,6 @@ func (f *fill) makeBlocks(content *oci.Content) error {
 		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest %s has %d bytes; the limit is %d", f.key.digest, content.Size, maxManifest)}
 	}
 	blocks, err := f.c.store.NewBlocks(f.key.origin, f.key.digest, content.Size)
-	if errors.Is(err, store.ErrNoRoom) {
-		f.c.dropParked()
-		blocks, err = f.c.store.NewBlocks(f.key.origin, f.key.digest, content.Size)
-	}
 	if err != nil {
 		if content.Body != nil {
 			closeBody(content.Body)
@@ -230,11 +236,14 @@ func (f *fill) makeBlocks(content *oci.Content) error {
 		}
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
+	f.setBlocks(blocks, content.MediaType)
+	return nil
+}
+
+func (f *fill) setBlocks(b *store.Blocks, mediaType string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.blocks = blocks
-	f.mediaType = content.MediaType
-	return nil
+	f.blocks, f.mediaType = b, mediaType
 }
 
 // pick chooses a sponsor: not one that was struck, one with readers if there

@@ -40,6 +40,7 @@ type Blocks struct {
 	// writing is held by whoever changes the file: a writer, Publish, Discard.
 	// It comes before mu.
 	writing sync.Mutex
+	notes   *notes // of what is there; nil: none are taken
 
 	mu       sync.Mutex
 	size     int64 // -1 until the end of a blob of unknown length
@@ -67,6 +68,7 @@ type waiter struct {
 // NewBlocks makes room for a blob of size bytes (-1: unknown) and an empty file
 // for it. The error is about our disk; ErrNoRoom if there is none.
 func (s *Store) NewBlocks(origin string, d oci.Digest, size int64) (*Blocks, error) {
+	s.room.forget(blobKey{origin, d}) // it is fetched from the start now
 	reserved := max(size, 0)
 	if err := s.room.reserve(reserved); err != nil {
 		return nil, err
@@ -76,29 +78,29 @@ func (s *Store) NewBlocks(origin string, d oci.Digest, size int64) (*Blocks, err
 		s.room.dropped(reserved, 0)
 		return nil, fmt.Errorf("making a file in the cache: %w", err)
 	}
+	b := s.newBlocks(origin, d, f, max(size, -1))
+	b.reserved, b.filled = reserved, map[int64]int64{}
+	if size > notedFrom {
+		// Without notes a restart costs more, and nothing else.
+		b.notes, _ = s.disk.newNotes(b.tmp, noted{Boot: s.o.Boot, Origin: origin, Digest: d, Size: size})
+	}
+	return b, nil
+}
+
+func (s *Store) newBlocks(origin string, d oci.Digest, f *os.File, size int64) *Blocks {
 	return &Blocks{
-		store: s, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.path(origin, d),
-		size: max(size, -1), reserved: reserved,
-		filled: map[int64]int64{}, claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
-	}, nil
+		store: s, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.path(origin, d), size: size,
+		claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
+	}
 }
 
 // newFile makes a sparse file in tmp.
 func (s *Store) newFile(d oci.Digest, size int64) (*os.File, error) {
 	// Somebody may have emptied the folder of a running cache.
-	if err := os.MkdirAll(s.tmp(), 0o700); err != nil {
+	if err := s.disk.mkdirAll(s.tmp()); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(s.tmp(), d.Encoded()[:16]+"-*")
-	if err != nil {
-		return nil, err
-	}
-	if err := f.Truncate(size); err != nil {
-		_ = f.Close() // nothing was written
-		_ = os.Remove(f.Name())
-		return nil, err
-	}
-	return f, nil
+	return s.disk.createTemp(s.tmp(), d.Encoded()[:16]+"-*", size)
 }
 
 // Size is the blob's size, -1 while it is unknown.
@@ -132,9 +134,9 @@ func (b *Blocks) Err() error {
 // OpenReader opens the file once more, with its own position. The error is
 // fs.ErrNotExist for a blob that was discarded, or published and evicted since.
 func (b *Blocks) OpenReader() (*os.File, error) {
-	fd, err := openNoLinks(b.tmp)
+	fd, err := b.store.disk.open(b.tmp)
 	if errors.Is(err, fs.ErrNotExist) {
-		fd, err = openNoLinks(b.path) // renamed before, or just now
+		fd, err = b.store.disk.open(b.path) // renamed before, or just now
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a growing blob: %w", err)

@@ -27,7 +27,7 @@ func (b *Blocks) Hash(ctx context.Context) error {
 			return err
 		}
 		n = min(n, int64(len(buf)))
-		if _, err := b.file.ReadAt(buf[:n], off); err != nil {
+		if _, err := b.store.disk.readAt(b.file, buf[:n], off); err != nil {
 			if ended := b.Err(); ended != nil { // and the file closed
 				return ended
 			}

@@ -16,7 +16,7 @@ import (
 // trace of a lost write, and not there either.
 func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
 	path := s.path(origin, d)
-	fd, st, err := openBlob(path, d)
+	fd, st, err := s.openBlob(path, d)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -26,7 +26,7 @@ func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
 
 // Has says whether OpenBlob would find the blob of origin. It is no use of it.
 func (s *Store) Has(origin string, d oci.Digest) (size int64, ok bool) {
-	fd, st, err := openBlob(s.path(origin, d), d)
+	fd, st, err := s.openBlob(s.path(origin, d), d)
 	if err != nil {
 		return 0, false
 	}
@@ -50,8 +50,8 @@ func (s *Store) path(origin string, d oci.Digest) string {
 }
 
 // openBlob opens the file at path if it can be the blob d.
-func openBlob(path string, d oci.Digest) (fd int, st unix.Stat_t, err error) {
-	if fd, err = openNoLinks(path); err != nil {
+func (s *Store) openBlob(path string, d oci.Digest) (fd int, st unix.Stat_t, err error) {
+	if fd, err = s.disk.open(path); err != nil {
 		return -1, st, err
 	}
 	err = unix.Fstat(fd, &st)

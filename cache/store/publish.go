@@ -29,6 +29,8 @@ func (b *Blocks) Publish() error {
 		return fmt.Errorf("publishing %s: %w", b.digest, err)
 	}
 	_ = b.file.Close() // fsync has told all there is to know
+	b.dropNotes()
+	b.store.room.forget(blobKey{b.origin, b.digest})
 	b.store.share(b.origin, b.digest, b.path)
 	return nil
 }
@@ -37,7 +39,7 @@ func (b *Blocks) Publish() error {
 func (b *Blocks) publish() error {
 	err := b.store.makeFolder(b.origin, b.digest)
 	if err == nil {
-		err = b.file.Sync()
+		err = b.store.disk.sync(b.file)
 	}
 	if err == nil {
 		err = b.store.room.publish(b.tmp, b.path, b.reserved)
@@ -46,8 +48,9 @@ func (b *Blocks) publish() error {
 		b.drop()
 		return err
 	}
-	if err := syncFolder(filepath.Dir(b.path)); err != nil {
+	if err := b.store.disk.syncFolder(filepath.Dir(b.path)); err != nil {
 		_ = b.file.Close() // the error that counts is the one before
+		b.dropNotes()
 		return errors.Join(err, b.store.room.remove(b.path))
 	}
 	return nil
@@ -77,8 +80,16 @@ func (b *Blocks) end() bool {
 // drop gives back the file and its room. Caller holds writing.
 func (b *Blocks) drop() {
 	_ = b.file.Close()
-	_ = os.Remove(b.tmp) // best effort: tmp is emptied at the next start
+	b.dropNotes()
+	_ = b.store.disk.remove(b.tmp) // best effort: tmp is emptied at the next start
 	b.store.room.dropped(b.reserved, b.Have())
+}
+
+func (b *Blocks) dropNotes() {
+	if b.notes != nil {
+		b.notes.drop(b.store.disk)
+		b.notes = nil
+	}
 }
 
 // share gives other origins that have delivered the same bytes this copy: each
@@ -117,14 +128,14 @@ func (s *Store) makeFolder(origin string, d oci.Digest) error {
 	for _, name := range []string{"blobs", origin, d.Algorithm().String(), d.Encoded()[:2]} {
 		parent := dir
 		dir = filepath.Join(dir, name)
-		made, err := makeDir(dir)
+		made, err := s.disk.makeDir(dir)
 		if err != nil {
 			return err
 		}
 		if !made && s.folders[dir] {
 			continue
 		}
-		if err := syncFolder(parent); err != nil {
+		if err := s.disk.syncFolder(parent); err != nil {
 			return err
 		}
 		s.folders[dir] = true
@@ -135,8 +146,8 @@ func (s *Store) makeFolder(origin string, d oci.Digest) error {
 
 // makeDir makes dir if it is not there. Something else in its place is an error,
 // a symbolic link to a folder too.
-func makeDir(dir string) (made bool, err error) {
-	err = os.Mkdir(dir, 0o700)
+func (d *disk) makeDir(dir string) (made bool, err error) {
+	err = d.mkdir(dir)
 	if !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
 	}
@@ -145,12 +156,4 @@ func makeDir(dir string) (made bool, err error) {
 		err = fmt.Errorf("%s is in the way: it is no folder", dir)
 	}
 	return false, err
-}
-
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -27,6 +27,7 @@ const countWait = 2 * time.Second
 type room struct {
 	blobs string
 	o     Options
+	disk  *disk
 
 	// names is held while a name under blobs changes, so that the name and what
 	// is counted change together. It comes before mu.
@@ -37,6 +38,7 @@ type room struct {
 	blobCount int64
 	evicted   int64 // blobs, since the start
 	growing   int64 // reserved for growing blobs
+	shelf     map[blobKey]*leftover
 	unwritten int64 // of growing: what the filesystem does not know of yet
 	// changed is what was published (its size) or removed (gone) since a walk
 	// through the folder began: what the walk saw of those does not count. Nil:
@@ -47,6 +49,7 @@ type room struct {
 	counted  chan struct{} // closed after the first
 	tight    chan struct{} // wakes the sweeper
 
+	ctx    context.Context // of the sweep
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
@@ -54,15 +57,16 @@ type room struct {
 // gone in room.changed is a blob that was removed.
 const gone = -1
 
-func newRoom(blobs string, o Options) *room {
+func newRoom(blobs string, o Options, d *disk) *room {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &room{
-		blobs: blobs, o: o, cancel: cancel,
+		blobs: blobs, o: o, disk: d, ctx: ctx, cancel: cancel, shelf: map[blobKey]*leftover{},
 		counted: make(chan struct{}), tight: make(chan struct{}, 1),
 	}
-	r.wg.Go(func() { r.sweep(ctx) })
 	return r
 }
+
+func (r *room) start() { r.wg.Go(func() { r.sweep(r.ctx) }) }
 
 func (r *room) close() {
 	r.cancel()
@@ -151,16 +155,16 @@ func (r *room) margin() int64 {
 	return r.o.MinFree / 20
 }
 
-// possible says whether n bytes would fit if all blobs went. If not, none
-// should.
+// possible says whether n bytes would fit if all blobs and leftovers went. If
+// not, none should.
 func (r *room) possible(n int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	select {
 	case <-r.counted:
-		return r.free() >= n-r.kept
+		return r.free() >= n-r.kept-r.shelved()
 	default:
-		return r.o.MaxSize <= 0 || r.growing+n <= r.o.MaxSize
+		return r.o.MaxSize <= 0 || r.growing-r.shelved()+n <= r.o.MaxSize
 	}
 }
 
@@ -194,11 +198,11 @@ func (r *room) publish(tmp, path string, size int64) error {
 	defer r.names.Unlock()
 	before, err := os.Lstat(path)
 	if err == nil && before.IsDir() { // nobody's blob; a rename cannot replace it
-		if err := os.Rename(path, path+".foreign"); err != nil {
+		if err := r.disk.rename(path, path+".foreign"); err != nil {
 			return err
 		}
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := r.disk.rename(tmp, path); err != nil {
 		return err
 	}
 	r.mu.Lock()
@@ -236,11 +240,11 @@ func (r *room) link(from, path, tmp string) error {
 	}
 	// A link cannot replace a file, but a rename can.
 	linked := filepath.Join(tmp, filepath.Base(path)+".link")
-	if err := os.Link(from, linked); err != nil {
+	if err := r.disk.link(from, linked); err != nil {
 		return err
 	}
-	if err := os.Rename(linked, path); err != nil {
-		_ = os.Remove(linked) // best effort: tmp is emptied at the next start
+	if err := r.disk.rename(linked, path); err != nil {
+		_ = r.disk.remove(linked) // best effort: tmp is emptied at the next start
 		return err
 	}
 	return nil
@@ -260,7 +264,7 @@ func (r *room) removeIf(path string, ok func(fs.FileInfo) bool) (done bool, err 
 	if err != nil || !ok(info) {
 		return false, err
 	}
-	if err := os.Remove(path); err != nil {
+	if err := r.disk.remove(path); err != nil {
 		return false, err
 	}
 	r.mu.Lock()

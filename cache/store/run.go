@@ -135,7 +135,7 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 	if err := b.grow(int64(len(p))); err != nil {
 		return 0, err
 	}
-	n, err := b.file.WriteAt(p, r.pos)
+	n, err := b.store.disk.writeAt(b.file, p, r.pos)
 	if err != nil {
 		return 0, fmt.Errorf("writing to the cache: %w", err)
 	}
@@ -166,14 +166,22 @@ func (b *Blocks) grow(n int64) error {
 	return nil
 }
 
-// wrote makes n more bytes of block readable.
+// wrote makes n more bytes of block readable. Caller holds writing.
 func (b *Blocks) wrote(block, n int64) {
 	b.store.room.wrote(n)
+	if b.fill(block, n) && b.notes != nil && b.notes.set(b.store.disk, block) != nil {
+		b.dropNotes() // they would be wrong about what comes
+	}
+}
+
+// fill says whether block is whole now.
+func (b *Blocks) fill(block, n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.filled[block] += n
 	b.have += n
 	b.wakeReady()
+	return b.size >= 0 && block*BlockSize+b.filled[block] == b.blockEnd(block)
 }
 
 // End says that a blob of unknown length ends here.

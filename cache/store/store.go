@@ -28,6 +28,12 @@ type Options struct {
 	MaxSize int64
 	// MinFree in bytes is left to others on the filesystem.
 	MinFree int64
+	// Boot names the time since the kernel started: what was written before it
+	// and not synced may be lost. If empty, the kernel is asked.
+	Boot string
+	// Fault, if not nil, is asked before each file operation; an error is what
+	// the operation then returns. It is for tests.
+	Fault func(op Op, path string) error
 	// Log gets what an operator should know. If nil, nothing is logged.
 	Log *slog.Logger
 }
@@ -37,6 +43,7 @@ type Store struct {
 	dir  string
 	o    Options
 	lock *os.File
+	disk *disk
 	room *room
 
 	mu      sync.Mutex
@@ -48,29 +55,34 @@ type Store struct {
 var ErrInUse = errors.New("another process uses this cache folder")
 
 // Open takes the folder for this process, makes it where needed, and empties
-// its tmp: what lies there belongs to a process that is gone.
+// its tmp, but for parts of blobs that can be gone on with: what lies there
+// belongs to a process that is gone.
 func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if o.Boot == "" {
+		o.Boot = bootID()
+	}
+	d := &disk{fault: o.Fault}
+	if err := d.mkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("making the cache folder: %w", err)
 	}
-	lock, err := lockFolder(dir)
+	lock, err := d.lockFolder(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{o: o, lock: lock, origins: map[string]bool{}, folders: map[string]bool{}}
+	s := &Store{o: o, lock: lock, disk: d, origins: map[string]bool{}, folders: map[string]bool{}}
 	if err := s.prepare(dir); err != nil {
 		_ = lock.Close() // the first error counts
 		return nil, fmt.Errorf("preparing the cache folder: %w", err)
 	}
-	s.room = newRoom(filepath.Join(s.dir, "blobs"), o)
+	s.room.start()
 	return s, nil
 }
 
-func lockFolder(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+func (d *disk) lockFolder(dir string) (*os.File, error) {
+	f, err := d.openFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		return nil, fmt.Errorf("locking the cache folder: %w", err)
 	}
@@ -96,10 +108,11 @@ func (s *Store) prepare(dir string) (err error) {
 	if err := s.mark(); err != nil {
 		return err
 	}
-	if err := s.emptyTmp(); err != nil {
+	if err := s.findOrigins(); err != nil {
 		return err
 	}
-	return s.findOrigins()
+	s.room = newRoom(filepath.Join(s.dir, "blobs"), s.o, s.disk)
+	return s.tidyTmp()
 }
 
 // tag says what the folder is, to backup programs and to the next Open. See
@@ -119,45 +132,32 @@ func (s *Store) mark() error {
 		}
 	}
 	if !tagged {
-		if err := writeDurably(path, tag+"\n"); err != nil {
+		if err := s.disk.writeDurably(path, tag+"\n"); err != nil {
 			return err
 		}
 	}
 	for _, name := range []string{"tmp", "blobs"} {
-		if _, err := makeDir(filepath.Join(s.dir, name)); err != nil {
+		if _, err := s.disk.makeDir(filepath.Join(s.dir, name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func writeDurably(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func (d *disk) writeDurably(path, text string) error {
+	f, err := d.openFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	_, err = d.writeAt(f, []byte(text), 0)
+	if err := errors.Join(err, d.sync(f), f.Close()); err != nil {
 		return err
 	}
-	return syncFolder(filepath.Dir(path))
-}
-
-func (s *Store) emptyTmp() error {
-	old, err := os.ReadDir(s.tmp())
-	if err != nil {
-		return err
-	}
-	for _, e := range old {
-		if err := os.RemoveAll(filepath.Join(s.tmp(), e.Name())); err != nil {
-			return fmt.Errorf("emptying tmp: %w", err)
-		}
-	}
-	return nil
+	return d.syncFolder(filepath.Dir(path))
 }
 
 func (s *Store) findOrigins() error {
-	entries, err := os.ReadDir(filepath.Join(s.dir, "blobs"))
+	entries, err := s.disk.readDir(filepath.Join(s.dir, "blobs"))
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,11 @@ const sweepRest = time.Second
 // need not wait for evictions.
 func (r *room) sweep(ctx context.Context) {
 	r.count(ctx)
+	old := time.NewTicker(time.Hour)
+	defer old.Stop()
 	for {
+		for r.clear(shelfLife) {
+		}
 		if _, err := r.evict(ctx, r.margin()); err != nil && ctx.Err() == nil {
 			r.o.Log.Warn("evicting from the cache", "err", err)
 		}
@@ -43,6 +47,7 @@ func (r *room) sweep(ctx context.Context) {
 		}
 		select {
 		case <-r.tight:
+		case <-old.C:
 		case <-ctx.Done():
 			return
 		}
@@ -146,6 +151,8 @@ func isBlob(path string) bool {
 func (r *room) evict(ctx context.Context, n int64) (progress bool, err error) {
 	r.evicting.Lock()
 	defer r.evicting.Unlock()
+	for !r.enough(n) && r.clear(0) { // what is left of downloads goes first
+	}
 	if r.enough(n) {
 		return true, nil
 	}

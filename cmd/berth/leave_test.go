@@ -25,7 +25,12 @@ const layerSeed = 3
 
 func newLayer(h *home, size int64) layer {
 	h.t.Helper()
-	l := layer{hub: ocitest.New(h.t, ocitest.Options{OneCopy: true, CDN: ocitest.CDNSame}), size: size}
+	return newLayerAt(h, size, ocitest.Options{OneCopy: true, CDN: ocitest.CDNSame})
+}
+
+func newLayerAt(h *home, size int64, o ocitest.Options) layer {
+	h.t.Helper()
+	l := layer{hub: ocitest.New(h.t, o), size: size}
 	l.digest = l.hub.AddNoise("library/big", layerSeed, size)
 	l.path = "/v2/library/big/blobs/" + l.digest.String()
 	h.registry("docker.io", l.hub, "allow_private: [127.0.0.0/8]")

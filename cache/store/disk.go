@@ -1,0 +1,175 @@
+package store
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Op is a kind of file operation.
+type Op string
+
+// The operations. There are few of them, so that they can label a metric.
+const (
+	OpMake   Op = "make" // a file, a folder, their size
+	OpOpen   Op = "open"
+	OpRead   Op = "read"
+	OpWrite  Op = "write"
+	OpSync   Op = "sync"
+	OpRename Op = "rename" // and link
+	OpRemove Op = "remove"
+	OpList   Op = "list"
+)
+
+// Ops are all of them.
+func Ops() []Op {
+	return []Op{OpMake, OpOpen, OpRead, OpWrite, OpSync, OpRename, OpRemove, OpList}
+}
+
+// disk does the store's file operations, and counts those that fail. All of
+// them go through it, so that each can be made to fail.
+type disk struct {
+	fault func(op Op, path string) error // may be nil
+
+	mu     sync.Mutex
+	failed map[Op]int64
+}
+
+// errSkipped as fault's answer lets an operation succeed without being done.
+var errSkipped = errors.New("skipped")
+
+func (d *disk) do(op Op, path string, f func() error) error {
+	err := d.before(op, path)
+	if err == nil {
+		err = f()
+	}
+	return d.after(op, err)
+}
+
+func (d *disk) before(op Op, path string) error {
+	if d.fault == nil {
+		return nil
+	}
+	return d.fault(op, path)
+}
+
+func (d *disk) after(op Op, err error) error {
+	switch {
+	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist):
+		return err
+	case err == errSkipped:
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.failed == nil {
+		d.failed = map[Op]int64{}
+	}
+	d.failed[op]++
+	return err
+}
+
+func (d *disk) failures() map[Op]int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.failed)
+}
+
+func (d *disk) mkdirAll(dir string) error {
+	return d.do(OpMake, dir, func() error { return os.MkdirAll(dir, 0o700) })
+}
+
+func (d *disk) mkdir(dir string) error {
+	return d.do(OpMake, dir, func() error { return os.Mkdir(dir, 0o700) })
+}
+
+// createTemp makes a file of size bytes with a name of its own.
+func (d *disk) createTemp(dir, pattern string, size int64) (f *os.File, err error) {
+	err = d.do(OpMake, dir, func() error {
+		f, err = os.CreateTemp(dir, pattern)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := d.do(OpMake, f.Name(), func() error { return f.Truncate(size) }); err != nil {
+		_ = f.Close() // nothing was written
+		_ = d.remove(f.Name())
+		return nil, err
+	}
+	return f, nil
+}
+
+// openFile is os.OpenFile, for files that no path from outside leads to.
+func (d *disk) openFile(path string, flag int) (f *os.File, err error) {
+	op := OpOpen
+	if flag&os.O_CREATE != 0 {
+		op = OpMake
+	}
+	err = d.do(op, path, func() error {
+		f, err = os.OpenFile(path, flag|unix.O_NOFOLLOW, 0o600)
+		return err
+	})
+	return f, err
+}
+
+// open is openNoLinks.
+func (d *disk) open(path string) (fd int, err error) {
+	if err = d.before(OpOpen, path); err == nil {
+		fd, err = openNoLinks(path)
+	}
+	return fd, d.after(OpOpen, err)
+}
+
+func (d *disk) readAt(f *os.File, p []byte, off int64) (n int, err error) {
+	err = d.do(OpRead, f.Name(), func() error {
+		n, err = f.ReadAt(p, off)
+		return err
+	})
+	return n, err
+}
+
+// writeAt writes p. A fault of io.ErrShortWrite lets the first half through.
+func (d *disk) writeAt(f *os.File, p []byte, off int64) (n int, err error) {
+	if err = d.before(OpWrite, f.Name()); err == nil {
+		n, err = f.WriteAt(p, off)
+	} else if errors.Is(err, io.ErrShortWrite) {
+		n, _ = f.WriteAt(p[:len(p)/2], off)
+	}
+	return n, d.after(OpWrite, err)
+}
+
+func (d *disk) sync(f *os.File) error { return d.do(OpSync, f.Name(), f.Sync) }
+
+func (d *disk) syncFolder(dir string) error {
+	f, err := d.openFile(dir, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.sync(f), f.Close())
+}
+
+func (d *disk) rename(from, to string) error {
+	return d.do(OpRename, to, func() error { return os.Rename(from, to) })
+}
+
+func (d *disk) link(from, to string) error {
+	return d.do(OpRename, to, func() error { return os.Link(from, to) })
+}
+
+func (d *disk) remove(path string) error {
+	return d.do(OpRemove, path, func() error { return os.Remove(path) })
+}
+
+func (d *disk) readDir(dir string) (all []os.DirEntry, err error) {
+	err = d.do(OpList, dir, func() error {
+		all, err = os.ReadDir(dir)
+		return err
+	})
+	return all, err
+}
