@@ -204,14 +204,18 @@ func TestNotWorthLeaving(t *testing.T) {
 func TestBadNotes(t *testing.T) {
 	data := random(1, 6*BlockSize)
 	for name, spoil := range map[string]func(tmp, notes string, text []byte) error{
-		"cut":            func(_, notes string, _ []byte) error { return os.Truncate(notes, 30) },
-		"empty":          func(_, notes string, _ []byte) error { return os.Truncate(notes, 0) },
-		"without bits":   func(_, notes string, text []byte) error { return os.Truncate(notes, int64(bytes.IndexByte(text, '\n'))) },
+		"cut":   func(_, notes string, _ []byte) error { return os.Truncate(notes, 30) },
+		"empty": func(_, notes string, _ []byte) error { return os.Truncate(notes, 0) },
+		"without bits": func(_, notes string, text []byte) error {
+			return os.Truncate(notes, int64(bytes.IndexByte(text, '\n')))
+		},
 		"too many bits":  func(_, notes string, text []byte) error { return os.WriteFile(notes, append(text, 1), 0o600) },
 		"without a file": func(tmp, _ string, _ []byte) error { return os.Remove(tmp) },
 		"another size":   func(tmp, _ string, _ []byte) error { return os.Truncate(tmp, 5*BlockSize) },
-		"a link":         func(tmp, _ string, _ []byte) error { return errors.Join(os.Rename(tmp, tmp+"x"), os.Symlink(tmp+"x", tmp)) },
-		"a folder":       func(_, notes string, _ []byte) error { return errors.Join(os.Remove(notes), os.Mkdir(notes, 0o700)) },
+		"a link": func(tmp, _ string, _ []byte) error {
+			return errors.Join(os.Rename(tmp, tmp+"x"), os.Symlink(tmp+"x", tmp))
+		},
+		"a folder": func(_, notes string, _ []byte) error { return errors.Join(os.Remove(notes), os.Mkdir(notes, 0o700)) },
 		"another origin": func(_, notes string, text []byte) error {
 			return os.WriteFile(notes, bytes.Replace(text, []byte(here), []byte("../../etc"), 1), 0o600)
 		},
