@@ -14,7 +14,7 @@ test: ## what the README says
 lint:
 	golangci-lint run
 
-e2e: ## real clients, as root; E2E_TOOLS names the folder with registry, crane, containerd, ctr, dockerd and docker-compose
+e2e: ## real clients, as root; E2E_TOOLS names the folder with registry, crane, containerd, ctr, dockerd, docker-compose, buildkitd and buildctl
 	$(GO) test -tags e2e -count=1 -v ./e2e/
 
 fuzz: ## every fuzz target for FUZZTIME

@@ -24,6 +24,8 @@ var (
 	containerd2     = program{"containerd", true}
 	ctr2            = program{"ctr", true}
 	moby            = program{"dockerd", true}
+	buildkitd       = program{"buildkitd", true}
+	buildctl        = program{"buildctl", true}
 
 	containerd1 = program{"containerd", false}
 	ctr1        = program{"ctr", false}
