@@ -64,6 +64,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Name, o.Repo),
 		}
 	}
+	s.renewListed(o, asked)
 	return nil
 }
 

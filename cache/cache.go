@@ -64,6 +64,8 @@ type Cache struct {
 	missing *lru.Cache[missingKey, missingEntry]
 	// lostCredential has the denials that were about the credential only.
 	lostCredential *lru.Cache[facts.Access, struct{}]
+	// renewed says when a manifest last renewed what it lists.
+	renewed *lru.Cache[facts.Member, time.Time]
 
 	connections connections
 	line        line
@@ -119,6 +121,7 @@ func New(o Options) (*Cache, error) {
 	}
 	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
 	c.lostCredential, _ = lru.New[facts.Access, struct{}](8192)
+	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
 }

@@ -1,6 +1,8 @@
 package cache_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,14 +13,21 @@ import (
 // image puts a two-level image with n layers into repo and gives its objects:
 // index, manifest, then config and layers.
 func (h *house) image(repo, tag string, n int) []oci.Object {
-	manifest := h.addManifest(repo, "", `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[],"annotations":{"repo":"`+repo+`"}}`)
-	index := h.addManifest(repo, tag, `{"schemaVersion":2,"mediaType":"`+indexType+`","manifests":[],"annotations":{"tag":"`+tag+`","m":"`+manifest.Digest.String()+`"}}`)
-	all := []oci.Object{index, manifest}
+	var blobs []oci.Object
+	var layers []string
 	for i := range n + 1 {
-		all = append(all, h.addBlob(repo, random(uint64(i+1), 10_000*(i+1))))
+		blobs = append(blobs, h.addBlob(repo, random(uint64(i+1), 10_000*(i+1))))
+		if i > 0 {
+			layers = append(layers, descriptor(blobs[i]))
+		}
 	}
-	return all
+	manifest := h.addManifest(repo, "", fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s,"layers":[%s],"annotations":{"repo":%q}}`,
+		descriptor(blobs[0]), strings.Join(layers, ","), repo))
+	index := h.addManifest(repo, tag, fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s],"annotations":{"tag":%q}}`, indexType, descriptor(manifest), tag))
+	return append([]oci.Object{index, manifest}, blobs...)
 }
+
+func descriptor(o oci.Object) string { return fmt.Sprintf(`{"digest":%q}`, o.Digest) }
 
 // pull does what a client does: the tag, the manifests, the blobs.
 func pull(t testing.TB, s oci.Source, repo, tag string, objects []oci.Object) {
@@ -73,6 +82,9 @@ func TestCost(t *testing.T) {
 	check("second organisation", globex, cost{heads: 1})
 	check("without a credential", nobody, cost{heads: 1})
 	check("another one without a credential", h.source("", ""), cost{})
+	check("warm again", acme, cost{})
+	h.advance(3 * 24 * time.Hour)
+	check("days later", acme, cost{heads: 1})
 	check("warm again", acme, cost{})
 }
 

@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -382,4 +383,22 @@ func published(t *testing.T, dir string, obj oci.Object, n int) []string {
 	}
 	t.Fatalf("%s was not published under %d origins", obj.Digest, n)
 	return nil
+}
+
+// That a manifest is there says that what it lists still is, but never that it
+// was: anyone may list what he likes.
+func TestListingProvesNothing(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	secret := h.addBlob("globex/app", random(71, 500))
+	read(t, h.source("globex", "g"), secret)
+	mine := h.addManifest("acme/app", "1", fmt.Sprintf(`{"schemaVersion":2,"layers":[%s]}`, descriptor(secret)))
+	acme := h.source("acme", "a")
+	for range 3 {
+		pull(t, acme, "acme/app", "1", []oci.Object{mine})
+		stolen := oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: secret.Digest}
+		if data, err := get(t.Context(), acme, stolen, oci.Range{}); oci.ClassOf(err) != oci.NotFound {
+			t.Fatalf("acme has %d bytes of globex's: %v", len(data), err)
+		}
+		h.advance(25 * time.Hour)
+	}
 }

@@ -251,6 +251,22 @@ func (f *Facts) Prove(a Access, m Member, asked time.Time) {
 	}
 }
 
+// Renew records that m was still there when asked was, and says whether it had
+// ever been proven to be: what was not, is not by this.
+func (f *Facts) Renew(m Member, asked time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.memberLocked(m)
+	if !old.proven() {
+		return false
+	}
+	if w := (word{at: asked}); f.news(old, asked) {
+		f.members.Add(m, w)
+		f.later(memberBucket, m.key(), w.encode())
+	}
+	return true
+}
+
 // news says whether a proof that was asked for at asked replaces old. Against a
 // denial it must have been asked for later. A proof from the future (the clock
 // was set back) gives way to any: the new one has a time that can be trusted.

@@ -1,0 +1,71 @@
+package cache
+
+import (
+	"encoding/json"
+	"time"
+
+	"berth/cache/facts"
+	"berth/oci"
+)
+
+// renewListedEvery is how often a manifest renews what it lists, at most. A
+// membership lives a day, so an hour is soon enough, and a tag that is asked
+// about every minute does not have its manifests read each time.
+const renewListedEvery = time.Hour
+
+// listed are the descriptors of a manifest or an index.
+type listed struct {
+	Manifests []struct {
+		Digest oci.Digest `json:"digest"`
+	} `json:"manifests"`
+	Config struct {
+		Digest oci.Digest `json:"digest"`
+	} `json:"config"`
+	Layers []struct {
+		Digest oci.Digest `json:"digest"`
+	} `json:"layers"`
+}
+
+// renewListed extends the membership of what the manifest o lists, which the
+// registry has just shown to be there (the request was sent at asked): a
+// registry keeps what a manifest of its needs. So a pull that a HEAD has let in
+// does not probe blob after blob once a day. What has never been proven by
+// itself stays so: anyone may write any digest into a manifest of his own.
+func (s *source) renewListed(o oci.Object, asked time.Time) {
+	if o.Kind != oci.Manifest || !s.c.renewal(s.memberKey(o), asked) {
+		return
+	}
+	c, err := s.cached(o)
+	if err != nil || c == nil {
+		return // it is asked about before it is there
+	}
+	defer closeBody(c.Body)
+	var l listed
+	if json.Unmarshal(c.Descriptor.Data, &l) != nil {
+		return
+	}
+	for _, m := range l.Manifests {
+		child := oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: m.Digest}
+		if s.facts.Renew(s.memberKey(child), asked) {
+			s.renewListed(child, asked)
+		}
+	}
+	s.renewBlob(o.Repo, l.Config.Digest, asked)
+	for _, layer := range l.Layers {
+		s.renewBlob(o.Repo, layer.Digest, asked)
+	}
+}
+
+func (s *source) renewBlob(repo string, d oci.Digest, asked time.Time) {
+	s.facts.Renew(s.memberKey(oci.Object{Repo: repo, Kind: oci.Blob, Digest: d}), asked)
+}
+
+// renewal says whether it is time for the manifest m to renew what it lists.
+func (c *Cache) renewal(m facts.Member, asked time.Time) bool {
+	last, ok := c.renewed.Get(m)
+	if ok && asked.Sub(last).Abs() < renewListedEvery {
+		return false
+	}
+	c.renewed.Add(m, asked)
+	return true
+}
