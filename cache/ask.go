@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -45,6 +46,10 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 	})
 }
 
+// errAccountChanged is the cause of an error about an answer that belongs to
+// another credential than it was asked for.
+var errAccountChanged = errors.New("the credential was changed meanwhile")
+
 // prove records a 2xx to a request that was sent at asked. The error: a denial
 // has come since, and wins; or the credential was changed since view was looked
 // up, so that nobody can tell which one the answer is for.
@@ -53,6 +58,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 		return &oci.Error{
 			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{View: view, Repo: o.Repo},
 			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Name, o.Repo),
+			Err:     errAccountChanged,
 		}
 	}
 	key := s.accessKey(view, o.Repo, o.Digest)
@@ -89,18 +95,11 @@ func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) 
 // deny voids what the view had proven. A refused credential says nothing about
 // the repository, so the shared view may still stand in.
 func (s *source) deny(key facts.Access, class oci.Class) {
-	switch {
-	case class != oci.Unauthorized:
-		s.c.lostCredential.Remove(key)
-	case !s.facts.Denied(key): // a denial of the repository stays one
-		s.c.lostCredential.Add(key, struct{}{})
+	if class == oci.Unauthorized {
+		s.facts.DenyCredential(key)
+		return
 	}
 	s.facts.Deny(key)
-}
-
-// deniedHere says whether the last word was a denial of the repository itself.
-func (s *source) deniedHere(key facts.Access) bool {
-	return s.facts.Denied(key) && !s.c.lostCredential.Contains(key)
 }
 
 func (c *Cache) rememberMissing(k missingKey, err error) {

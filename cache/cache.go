@@ -62,8 +62,6 @@ type Cache struct {
 	resolves flights[oci.Resolution]
 
 	missing *lru.Cache[missingKey, missingEntry]
-	// lostCredential has the denials that were about the credential only.
-	lostCredential *lru.Cache[facts.Access, struct{}]
 	// renewed says when a manifest last renewed what it lists.
 	renewed *lru.Cache[facts.Member, time.Time]
 
@@ -120,7 +118,6 @@ func New(o Options) (*Cache, error) {
 		fills:       map[fillKey]*fill{}, suspect: map[fillKey]*suspicion{},
 	}
 	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
-	c.lostCredential, _ = lru.New[facts.Access, struct{}](8192)
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil

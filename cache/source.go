@@ -97,7 +97,7 @@ func (s *source) mayFallBack(repo string, err error) bool {
 	}
 	class := oci.ClassOf(err)
 	asked := class == oci.Unauthorized && s.u.AnonymousFallback || class.Indeterminate()
-	return asked && !s.deniedHere(s.accessKey(view, repo, ""))
+	return asked && !s.facts.DeniedItself(s.accessKey(view, repo, ""))
 }
 
 func (s *source) accessKey(view oci.View, repo string, d oci.Digest) facts.Access {

@@ -91,7 +91,7 @@ func TestASecondDenialWaitsForTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The first one has come as far as memory.
-	f.denyInMemory(acme)
+	f.denyInMemory(acme, false)
 	f.Deny(acme)
 	wantAccess(t, open(t, copyFile(t, path), Options{}), acme, None)
 	// And as far as the commit.
@@ -100,7 +100,7 @@ func TestASecondDenialWaitsForTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.disk.writing.Lock()
-	f.denyInMemory(acme)
+	f.denyInMemory(acme, false)
 	f.disk.take()
 	second := make(chan struct{})
 	go func() {
@@ -225,7 +225,7 @@ func TestPendingIsBounded(t *testing.T) {
 	if v, _ := f.disk.onItsWay(tagBucket, []byte("0")); string(v) != "newer" {
 		t.Errorf("what is queued stays at %q", v)
 	}
-	f.denyInMemory(acme)
+	f.denyInMemory(acme, false)
 	f.disk.writing.Unlock()
 	closeFacts(t, f)
 	f = open(t, path, Options{})
@@ -427,6 +427,7 @@ func FuzzKeysNeverCollide(f *testing.F) {
 func FuzzDecode(f *testing.F) {
 	f.Add(word{at: time.Unix(1, 2)}.encode())
 	f.Add(word{at: time.Unix(1, 2), denied: true}.encode())
+	f.Add(word{at: time.Unix(1, 2), denied: true, credential: true}.encode())
 	f.Add(Tag{MediaType: "m", Digest: digestA, Size: 5, Asked: time.Unix(3, 4)}.encode())
 	f.Add([]byte(`{"digest":"sha256:../../x"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -186,6 +186,12 @@ func (f *Facts) Access(a Access) (Age, time.Time) {
 // Denied says whether the last word about a was a denial.
 func (f *Facts) Denied(a Access) bool { return f.accessWord(a).denied }
 
+// DeniedItself is Denied, but for a denial that was about the credential only.
+func (f *Facts) DeniedItself(a Access) bool {
+	w := f.accessWord(a)
+	return w.denied && !w.credential
+}
+
 // Member says what m's proof is worth.
 func (f *Facts) Member(m Member) Age {
 	w, ok := f.members.Get(m)
@@ -278,23 +284,31 @@ func (f *Facts) news(old word, asked time.Time) bool {
 // the denial is on disk when Deny returns, so that no crash revives the proof.
 // Should the disk fail, the denial holds in memory, the error is logged, and
 // writing is tried again.
-func (f *Facts) Deny(a Access) {
-	if f.denyInMemory(a) && f.disk.flush() != nil {
+func (f *Facts) Deny(a Access) { f.deny(a, false) }
+
+// DenyCredential is Deny where it was the credential that was refused, which
+// says nothing about the repository. One that was denied itself stays so.
+func (f *Facts) DenyCredential(a Access) { f.deny(a, true) }
+
+func (f *Facts) deny(a Access, credential bool) {
+	if f.denyInMemory(a, credential) && f.disk.flush() != nil {
 		f.o.Log.Error("a denial is not on disk yet; if the next restart comes before it is, an older proof may serve grace again", "repository", a.Repo)
 	}
 }
 
 // denyInMemory says whether the file knows, or is about to know, another word.
-func (f *Facts) denyInMemory(a Access) bool {
+func (f *Facts) denyInMemory(a Access, credential bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, w, key := f.accessLocked(a), word{at: f.o.Now(), denied: true}, a.key()
+	old, key := f.accessLocked(a), a.key()
+	w := word{at: f.o.Now(), denied: true, kept: old.kept, credential: credential && (!old.denied || old.credential)}
+	write := f.disk != nil && (old.proven() || old.kept && old.credential != w.credential || f.disk.unwritten(accessBucket, key))
+	w.kept = w.kept || write
 	f.access.Add(a, w)
-	if f.disk == nil || !old.proven() && !f.disk.unwritten(accessBucket, key) {
-		return false
+	if write {
+		f.disk.surely(accessBucket, key, w.encode())
 	}
-	f.disk.surely(accessBucket, key, w.encode())
-	return true
+	return write
 }
 
 // SetTag records what k means. An older answer never replaces a newer one.

@@ -58,7 +58,7 @@ func (f *Facts) restorable(organisation string, proven time.Time) bool {
 // its way there.
 func (d *disk) forget(organisation string, at time.Time) error {
 	gone := func(b bucket, k, v []byte) bool {
-		if b == memberBucket || b == accessBucket && len(v) > 0 && v[0] == deniedMark || organisationOf(k) != organisation {
+		if b == memberBucket || b == accessBucket && isDenial(v) || organisationOf(k) != organisation {
 			return false
 		}
 		used := lastUse(b, v)

@@ -13,6 +13,11 @@ import (
 type word struct {
 	at     time.Time
 	denied bool
+	// credential: what was denied is the credential. Of the repository it says
+	// nothing, but that nothing is proven any more.
+	credential bool
+	// kept: the file has a denial, or will have one at once.
+	kept bool
 	// restored: read back from the file, so good for grace and membership, but
 	// never for fresh access.
 	restored bool
@@ -49,11 +54,17 @@ func (k TagKey) key() []byte {
 const (
 	provenMark = 'p'
 	deniedMark = 'd'
+	// refusedMark is for a denial of the credential. Versions that do not know it
+	// take it for no word, and ask.
+	refusedMark = 'u'
 )
 
 func (w word) encode() []byte {
 	mark := byte(provenMark)
-	if w.denied {
+	switch {
+	case w.credential:
+		mark = refusedMark
+	case w.denied:
 		mark = deniedMark
 	}
 	return binary.BigEndian.AppendUint64([]byte{mark}, uint64(w.at.UnixNano()))
@@ -61,12 +72,16 @@ func (w word) encode() []byte {
 
 // decodeWord reads what encode wrote. Anything else is no word.
 func decodeWord(b []byte) (word, bool) {
-	if len(b) != 9 || b[0] != provenMark && b[0] != deniedMark {
+	if len(b) != 9 || b[0] != provenMark && !isDenial(b) {
 		return word{}, false
 	}
 	at := time.Unix(0, int64(binary.BigEndian.Uint64(b[1:])))
-	return word{at: at, denied: b[0] == deniedMark, restored: true}, true
+	denied := isDenial(b)
+	return word{at: at, denied: denied, credential: b[0] == refusedMark, kept: denied, restored: true}, true
 }
+
+// isDenial says whether a stored word is one.
+func isDenial(b []byte) bool { return len(b) > 0 && (b[0] == deniedMark || b[0] == refusedMark) }
 
 type storedTag struct {
 	MediaType string     `json:"mediaType"`
