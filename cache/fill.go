@@ -134,9 +134,11 @@ func (f *fill) find(key sponsorKey, admitted bool) (sp *sponsor, over bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, sp := range f.sponsors {
-		if sp.key == key && sp.live() && (admitted || !sp.proven && !f.isOpen()) {
+		if sp.key == key && sp.live() && (admitted || !sp.proven.Load() && !f.isOpen()) {
 			sp.readers++
-			sp.proven = sp.proven || admitted
+			if admitted {
+				sp.proven.Store(true)
+			}
 			return sp, f.over
 		}
 	}
@@ -155,7 +157,7 @@ func (f *fill) sponsor(s *source, view oci.View, o oci.Object) *sponsor {
 	}
 	sp := newSponsor(s, view, o)
 	sp.readers++
-	sp.proven = true
+	sp.proven.Store(true)
 	f.sponsors = append(f.sponsors, sp)
 	return sp
 }
@@ -194,7 +196,7 @@ func (f *fill) mayRead(sp *sponsor) error {
 	switch {
 	case !sp.live():
 		return sp.err
-	case !sp.proven:
+	case !sp.proven.Load():
 		return errAgain
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"berth/oci"
 )
@@ -25,11 +26,12 @@ type sponsor struct {
 	// struck is closed when the registry refused this sponsor; err says why.
 	struck chan struct{}
 	err    error
-	// proven: its access was shown once, by facts or by its own request. Until
-	// then the request under way decides for all its readers.
-	proven bool
 	// readers that came with this sponsor and are still there.
 	readers int
+
+	// proven: its access was shown once, by facts or by its own request. Until
+	// then the request under way decides for all its readers.
+	proven atomic.Bool
 
 	mu sync.Mutex
 	// again reopens the blob where this sponsor was last sent to.
@@ -59,12 +61,26 @@ func (sp *sponsor) open(ctx context.Context, r oci.Range) (*oci.Content, error) 
 		sp.learn(err)
 		return nil, err
 	}
-	if err := sp.source.prove(sp.key.view, sp.object, content.Asked); err != nil {
+	if err := sp.prove(content); err != nil {
 		closeBody(content.Body)
 		return nil, err
 	}
 	sp.setWay(content.Again)
 	return content, nil
+}
+
+// prove records what an answer proves. A sponsor whose access was shown goes on
+// when its secret changes: the bytes are what its digest says, whichever secret
+// they came for, and the answer then proves nothing for either.
+func (sp *sponsor) prove(content *oci.Content) error {
+	err := sp.source.prove(sp.key.view, sp.object, content.Asked)
+	if errors.Is(err, errAccountChanged) && sp.proven.Load() {
+		return nil
+	}
+	if err == nil {
+		sp.proven.Store(true)
+	}
+	return err
 }
 
 func (sp *sponsor) way() func(context.Context, oci.Range) (*oci.Content, error) {
@@ -86,7 +102,7 @@ func (sp *sponsor) stat(ctx context.Context) (*oci.Content, error) {
 		sp.learn(err)
 		return nil, err
 	}
-	return content, sp.source.prove(sp.key.view, sp.object, content.Asked)
+	return content, sp.prove(content)
 }
 
 func (sp *sponsor) learn(err error) {
@@ -120,7 +136,8 @@ func sameOwner(a, b oci.View) bool { return a == b || !a.Shared() && a.Organisat
 // origin: another one may still get the blob.
 func strikes(err error) bool {
 	class := oci.ClassOf(err)
-	return class.Refuses() || class == oci.NotFound || class == oci.RateLimited || class == oci.Policy
+	return class.Refuses() || class == oci.NotFound || class == oci.RateLimited || class == oci.Policy ||
+		errors.Is(err, errAccountChanged)
 }
 
 // closeBody ends an upstream body that is not read to its end.

@@ -170,7 +170,6 @@ func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
 		}
 		content, err := f.firstOf(ctx, sp)
 		if err == nil {
-			f.prove(sp)
 			switch {
 			case f.blocks == nil:
 				return content, sp, f.makeBlocks(content)
@@ -184,12 +183,6 @@ func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
 		}
 		f.strike(sp, err)
 	}
-}
-
-func (f *fill) prove(sp *sponsor) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	sp.proven = true
 }
 
 // firstOf asks for the beginning, or, where all readers want something further
