@@ -29,10 +29,14 @@ type missingEntry struct {
 	err   *oci.Error
 }
 
+func (s *source) missingKey(view oci.View, o oci.Object) missingKey {
+	return missingKey{s.origin, view, o.Repo, o.Kind.String() + o.Digest.String()}
+}
+
 // ask puts o to upstream as view: once for all who want to know at the same
 // time. What the answer proves or denies is recorded before anyone gets it.
 func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Content, error) {
-	mk := missingKey{s.origin, view, o.Repo, o.Kind.String() + o.Digest.String()}
+	mk := s.missingKey(view, o)
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}

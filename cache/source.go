@@ -181,6 +181,9 @@ var errAgain = errors.New("the fill ended while it was joined")
 // at the disk and at the fills, so it is tried again; each time round somebody
 // else made progress.
 func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+	if err := s.c.knownMissing(s.missingKey(view, o)); err != nil {
+		return nil, err // as it would be told of what is here: who may not have it must not see a difference
+	}
 	if err := s.c.suspected(s.fillKey(o)); err != nil {
 		return s.release(ctx, view, o, nil, err)
 	}

@@ -107,7 +107,7 @@ func (sp *sponsor) stat(ctx context.Context) (*oci.Content, error) {
 
 func (sp *sponsor) learn(err error) {
 	s, o := sp.source, sp.object
-	s.refused(sp.key.view, o, missingKey{s.origin, sp.key.view, o.Repo, o.Kind.String() + o.Digest.String()}, err)
+	s.refused(sp.key.view, o, s.missingKey(sp.key.view, o), err)
 }
 
 // told is what the sponsor's own readers are told after the fill ended with err:

@@ -24,7 +24,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 			Outcome:    oci.Outcome{Result: oci.Pass, Asked: h.asked},
 		}, nil
 	}
-	m, err := s.manifest(ctx, repo, tag, "")
+	m, err := s.manifest(ctx, repo, tag, "", false)
 	if err != nil {
 		return oci.Resolution{}, err
 	}
@@ -46,7 +46,7 @@ func (s *source) statManifest(ctx context.Context, o oci.Object) (*oci.Content, 
 			Length:     h.size,
 		}, nil
 	}
-	c, err := s.openManifest(ctx, o)
+	c, err := s.openManifest(ctx, o, false)
 	if err != nil {
 		return nil, err
 	}
@@ -54,9 +54,9 @@ func (s *source) statManifest(ctx context.Context, o oci.Object) (*oci.Content, 
 	return c, nil
 }
 
-// openManifest fetches and verifies a manifest.
-func (s *source) openManifest(ctx context.Context, o oci.Object) (*oci.Content, error) {
-	m, err := s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest)
+// openManifest fetches and verifies a manifest; first says that no HEAD came before.
+func (s *source) openManifest(ctx context.Context, o oci.Object, first bool) (*oci.Content, error) {
+	m, err := s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest, first)
 	if err != nil {
 		return nil, err
 	}
@@ -90,16 +90,22 @@ func (s *source) head(ctx context.Context, repo, reference string) (header, erro
 	if err != nil {
 		return header{}, err
 	}
-	switch a.StatusCode {
-	case http.StatusOK:
+	switch {
+	case a.StatusCode == http.StatusOK:
 		return readHeader(a), a.Body.Close()
-	case http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest, http.StatusNotAcceptable:
-		return header{}, a.Body.Close()
-	}
-	if isRedirect(a.StatusCode) {
+	case needsText(a.StatusCode), isRedirect(a.StatusCode):
 		return header{}, a.Body.Close()
 	}
 	return header{}, s.refused(ctx, a, c)
+}
+
+// needsText says whether an answer with status is not understood without its body.
+func needsText(status int) bool {
+	switch status {
+	case http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest, http.StatusNotAcceptable:
+		return true
+	}
+	return false
 }
 
 func readHeader(a *answer) header {
@@ -121,14 +127,23 @@ type fetched struct {
 
 // manifest gets a manifest by tag or digest. want is what its digest must be;
 // empty for a tag.
-func (s *source) manifest(ctx context.Context, repo, reference string, want oci.Digest) (fetched, error) {
+//
+// A refusal of the first request is followed by a HEAD, whose answer is not
+// looked at. What is in the cache is asked for by HEAD and then by GET, to read
+// the refusal; what is not, by GET. Half the time would tell a stranger which of
+// the two it is, and so whether somebody on this node has the image.
+func (s *source) manifest(ctx context.Context, repo, reference string, want oci.Digest, first bool) (fetched, error) {
 	c := &call{op: opManifest, method: http.MethodGet, repo: repo, path: "manifests/" + reference, accept: acceptManifest}
 	a, err := s.do(ctx, c)
 	if err != nil {
 		return fetched{}, err
 	}
 	if a.StatusCode != http.StatusOK {
-		return fetched{}, s.refused(ctx, a, c)
+		err := s.refused(ctx, a, c)
+		if first && needsText(a.StatusCode) {
+			_, _ = s.head(ctx, repo, reference) // see above
+		}
+		return fetched{}, err
 	}
 	who := a.body.who
 	data, over, err := a.slurp(maxSmall, smallLimit)

@@ -63,7 +63,7 @@ func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	switch o.Kind {
 	case oci.Manifest:
-		return s.openManifest(ctx, o)
+		return s.openManifest(ctx, o, true)
 	case oci.Blob:
 		return s.openBlob(ctx, o, r)
 	}
