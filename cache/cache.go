@@ -47,6 +47,9 @@ type Options struct {
 	Now func() time.Time
 	// Log gets what an operator should know. If nil, nothing is logged.
 	Log *slog.Logger
+
+	// fault makes file operations fail, in tests; see store.Options.
+	fault func(op store.Op, path string) error
 }
 
 // Cache is one cache folder and what is known about its content. It is safe for
@@ -66,6 +69,8 @@ type Cache struct {
 	renewed *lru.Cache[facts.Member, time.Time]
 
 	connections connections
+	counts      counts
+	descs       descs
 	line        line
 
 	// mu comes before a fill's mutex, and that before its blocks'
@@ -101,7 +106,10 @@ func New(o Options) (*Cache, error) {
 	if o.ParkAfter == 0 {
 		o.ParkAfter = 30 * time.Second
 	}
-	st, err := store.Open(o.Dir, store.Options{MaxSize: o.MaxSize, MinFree: o.MinFree, Log: o.Log})
+	c := &Cache{o: o, descs: newDescs()}
+	st, err := store.Open(o.Dir, store.Options{
+		MaxSize: o.MaxSize, MinFree: o.MinFree, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -112,11 +120,9 @@ func New(o Options) (*Cache, error) {
 		_ = st.Close() // the first error counts
 		return nil, err
 	}
-	c := &Cache{
-		o: o, store: st, facts: fs, hot: newHot(o.HotBytes),
-		connections: connections{limit: o.Connections},
-		fills:       map[fillKey]*fill{}, suspect: map[fillKey]*suspicion{},
-	}
+	c.store, c.facts, c.hot = st, fs, newHot(o.HotBytes)
+	c.connections.limit = o.Connections
+	c.fills, c.suspect = map[fillKey]*fill{}, map[fillKey]*suspicion{}
 	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -168,6 +174,7 @@ type Upstream struct {
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
 	s := &source{c: c, u: u, origin: u.Origin.Dir(), facts: c.facts.With(u.Times)}
+	c.counts.know(s.origin, u.Name)
 	if u.Uniform {
 		shared := u
 		shared.As = u.Shared

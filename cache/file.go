@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"berth/cache/store"
 	"berth/oci"
 )
 
@@ -38,7 +39,7 @@ func (s *source) cached(o oci.Object) (*oci.Content, error) {
 	return &oci.Content{
 		Descriptor: oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size},
 		Length:     size,
-		Body:       &fileBody{File: file, size: size},
+		Body:       &fileBody{file: file, size: size},
 	}, nil
 }
 
@@ -54,11 +55,11 @@ func (s *source) warm(o oci.Object, file *os.File, size int64) (*oci.Content, er
 	}
 	data := make([]byte, size)
 	_, err := io.ReadFull(file, data)
-	if err != nil || !matches(o.Digest, data) {
-		s.c.o.Log.Warn("a cached blob was damaged and is fetched again", "digest", o.Digest, "err", err)
-		if err := s.c.store.Remove(s.origin, o.Digest); err != nil {
-			s.c.o.Log.Warn("a damaged blob stays", "digest", o.Digest, "err", err)
-		}
+	if err == nil && !matches(o.Digest, data) {
+		err = store.ErrMismatch
+	}
+	if err != nil {
+		s.c.store.Quarantine(s.origin, o.Digest, file, err)
 		return nil, nil
 	}
 	return s.keepHot(o, data)
@@ -160,36 +161,3 @@ func manifestType(data []byte) (string, error) {
 type memoryBody struct{ *bytes.Reader }
 
 func (memoryBody) Close() error { return nil }
-
-// fileBody is a published blob. Its length is what it was when it was opened: a
-// file that is shorter by the time it is read must not end cleanly.
-type fileBody struct {
-	*os.File
-	size, pos int64
-}
-
-func (b *fileBody) Read(p []byte) (int, error) {
-	n, err := b.File.Read(p)
-	b.pos += int64(n)
-	if err == io.EOF && b.pos < b.size {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-func (b *fileBody) Seek(offset int64, whence int) (int64, error) {
-	pos, err := b.File.Seek(offset, whence)
-	b.pos = pos
-	return pos, err
-}
-
-// Piece is the next part of the file, for sendfile.
-func (b *fileBody) Piece(limit int64) (io.Reader, error) {
-	if b.pos >= b.size {
-		return nil, io.EOF
-	}
-	return io.LimitReader(b.File, min(limit, b.size-b.pos)), nil
-}
-
-// Moved says how much of the piece was sent.
-func (b *fileBody) Moved(n int64) { b.pos += n }

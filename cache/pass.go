@@ -12,6 +12,7 @@ import (
 // pass serves o past the disk: straight from upstream, as view, verified and
 // not shared with anyone.
 func (s *source) pass(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+	s.c.counts.bypass()
 	sp := newSponsor(s, view, o)
 	if r.Sparse {
 		r = oci.Range{}

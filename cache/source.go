@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"berth/cache/facts"
+	"berth/cache/store"
 	"berth/oci"
 )
 
@@ -120,26 +121,38 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 	if content == nil && err == nil {
 		return s.fetch(ctx, view, o, r)
 	}
-	return s.release(ctx, view, o, content, err)
+	return s.release(ctx, view, o, r, content, err)
 }
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	view := s.View(o.Repo)
 	d, ok := s.describe(o)
 	if !ok {
-		c, err := s.ask(ctx, view, o)
-		if err != nil {
-			return nil, err
-		}
-		known := *c // the flight's answer is shared
-		known.Result = oci.Pass
-		return &known, nil
+		return s.statPast(ctx, view, o)
 	}
 	outcome, err := s.admit(ctx, view, o)
 	if err != nil {
 		return nil, err
 	}
+	sound, err := s.stillSound(ctx, o, d.Size)
+	switch {
+	case err != nil:
+		return nil, err
+	case !sound:
+		return s.statPast(ctx, view, o)
+	}
 	return &oci.Content{Descriptor: d, Outcome: outcome}, nil
+}
+
+// statPast asks upstream about what is not there.
+func (s *source) statPast(ctx context.Context, view oci.View, o oci.Object) (*oci.Content, error) {
+	c, err := s.ask(ctx, view, o)
+	if err != nil {
+		return nil, err
+	}
+	known := *c // the flight's answer is shared
+	known.Result = oci.Pass
+	return &known, nil
 }
 
 // admit says whether cached bytes of o may go to view, and how that came
@@ -185,7 +198,7 @@ func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.R
 		return nil, err // as it would be told of what is here: who may not have it must not see a difference
 	}
 	if err := s.c.suspected(s.fillKey(o)); err != nil {
-		return s.release(ctx, view, o, nil, err)
+		return s.release(ctx, view, o, r, nil, err)
 	}
 	if s.c.diskIsBad() {
 		return s.pass(ctx, view, o, r)
@@ -195,7 +208,7 @@ func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.R
 		switch {
 		case errors.Is(err, errAgain):
 			if content, err := s.cached(o); err != nil || content != nil {
-				return s.release(ctx, view, o, content, err)
+				return s.release(ctx, view, o, r, content, err)
 			}
 			continue
 		case errors.Is(err, errDisk):
@@ -208,11 +221,11 @@ func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.R
 
 // release gives what is cached, or what is wrong with that, to a view that is
 // admitted. To any other not even the latter: it would show that somebody had it.
-func (s *source) release(ctx context.Context, view oci.View, o oci.Object, content *oci.Content, err error) (*oci.Content, error) {
+func (s *source) release(ctx context.Context, view oci.View, o oci.Object, r oci.Range, content *oci.Content, err error) (*oci.Content, error) {
 	outcome, denied := s.admit(ctx, view, o)
 	if denied == nil && err == nil {
 		content.Outcome = outcome
-		return content, nil
+		return s.verified(ctx, view, o, r, content)
 	}
 	if content != nil {
 		_ = content.Body.Close() // nothing was read from it
@@ -221,4 +234,18 @@ func (s *source) release(ctx context.Context, view oci.View, o oci.Object, conte
 		return nil, denied
 	}
 	return nil, err
+}
+
+// verified gives content that is sound, and else what upstream has.
+func (s *source) verified(ctx context.Context, view oci.View, o oci.Object, r oci.Range, content *oci.Content) (*oci.Content, error) {
+	sound, err := s.sound(ctx, o, content, r)
+	switch {
+	case errors.Is(err, store.ErrUnchecked):
+		return s.pass(ctx, view, o, r)
+	case err != nil:
+		return nil, err
+	case !sound:
+		return s.fetch(ctx, view, o, r)
+	}
+	return content, nil
 }

@@ -74,7 +74,10 @@ func (d *disk) after(op Op, err error) error {
 	return err
 }
 
-func (d *disk) failures() map[Op]int64 {
+// Failures counts the file operations that failed. That a file is not there, or
+// there already, is none.
+func (s *Store) Failures() map[Op]int64 {
+	d := s.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.failed)

@@ -16,6 +16,9 @@ import (
 // trace of a lost write, and not there either.
 func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
 	path := s.path(origin, d)
+	if s.checks.knownBad(origin, d) {
+		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+	}
 	fd, st, err := s.openBlob(path, d)
 	if err != nil {
 		return nil, 0, err
@@ -26,6 +29,9 @@ func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
 
 // Has says whether OpenBlob would find the blob of origin. It is no use of it.
 func (s *Store) Has(origin string, d oci.Digest) (size int64, ok bool) {
+	if s.checks.knownBad(origin, d) {
+		return 0, false
+	}
 	fd, st, err := s.openBlob(s.path(origin, d), d)
 	if err != nil {
 		return 0, false

@@ -31,6 +31,7 @@ func (b *Blocks) Publish() error {
 	_ = b.file.Close() // fsync has told all there is to know
 	b.dropNotes()
 	b.store.room.forget(blobKey{b.origin, b.digest})
+	b.store.checks.isGood(b.origin, b.digest, b.Size())
 	b.store.share(b.origin, b.digest, b.path)
 	return nil
 }
@@ -97,11 +98,16 @@ func (b *Blocks) dropNotes() {
 // it has just been verified, while theirs may have rotted since.
 func (s *Store) share(origin string, d oci.Digest, path string) {
 	for _, other := range s.otherOrigins(origin) {
-		if _, ok := s.Has(other, d); !ok {
+		size, ok := s.Has(other, d)
+		if !ok {
 			continue
 		}
 		if err := s.room.link(path, s.path(other, d), s.tmp()); err != nil {
 			s.o.Log.Debug("one more copy of a blob stays on the disk", "digest", d, "err", err)
+			continue
+		}
+		if s.Verified(origin, d, size) {
+			s.checks.isGood(other, d, size)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type room struct {
 	blobs string
 	o     Options
 	disk  *disk
+	// checks forgets what goes.
+	checks *checks
 
 	// names is held while a name under blobs changes, so that the name and what
 	// is counted change together. It comes before mu.
@@ -57,10 +60,10 @@ type room struct {
 // gone in room.changed is a blob that was removed.
 const gone = -1
 
-func newRoom(blobs string, o Options, d *disk) *room {
+func newRoom(blobs string, o Options, d *disk, c *checks) *room {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &room{
-		blobs: blobs, o: o, disk: d, ctx: ctx, cancel: cancel, shelf: map[blobKey]*leftover{},
+		blobs: blobs, o: o, disk: d, checks: c, ctx: ctx, cancel: cancel, shelf: map[blobKey]*leftover{},
 		counted: make(chan struct{}), tight: make(chan struct{}, 1),
 	}
 	return r
@@ -250,6 +253,12 @@ func (r *room) link(from, path, tmp string) error {
 	return nil
 }
 
+// forgetCheck forgets that the blob at path was good.
+func (r *room) forgetCheck(path string) {
+	parts := strings.Split(path[len(r.blobs):], "/")
+	r.checks.gone(parts[1], parts[len(parts)-1])
+}
+
 // remove deletes the blob at path.
 func (r *room) remove(path string) error {
 	_, err := r.removeIf(path, func(fs.FileInfo) bool { return true })
@@ -267,6 +276,7 @@ func (r *room) removeIf(path string, ok func(fs.FileInfo) bool) (done bool, err 
 	if err := r.disk.remove(path); err != nil {
 		return false, err
 	}
+	r.forgetCheck(path)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.kept -= info.Size()

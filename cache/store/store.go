@@ -34,17 +34,20 @@ type Options struct {
 	// Fault, if not nil, is asked before each file operation; an error is what
 	// the operation then returns. It is for tests.
 	Fault func(op Op, path string) error
+	// Corrupt, if not nil, is told of each blob of an origin that had gone bad.
+	Corrupt func(origin string)
 	// Log gets what an operator should know. If nil, nothing is logged.
 	Log *slog.Logger
 }
 
 // Store is one cache folder. It is safe for concurrent use.
 type Store struct {
-	dir  string
-	o    Options
-	lock *os.File
-	disk *disk
-	room *room
+	dir    string
+	o      Options
+	lock   *os.File
+	disk   *disk
+	room   *room
+	checks *checks
 
 	mu      sync.Mutex
 	origins map[string]bool // origin folders that exist
@@ -72,7 +75,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{o: o, lock: lock, disk: d, origins: map[string]bool{}, folders: map[string]bool{}}
+	s := &Store{o: o, lock: lock, disk: d, checks: newChecks(), origins: map[string]bool{}, folders: map[string]bool{}}
 	if err := s.prepare(dir); err != nil {
 		_ = lock.Close() // the first error counts
 		return nil, fmt.Errorf("preparing the cache folder: %w", err)
@@ -111,7 +114,7 @@ func (s *Store) prepare(dir string) (err error) {
 	if err := s.findOrigins(); err != nil {
 		return err
 	}
-	s.room = newRoom(filepath.Join(s.dir, "blobs"), s.o, s.disk)
+	s.room = newRoom(filepath.Join(s.dir, "blobs"), s.o, s.disk, s.checks)
 	return s.tidyTmp()
 }
 
@@ -173,6 +176,7 @@ func (s *Store) findOrigins() error {
 // Files that are open stay readable.
 func (s *Store) Close() error {
 	s.room.close()
+	s.checks.wg.Wait()
 	return s.lock.Close()
 }
 

@@ -84,6 +84,7 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	for _, f := range n.fronts {
 		f.alive = func() { n.cache.Size() }
 	}
+	n.registry.MustRegister(n.cache)
 	if n.key, err = auth.LoadKey(keyFile(cfg.Cache.Directory)); err == nil {
 		err = n.begin(cfg)
 	}

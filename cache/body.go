@@ -1,0 +1,130 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// waitForCheck is the size up to which a part of a blob is sent only after the
+// whole was verified. Reading more would take longer than clients wait.
+const waitForCheck = 256 << 20
+
+// fileBody is a published blob. Its length is what it was when it was opened: a
+// file that is shorter by the time it is read must not end cleanly.
+type fileBody struct {
+	file      *os.File
+	size, pos int64
+
+	// check is the verification that runs while the blob is sent; nil: it was
+	// verified before. ctx bounds the waiting for it.
+	check *store.Check
+	ctx   context.Context
+	// held: the last byte waits for the check.
+	held bool
+}
+
+// sound starts the verification of a blob that was not verified since the start,
+// before any of it is sent to a reader of r. What is small, and parts of what is
+// not too large, wait for its end; whoever wants all of a large blob gets all but
+// the last byte meanwhile. It says false for one that is bad, and closes it: then
+// it is not there any more.
+func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.Range) (bool, error) {
+	b, ok := c.Body.(*fileBody)
+	if !ok {
+		return true, nil // memory was verified
+	}
+	check := s.c.store.Check(s.origin, o.Digest, b.file, b.size)
+	if check == nil {
+		return true, nil
+	}
+	if b.size > waitForCheck || b.size > verifyFirst && !r.Bounded() {
+		b.check, b.ctx, b.held = check, ctx, !r.Bounded()
+		return true, nil
+	}
+	err := check.Wait(ctx)
+	if err == nil {
+		return true, nil
+	}
+	closeBody(b)
+	if ctx.Err() != nil || errors.Is(err, store.ErrUnchecked) {
+		return false, err
+	}
+	return false, nil
+}
+
+// stillSound is sound for who wants to know the size alone.
+func (s *source) stillSound(ctx context.Context, o oci.Object, size int64) (bool, error) {
+	if o.Kind == oci.Manifest || s.c.store.Verified(s.origin, o.Digest, size) {
+		return true, nil
+	}
+	c, err := s.cached(o)
+	if c == nil || err != nil {
+		return false, err
+	}
+	defer closeBody(c.Body)
+	sound, err := s.sound(ctx, o, c, oci.Range{Length: 1})
+	return sound && c.Size == size, err
+}
+
+// ready says how many bytes may go from the position on, at least one.
+func (b *fileBody) ready() (int64, error) {
+	left := b.size - b.pos
+	if left <= 0 {
+		return 0, io.EOF
+	}
+	if b.check == nil {
+		return left, nil
+	}
+	over, err := b.check.Done()
+	if !over && b.held && left == 1 {
+		over, err = true, b.check.Wait(b.ctx)
+	}
+	switch {
+	case err != nil:
+		return 0, err
+	case over:
+		b.check = nil
+		return left, nil
+	case b.held:
+		return left - 1, nil
+	}
+	return left, nil
+}
+
+func (b *fileBody) Read(p []byte) (int, error) {
+	n, err := b.ready()
+	if err != nil {
+		return 0, err
+	}
+	got, err := b.file.Read(p[:min(int64(len(p)), n)])
+	b.pos += int64(got)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return got, err
+}
+
+func (b *fileBody) Seek(offset int64, whence int) (int64, error) {
+	pos, err := b.file.Seek(offset, whence)
+	b.pos = pos
+	return pos, err
+}
+
+// Piece is the next part of the file, for sendfile.
+func (b *fileBody) Piece(limit int64) (io.Reader, error) {
+	n, err := b.ready()
+	if err != nil {
+		return nil, err
+	}
+	return io.LimitReader(b.file, min(limit, n)), nil
+}
+
+// Moved says how much of the piece was sent.
+func (b *fileBody) Moved(n int64) { b.pos += n }
+
+func (b *fileBody) Close() error { return b.file.Close() }

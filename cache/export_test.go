@@ -1,0 +1,9 @@
+package cache
+
+import "berth/cache/store"
+
+// Failing is o with file operations that fault decides about.
+func Failing(o Options, fault func(op store.Op, path string) error) Options {
+	o.fault = fault
+	return o
+}
