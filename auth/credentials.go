@@ -114,6 +114,43 @@ func (c *Credentials) Lookup(ctx context.Context, organisation, account, registr
 	return cred, nil
 }
 
+// Account is the credential of organisation for registry that is called account,
+// whatever repositories it is for. Without an account it is the only one there
+// is. Nil, and no error, where there is none. Errors are those of Lookup, and
+// Denied where there are several and none was named.
+func (c *Credentials) Account(ctx context.Context, organisation, account, registry string) (*Credential, error) {
+	entries := c.table[place{organisation, registry}]
+	if account == "" && len(entries) > 1 {
+		return nil, &oci.Error{
+			Class:   oci.Denied,
+			Message: fmt.Sprintf("%s has several accounts for %s (%s): name one", whose(organisation), registry, strings.Join(c.Accounts(organisation, registry), ", ")),
+		}
+	}
+	if account != "" {
+		entries = slices.DeleteFunc(slices.Clone(entries), func(e *entry) bool { return e.Name != account })
+	}
+	switch {
+	case len(entries) == 0 && account != "":
+		return nil, unknownAccount(organisation, account, registry, c.table[place{organisation, registry}])
+	case len(entries) == 0:
+		return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+	}
+	cred, err := entries[0].current(ctx)
+	if err != nil {
+		return nil, unreadable(entries[0], err)
+	}
+	return cred, nil
+}
+
+// Accounts are the names of those that organisation has for registry.
+func (c *Credentials) Accounts(organisation, registry string) (names []string) {
+	for _, e := range c.table[place{organisation, registry}] {
+		names = append(names, e.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 func (c *Credentials) knows(entries []*entry, organisation, name string) bool {
 	if len(entries) == 0 {
 		return c.accounts[account{organisation, name}]

@@ -54,7 +54,16 @@ type exchange struct {
 
 // grant gets a token for pulling repo as cred, who may be nobody. Errors are
 // *oci.Error; one of class Unauthorized is about the credential, whatever repo is.
+// Without a repo it is a token that only says that cred is good, as docker login
+// asks for.
 func (x *exchange) grant(ctx context.Context, c Challenge, cred *Credential, repo string) (bearerToken, error) {
+	if repo == "" {
+		t, said, err := x.get(ctx, c, cred, repo, "")
+		if cred != nil && said.status == http.StatusForbidden {
+			err = refused(x.registry, cred, said.status, said.foreign)
+		}
+		return t, err
+	}
 	t, said, err := x.get(ctx, c, cred, repo, "repository:"+repo+":pull")
 	if cred == nil || said.status != http.StatusForbidden || !x.kind.ForbiddenMayBeCredential || said.says("read_package") {
 		return t, err

@@ -24,6 +24,7 @@ type desk struct {
 	sites       []*site
 	lines       lines
 	credentials *auth.Credentials
+	router      *proxy.Router
 	secrets     secrets
 	settings    []config.Listener // in force, for each front
 	handlers    []http.Handler    // likewise
@@ -37,6 +38,7 @@ type site struct {
 	name              string
 	owner             string // the organisation that brought it, or empty
 	origin            oci.Origin
+	spec              *spec
 	line              *line
 	shared            oci.Source
 	uniform, fallback bool
@@ -82,6 +84,7 @@ func (d *desk) furnish(n *node) error {
 
 // open makes the handlers.
 func (d *desk) open(n *node, router *proxy.Router) error {
+	d.router = router
 	callers, err := newCallers(d.cfg, n.now)
 	if err != nil {
 		return err

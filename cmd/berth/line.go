@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/internal/config"
 	"berth/oci"
 	"berth/upstream"
 )
@@ -86,27 +88,45 @@ func (n *node) line(s *spec) (*line, error) {
 
 // newLine makes a line. What needs a restart is as it was at the start.
 func (n *node) newLine(s *spec, w wire, pem []byte) (*line, error) {
+	m := lineMaker{limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}
+	return m.line(s, w, pem)
+}
+
+// lineMaker is what all lines of a node have in common.
+type lineMaker struct {
+	limits   config.Upstream
+	log      *slog.Logger
+	upstream *upstream.Metrics
+	auth     *auth.Metrics
+	now      func() time.Time
+	// before stands before the transport for challenges and tokens. It may be nil.
+	before func(http.RoundTripper) http.RoundTripper
+}
+
+func (m lineMaker) line(s *spec, w wire, pem []byte) (*line, error) {
 	l := &line{wire: w}
 	cas, err := pool(s.caFile, pem)
 	if err != nil {
 		return nil, err
 	}
-	start := n.started.Upstream
 	o := upstream.Options{
 		Name: s.name, Origin: s.origin, Type: s.kind,
 		AllowPrivate: s.allowPrivate, Named: slices.Clone(s.named),
-		CAs: cas, Connections: start.Connections,
-		UserAgent: "berth/" + version(), Logger: n.log, Metrics: n.upstream, Now: n.now,
+		CAs: cas, Connections: m.limits.Connections,
+		UserAgent: "berth/" + version(), Logger: m.log, Metrics: m.upstream, Now: m.now,
 		Authority: func(t http.RoundTripper) (_ upstream.Authority, err error) {
+			if m.before != nil {
+				t = m.before(t)
+			}
 			l.authority, err = auth.NewAuthority(auth.AuthorityOptions{
 				Origin: s.origin, Registry: s.name, Type: s.kind, TokenEndpoints: s.tokenEndpoints,
-				Transport: t, UserAgent: "berth/" + version(), Metrics: n.auth, Logger: n.log, Now: n.now,
+				Transport: t, UserAgent: "berth/" + version(), Metrics: m.auth, Logger: m.log, Now: m.now,
 			})
 			return l.authority, err
 		},
 	}
-	if start.Proxy != "" {
-		if o.Proxy, err = url.Parse(start.Proxy); err != nil {
+	if m.limits.Proxy != "" {
+		if o.Proxy, err = url.Parse(m.limits.Proxy); err != nil {
 			return nil, err
 		}
 	}

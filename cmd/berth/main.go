@@ -79,7 +79,7 @@ func rootCommand(o *options) *cobra.Command {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(
-		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), purgeCommand(o),
+		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o),
 		nameCommand(o), setupCommand(o), tokenCommand(), versionCommand(),
 	)
 	return root

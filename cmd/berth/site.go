@@ -18,7 +18,7 @@ import (
 // newSite is a registry at the end of its line.
 func newSite(s *spec, l *line, credentials *auth.Credentials) *site {
 	return &site{
-		name: s.name, owner: s.owner, origin: s.origin, line: l,
+		name: s.name, owner: s.owner, origin: s.origin, spec: s, line: l,
 		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject,
 		shared: l.upstream.As(upstream.Identity{
 			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {

@@ -34,6 +34,7 @@ func (n *node) socketServer() *http.Server {
 		Purge:    n.purge,
 		Status:   n.status,
 		Failures: n.lastFailures,
+		Diagnose: n.diagnose,
 		Ready:    n.pulse,
 		Logger:   n.log,
 	})

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"syscall"
+
+	"berth/internal/diagnose"
 )
 
 // maxAnswer is far above what thousands of organisations need.
@@ -71,6 +73,12 @@ func (c *Client) Failures(ctx context.Context, request FailuresRequest) (f Failu
 // Ready asks whether pulls are answered; nil: they are.
 func (c *Client) Ready(ctx context.Context) error {
 	return c.do(ctx, http.MethodGet, "ready", nil, &nothing{})
+}
+
+// Diagnose walks the way of a pull from the node.
+func (c *Client) Diagnose(ctx context.Context, request DiagnoseRequest) (r *diagnose.Report, err error) {
+	err = c.do(ctx, http.MethodPost, "diagnose", request, &r)
+	return r, err
 }
 
 // do sends request, unless it is nil, and decodes the answer.

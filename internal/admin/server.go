@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"berth/internal/diagnose"
 )
 
 const (
@@ -40,6 +42,8 @@ type Options struct {
 	Failures func(context.Context, FailuresRequest) (Failures, error)
 	// Ready says whether pulls are answered.
 	Ready func(context.Context) error
+	// Diagnose walks the way of a pull.
+	Diagnose func(context.Context, DiagnoseRequest) (*diagnose.Report, error)
 	// Logger gets one line for each order. If nil, nothing is logged.
 	Logger *slog.Logger
 }
@@ -66,6 +70,7 @@ func NewServer(o Options) *http.Server {
 	add(mux, "POST /v1/purge", o.Logger, o.Purge)
 	add(mux, "GET /v1/status", nil, withoutRequest(o.Status))
 	add(mux, "GET /v1/failures", nil, o.Failures)
+	add(mux, "POST /v1/diagnose", o.Logger, o.Diagnose)
 	add(mux, "GET /v1/ready", nil, withoutAnswer(o.Ready))
 	return &http.Server{
 		Handler:           guarded(few(mux)),

@@ -1,0 +1,229 @@
+package diagnose
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/auth"
+	"berth/oci"
+	"berth/upstream"
+)
+
+// maxSmall bounds what is read whole: manifests and configurations of images.
+const maxSmall = 4 << 20
+
+// image pulls as much of the image as shows that all of it can be pulled.
+func (w *walk) image(ctx context.Context) bool {
+	source := w.line.Registry.As(upstream.Identity{
+		Organisation: w.Organisation,
+		Credential:   func(context.Context, string) (*auth.Credential, error) { return w.Credential, nil },
+	})
+	d, ok := w.manifest(ctx, source)
+	if !ok {
+		return false
+	}
+	var doc v1.Manifest
+	if oci.IsIndex(d.MediaType) {
+		if doc, ok = w.child(ctx, source, d); !ok {
+			return false
+		}
+	} else if !w.decode(StepManifest, d.Data, &doc) || !w.single(ctx, source, doc) {
+		return false
+	}
+	if !w.firstByte(ctx, source, doc) {
+		return false
+	}
+	w.rateLimit()
+	return true
+}
+
+// manifest is what the reference means.
+func (w *walk) manifest(ctx context.Context, source oci.Source) (oci.Descriptor, bool) {
+	begun := time.Now()
+	d := oci.Descriptor{Digest: oci.Digest(w.Reference)}
+	if !strings.Contains(w.Reference, ":") { // a tag has none
+		resolved, err := source.Resolve(ctx, w.Repository, w.Reference)
+		if err != nil {
+			w.report.fail(StepManifest, err, time.Since(begun))
+			return d, false
+		}
+		d = resolved.Descriptor
+	}
+	if d.Data == nil {
+		opened, err := w.open(ctx, source, d.Digest)
+		if err != nil {
+			w.report.fail(StepManifest, err, time.Since(begun))
+			return d, false
+		}
+		d = opened
+	}
+	w.report.add(StepManifest, OK, fmt.Sprintf("%s, %s", d.Digest, d.MediaType), time.Since(begun))
+	return d, true
+}
+
+// open reads a manifest.
+func (w *walk) open(ctx context.Context, source oci.Source, digest oci.Digest) (oci.Descriptor, error) {
+	c, err := source.Open(ctx, oci.Object{Repo: w.Repository, Kind: oci.Manifest, Digest: digest}, oci.Range{})
+	if err != nil {
+		return oci.Descriptor{}, err
+	}
+	d := c.Descriptor
+	if c.Body != nil {
+		defer c.Body.Close()
+	}
+	if d.Data == nil && c.Body != nil {
+		d.Data, err = io.ReadAll(io.LimitReader(c.Body, maxSmall))
+	}
+	return d, err
+}
+
+func (w *walk) decode(step string, data []byte, into any) bool {
+	if err := json.Unmarshal(data, into); err != nil {
+		w.report.fail(step, &oci.Error{Class: oci.UpstreamError, Message: "its manifest cannot be read: is it an image?", Err: err}, 0)
+		return false
+	}
+	return true
+}
+
+// child is the manifest for the platform, of an index.
+func (w *walk) child(ctx context.Context, source oci.Source, index oci.Descriptor) (doc v1.Manifest, ok bool) {
+	var list v1.Index
+	if !w.decode(StepManifest, index.Data, &list) {
+		return doc, false
+	}
+	digest, found := choose(list.Manifests, w.Platform)
+	if digest == "" {
+		w.notBuilt(oci.NamePlatforms(found))
+		return doc, false
+	}
+	begun := time.Now()
+	d, err := w.open(ctx, source, digest)
+	if err != nil {
+		w.report.fail(StepPlatform, err, time.Since(begun))
+		return doc, false
+	}
+	w.report.add(StepPlatform, OK, fmt.Sprintf("%s is there: %s", w.Platform, digest), time.Since(begun))
+	return doc, w.decode(StepPlatform, d.Data, &doc)
+}
+
+// choose is the manifest for p, or all that there is.
+func choose(all []v1.Descriptor, p oci.Platform) (digest oci.Digest, found []oci.Platform) {
+	for _, m := range all {
+		if m.Platform == nil {
+			continue
+		}
+		other, ok := oci.MakePlatform(m.Platform.OS, m.Platform.Architecture)
+		switch {
+		case !ok:
+		case other == p:
+			return m.Digest, nil
+		case p.Runs(other) && digest == "":
+			digest = m.Digest
+		default:
+			found = append(found, other)
+		}
+	}
+	return digest, found
+}
+
+func (w *walk) notBuilt(has string) {
+	if has == "" {
+		has = "no image for a platform"
+	}
+	w.report.fail(StepPlatform, &oci.Error{
+		Class:   oci.WrongPlatform,
+		Message: fmt.Sprintf("it is not built for %s, it has %s: build it for %s too, or pull another", w.Platform, has, w.Platform),
+	}, 0)
+}
+
+// single looks into the configuration of an image that is for one platform.
+func (w *walk) single(ctx context.Context, source oci.Source, doc v1.Manifest) bool {
+	if doc.Config.Digest == "" || doc.Config.Size > maxSmall || !isImageConfig(doc.Config.MediaType) {
+		w.report.add(StepPlatform, Unknown, "it does not say for which platform it is", 0)
+		return true
+	}
+	begun := time.Now()
+	data, err := w.read(ctx, source, doc.Config.Digest, oci.Range{}, maxSmall)
+	if err != nil {
+		w.report.fail(StepPlatform, err, time.Since(begun))
+		return false
+	}
+	var config v1.Image
+	p, ok := oci.Platform{}, json.Unmarshal(data, &config) == nil
+	if ok {
+		p, ok = oci.MakePlatform(config.OS, config.Architecture)
+	}
+	switch {
+	case !ok:
+		w.report.add(StepPlatform, Unknown, "it does not say for which platform it is", time.Since(begun))
+	case !w.Platform.Runs(p):
+		w.notBuilt("only " + p.String())
+		return false
+	default:
+		w.report.add(StepPlatform, OK, "it is built for "+p.String(), time.Since(begun))
+	}
+	return true
+}
+
+func isImageConfig(mediaType string) bool {
+	return mediaType == v1.MediaTypeImageConfig || mediaType == "application/vnd.docker.container.image.v1+json"
+}
+
+// read reads a piece of a blob.
+func (w *walk) read(ctx context.Context, source oci.Source, digest oci.Digest, r oci.Range, most int64) ([]byte, error) {
+	c, err := source.Open(ctx, oci.Object{Repo: w.Repository, Kind: oci.Blob, Digest: digest}, r)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Body.Close()
+	return io.ReadAll(io.LimitReader(c.Body, most))
+}
+
+// firstByte shows that layers can be fetched, wherever the registry sends us.
+func (w *walk) firstByte(ctx context.Context, source oci.Source, doc v1.Manifest) bool {
+	blobs := append(doc.Layers, doc.Config)
+	digest, begun := blobs[0].Digest, time.Now()
+	if digest == "" {
+		w.report.add(StepBlob, Skipped, "it has none", 0)
+		return true
+	}
+	var t trace
+	first, err := w.read(t.with(ctx), source, digest, oci.Range{Length: 1}, 1)
+	if err == nil && len(first) == 0 && blobs[0].Size > 0 {
+		err = &oci.Error{Class: oci.Corrupt, Message: "it came without a byte", Err: errors.New("an empty blob")}
+	}
+	if err != nil {
+		w.report.fail(StepBlob, err, time.Since(begun))
+		return false
+	}
+	w.report.add(StepBlob, OK, "the first byte came from "+t.lastHost(), time.Since(begun))
+	return true
+}
+
+// rateLimit says what the answers told on the way.
+func (w *walk) rateLimit() {
+	families, _ := w.counts.Gather() // what could be gathered counts
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			values[f.GetName()] = m.GetGauge().GetValue()
+		}
+	}
+	left, told := values["berth_ratelimit_remaining"]
+	most, bounded := values["berth_ratelimit_limit"]
+	switch {
+	case !told:
+		w.report.add(StepRateLimit, Unknown, "the registry tells none", 0)
+	case bounded:
+		w.report.add(StepRateLimit, OK, fmt.Sprintf("%.0f of %.0f pulls are left", left, most), 0)
+	default:
+		w.report.add(StepRateLimit, OK, fmt.Sprintf("%.0f pulls are left", left), 0)
+	}
+}

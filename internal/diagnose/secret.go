@@ -1,0 +1,75 @@
+package diagnose
+
+import (
+	"fmt"
+	"strings"
+
+	"berth/auth"
+)
+
+// shapes are how the tokens of some services begin, and at which type of
+// registry they serve; empty: at none that has a type of its own.
+var shapes = [...]struct{ begins, what, serves string }{
+	{"ghp_", "a personal access token of GitHub", auth.GHCR},
+	{"gho_", "an OAuth token of GitHub", auth.GHCR},
+	{"ghu_", "a user token of a GitHub App", auth.GHCR},
+	{"ghs_", "an installation token of GitHub, which lives for an hour", auth.GHCR},
+	{"ghr_", "a refresh token of GitHub, which opens nothing", ""},
+	{"github_pat_", "a fine-grained token of GitHub", auth.GHCR},
+	{"dckr_pat_", "an access token of Docker Hub", auth.DockerHub},
+	{"dckr_oat_", "an organisation's access token of Docker Hub", auth.DockerHub},
+	{"dop_v1_", "an API token of DigitalOcean", auth.DigitalOcean},
+	{"doo_v1_", "an OAuth token of DigitalOcean", auth.DigitalOcean},
+	{"dor_v1_", "a refresh token of DigitalOcean, which opens nothing", ""},
+	{"glpat-", "an access token of GitLab", auth.Generic},
+	{"gldt-", "a deploy token of GitLab", auth.Generic},
+	{"AKIA", "an access key id of AWS: ECR wants a password that is made with it (helper ecr-login)", ""},
+	{"npm_", "a token of npm", ""},
+	{"{", "a JSON document: at Google the user name for it is _json_key", auth.Generic},
+}
+
+// wanted is what the registries of a type take as a password.
+var wanted = map[string]string{
+	auth.GHCR:         "GitHub takes a classic personal access token (ghp_...) with read:packages, and no password",
+	auth.DockerHub:    "Docker Hub takes an access token (dckr_pat_...); the password of the account stops working with two-factor login",
+	auth.DigitalOcean: "DigitalOcean takes an API token (dop_v1_...), as user name and password, and no login",
+}
+
+// hints is what a refused secret and its user name look like. What a secret is
+// like may be said, its text never.
+func hints(kind, registry string, cred *auth.Credential) (all []string) {
+	secret, user := cred.Password.Reveal(), cred.Username.Reveal()
+	if strings.TrimSpace(secret) != secret {
+		all = append(all, "the secret begins or ends with white space")
+	}
+	what, serves := shapeOf(strings.TrimSpace(secret))
+	advice, known := wanted[kind]
+	switch {
+	case what != "" && serves != kind:
+		all = append(all, fmt.Sprintf("the secret looks like %s, and this is %s: are two accounts mixed up?", what, registry))
+	case what == "" && known:
+		all = append(all, "the secret looks like a password: "+advice)
+	}
+	return append(all, userHints(kind, user)...)
+}
+
+func shapeOf(secret string) (what, serves string) {
+	for _, s := range shapes {
+		if strings.HasPrefix(secret, s.begins) {
+			return s.what, s.serves
+		}
+	}
+	return "", ""
+}
+
+func userHints(kind, user string) []string {
+	switch {
+	case kind == auth.DockerHub && strings.Contains(user, "@"):
+		return []string{"the user name looks like a mail address: Docker Hub wants the Docker ID"}
+	case kind == auth.Quay && !strings.ContainsAny(user, "+$"):
+		return []string{"the user name is none of a robot account (organisation+robot): with a person's, Quay wants the encrypted password of the account's settings"}
+	case strings.TrimSpace(user) != user:
+		return []string{"the user name begins or ends with white space"}
+	}
+	return nil
+}
