@@ -211,19 +211,34 @@ func refusedAs(registry string, cred *Credential, c *refusedCause) *oci.Error {
 }
 
 func rateLimited(registry string, t Type, cred *Credential, header http.Header, f foreign, now time.Time) *oci.Error {
-	e := &oci.Error{Class: oci.RateLimited, RetryAfter: RetryAfter(header, f.message, now)}
-	if t.TwoLimits {
-		e.Detail = AbuseLimit
-		if f.code == string(oci.CodeTooManyRequests) || f.says("pull rate limit") {
-			e.Detail = PullLimit
-		}
+	detail := ""
+	switch {
+	case noPullsLeft(header), t.TwoLimits && (f.code == string(oci.CodeTooManyRequests) || f.says("pull rate limit")):
+		detail = PullLimit
+	case t.TwoLimits:
+		detail = AbuseLimit
 	}
+	return RateLimited(registry, detail, cred, RetryAfter(header, f.message, now))
+}
+
+// noPullsLeft says that a limit like Docker Hub's is used up, also in an answer
+// to HEAD, which has no text.
+func noPullsLeft(header http.Header) bool {
+	left, _, _ := strings.Cut(header.Get("Ratelimit-Remaining"), ";")
+	return strings.TrimSpace(left) == "0"
+}
+
+// RateLimited says that a registry limits cred for another wait (0: it did not
+// say for how long). detail is PullLimit or AbuseLimit, or empty where the
+// registry has but one.
+func RateLimited(registry, detail string, cred *Credential, wait time.Duration) *oci.Error {
+	e := &oci.Error{Class: oci.RateLimited, Detail: detail, RetryAfter: wait}
 	refills := ""
-	if e.RetryAfter >= time.Second {
-		refills = "; it refills in " + span(e.RetryAfter)
+	if wait >= time.Second {
+		refills = "; it refills in " + span(wait)
 	}
 	switch {
-	case e.Detail == AbuseLimit:
+	case detail == AbuseLimit:
 		e.Message = fmt.Sprintf("%s stops this node's address, since too many requests came from it%s: wait", registry, refills)
 	case cred == nil:
 		e.Message = fmt.Sprintf("%s limits this node's address (no account connected)%s: connect an account for it, or wait", registry, refills)

@@ -23,7 +23,7 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		}, labels),
 		coolDown: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_cooldown_until_timestamp_seconds",
-			Help: "Until when the registry is not asked with this credential, as a Unix time; 0: it is asked.",
+			Help: "Until when the registry is not asked with this credential, or by this node without one (-), as a Unix time; 0: it is asked.",
 		}, labels),
 	}
 	for _, c := range []prometheus.Collector{m.ok, m.coolDown} {
@@ -48,14 +48,25 @@ func (m *Metrics) CredentialOK(cred *Credential, ok bool) {
 
 // CoolDown says until when cred is left alone; the zero time ends it.
 func (m *Metrics) CoolDown(cred *Credential, until time.Time) {
-	if m == nil || cred == nil {
+	if cred != nil {
+		m.CoolDownOf(cred.Organisation, cred.Registry, cred.Name, until)
+	}
+}
+
+// CoolDownOf is CoolDown for those who have no Credential at hand. Empty names
+// are everyone at the registry, or nobody's account.
+func (m *Metrics) CoolDownOf(organisation, registry, account string, until time.Time) {
+	if m == nil {
 		return
 	}
 	value := 0.0
 	if !until.IsZero() {
 		value = float64(until.UnixMilli()) / 1000
 	}
-	m.coolDown.WithLabelValues(series(cred)...).Set(value)
+	if account == "" {
+		account = "-"
+	}
+	m.coolDown.WithLabelValues(series(&Credential{Organisation: organisation, Registry: registry, Name: account})...).Set(value)
 }
 
 // Forget drops the series of a credential that the configuration no longer has.

@@ -3,7 +3,6 @@ package upstream
 import (
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,6 +63,7 @@ type Metrics struct {
 	retries   *prometheus.CounterVec
 	limit     *prometheus.GaugeVec
 	remaining *prometheus.GaugeVec
+	open      *prometheus.GaugeVec
 }
 
 // NewMetrics makes the metrics and registers them. If reg is nil, they are
@@ -96,6 +96,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "berth_ratelimit_remaining",
 			Help: "Pulls that are left to this account, as last told. Absent where the registry does not tell.",
 		}, []string{"registry", "organisation", "account"}),
+		open: with.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_breaker_open",
+			Help: "Whether the registry or its token endpoint failed so often in a row that it is asked once in a second only: 1 or 0.",
+		}, []string{"registry"}),
 	}
 }
 
@@ -103,6 +107,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) try(registry string, op operation, resp *http.Response, err error, took time.Duration) {
 	m.requests.WithLabelValues(registry, string(op), codeLabel(resp, err)).Inc()
 	m.durations.WithLabelValues(registry, string(op)).Observe(took.Seconds())
+}
+
+// breaker shows whether a registry is in trouble.
+func (m *Metrics) breaker(registry string, open bool) {
+	value := 0.0
+	if open {
+		value = 1
+	}
+	m.open.WithLabelValues(registry).Set(value)
 }
 
 // codeLabel keeps the label a small set, whatever a registry invents.
@@ -120,24 +133,29 @@ func (m *Metrics) retry(registry string, reason oci.Class) {
 	m.retries.WithLabelValues(registry, reason.String()).Inc()
 }
 
-// rateLimit keeps what the headers of an answer say about the account. No
-// header means unknown (Docker Hub sends none to unlimited accounts): then the
-// last value stays, or there is none.
-func (m *Metrics) rateLimit(registry, organisation, account string, h http.Header) {
-	labels := []string{registry, orDash(organisation), orDash(account)}
-	if n, ok := rateLimitValue(h.Get("Ratelimit-Limit")); ok {
-		m.limit.WithLabelValues(labels...).Set(n)
+// rateLimit shows what a registry told about an account.
+func (m *Metrics) rateLimit(registry string, key accountKey, told limit) {
+	labels := []string{registry, orDash(key.organisation), orDash(key.name)}
+	if told.limit != nil {
+		m.limit.WithLabelValues(labels...).Set(float64(*told.limit))
 	}
-	if n, ok := rateLimitValue(h.Get("Ratelimit-Remaining")); ok {
-		m.remaining.WithLabelValues(labels...).Set(n)
+	if told.remaining != nil {
+		m.remaining.WithLabelValues(labels...).Set(float64(*told.remaining))
 	}
 }
 
-// rateLimitValue reads "100;w=21600", as Docker Hub writes it.
-func rateLimitValue(s string) (float64, bool) {
-	number, _, _ := strings.Cut(s, ";")
-	n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 32)
-	return float64(n), err == nil
+// Forget drops the gauges of a registry that the configuration no longer has.
+func (m *Metrics) Forget(registry string) {
+	m.open.DeleteLabelValues(registry)
+	m.limit.DeletePartialMatch(prometheus.Labels{"registry": registry})
+	m.remaining.DeletePartialMatch(prometheus.Labels{"registry": registry})
+}
+
+// forget drops the series of an account.
+func (m *Metrics) forget(registry, organisation, account string) {
+	labels := []string{registry, orDash(organisation), orDash(account)}
+	m.limit.DeleteLabelValues(labels...)
+	m.remaining.DeleteLabelValues(labels...)
 }
 
 func orDash(s string) string {

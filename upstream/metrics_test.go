@@ -1,10 +1,12 @@
 package upstream
 
 import (
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -86,15 +88,16 @@ func TestMetricsAreBounded(t *testing.T) {
 	if n := testutil.CollectAndCount(m.requests); n > 70 {
 		t.Errorf("%d series", n)
 	}
+	a := newAccounts(&Options{Name: "x", Now: time.Now, Metrics: m, Logger: slog.New(slog.DiscardHandler)})
 	for _, v := range []string{"", "none", "-1", "1e9", "NaN", "99999999999999", "1,5", strings.Repeat("9", 1000)} {
-		m.rateLimit("x", "", "", http.Header{"Ratelimit-Limit": {v}, "Ratelimit-Remaining": {v}})
+		a.read(nil, http.Header{"Ratelimit-Limit": {v}, "Ratelimit-Remaining": {v}})
 	}
-	if n := testutil.CollectAndCount(m.limit) + testutil.CollectAndCount(m.remaining); n != 0 {
+	if n := testutil.CollectAndCount(m.limit) + testutil.CollectAndCount(m.remaining); n != 0 || len(a.rows(false)) != 0 {
 		t.Errorf("%d limits of nonsense", n)
 	}
-	for _, v := range []string{"100;w=21600", " 100 ", "100;w=21600;burst=5"} {
-		if n, ok := rateLimitValue(v); n != 100 || !ok {
-			t.Errorf("%q: %v %v", v, n, ok)
+	for _, v := range []string{"100;w=21600", " 100 ; w=21600", "100;w=21600;burst=5", "100;x=1;w=21600"} {
+		if l := readLimit(http.Header{"Ratelimit-Limit": {v}}, time.Time{}); l.limit == nil || *l.limit != 100 || l.window != 6*time.Hour || l.remaining != nil {
+			t.Errorf("%q: %+v", v, l)
 		}
 	}
 }

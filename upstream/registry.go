@@ -28,6 +28,9 @@ type Authority interface {
 	// Challenged hears the header of a 401 to a request without Authorization,
 	// and says whether another try can help.
 	Challenged(header http.Header) (again bool)
+	// Refused hears what an answer of the registry that is no 401 said about
+	// cred, as an error of class Unauthorized.
+	Refused(cred *auth.Credential, err error)
 	// Accepted hears that the registry took cred as it is.
 	Accepted(cred *auth.Credential)
 	// Close ends what is under way and waits for it.
@@ -70,6 +73,10 @@ type Options struct {
 
 	// Logger hears about odd answers. If nil, nobody does.
 	Logger *slog.Logger
+	// CoolDown hears until when the registry is not asked as an account, and the
+	// zero time when that is over early. Empty names: everyone, or nobody's
+	// account. If nil, nobody does.
+	CoolDown func(organisation, account string, until time.Time)
 	// Metrics counts. If nil, nothing is counted.
 	Metrics *Metrics
 	// Now is the clock for when a registry was asked. If nil, time.Now is used.
@@ -78,11 +85,11 @@ type Options struct {
 
 // Registry is one origin over HTTP. It is safe for concurrent use.
 type Registry struct {
-	url       *url.URL
 	owner     string
 	kind      auth.Type
 	agent     string
 	authority Authority
+	accounts  *accounts
 	conns     transports
 	// Requests go through these: the transports, and what stands before them.
 	meta, blob http.RoundTripper
@@ -109,19 +116,33 @@ func New(o Options) (*Registry, error) {
 	d := newDialer(o.AllowPrivate, named, o.Resolver)
 	t := newTransports(d, o.CAs, o.Proxy, o.Connections)
 	r := &Registry{
-		url: u, owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
+		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: t, meta: t.meta, blob: t.blob,
-		sender: sender{name: o.Name, budget: newBudget(time.Now()), metrics: o.Metrics, now: o.Now, pause: firstWait},
+		sender: sender{name: o.Name, url: u, budget: newBudget(time.Now()), metrics: o.Metrics, now: o.Now, pause: firstWait},
 		slots:  make(chan struct{}, o.Connections),
 		log:    o.Logger,
 	}
+	r.accounts = newAccounts(&o)
 	if o.Proxy != nil {
 		r.meta, r.blob = literals{t.meta, d}, literals{t.blob, d}
 	}
+	r.origin, r.tokens = &breaker{turned: r.turned}, &breaker{turned: r.turned}
+	r.metrics.breaker(r.name, false)
 	if r.authority, err = o.Authority(&authTransport{r}); err != nil {
 		return nil, fmt.Errorf("registry %s: %w", o.Name, err)
 	}
 	return r, nil
+}
+
+// turned shows that a breaker opened or closed.
+func (r *Registry) turned(open bool) {
+	either := r.origin.open() || r.tokens.open()
+	r.metrics.breaker(r.name, either)
+	if open {
+		r.log.Warn("a registry is in trouble: it is asked once in a second only, until it answers", "registry", r.name)
+	} else if !either {
+		r.log.Info("a registry answers again", "registry", r.name)
+	}
 }
 
 func (o Options) withDefaults() Options {
@@ -140,6 +161,9 @@ func (o Options) withDefaults() Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.CoolDown == nil {
+		o.CoolDown = func(string, string, time.Time) {}
+	}
 	return o
 }
 
@@ -157,14 +181,20 @@ type authTransport struct{ r *Registry }
 // RoundTrip sends req, again where that may help. Reading the answer included
 // it takes no longer than a call may take until its header is there.
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithTimeout(req.Context(), openLimit)
+	who := asker{registry: t.r.name, owner: t.r.owner}
+	if !auth.SameOrigin(req.URL, t.r.url) { // else whoever needs the token has asked
+		if f, ok := t.r.tokens.enter(""); !ok {
+			return nil, who.remembered(f)
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(req.Context(), openLimit, errNoHeader)
 	sent := req.Clone(ctx)
 	sent.Header.Set("User-Agent", t.r.agent)
 	sent.Header.Set("Accept-Encoding", "identity")
 	got, err := t.r.send(ctx, t.r.meta, sent, opAuth, maxRetries)
 	if err != nil {
 		cancel()
-		return nil, asker{registry: t.r.name, owner: t.r.owner}.fault(req.Context(), err)
+		return nil, who.fault(req.Context(), err)
 	}
 	got.Body = &cancelling{got.Body, cancel}
 	return got.Response, nil

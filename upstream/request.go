@@ -79,6 +79,9 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 		who.view = oci.View{Organisation: s.id.Organisation, Fingerprint: "unreadable"}
 		return nil, who.fault(ctx, err)
 	}
+	if err := s.mayAsk(c, cred, who); err != nil {
+		return nil, err
+	}
 	return s.within(ctx, c.op, who, func(ctx context.Context) (*answer, error) {
 		for targets := 1; ; targets++ {
 			a, err := s.ask(ctx, c, cred, who)
@@ -111,6 +114,7 @@ func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who as
 	for again := false; ; again = true {
 		req := c.request(s.Registry)
 		if err := s.authority.Authorize(ctx, req, cred, c.repo); err != nil {
+			s.limitedBy(ctx, cred, err, false)
 			return nil, s.named(err, c.repo)
 		}
 		a, err := s.follow(ctx, s.via(c.op), req, c.op, who)
@@ -119,9 +123,9 @@ func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who as
 		}
 		a.cred, a.basic = cred, strings.HasPrefix(req.Header.Get("Authorization"), "Basic ")
 		if a.target == nil {
-			s.metrics.rateLimit(s.name, organisationOf(cred), who.account, a.Header)
+			s.accounts.read(cred, a.Header)
 		}
-		if !s.learn(a, req, c.repo) || again {
+		if !s.learn(a, req, c) || again {
 			return a, nil
 		}
 		discard(a.Response)
@@ -130,15 +134,18 @@ func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who as
 
 // learn tells the Authority how its credential was received, and returns
 // whether another try can help. Redirect targets are not asked for their view.
-func (s *source) learn(a *answer, req *http.Request, repo string) (again bool) {
+func (s *source) learn(a *answer, req *http.Request, c *call) (again bool) {
 	switch {
 	case a.target != nil:
 	case a.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "":
 		return s.authority.Challenged(a.Header)
 	case a.StatusCode == http.StatusUnauthorized:
-		return s.authority.Rejected(req, a.cred, repo)
+		return s.authority.Rejected(req, a.cred, c.repo)
 	case a.basic && a.StatusCode < 300:
 		s.authority.Accepted(a.cred)
+	}
+	if a.target == nil && a.StatusCode < 300 {
+		s.accounts.taken(a.cred, c.op)
 	}
 	return false
 }
@@ -215,13 +222,6 @@ func (s *source) asker(cred *auth.Credential, repo string) asker {
 	return w
 }
 
-func organisationOf(cred *auth.Credential) string {
-	if cred == nil {
-		return ""
-	}
-	return cred.Organisation
-}
-
 // refused makes the error of an answer that is not what c asked for, and closes
 // it.
 func (s *source) refused(ctx context.Context, a *answer, c *call) error {
@@ -237,6 +237,7 @@ func (s *source) refused(ctx context.Context, a *answer, c *call) error {
 		Repo: c.repo, Kind: c.op.kind(),
 		Status: a.StatusCode, Header: a.Header, Body: text, Now: s.now(),
 	})
+	s.heed(ctx, a, e)
 	return a.body.who.about(oci.AsError(s.named(e, c.repo)))
 }
 

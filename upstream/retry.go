@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -32,10 +33,26 @@ const (
 // it, so attempts do not multiply.
 type sender struct {
 	name    string // of the registry
+	url     *url.URL
 	budget  *budget
 	metrics *Metrics
 	now     func() time.Time
 	pause   time.Duration // firstWait, but in tests
+	// origin is the breaker of the registry, tokens that of token endpoints on
+	// other hosts.
+	origin, tokens *breaker
+}
+
+// breaker is the one for a request, nil: redirect targets have none. They are
+// many, and the registry may name another one.
+func (s *sender) breaker(req *http.Request, op operation) *breaker {
+	switch {
+	case op == opRedirect:
+		return nil
+	case op == opAuth && !auth.SameOrigin(req.URL, s.url):
+		return s.tokens
+	}
+	return s.origin
 }
 
 // reply is an answer, and when the request that got it was sent.
@@ -57,7 +74,8 @@ func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Requ
 		retries = 0
 	}
 	var last attempt
-	err := retry.Do(ctx, s.backoff(ctx, retries, &last), func(context.Context) error {
+	b := s.breaker(req, op)
+	err := retry.Do(ctx, s.backoff(ctx, b, retries, &last), func(context.Context) error {
 		last.drop()
 		last = s.try(ctx, via, req, op)
 		if last.again == oci.Unclassified {
@@ -91,7 +109,9 @@ func (s *sender) try(ctx context.Context, via http.RoundTripper, req *http.Reque
 	a := attempt{reply: reply{sent: s.now()}}
 	start := time.Now()
 	a.Response, a.err = via.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // drop closes it, or whoever gets the answer
-	s.metrics.try(s.name, op, a.Response, a.err, time.Since(start))
+	took := time.Since(start)
+	s.metrics.try(s.name, op, a.Response, a.err, took)
+	s.heard(ctx, req, op, &a, took)
 	switch {
 	case a.err == nil:
 		a.judge(s.now())
@@ -101,13 +121,23 @@ func (s *sender) try(ctx context.Context, via http.RoundTripper, req *http.Reque
 	return a
 }
 
+// heard tells the breaker. That the registry hands out tokens and challenges does
+// not mean that it has its images: such answers count only where they are bad.
+func (s *sender) heard(ctx context.Context, req *http.Request, op operation, a *attempt, took time.Duration) {
+	b := s.breaker(req, op)
+	if b == nil || op == opAuth && b == s.origin && a.err == nil && weightOf(a.StatusCode) == 0 {
+		return
+	}
+	b.hear(ctx, a.Response, a.err, took)
+}
+
 // judge decides by the status whether another try may help.
 func (a *attempt) judge(now time.Time) {
 	after, said := auth.RetryAfter(a.Header, "", now), a.Header.Get("Retry-After") != ""
 	switch a.StatusCode {
 	case http.StatusTooManyRequests:
 		// An empty pull limit refills in hours.
-		if left, ok := rateLimitValue(a.Header.Get("Ratelimit-Remaining")); !said && ok && left == 0 {
+		if left := readLimit(a.Header, now).remaining; !said && left != nil && *left == 0 {
 			return
 		}
 		if a.unsaid = !said; a.unsaid {
@@ -142,8 +172,9 @@ func discard(r *http.Response) {
 	_ = r.Body.Close()
 }
 
-// backoff says how long to wait for the next try, and when there is none.
-func (s *sender) backoff(ctx context.Context, retries uint64, last *attempt) retry.Backoff {
+// backoff says how long to wait for the next try, and when there is none: with
+// the breaker open the next one to find out is another call.
+func (s *sender) backoff(ctx context.Context, b *breaker, retries uint64, last *attempt) retry.Backoff {
 	waits := retry.WithMaxRetries(retries, retry.WithJitterPercent(50, retry.NewExponential(s.pause)))
 	until := openUntil(ctx)
 	unsaid := 0
@@ -155,7 +186,7 @@ func (s *sender) backoff(ctx context.Context, retries uint64, last *attempt) ret
 		if wait = max(wait, last.after); stop || unsaid > 1 || time.Now().Add(wait).After(until) {
 			return 0, true
 		}
-		if !s.budget.spend(time.Now()) {
+		if b != nil && b.open() || !s.budget.spend(time.Now()) {
 			return 0, true
 		}
 		s.metrics.retry(s.name, last.again)

@@ -48,7 +48,7 @@ func (n *node) adopt(next *config.Config) error {
 	n.keepCounting(next)
 	d.expect(n.pulls)
 	n.config.organisations(before, next)
-	n.forgetAccounts(before, next)
+	n.forgetAccounts(before, next, old)
 	n.tell(before)
 	select {
 	case n.moved <- struct{}{}:
@@ -78,7 +78,7 @@ func limits(cfg *config.Config, of func(config.Limits) int) map[string]int {
 }
 
 // forgetAccounts drops the series of accounts that are gone.
-func (n *node) forgetAccounts(before, next *config.Config) {
+func (n *node) forgetAccounts(before, next *config.Config, old lines) {
 	if before == nil {
 		return
 	}
@@ -87,6 +87,8 @@ func (n *node) forgetAccounts(before, next *config.Config) {
 			same := func(other config.Credential) bool { return other.Name == c.Name && other.Registry == c.Registry }
 			if !slices.ContainsFunc(next.Organisations[name].Credentials, same) {
 				n.auth.Forget(name, c.Registry, c.Name)
+				n.desk.lines.forget(name, c.Registry, c.Name)
+				old.forget(name, c.Registry, c.Name) // it may be going too
 			}
 		}
 	}

@@ -70,6 +70,25 @@ func (all lines) closeBut(kept lines) {
 	}
 }
 
+// know says whether a registry has the name, whoever brought it.
+func (all lines) know(registry string) bool {
+	for at := range all {
+		if at.name == registry {
+			return true
+		}
+	}
+	return false
+}
+
+// forget drops what is known about an account that is gone, and its series.
+func (all lines) forget(organisation, registry, account string) {
+	for at, l := range all {
+		if at.name == registry && (at.owner == "" || at.owner == organisation) {
+			l.upstream.Forget(organisation, account)
+		}
+	}
+}
+
 // line is the one in force if it will do, and else a new one. It does not go
 // upstream.
 func (n *node) line(s *spec) (*line, error) {
@@ -114,6 +133,9 @@ func (m lineMaker) line(s *spec, w wire, pem []byte) (*line, error) {
 		AllowPrivate: s.allowPrivate, Named: slices.Clone(s.named),
 		CAs: cas, Connections: m.limits.Connections,
 		UserAgent: "berth/" + version(), Logger: m.log, Metrics: m.upstream, Now: m.now,
+		CoolDown: func(organisation, account string, until time.Time) {
+			m.auth.CoolDownOf(organisation, s.name, account, until)
+		},
 		Authority: func(t http.RoundTripper) (_ upstream.Authority, err error) {
 			if m.before != nil {
 				t = m.before(t)
@@ -156,6 +178,9 @@ func (n *node) retire(old lines) {
 	for at, l := range old {
 		if n.desk.lines[at] != l {
 			n.retired = append(n.retired, retired{l, now})
+		}
+		if !n.desk.lines.know(at.name) {
+			n.upstream.Forget(at.name)
 		}
 	}
 	n.retired = slices.DeleteFunc(n.retired, func(r retired) bool {

@@ -19,6 +19,7 @@ import (
 	"berth/internal/config"
 	"berth/internal/ocitest"
 	"berth/oci"
+	"berth/upstream"
 )
 
 // What is unchanged goes on as it was: connections, tokens, proofs.
@@ -406,7 +407,7 @@ func TestRetiredLines(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(0, 0)
 	closed := map[string]bool{}
-	n := &node{now: func() time.Time { return now }, desk: &desk{lines: lines{}}}
+	n := &node{now: func() time.Time { return now }, desk: &desk{lines: lines{}}, upstream: upstream.NewMetrics(nil)}
 	keep := &line{close: func() { closed["kept"] = true }}
 	old := &line{close: func() { closed["old"] = true }}
 	older := &line{close: func() { closed["older"] = true }}

@@ -270,7 +270,7 @@ func (m *model) learn(e *errand, a answer) {
 		m.missed[e.org+e.repo.String()+e.path[strings.LastIndexByte(e.path, '/'):]] = now
 	}
 	switch {
-	case (state == healthy || state == tokenless) && m.allows(e.seat):
+	case state.hears() && m.allows(e.seat):
 		m.proven[e.seat] = now
 	case a.status == http.StatusForbidden && !strings.Contains(e.user, "+"):
 		delete(m.proven, e.seat)
@@ -349,6 +349,7 @@ func TestNothingCrosses(t *testing.T) {
 	clients := map[string]*client{}
 	var events []string
 	for done := 0; done < n && !t.Failed(); {
+		m.look()
 		burst := make([]errand, 1+m.rng.IntN(8))
 		answers := make([]answer, len(burst))
 		hidden := make([][]*repository, len(burst))

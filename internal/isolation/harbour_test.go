@@ -51,6 +51,7 @@ const (
 	resetting
 	tokenless
 	troubles
+	recovering // healthy, and the node does not know it yet
 )
 
 // harbour is a world with five organisations and four registries, one of them

@@ -1,7 +1,10 @@
 package isolation_test
 
 import (
+	"slices"
 	"time"
+
+	"berth/upstream"
 )
 
 // seat is as whom somebody asks for one repository.
@@ -20,12 +23,13 @@ type model struct {
 	missed map[string]time.Time         // when somebody was told 404
 	booted time.Time
 	counts map[string]int
+	shaken map[*place]bool // see look
 }
 
 func newModel(h *harbour) *model {
 	m := &model{
 		harbour: h, rights: map[*account]map[string]bool{}, good: map[*account]bool{},
-		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, booted: h.clock.now(),
+		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, booted: h.clock.now(), shaken: map[*place]bool{},
 	}
 	for i, p := range h.places[:3] {
 		for n, name := range h.names {
@@ -80,7 +84,27 @@ func (m *model) allows(s seat) bool {
 	return m.good[a] && m.rights[a][s.repo.name]
 }
 
-func (m *model) trouble(p *place) trouble { return trouble(m.state[p].Load()) }
+// trouble is what the registry does, and what the node still thinks of it.
+func (m *model) trouble(p *place) trouble {
+	state := trouble(m.state[p].Load())
+	if state == healthy && m.shaken[p] {
+		return recovering
+	}
+	return state
+}
+
+// look finds out where the node has not noticed yet that a registry is well
+// again: until then it may answer from memory.
+func (m *model) look() {
+	for _, p := range m.places {
+		m.shaken[p] = slices.ContainsFunc(m.node.lines[p].RateLimits(), func(r upstream.RateLimit) bool {
+			return r.BreakerOpen || !r.CoolDownUntil.IsZero()
+		})
+	}
+}
+
+// hears says whether somebody who asks may reach the registry, and be told the truth.
+func (s trouble) hears() bool { return s == healthy || s == tokenless || s == recovering }
 
 const (
 	accessTTL = 5 * time.Minute
@@ -91,7 +115,7 @@ const (
 // may says whether private bytes of the repository may be in an answer now.
 func (m *model) may(s seat) bool {
 	state := m.trouble(s.repo.at)
-	if (state == healthy || state == tokenless) && m.allows(s) {
+	if state.hears() && m.allows(s) {
 		return true
 	}
 	last, ok := m.proven[s]

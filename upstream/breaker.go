@@ -1,0 +1,174 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"berth/oci"
+)
+
+// A breaker opens when faults of the network, in a row, weigh this much. A fault
+// weighs by what it costs those who wait for it, and by how surely it is about
+// the whole registry. An answer of any other kind takes all of it back, so that a
+// registry which fails one request in five keeps its breaker closed.
+const (
+	breakerLimit  = 20
+	weighsTimeout = 7 // eight seconds of somebody's patience
+	weighsBroken  = 4 // no connection, or one that broke off
+	weighsGateway = 2 // 502, 503, 504: what stands before the registry says so
+	weighsFailure = 1 // 500: often about one image only
+)
+
+// probeEvery is how often an open breaker lets a call through to find out.
+const probeEvery = time.Second
+
+// minBlame is how long a try must have waited, when the time for its call ran
+// out, for the registry to be at fault: earlier tries may have used it up.
+const minBlame = time.Second
+
+// breaker says whether a host is worth asking. While it is open a call in a
+// second finds out whether the host is back, and all others have their answer at
+// once. It goes by the clock that requests go by.
+type breaker struct {
+	// turned hears that it opened or closed.
+	turned func(open bool)
+
+	mu     sync.Mutex
+	weight int
+	last   fault
+	// asker is the repository of the last call that was to find out, and next is
+	// when another may.
+	asker string
+	next  time.Time
+}
+
+// fault is what a host did last: an error, or a status.
+type fault struct {
+	err    error
+	status int
+	at     time.Time
+}
+
+// enter says whether a call about repo may go out; if not, why. A call whose
+// repository was the last to fail waits for twice as long: one image that the
+// registry always fails on must not be what decides about all others.
+func (b *breaker) enter(repo string) (fault, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.weight < breakerLimit {
+		return fault{}, true
+	}
+	now, turn := time.Now(), b.next
+	if repo == b.asker {
+		turn = turn.Add(probeEvery)
+	}
+	if now.Before(turn) {
+		return b.last, false
+	}
+	b.asker, b.next = repo, now.Add(probeEvery)
+	return fault{}, true
+}
+
+// trouble is the last fault while the breaker is open.
+func (b *breaker) trouble() (fault, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last, b.weight >= breakerLimit
+}
+
+func (b *breaker) open() bool {
+	_, open := b.trouble()
+	return open
+}
+
+// failed notes a fault.
+func (b *breaker) failed(weight int, f fault) {
+	b.mu.Lock()
+	was := b.weight >= breakerLimit
+	b.weight, b.last = min(b.weight+weight, breakerLimit), f
+	opened := !was && b.weight >= breakerLimit
+	if opened {
+		b.asker, b.next = "", f.at.Add(probeEvery)
+	}
+	b.mu.Unlock()
+	if opened {
+		b.turned(true)
+	}
+}
+
+// answered notes that the host is there.
+func (b *breaker) answered() {
+	b.mu.Lock()
+	was := b.weight >= breakerLimit
+	b.weight, b.last = 0, fault{}
+	b.mu.Unlock()
+	if was {
+		b.turned(false)
+	}
+}
+
+// hear notes what one request came to. It took that long.
+func (b *breaker) hear(ctx context.Context, resp *http.Response, err error, took time.Duration) {
+	f := fault{err: err, at: time.Now()}
+	switch {
+	case err == nil:
+		f.status = resp.StatusCode
+		if w := weightOf(f.status); w > 0 {
+			b.failed(w, f)
+		} else {
+			b.answered()
+		}
+	case ctx.Err() == nil:
+		if w := weighs(err); w > 0 {
+			b.failed(w, f)
+		}
+	case took >= minBlame && errors.Is(context.Cause(ctx), errNoHeader): // and not the caller's own end
+		b.failed(weighsTimeout, fault{err: errNoHeader, at: f.at})
+	}
+}
+
+func weightOf(status int) int {
+	switch status {
+	case http.StatusInternalServerError:
+		return weighsFailure
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return weighsGateway
+	}
+	if status >= 520 && status <= 530 { // Cloudflare about its origin
+		return weighsGateway
+	}
+	return 0
+}
+
+// weighs is for errors. What the address policy refused was never asked.
+func weighs(err error) int {
+	if _, ok := errors.AsType[*refusal](err); ok {
+		return 0
+	}
+	switch classOf(err) {
+	case oci.Timeout:
+		return weighsTimeout
+	case oci.Unreachable, oci.UpstreamError:
+		return weighsBroken
+	}
+	return 0
+}
+
+// remembered is the error of a call that was not made, since an earlier one
+// failed with f.
+func (w asker) remembered(f fault) error {
+	e := &oci.Error{Class: oci.UpstreamError, Message: w.says() + "is in trouble; try again later"}
+	if f.err != nil {
+		e = oci.AsError(w.fault(context.Background(), f.err))
+	}
+	told := *e
+	told.Err = errRemembered
+	told.Detail = "not asked: it has just failed several times, and is tried once in a second"
+	return w.about(&told)
+}
+
+// errRemembered is the cause of an error that cost no request.
+var errRemembered = errors.New("remembered from an earlier request")

@@ -1,0 +1,234 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"berth/oci"
+)
+
+func blobOf(repo string) oci.Object {
+	return oci.Object{Repo: repo, Kind: oci.Blob, Digest: anObject.Digest}
+}
+
+// troubled is a registry whose answers the test changes.
+type troubled struct {
+	*Registry
+
+	step  http.RoundTripper
+	tries int
+}
+
+func newTroubled(t *testing.T, step http.RoundTripper) *troubled {
+	t.Helper()
+	r := &troubled{step: step}
+	r.Registry = inMemoryRegistry(t, func(req *http.Request) (*http.Response, error) {
+		r.tries++
+		return r.step.RoundTrip(req)
+	})
+	return r
+}
+
+// open opens a blob of repo, and says what that came to, how long it took and
+// how many requests it cost.
+func (r *troubled) call(t *testing.T, repo string) (err error, took time.Duration, tries int) { //nolint:revive // the error is what it is about
+	t.Helper()
+	before, start := r.tries, time.Now()
+	c, err := r.As(Identity{}).Open(t.Context(), blobOf(repo), oci.Range{})
+	if err == nil {
+		readAll(t, c)
+	}
+	return err, time.Since(start), r.tries - before
+}
+
+// Whatever kind of fault it is: after several in a row calls are answered from
+// memory, in the same class, and one in a second finds out.
+func TestBreaker(t *testing.T) {
+	for name, c := range map[string]struct {
+		step  http.RoundTripper
+		class oci.Class
+		after int // tries until it opens
+	}{
+		"503":     {status(503), oci.UpstreamError, 10},
+		"500":     {status(500), oci.UpstreamError, 20},
+		"522":     {status(522), oci.UpstreamError, 10},
+		"reset":   {failing(errReset), oci.Unreachable, 5},
+		"refused": {failing(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}), oci.Unreachable, 5},
+		"DNS":     {failing(&net.DNSError{IsNotFound: true}), oci.Unreachable, 5},
+		"cut":     {failing(io.ErrUnexpectedEOF), oci.Unreachable, 5},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newTroubled(t, c.step)
+			for range 30 {
+				err, _, _ := r.call(t, "acme/app")
+				wantClass(t, err, c.class)
+				if r.origin.open() {
+					break
+				}
+			}
+			if r.tries != c.after {
+				t.Errorf("%s: open after %d tries, want %d", name, r.tries, c.after)
+			}
+			if got := testutil.ToFloat64(r.metrics.open.WithLabelValues("registry.test")); got != 1 {
+				t.Errorf("%s: the gauge is %v", name, got)
+			}
+			err, took, tries := r.call(t, "acme/app")
+			e := classed(t, err, c.class)
+			if tries != 0 || took != 0 || e.Detail == "" || !strings.HasPrefix(e.Message, "registry.test, asked for acme/app, ") {
+				t.Errorf("%s: %d tries, %v, %+v", name, tries, took, e)
+			}
+			r.step = ok
+			time.Sleep(probeEvery)
+			if err, _, tries := r.call(t, "acme/app"); err != nil || tries != 1 || r.origin.open() {
+				t.Errorf("%s: afterwards %v, %d tries", name, err, tries)
+			}
+			if got := testutil.ToFloat64(r.metrics.open.WithLabelValues("registry.test")); got != 0 {
+				t.Errorf("%s: the gauge is %v afterwards", name, got)
+			}
+		})
+	}
+}
+
+// A silent registry costs those who wait eight seconds a try: three are enough.
+func TestBreakerOfASilentRegistry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTroubled(t, hanging)
+		for i := range 3 {
+			if r.origin.open() {
+				t.Fatalf("open after %d calls", i)
+			}
+			err, took, _ := r.call(t, "acme/app")
+			wantClass(t, err, oci.Timeout)
+			if took > openLimit {
+				t.Errorf("it took %v", took)
+			}
+		}
+		if err, took, tries := r.call(t, "acme/app"); oci.ClassOf(err) != oci.Timeout || took != 0 || tries != 0 {
+			t.Errorf("%v, %v, %d tries", err, took, tries)
+		}
+	})
+}
+
+// What is no fault of the network never opens it, and takes back what was held
+// against the registry.
+func TestBreakerStaysClosed(t *testing.T) {
+	for name, step := range map[string]http.RoundTripper{
+		"404": status(404), "401": status(401), "403": status(403), "200": ok, "429": status(429, "Retry-After", "60"),
+		"408": status(408), "refused address": failing(&refusal{why: "a private address"}),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newTroubled(t, step)
+			for i := range 30 {
+				_, _, _ = r.call(t, fmt.Sprint("acme/", i))
+			}
+			if r.origin.open() {
+				t.Errorf("%s opened it", name)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // four faults, and an answer
+		r := newTroubled(t, nil)
+		r.step = roundTripper(func(*http.Request) (*http.Response, error) {
+			if r.tries%5 == 0 {
+				return replyWith(200, "content"), nil
+			}
+			return nil, errReset
+		})
+		for range 100 {
+			_, _, _ = r.call(t, "acme/app")
+		}
+		if r.origin.open() {
+			t.Error("answers in between do not count")
+		}
+	})
+}
+
+// The caller who leaves says nothing about the registry.
+func TestBreakerAndCallersWhoLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTroubled(t, hanging)
+		for range 30 {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			if _, err := r.As(Identity{}).Open(ctx, anObject, oci.Range{}); err == nil {
+				t.Error("no error")
+			}
+			cancel()
+		}
+		if r.origin.open() {
+			t.Error("it opened")
+		}
+	})
+}
+
+// Ten minutes of a dead registry: one request a second, and not from the one
+// image that always fails when another wants to know.
+func TestBreakerAsksOnceASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTroubled(t, failing(errReset))
+		for !r.origin.open() {
+			_, _, _ = r.call(t, "acme/app")
+		}
+		r.tries = 0
+		start := time.Now()
+		for time.Since(start) < 10*time.Minute {
+			for i := range 10 {
+				_, _, _ = r.call(t, fmt.Sprint("acme/", i))
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		if r.tries < 590 || r.tries > 600 {
+			t.Errorf("%d requests in ten minutes", r.tries)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newTroubled(t, roundTripper(func(req *http.Request) (*http.Response, error) {
+			if strings.Contains(req.URL.Path, "acme/broken") {
+				return replyWith(503, ""), nil
+			}
+			return replyWith(200, "content"), nil
+		}))
+		for !r.origin.open() {
+			_, _, _ = r.call(t, "acme/broken")
+		}
+		for range 30 { // hammering, just before the other one comes
+			time.Sleep(110 * time.Millisecond)
+			_, _, _ = r.call(t, "acme/broken")
+		}
+		for range 10 {
+			time.Sleep(110 * time.Millisecond)
+			_, _, _ = r.call(t, "acme/broken")
+			if err, _, _ := r.call(t, "acme/fine"); err == nil {
+				return
+			}
+		}
+		t.Error("one image that fails keeps another away")
+	})
+}
+
+// A source says without asking that there is no point in waiting.
+func TestTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTroubled(t, failing(errReset))
+		src := &source{Registry: r.Registry, id: Identity{Organisation: "acme"}}
+		if err := src.Trouble("acme/app"); err != nil {
+			t.Errorf("trouble at the start: %v", err)
+		}
+		for !r.origin.open() {
+			_, _, _ = r.call(t, "acme/app")
+		}
+		time.Sleep(time.Hour)
+		if e := classed(t, src.Trouble("acme/app"), oci.Unreachable); !strings.HasPrefix(e.Message, "organisation acme: registry.test, asked for acme/app, ") {
+			t.Errorf("%q", e.Message)
+		}
+	})
+}
