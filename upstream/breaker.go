@@ -151,8 +151,10 @@ func weighs(err error) int {
 	switch classOf(err) {
 	case oci.Timeout:
 		return weighsTimeout
-	case oci.Unreachable, oci.UpstreamError:
+	case oci.Unreachable:
 		return weighsBroken
+	case oci.UpstreamError: // nonsense, like headers without an end
+		return weighsFailure
 	}
 	return 0
 }
