@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -25,6 +26,10 @@ type client struct {
 	// user and password are sent with every request, unless user is empty.
 	user, password string
 	http           *http.Client
+	// resumes makes it go on where a body was cut off, as dockerd, containerd and
+	// podman do.
+	resumes bool
+	resumed atomic.Int32
 }
 
 // as is a client that logs in as an organisation, or organisation+account.
@@ -107,8 +112,26 @@ func (c *client) do(method, path string, header ...string) answer {
 	var b bytes.Buffer
 	b.Grow(int(max(resp.ContentLength, 0)) + bytes.MinRead)
 	_, a.err = b.ReadFrom(resp.Body)
+	for tries := 0; c.resumes && a.err != nil && a.status == http.StatusOK && tries < 5; tries++ {
+		a.err = c.resume(ctx, path, &b)
+	}
 	a.body = b.Bytes()
 	return a
+}
+
+// resume gets what is missing behind b.
+func (c *client) resume(ctx context.Context, path string, b *bytes.Buffer) error {
+	c.resumed.Add(1)
+	resp, err := c.send(ctx, http.MethodGet, path, "Range", fmt.Sprintf("bytes=%d-", b.Len()))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if want := fmt.Sprintf("bytes %d-", b.Len()); resp.StatusCode != http.StatusPartialContent || !strings.HasPrefix(resp.Header.Get("Content-Range"), want) {
+		return fmt.Errorf("resuming at %d: %s, %q", b.Len(), resp.Status, resp.Header.Get("Content-Range"))
+	}
+	_, err = b.ReadFrom(resp.Body)
+	return err
 }
 
 // send asks; the caller reads and closes the answer.

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +18,8 @@ const (
 	// clients open one in reserve when all are busy, and would be waited for; one
 	// that is about to be used is used at once.
 	greetFor = time.Second
+	// drainTick is how often it is looked whether all are gone.
+	drainTick = 5 * time.Millisecond
 )
 
 // serveBeside is serveOn for what pulls do not depend on.
@@ -29,46 +31,69 @@ func (n *node) serveBeside(ctx context.Context, s *http.Server, l listening) {
 
 // serveOn serves l until ctx ends, then lets running answers finish for a while.
 func serveOn(ctx context.Context, s *http.Server, l listening, cert *certificate) error {
-	idle := &newcomers{}
-	s.ConnState = idle.note
-	stopped := make(chan error, 1)
-	stay := context.AfterFunc(ctx, func() { stopped <- shutDown(ctx, s, idle) })
+	var g guests
+	s.ConnState = g.note
+	closed := make(chan struct{}) // when nobody is accepted any more
+	drained := make(chan error, 1)
+	stay := context.AfterFunc(ctx, func() {
+		_ = l.Close() // who comes now waits for the next process
+		<-closed
+		drained <- g.leave(s)
+	})
 	err := l.serve(s, cert)
-	if errors.Is(err, http.ErrServerClosed) || !stay() {
-		return <-stopped
+	close(closed)
+	if !stay() {
+		return <-drained
 	}
 	return fmt.Errorf("serving %s: %w", l.Addr(), err)
 }
 
-func shutDown(ctx context.Context, s *http.Server, idle *newcomers) error {
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
-	defer cancel()
-	greeted := time.AfterFunc(greetFor, idle.close)
-	defer greeted.Stop()
-	if s.Shutdown(grace) == nil {
-		return nil
-	}
-	return s.Close() // what still runs is cut off; clients resume
+// guests are the open connections of a server.
+type guests struct {
+	open  atomic.Int64
+	fresh sync.Map // of net.Conn: have not asked for anything yet
 }
-
-// newcomers are a server's connections that have not asked for anything yet.
-// http.Server.Shutdown gives them five seconds. (A sync.Map, since each request
-// of each connection comes by here, and finds nothing.)
-type newcomers struct{ all sync.Map } // of net.Conn
 
 // note is for http.Server.ConnState.
-func (c *newcomers) note(conn net.Conn, state http.ConnState) {
-	if state == http.StateNew {
-		c.all.Store(conn, nil)
-	} else {
-		c.all.Delete(conn)
+func (g *guests) note(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		g.open.Add(1)
+		g.fresh.Store(conn, nil)
+		return
+	case http.StateClosed, http.StateHijacked:
+		g.open.Add(-1)
 	}
+	g.fresh.Delete(conn)
 }
 
-func (c *newcomers) close() {
-	c.all.Range(func(conn, _ any) bool {
+// leave waits until every request has its answer, at most drainFor, and closes
+// what is left. It does without http.Server.Shutdown, which drops the first
+// request of a connection that it has just accepted, and whose client has no
+// reason to send it again; without keep-alive each connection ends with its answer.
+// (A request that meets the end of an idle connection is sent again by clients.)
+func (g *guests) leave(s *http.Server) error {
+	end, greeted := time.NewTimer(drainFor), time.NewTimer(greetFor)
+	ticks := time.NewTicker(drainTick)
+	defer func() { end.Stop(); greeted.Stop(); ticks.Stop() }()
+	for g.open.Load() > 0 {
+		s.SetKeepAlivesEnabled(false) // and closes the idle ones
+		select {
+		case <-ticks.C:
+		case <-greeted.C:
+			g.dismiss()
+		case <-end.C:
+			return s.Close() // what still runs is cut off; clients resume
+		}
+	}
+	return s.Close()
+}
+
+// dismiss closes the connections on which nothing was asked.
+func (g *guests) dismiss() {
+	g.fresh.Range(func(conn, _ any) bool {
 		if conn, ok := conn.(net.Conn); ok {
-			_ = conn.Close() // its client has asked for nothing
+			_ = conn.Close() // nobody waits for anything here
 		}
 		return true
 	})

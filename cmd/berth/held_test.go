@@ -73,7 +73,8 @@ func (k *keeper) startOn(config string, env ...string) *running {
 	// Whoever is exec'ed keeps the number of the process, which the variable is about.
 	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, path, "serve", "--config", config)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+k.notices.name, "LISTEN_FDS="+strconv.Itoa(len(k.sockets)), "LISTEN_FDNAMES="+strings.Join(k.names, ":"))
-	cmd.Env = append(cmd.Env, env...)
+	// Else the race detector sleeps for a second at the end.
+	cmd.Env = append(cmd.Env, append(env, "GORACE=atexit_sleep_ms=0")...)
 	cmd.ExtraFiles = k.sockets // from descriptor 3 on
 	n.outside(cmd)
 	k.t.Cleanup(func() { n.stop() })
