@@ -164,7 +164,9 @@ type Upstream struct {
 	// credential was refused, not only when its outcome is unknown.
 	AnonymousFallback bool
 	// PerObject is for registries whose rights differ within a repository:
-	// access is then proven for each object.
+	// access is then proven for each object, and denied for each: the shared view
+	// stands in for nobody, since a denial of one object would not be seen to be
+	// about the next.
 	PerObject bool
 	// Times say how long proofs and tags are worth something here; a zero time
 	// is the cache's.
@@ -175,7 +177,7 @@ type Upstream struct {
 func (c *Cache) Through(u Upstream) oci.Source {
 	s := &source{c: c, u: u, origin: u.Origin.Dir(), facts: c.facts.With(u.Times)}
 	c.counts.know(s.origin, u.Name)
-	if u.Uniform {
+	if u.Uniform && !u.PerObject { // where rights differ within a repository, no one view stands for all
 		shared := u
 		shared.As = u.Shared
 		s.shared = &source{c: c, u: shared, origin: s.origin, facts: s.facts}

@@ -108,3 +108,28 @@ func TestFallbackWhileOthersAreRefused(t *testing.T) {
 		t.Errorf("acme, after others were refused: %v", err)
 	}
 }
+
+// Where rights differ within a repository the shared view stands in for nobody.
+func TestNoFallbackWhereRightsDiffer(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	open := h.addManifest("acme/app", "open", `{"schemaVersion":2,"manifests":[]}`)
+	h.addManifest("acme/app", "other", `{"schemaVersion":2,"manifests":[],"annotations":{}}`)
+	u := withFallback(h, "acme")
+	u.PerObject = true
+	s := h.cache.Through(u)
+	read(t, h.source("", ""), open)
+	h.set(func() { h.fault = refusing(oci.Denied, "acme") })
+	if _, err := s.Open(t.Context(), open, oci.Range{}); oci.ClassOf(err) != oci.Denied {
+		t.Fatalf("denied: %v", err)
+	}
+	for _, class := range []oci.Class{oci.Unreachable, oci.Unauthorized} {
+		h.advance(time.Minute)
+		h.set(func() { h.fault = refusing(class, "acme") })
+		if _, err := get(t.Context(), s, open, oci.Range{}); oci.ClassOf(err) != class {
+			t.Errorf("denied before, and now %v: %v", class, err)
+		}
+		if _, err := s.Resolve(t.Context(), "acme/app", "open"); oci.ClassOf(err) != class {
+			t.Errorf("its tag, and now %v: %v", class, err)
+		}
+	}
+}

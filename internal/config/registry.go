@@ -60,7 +60,8 @@ type Registry struct {
 
 	// Whether the registry shows everyone the same content under a name, if it
 	// shows it at all. Only then may an organisation be served what was seen
-	// without its credential. Default: false; true for built-in registries.
+	// without its credential. Without effect where access is object. Default:
+	// false; true for built-in registries.
 	UniformView *bool `yaml:"uniform_view"`
 
 	// Whether an organisation whose credential was refused is still served public
