@@ -1,0 +1,211 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The account without which the registry answers 401, as a private one does.
+const (
+	upstreamUser     = "bench"
+	upstreamPassword = "not-a-secret"
+)
+
+// conditions are what the registry does besides answering.
+type conditions struct {
+	// LatencyMS passes before every answer.
+	LatencyMS int
+	// PerConnection is how many bytes a connection carries in a second; 0: all it can.
+	PerConnection int
+	// Trouble for the next requests for blobs: how many are cut in the middle,
+	// how many get 503, how many 429.
+	Cut, Busy, Limited int
+}
+
+// counts are what the registry was asked since the last time.
+type counts struct{ Requests, Bytes int64 }
+
+// registry is a small, fast one: blobs are pieces of one noise in memory, each
+// with a number of its own in front.
+type registry struct {
+	noise []byte
+
+	mu        sync.RWMutex
+	c         conditions
+	blobs     map[string]blob // by digest
+	manifests map[string]manifest
+	last      uint64
+
+	requests, bytes atomic.Int64
+	limiter         limiter
+}
+
+type manifest struct {
+	digest string
+	data   []byte
+}
+
+// maxBlob is the largest that can be made.
+const maxBlob = 512 << 20
+
+func newRegistry(largest int64) *registry {
+	r := &registry{noise: make([]byte, largest), blobs: map[string]blob{}, manifests: map[string]manifest{}}
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(r.noise) // it never fails
+	return r
+}
+
+// addBlob makes a blob that nobody has seen, and gives its digest.
+func (r *registry) addBlob(size int64) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last++
+	b := blob{head: fmt.Appendf(nil, "%032d", r.last), size: size}
+	h := sha256.New()
+	h.Write(b.head)
+	h.Write(r.noise[len(b.head):size])
+	digest := fmt.Sprintf("sha256:%x", h.Sum(nil))
+	r.blobs[digest] = b
+	return digest
+}
+
+const manifestType = "application/vnd.oci.image.manifest.v1+json"
+
+// addManifest makes an image of blobs of 10 KiB, under tag and its digest.
+func (r *registry) addManifest(tag string, blobs []string) string {
+	layers := make([]map[string]any, len(blobs))
+	for i, d := range blobs {
+		layers[i] = map[string]any{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": d, "size": smallBlob}
+	}
+	config := layers[0]
+	data, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": config, "layers": layers}) // no error: strings and numbers
+	m := manifest{digest: fmt.Sprintf("sha256:%x", sha256.Sum256(data)), data: data}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.manifests[tag], r.manifests[m.digest] = m, m
+	return m.digest
+}
+
+// ServeHTTP answers /v2/NAME/(manifests|blobs)/REFERENCE.
+func (r *registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	r.requests.Add(1)
+	r.mu.RLock()
+	latency := time.Duration(r.c.LatencyMS) * time.Millisecond
+	r.mu.RUnlock()
+	if latency > 0 {
+		time.Sleep(latency)
+	}
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	if user, password, _ := q.BasicAuth(); user != upstreamUser || password != upstreamPassword {
+		w.Header().Set("Www-Authenticate", `Basic realm="bench"`)
+		http.Error(w, "who are you?", http.StatusUnauthorized)
+		return
+	}
+	parts := strings.Split(q.URL.Path, "/")
+	reference, kind := parts[len(parts)-1], parts[max(len(parts)-2, 0)]
+	switch kind {
+	case "manifests":
+		r.serveManifest(w, q, reference)
+	case "blobs":
+		r.serveBlob(w, q, reference)
+	default: // the ping
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+func (r *registry) serveManifest(w http.ResponseWriter, q *http.Request, reference string) {
+	r.mu.RLock()
+	m, ok := r.manifests[reference]
+	r.mu.RUnlock()
+	if !ok {
+		http.NotFound(w, q)
+		return
+	}
+	w.Header().Set("Content-Type", manifestType)
+	w.Header().Set("Docker-Content-Digest", m.digest)
+	w.Header().Set("Content-Length", strconv.Itoa(len(m.data)))
+	if q.Method != http.MethodHead {
+		n, _ := w.Write(m.data) // whoever leaves, leaves
+		r.bytes.Add(int64(n))
+	}
+}
+
+func (r *registry) serveBlob(w http.ResponseWriter, q *http.Request, digest string) {
+	r.mu.RLock()
+	b, ok := r.blobs[digest]
+	r.mu.RUnlock()
+	if !ok {
+		http.NotFound(w, q)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Docker-Content-Digest", digest)
+	w.Header().Set("Etag", strconv.Quote(digest))
+	if q.Method == http.MethodGet && r.trouble(w, b) {
+		return
+	}
+	counted := &countedWriter{ResponseWriter: w, bytes: &r.bytes}
+	http.ServeContent(counted, q, "", time.Time{}, b.reader(r.noise))
+}
+
+// trouble plays one of the faults that are due, if any.
+func (r *registry) trouble(w http.ResponseWriter, b blob) bool {
+	switch {
+	case r.due(func(c *conditions) *int { return &c.Busy }):
+		http.Error(w, "busy", http.StatusServiceUnavailable)
+	case r.due(func(c *conditions) *int { return &c.Limited }):
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, `{"errors":[{"code":"TOOMANYREQUESTS"}]}`, http.StatusTooManyRequests)
+	case r.due(func(c *conditions) *int { return &c.Cut }):
+		w.Header().Set("Content-Length", strconv.FormatInt(b.size, 10))
+		_, _ = b.reader(r.noise).send(w, b.size/2) // it is cut either way
+		panic(http.ErrAbortHandler)
+	default:
+		return false
+	}
+	return true
+}
+
+// due takes one from a count that is not 0.
+func (r *registry) due(of func(*conditions) *int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left := of(&r.c)
+	if *left == 0 {
+		return false
+	}
+	*left--
+	return true
+}
+
+// take gives the counts and starts them anew.
+func (r *registry) take() counts {
+	return counts{Requests: r.requests.Swap(0), Bytes: r.bytes.Swap(0)}
+}
+
+func (r *registry) set(c conditions) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.c = c
+	r.limiter.set(c.PerConnection)
+	r.take()
+}
+
+func smallDigests(blobs map[string]blob) []string {
+	var all []string
+	for d, b := range blobs {
+		if b.size == smallBlob {
+			all = append(all, d)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
