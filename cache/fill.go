@@ -38,6 +38,8 @@ type fill struct {
 	// bytes; err says why.
 	opened chan struct{}
 	failed chan struct{}
+	// ended is closed when the fill is out of the table, however it went.
+	ended chan struct{}
 	// kick wakes the worker: a reader came, waits elsewhere, or left.
 	kick chan struct{}
 
@@ -116,7 +118,7 @@ func (c *Cache) attach(s *source, view oci.View, o oci.Object) (f *fill, sp *spo
 	}
 	f = &fill{
 		c: c, key: key,
-		opened: make(chan struct{}), failed: make(chan struct{}), kick: make(chan struct{}, 1),
+		opened: make(chan struct{}), failed: make(chan struct{}), ended: make(chan struct{}), kick: make(chan struct{}, 1),
 		readers: map[*reader]struct{}{},
 	}
 	sp = newSponsor(s, view, o)
@@ -176,6 +178,9 @@ func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range, turn *turn) (
 			if content, err = rd.content(ctx); err == nil {
 				return content, nil
 			}
+			if errors.Is(err, errAgain) {
+				f.waitForEnd(ctx) // to find it again would be no use
+			}
 		}
 	case <-f.failed:
 		err = f.failure()
@@ -200,6 +205,15 @@ func (f *fill) mayRead(sp *sponsor) error {
 		return errAgain
 	}
 	return nil
+}
+
+// waitForEnd waits until those who come find another fill, or what this one has
+// published.
+func (f *fill) waitForEnd(ctx context.Context) {
+	select {
+	case <-f.ended:
+	case <-ctx.Done():
+	}
 }
 
 // isOpen says whether readers may start.
@@ -268,6 +282,7 @@ func (f *fill) end(err error) {
 	f.outOfTable()
 	f.over, f.running = true, false
 	f.turn.over()
+	close(f.ended)
 	if err == nil {
 		return
 	}
@@ -325,6 +340,7 @@ func (f *fill) park() bool {
 	f.outOfTable()
 	f.over, f.running = true, false
 	f.turn.over()
+	close(f.ended)
 	f.blocks.Leave()
 	return true
 }

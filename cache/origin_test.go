@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ type origin struct {
 	private  map[string][]string   // repo -> organisations that may read it
 	calls    []call
 	sent     int64 // blob bytes
+	chunk    int   // how much comes at once; 0: 32 KiB
 	fault    func(call) error
 	body     func(call, []byte) io.Reader // what is sent instead
 	noRange  bool
@@ -270,7 +272,7 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	if err := b.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := b.r.Read(p[:min(len(p), 32<<10)])
+	n, err := b.r.Read(p[:min(len(p), cmp.Or(b.o.chunk, 32<<10))])
 	if b.blob {
 		b.o.set(func() { b.o.sent += int64(n) })
 	}

@@ -200,10 +200,10 @@ func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.R
 	if err := s.c.suspected(s.fillKey(o)); err != nil {
 		return s.release(ctx, view, o, r, nil, err)
 	}
-	if s.c.diskIsBad() {
-		return s.pass(ctx, view, o, r)
-	}
 	for range 5 {
+		if s.c.diskIsBad() {
+			return s.pass(ctx, view, o, r)
+		}
 		content, err := s.join(ctx, view, o, r)
 		switch {
 		case errors.Is(err, errAgain):
