@@ -26,6 +26,7 @@ type exchange struct {
 	share      *share
 	outcome    oci.Outcome
 	digest     oci.Digest // of what was sent
+	image      bool       // what was sent is the manifest of an image
 	foreign    *foreign   // an index that the client cannot use
 
 	values [12]string // of headers, so that each is no allocation of its own

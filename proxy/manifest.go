@@ -147,6 +147,7 @@ func tooLarge() error {
 func (x *exchange) sendManifest(d oci.Descriptor) error {
 	x.lookAt(d)
 	kind := mediaType(d)
+	x.image = !oci.IsIndex(kind)
 	x.describe(d, kind)
 	if x.plain() {
 		return x.sendBytes(kind, d.Data)

@@ -32,6 +32,7 @@ type Metrics struct {
 	failures *counters // organisation, registry, reason
 	foreign  *counters // organisation, registry
 	served   *counters // organisation, registry, source
+	images   *counters // organisation, registry
 	duration *prometheus.HistogramVec
 	lastPull *prometheus.GaugeVec
 	invited  prometheus.Counter
@@ -64,6 +65,8 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			"Pulls of images that are not built for the client's platform, or else the node's. The same image counts once in 30 seconds.", "organisation", "registry"),
 		served: newCounters(f, room, "berth_served_bytes_total",
 			"Bytes of content sent to clients, by where they came from.", "organisation", "registry", "source"),
+		images: newCounters(f, room, "berth_pulls_total",
+			"Manifests of images sent to clients, indexes and HEADs left out: one for each image that a client pulls.", "organisation", "registry"),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "berth_request_duration_seconds",
 			Help:    "Time until the headers of an answer left.",
@@ -100,7 +103,7 @@ func (m *Metrics) Expect(organisation, registry string) {
 // for others. (A request of theirs that is still under way brings back a few,
 // until the next time.)
 func (m *Metrics) Keep(there func(organisation string) bool) {
-	for _, c := range [...]*counters{m.requests, m.failures, m.foreign, m.served} {
+	for _, c := range [...]*counters{m.requests, m.failures, m.foreign, m.served, m.images} {
 		c.keep(there)
 	}
 }
@@ -131,6 +134,9 @@ func (x *exchange) count(failure *oci.Error, aborted bool) {
 	m.duration.WithLabelValues(kind, result).Observe(x.untilHeaders().Seconds())
 	if x.w.sent > 0 && (failure == nil || aborted) {
 		m.served.get(labels{organisation, registry, source(x.outcome.Result)}).Add(float64(x.w.sent))
+	}
+	if failure == nil && x.image {
+		m.images.get(labels{organisation, registry}).Inc()
 	}
 	if failure == nil && x.isPull() {
 		m.lastPull.WithLabelValues(clientFamily(x.r.UserAgent())).Set(float64(m.now().UnixMilli()) / 1000)

@@ -11,6 +11,9 @@ import (
 	"berth/internal/config"
 )
 
+// sharedAccount is what the shared view's account at a registry is called.
+const sharedAccount = "shared"
+
 // newCredentials is the table of all accounts, the organisations' and the
 // shared view's. It goes on with the secrets of the desk in force.
 func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error) {
@@ -22,7 +25,7 @@ func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error)
 	for _, s := range specs {
 		if s.account != nil {
 			o.Entries = append(o.Entries, auth.Entry{
-				Name: "shared", Registry: s.name, Origin: s.origin, Source: d.secret(before, *s.account, s),
+				Name: sharedAccount, Registry: s.name, Origin: s.origin, Source: d.secret(before, *s.account, s),
 			})
 		}
 	}

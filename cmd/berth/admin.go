@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"berth/internal/admin"
 	"berth/internal/config"
 )
 
@@ -28,6 +29,9 @@ func (n *node) listenAdmin(ctx context.Context, sockets *handed) []listening {
 func (n *node) adminServer() *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry}))
+	mux.Handle("GET /", admin.NewPage(admin.PageOptions{
+		Status: n.status, History: n.history, Local: n.started.Admin.Address.Loopback(),
+	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails
 	})

@@ -16,6 +16,7 @@ import (
 
 	"berth/auth"
 	"berth/cache"
+	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/proxy"
 	"berth/upstream"
@@ -35,6 +36,7 @@ type node struct {
 	key      auth.Key
 	pulls    *proxy.Metrics
 	failures *proxy.Failures
+	history  *admin.History
 	limits   *proxy.Limits
 	fills    *proxy.Limits
 	upstream *upstream.Metrics
@@ -69,6 +71,7 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	)
 	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: n.registry, MaxSeries: cfg.Metrics.MaxSeries, Now: n.now})
 	n.failures = proxy.NewFailures(n.now)
+	n.history = admin.NewHistory(int(sampleFor / sampleEvery))
 	n.upstream = upstream.NewMetrics(n.registry)
 	n.config = newConfigMetrics(n.registry)
 	var err error

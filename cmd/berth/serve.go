@@ -123,6 +123,7 @@ func (n *node) run(ctx context.Context, listening []listening, sockets *handed, 
 	}
 	g.Go(func() error { n.follow(ctx, hangUps); return nil })
 	g.Go(func() error { n.watch(ctx); return nil })
+	g.Go(func() error { n.watchPulls(ctx); return nil })
 	g.Go(func() error { n.beat(ctx); return nil })
 	for _, l := range listening {
 		n.log.Info("answering pulls", "address", l.Addr().String())

@@ -36,6 +36,7 @@ func (n *node) socketServer() *http.Server {
 		Failures: n.lastFailures,
 		Diagnose: n.diagnose,
 		Ready:    n.pulse,
+		Page:     admin.NewPage(admin.PageOptions{Status: n.status, History: n.history, Full: true}),
 		Logger:   n.log,
 	})
 }
@@ -72,13 +73,23 @@ func (n *node) forgetTokens(organisation string) bool {
 
 // status is the node as it is now.
 func (n *node) status(context.Context) (admin.Status, error) {
+	metrics, err := newSamples(n.registry)
+	if err != nil {
+		return admin.Status{}, fmt.Errorf("reading the metrics: %w", err)
+	}
+	folder, fills := n.cacheOf(metrics), n.fillsOf()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	used, limit := n.cache.Size()
+	now := n.now()
 	s := admin.Status{
-		Version: version(), PID: os.Getpid(), Started: n.start, UptimeSeconds: int64(n.now().Sub(n.start) / time.Second),
+		Version: version(), PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
 		Configuration: admin.Configuration{Reload: n.answer(n.cfg), Applied: n.read},
-		Cache:         admin.Cache{Directory: n.started.Cache.Directory, Bytes: used, LimitBytes: limit},
+		Pulls:         pullsOf(metrics), Cache: folder, Accounts: n.accountsOf(metrics),
+		Fills: fills, Clients: clientsOf(metrics), Failures: []admin.Failure{},
+	}
+	kept := n.failures.All(time.Time{})
+	for i := range kept[:min(len(kept), shownFailures)] {
+		s.Failures = append(s.Failures, shownFailure(&kept[i]))
 	}
 	s.Configuration.Organisations = append(s.Configuration.Organisations, n.inMainFile()...)
 	slices.SortFunc(s.Configuration.Organisations, func(a, b admin.File) int { return strings.Compare(a.Organisation, b.Organisation) })

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,10 +14,9 @@ import (
 
 func statusCommand(o *options) *cobra.Command {
 	var a asking
-	var ready bool
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show the running node: listeners, configuration, cache",
+		Short: "Show the running node: what it saved, what needs attention, accounts, listeners, cache",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, err := a.client(o)
@@ -24,9 +24,6 @@ func statusCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			if ready {
-				return client.Ready(c.Context())
-			}
 			s, err := client.Status(c.Context())
 			if err != nil {
 				return err
@@ -35,21 +32,36 @@ func statusCommand(o *options) *cobra.Command {
 		},
 	}
 	a.flags(c)
-	c.Flags().BoolVar(&ready, "ready", false, "only say by the exit code whether pulls are answered, for health checks")
 	return c
 }
 
 func showStatus(w io.Writer, s admin.Status) {
+	fmt.Fprintf(w, "%d pulls served, %d charged to Docker Hub, %s saved\n", s.Pulls.Served, s.Pulls.ChargedDockerHub, inBytes(int64(s.Pulls.SavedBytes)))
 	fmt.Fprintf(w, "berth %s, process %d, up for %s\n", s.Version, s.PID, time.Duration(s.UptimeSeconds)*time.Second)
+	showProblems(w, s.Problems())
+	fmt.Fprintln(w)
 	for _, l := range s.Listeners {
 		showListener(w, l)
 	}
-	limit := "no limit"
-	if s.Cache.LimitBytes > 0 {
-		limit = "at most " + inBytes(s.Cache.LimitBytes)
-	}
-	fmt.Fprintf(w, "cache %s: %s, %s\n", s.Cache.Directory, inBytes(s.Cache.Bytes), limit)
+	showCache(w, s.Cache)
 	showConfiguration(w, s.Configuration.Reload)
+	showAccounts(w, s.Accounts)
+	showFills(w, s.Fills)
+	showClients(w, &s)
+	if len(s.Failures) > 0 {
+		fmt.Fprintln(w, "\nlast failures (berth failures shows more)")
+		showFailures(w, admin.Failures{Failures: s.Failures})
+	}
+}
+
+func showProblems(w io.Writer, all []admin.Problem) {
+	for _, p := range all {
+		mark := "?"
+		if p.Bad {
+			mark = "!"
+		}
+		fmt.Fprintf(w, "%s %s\n", mark, p.Text)
+	}
 }
 
 func showListener(w io.Writer, l admin.Listener) {
@@ -65,4 +77,75 @@ func showListener(w io.Writer, l admin.Listener) {
 		fmt.Fprintf(w, ", TLS with a certificate until %s", l.CertificateEnds.Format(time.DateOnly))
 	}
 	fmt.Fprintln(w)
+}
+
+func showCache(w io.Writer, c admin.Cache) {
+	limit := "no limit"
+	if c.LimitBytes > 0 {
+		limit = "at most " + inBytes(c.LimitBytes)
+	}
+	fmt.Fprintf(w, "cache %s: %s, %s", c.Directory, inBytes(c.Bytes), limit)
+	if c.DiskBytes > 0 {
+		fmt.Fprintf(w, ", disk %s with %s free", inBytes(c.DiskBytes), inBytes(c.FreeBytes))
+	}
+	fmt.Fprintln(w)
+}
+
+func showAccounts(w io.Writer, all []admin.Account) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ORGANISATION\tREGISTRY\tACCOUNT\tSTATE\tPULLS LEFT")
+	for _, a := range all {
+		left := "-"
+		switch {
+		case a.RateLeft != nil && a.RateLimit != nil:
+			left = fmt.Sprintf("%d of %d", *a.RateLeft, *a.RateLimit)
+		case a.RateLeft != nil:
+			left = fmt.Sprint(*a.RateLeft)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", a.Organisation, a.Registry, a.Name, stateOf(a), left)
+	}
+	_ = t.Flush() // it writes to memory
+}
+
+func stateOf(a admin.Account) string {
+	state := string(a.State)
+	if a.State == admin.AccountResting {
+		state = "cooling down"
+	}
+	if a.CoolDownUntil != nil {
+		state += " until " + a.CoolDownUntil.Local().Format(time.TimeOnly)
+	}
+	return state
+}
+
+func showFills(w io.Writer, all []admin.Fill) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	for _, f := range all {
+		size := "?"
+		if f.Size >= 0 {
+			size = inBytes(f.Size)
+		}
+		fmt.Fprintf(w, "fetching %s/%s@%s: %s of %s, read by %d\n", f.Registry, f.Repository, shortDigest(f.Digest), inBytes(f.Bytes), size, f.Readers)
+	}
+}
+
+// shortDigest is enough of one to find it in a list.
+func shortDigest(d string) string { return d[:min(len(d), len("sha256:")+12)] }
+
+func showClients(w io.Writer, s *admin.Status) {
+	if len(s.Clients) == 0 {
+		fmt.Fprintln(w, "\nnobody has pulled since the start")
+		return
+	}
+	fmt.Fprintln(w)
+	for _, c := range s.Clients {
+		fmt.Fprintf(w, "last pull by %s: %s ago\n", c.Client, s.Now.Sub(c.Last).Round(time.Second))
+	}
 }

@@ -1,9 +1,6 @@
 package admin
 
-import (
-	"slices"
-	"time"
-)
+import "slices"
 
 // State is what became of a configuration file, or of an organisation.
 type State string
@@ -62,51 +59,4 @@ type PurgeRequest struct {
 // Purge is what was forgotten.
 type Purge struct {
 	Organisation string `json:"organisation"`
-}
-
-// Status is the node at a glance.
-type Status struct {
-	Version string    `json:"version"`
-	PID     int       `json:"pid"`
-	Started time.Time `json:"started"`
-	// UptimeSeconds since Started, by the node's clock.
-	UptimeSeconds int64         `json:"uptime_seconds"`
-	Listeners     []Listener    `json:"listeners"`
-	Configuration Configuration `json:"configuration"`
-	Cache         Cache         `json:"cache"`
-}
-
-// Listener is one port where pulls are answered, as it is in force.
-type Listener struct {
-	// Address is the configured one, Sockets are those that are open.
-	Address string   `json:"address"`
-	Sockets []string `json:"sockets"`
-	// Callers is token or open.
-	Callers      string `json:"callers"`
-	Organisation string `json:"organisation,omitempty"`
-	Registry     string `json:"registry"`
-	// OrganisationInName is required or optional.
-	OrganisationInName string `json:"organisation_in_name"`
-	// Names are the host names, besides localhost, that clients may use.
-	Names []string `json:"names,omitempty"`
-	// TLS: it is served with a certificate, which is good until CertificateEnds.
-	TLS             bool       `json:"tls"`
-	CertificateEnds *time.Time `json:"certificate_ends,omitempty"`
-}
-
-// Configuration is what is in force, and what came of the last reload. Its
-// Organisations are also those of the main file, with that file's path.
-type Configuration struct {
-	Reload
-	// Applied is when the main file that is in force was read.
-	Applied time.Time `json:"applied"`
-}
-
-// Cache is the folder on disk.
-type Cache struct {
-	Directory string `json:"directory"`
-	// Bytes are those of the blobs, and of what is being fetched.
-	Bytes int64 `json:"bytes"`
-	// LimitBytes is cache.max_size on this disk.
-	LimitBytes int64 `json:"limit_bytes"`
 }

@@ -44,6 +44,8 @@ type Options struct {
 	Ready func(context.Context) error
 	// Diagnose walks the way of a pull.
 	Diagnose func(context.Context, DiagnoseRequest) (*diagnose.Report, error)
+	// Page is the status as HTML, at /.
+	Page http.Handler
 	// Logger gets one line for each order. If nil, nothing is logged.
 	Logger *slog.Logger
 }
@@ -72,6 +74,9 @@ func NewServer(o Options) *http.Server {
 	add(mux, "GET /v1/failures", nil, o.Failures)
 	add(mux, "POST /v1/diagnose", o.Logger, o.Diagnose)
 	add(mux, "GET /v1/ready", nil, withoutAnswer(o.Ready))
+	if o.Page != nil {
+		mux.Handle("GET /", o.Page)
+	}
 	return &http.Server{
 		Handler:           guarded(few(mux)),
 		ConnContext:       withPeer,

@@ -1,0 +1,266 @@
+package admin
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// Status is the node at a glance.
+type Status struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	// Now is when this was so, by the node's clock, and UptimeSeconds since Started.
+	Now           time.Time     `json:"now"`
+	UptimeSeconds int64         `json:"uptime_seconds"`
+	Pulls         Pulls         `json:"pulls"`
+	Listeners     []Listener    `json:"listeners"`
+	Configuration Configuration `json:"configuration"`
+	Cache         Cache         `json:"cache"`
+	// Accounts are the organisations' at registries, and the shared view's.
+	Accounts []Account `json:"accounts"`
+	// Fills are the downloads under way.
+	Fills []Fill `json:"fills"`
+	// Clients say when each kind of client last pulled, so that one that goes
+	// around the node is noticed.
+	Clients []ClientPull `json:"clients"`
+	// Failures are the last ones, the latest first. See also FailuresRequest.
+	Failures []Failure `json:"failures"`
+}
+
+// Pulls are what the node did for its clients since its start.
+type Pulls struct {
+	// Served are images that were sent to clients.
+	Served uint64 `json:"served"`
+	// ChargedDockerHub are requests that Docker Hub counts as pulls.
+	ChargedDockerHub uint64 `json:"charged_docker_hub"`
+	// Failed are pulls that failed, for whatever reason.
+	Failed uint64 `json:"failed"`
+	// SavedBytes were sent without fetching them for it, FetchedBytes came from
+	// registries.
+	SavedBytes   uint64 `json:"saved_bytes"`
+	FetchedBytes uint64 `json:"fetched_bytes"`
+	// Requests for manifests and blobs that were answered, and Hits those of them
+	// for which nothing was fetched.
+	Requests uint64 `json:"requests"`
+	Hits     uint64 `json:"hits"`
+}
+
+// Listener is one port where pulls are answered, as it is in force.
+type Listener struct {
+	// Address is the configured one, Sockets are those that are open.
+	Address string   `json:"address"`
+	Sockets []string `json:"sockets"`
+	// Callers is token or open.
+	Callers      string `json:"callers"`
+	Organisation string `json:"organisation,omitempty"`
+	Registry     string `json:"registry"`
+	// OrganisationInName is required or optional.
+	OrganisationInName string `json:"organisation_in_name"`
+	// Names are the host names, besides localhost, that clients may use.
+	Names []string `json:"names,omitempty"`
+	// TLS: it is served with a certificate, which is good until CertificateEnds.
+	TLS             bool       `json:"tls"`
+	CertificateEnds *time.Time `json:"certificate_ends,omitempty"`
+}
+
+// Configuration is what is in force, and what came of the last reload. Its
+// Organisations are also those of the main file, with that file's path.
+type Configuration struct {
+	Reload
+	// Applied is when the main file that is in force was read.
+	Applied time.Time `json:"applied"`
+}
+
+// Cache is the folder on disk.
+type Cache struct {
+	Directory string `json:"directory"`
+	// Bytes are those of the blobs, and of what is being fetched.
+	Bytes int64 `json:"bytes"`
+	// LimitBytes is cache.max_size on this disk; 0: no limit but the disk's.
+	LimitBytes int64 `json:"limit_bytes"`
+	// DiskBytes is the size of the whole file system, FreeBytes what it has left.
+	DiskBytes int64 `json:"disk_bytes"`
+	FreeBytes int64 `json:"free_bytes"`
+	// Unwritable: the disk cannot be written, and pulls go past it.
+	Unwritable bool `json:"unwritable"`
+}
+
+// AccountState is what a registry last thought of an account.
+type AccountState string
+
+// The states of an account.
+const (
+	// AccountOK: the registry took it.
+	AccountOK AccountState = "ok"
+	// AccountRefused: the registry refused it.
+	AccountRefused AccountState = "refused"
+	// AccountResting: the registry is not asked with it until CoolDownUntil.
+	AccountResting AccountState = "cooling_down"
+	// AccountUnused: it was not shown to the registry since the start.
+	AccountUnused AccountState = "unused"
+)
+
+// Account is an organisation's account at a registry.
+type Account struct {
+	// Organisation is Nobody for the shared view.
+	Organisation string `json:"organisation"`
+	Registry     string `json:"registry"`
+	// Name is Nobody where there is no account, and the node's address counts.
+	Name  string       `json:"account"`
+	State AccountState `json:"state"`
+	// CoolDownUntil is when the registry is asked with it again.
+	CoolDownUntil *time.Time `json:"cool_down_until,omitempty"`
+	// RateLimit and RateLeft are pulls, as the registry last told; nil: it does
+	// not tell, which is not the same as none.
+	RateLimit *int64 `json:"rate_limit,omitempty"`
+	RateLeft  *int64 `json:"rate_left,omitempty"`
+}
+
+// Fill is a download under way.
+type Fill struct {
+	Registry   string `json:"registry"`
+	Repository string `json:"repository,omitempty"`
+	Digest     string `json:"digest,omitempty"`
+	// Bytes are there, of Size; -1: the registry has not said.
+	Bytes int64 `json:"bytes"`
+	Size  int64 `json:"size"`
+	// Readers wait for it or read along.
+	Readers int `json:"readers"`
+}
+
+// ClientPull is when a kind of client last pulled.
+type ClientPull struct {
+	Client string    `json:"client"`
+	Last   time.Time `json:"last"`
+}
+
+// Problem is something that somebody should look at.
+type Problem struct {
+	// Bad says that pulls fail by it now.
+	Bad  bool
+	Text string
+	// Detail is what is for the socket only.
+	Detail string
+}
+
+// soonEnds is how long before its end a certificate is a problem.
+const soonEnds = 14 * 24 * time.Hour
+
+// lately is how long a failure counts as one of now.
+const lately = time.Hour
+
+// Problems are what somebody should look at, the worst first.
+func (s *Status) Problems() []Problem {
+	var bad, odd []Problem
+	c := &s.Configuration
+	if c.Main != nil && c.Main.State != Applied {
+		odd = append(odd, Problem{Text: "the configuration file is bad: what was in force before stays", Detail: strings.Join(c.Main.Errors, "\n")})
+	}
+	for _, f := range c.Organisations {
+		switch f.State {
+		case Failed:
+			bad = append(bad, Problem{Bad: true, Text: "organisation " + f.Organisation + " is out: its file is bad", Detail: strings.Join(f.Errors, "\n")})
+		case Kept:
+			odd = append(odd, Problem{Text: "organisation " + f.Organisation + ": its file is bad, what was in force before stays", Detail: strings.Join(f.Errors, "\n")})
+		}
+	}
+	for _, a := range s.Accounts {
+		switch {
+		case a.State == AccountRefused:
+			bad = append(bad, Problem{Bad: true, Text: a.whose() + " was refused by " + a.Registry + ": renew its token"})
+		case a.State == AccountResting && a.CoolDownUntil != nil:
+			bad = append(bad, Problem{Bad: true, Text: a.whose() + " is not used at " + a.Registry + " until " + a.CoolDownUntil.Format(time.TimeOnly) + " UTC, after it was refused or limited there"})
+		case a.low():
+			odd = append(odd, Problem{Text: a.whose() + " has few pulls left at " + a.Registry})
+		}
+	}
+	if s.Cache.Unwritable {
+		bad = append(bad, Problem{Bad: true, Text: "the cache's disk cannot be written: pulls go past it"})
+	}
+	for _, l := range s.Listeners {
+		if l.CertificateEnds != nil && l.CertificateEnds.Sub(s.Now) < soonEnds {
+			odd = append(odd, Problem{Text: "the certificate of " + l.Address + " ends on " + l.CertificateEnds.UTC().Format(time.DateOnly)})
+		}
+	}
+	for _, key := range c.NeedsRestart {
+		odd = append(odd, Problem{Text: key + " has changed and needs a restart"})
+	}
+	if len(c.Warnings) > 0 {
+		odd = append(odd, Problem{Text: "the configuration has warnings: see berth status", Detail: strings.Join(c.Warnings, "\n")})
+	}
+	return append(bad, odd...)
+}
+
+// whose names the account in a sentence.
+func (a *Account) whose() string {
+	switch {
+	case a.Name == Nobody:
+		return "this node's address (without an account)"
+	case a.Organisation == Nobody:
+		return "the node's own account"
+	}
+	return "account " + a.Name + " of organisation " + a.Organisation
+}
+
+// low says that less than a tenth of the rate limit is left.
+func (a *Account) low() bool {
+	return a.RateLimit != nil && a.RateLeft != nil && *a.RateLeft*10 < *a.RateLimit
+}
+
+// Recent are the failures of the last hour.
+func (s *Status) Recent() []Failure {
+	var all []Failure
+	for _, f := range s.Failures {
+		if s.Now.Sub(f.Last) < lately {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// Public is s without what is for the socket only: repositories, messages,
+// paths, hashes.
+func (s Status) Public() Status {
+	s.PID = 0
+	s.Cache.Directory = ""
+	s.Configuration.Warnings = make([]string, len(s.Configuration.Warnings))
+	if m := s.Configuration.Main; m != nil {
+		s.Configuration.Main = &File{State: m.State}
+	}
+	s.Configuration.Organisations = mapped(s.Configuration.Organisations, func(f File) File {
+		return File{Organisation: f.Organisation, State: f.State}
+	})
+	s.Fills = mapped(s.Fills, func(f Fill) Fill {
+		f.Repository, f.Digest = "", ""
+		return f
+	})
+	s.Failures = withoutImages(s.Failures)
+	return s
+}
+
+// withoutImages are the failures by organisation, registry and reason.
+func withoutImages(failures []Failure) []Failure {
+	all := []Failure{}
+	for _, f := range failures {
+		f.Repository, f.Reference, f.Message, f.RequestID = "", "", "", ""
+		same := func(o Failure) bool {
+			return o.Organisation == f.Organisation && o.Registry == f.Registry && o.Class == f.Class
+		}
+		if i := slices.IndexFunc(all, same); i >= 0 {
+			all[i].Count += f.Count
+			continue
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
+func mapped[T any](all []T, f func(T) T) []T {
+	out := make([]T, len(all))
+	for i, t := range all {
+		out[i] = f(t)
+	}
+	return out
+}
