@@ -33,6 +33,19 @@ func newGuard(names []string, logger *slog.Logger) *guard {
 	return g
 }
 
+// KeepPagesOut answers requests that a browser sends for a foreign page with 403,
+// as on a listener whose names are not listed; next has all others.
+func KeepPagesOut(next http.Handler, logger *slog.Logger) http.Handler {
+	g := newGuard(nil, logger)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := g.check(r); err != nil {
+			http.Error(w, oci.AsError(err).Message, http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 func (g *guard) check(r *http.Request) error {
 	if host := hostName(r.Host); !g.serves(host) {
 		g.warn(host)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/proxy"
 )
 
 // listenAdmin opens the operators' address. Without it pulls go on, so trouble
@@ -19,11 +21,25 @@ func (n *node) listenAdmin(ctx context.Context, sockets *handed) []listening {
 	if address.IsZero() {
 		return nil
 	}
-	open, err := listen(ctx, []config.Listener{{Address: address}}, sockets)
+	file := n.started.Admin.WebConfigFile
+	open, err := listen(ctx, []config.Listener{{Address: address, AllowRemote: file != ""}}, sockets)
 	if err != nil {
 		n.log.Error("there are no metrics: admin.address cannot be opened", "address", address.String(), "err", err)
 	}
+	for i := range open {
+		open[i].web = file
+	}
 	return open
+}
+
+// shielded is s for l. Without a password a browser on the node must not be led
+// there by a page: what is shown names every organisation.
+func (n *node) shielded(s *http.Server, l listening) *http.Server {
+	s.ErrorLog = slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)
+	if l.web == "" {
+		s.Handler = proxy.KeepPagesOut(s.Handler, n.log)
+	}
+	return s
 }
 
 func (n *node) adminServer() *http.Server {

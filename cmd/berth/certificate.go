@@ -4,10 +4,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"berth/auth"
 	"berth/internal/config"
 )
 
@@ -57,8 +60,33 @@ func (c *certificate) look(now time.Time) (settled bool, err error) {
 	return settled, c.read()
 }
 
+// maxPEM bounds a file of a certificate, in bytes: a long chain has a few dozen KiB.
+const maxPEM = 1 << 20
+
+// readPair reads a certificate and its key, which nobody else may be able to
+// read. In the folder that systemd makes for credentials that is its affair.
+func readPair(files config.TLS) (tls.Certificate, error) {
+	var none tls.Certificate
+	secret := auth.File{Path: files.KeyFile}
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		secret.Trusted = filepath.Dir(files.KeyFile) == filepath.Clean(dir)
+	}
+	if err := secret.Check(); err != nil {
+		return none, err
+	}
+	key, err := readBounded(files.KeyFile, maxPEM)
+	if err != nil {
+		return none, err
+	}
+	cert, err := readBounded(files.CertFile, maxPEM)
+	if err != nil {
+		return none, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
 func (c *certificate) read() error {
-	pair, err := tls.LoadX509KeyPair(c.files.CertFile, c.files.KeyFile)
+	pair, err := readPair(c.files)
 	if err != nil {
 		err = fmt.Errorf("certificate %s with key %s: %w", c.files.CertFile, c.files.KeyFile, err)
 		if err.Error() == c.failed {

@@ -115,7 +115,7 @@ func (n *node) run(ctx context.Context, listening []listening, sockets *handed, 
 	}
 	for _, l := range n.listenAdmin(ctx, sockets) {
 		n.log.Info("showing metrics", "address", l.Addr().String())
-		g.Go(func() error { n.serveBeside(ctx, n.adminServer(), l); return nil })
+		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer(), l), l); return nil })
 	}
 	sockets.closeRest(n.log)
 	if l, ok := n.listenSocket(ctx); ok {

@@ -57,7 +57,8 @@ type TLS struct {
 	// The certificate and its chain, PEM. Required.
 	CertFile string `yaml:"cert_file"`
 
-	// Its private key, PEM. Required.
+	// Its private key, PEM: a file of root's or the service's user that nobody
+	// else may read. Required.
 	KeyFile string `yaml:"key_file"`
 }
 
