@@ -15,7 +15,13 @@ import (
 	"berth/oci"
 )
 
+// Every class: its status, code, message, metric, line in the log and entry
+// among the failures.
 func TestClasses(t *testing.T) {
+	left := map[oci.Class]bool{}
+	for _, class := range oci.Classes() {
+		left[class] = true
+	}
 	for _, c := range []struct {
 		fails   error
 		status  int
@@ -46,6 +52,7 @@ func TestClasses(t *testing.T) {
 	} {
 		e, isError := errors.AsType[*oci.Error](c.fails)
 		message := ""
+		delete(left, oci.ClassOf(c.fails))
 		if isError {
 			e.Message, e.Detail = "organisation acme: what happened", "a detail"
 			message = e.Message
@@ -54,7 +61,7 @@ func TestClasses(t *testing.T) {
 			message, e.Detail = "pull again", "" // nobody left: it is our own giving up
 		}
 		t.Run(fmt.Sprint(c.fails, c.retry, c.code), func(t *testing.T) {
-			s := newSite(t, func(o *Options) { o.Organisation = "acme" })
+			s, failures, _ := keeping(t, nil)
 			s.fake.fails["resolve"] = fmt.Errorf("opening it: %w", c.fails)
 			for range 2 {
 				a := s.get("/v2/nginx/manifests/1")
@@ -74,7 +81,21 @@ func TestClasses(t *testing.T) {
 			if got := s.value("berth_requests_total", "organisation", "acme", "registry", "docker.io", "kind", "manifest", "result", "failed"); got != 4 {
 				t.Errorf("%v failed requests counted", got)
 			}
+			all := failures.Of("acme", time.Time{})
+			if c.counted == "" != (len(all) == 0) || len(all) == 1 && (all[0].Class.String() != c.counted || all[0].Count != 1 || !strings.Contains(all[0].Message, message)) {
+				t.Errorf("kept: %+v", all)
+			}
+			s.server.Close()
+			for _, line := range s.log.lines(t) {
+				text, _ := line["message"].(string)
+				if c.counted != "" && line["class"] != c.counted || line["status"] != float64(c.status) || !strings.Contains(text, message) {
+					t.Errorf("%v", line)
+				}
+			}
 		})
+	}
+	if len(left) > 0 {
+		t.Errorf("nothing is said of %v", left)
 	}
 }
 

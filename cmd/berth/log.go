@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +29,23 @@ func newLogger(l config.Log, to io.Writer) (*slog.Logger, *slog.LevelVar) {
 		return slog.New(slog.NewJSONHandler(to, o)), level
 	}
 	return slog.New(slog.NewTextHandler(to, o)), level
+}
+
+// takeStandardLog takes over what libraries write to the standard log: net/http
+// tells there about registries that speak unasked.
+func takeStandardLog(log *slog.Logger) {
+	slog.SetLogLoggerLevel(slog.LevelWarn)
+	slog.SetDefault(slog.New(librariesLog{log.Handler()}))
+}
+
+// librariesLog leaves out what foreign servers said: net/http quotes it.
+type librariesLog struct{ slog.Handler }
+
+// Handle passes the rest of r on.
+func (l librariesLog) Handle(ctx context.Context, r slog.Record) error {
+	r.Message, _, _ = strings.Cut(r.Message, `"`)
+	r.Message = strings.TrimSuffix(strings.TrimSpace(r.Message), " starting with")
+	return l.Handler.Handle(ctx, r)
 }
 
 func levelOf(l config.Log) slog.Level {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,6 +68,15 @@ func (m *configMetrics) gone(name string, cfg *config.Config) {
 	if !there && !broken {
 		m.organisation.DeleteLabelValues(name)
 	}
+}
+
+// buildInfo tells versions apart: which nodes run which.
+func buildInfo() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name:        "berth_build_info",
+		Help:        "What this program was built from. Always 1.",
+		ConstLabels: prometheus.Labels{"version": version(), "goversion": runtime.Version()},
+	}, func() float64 { return 1 })
 }
 
 // droppedLines counts what the log had no room for.

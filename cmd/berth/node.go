@@ -63,19 +63,11 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 		started: cfg, registry: prometheus.NewRegistry(), limits: &proxy.Limits{}, fills: newFills(), moved: make(chan struct{}, 1),
 		manager: &manager{log: s.log},
 	}
-	n.registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		collectors.NewBuildInfoCollector(),
-		droppedLines(s.buffer),
-	)
-	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: n.registry, MaxSeries: cfg.Metrics.MaxSeries, Now: n.now})
 	n.failures = proxy.NewFailures(n.now)
 	n.history = admin.NewHistory(int(sampleFor / sampleEvery))
-	n.upstream = upstream.NewMetrics(n.registry)
-	n.config = newConfigMetrics(n.registry)
-	var err error
-	if n.auth, err = auth.NewMetrics(n.registry); err != nil {
+	n.registry.MustRegister(droppedLines(s.buffer))
+	err := n.measure(n.registry)
+	if err != nil {
 		return nil, err
 	}
 	if n.fronts, err = newFronts(cfg, open); err != nil {
@@ -96,6 +88,21 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// measure makes the metrics, but for those of the cache and the log, which are
+// their own collectors.
+func (n *node) measure(r prometheus.Registerer) (err error) {
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		buildInfo(),
+	)
+	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: r, MaxSeries: n.started.Metrics.MaxSeries, Now: n.now})
+	n.upstream = upstream.NewMetrics(r)
+	n.config = newConfigMetrics(r)
+	n.auth, err = auth.NewMetrics(r)
+	return err
 }
 
 func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error) {

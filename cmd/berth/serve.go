@@ -39,6 +39,7 @@ func serveCommand(o *options) *cobra.Command {
 				s.now = time.Now
 			}
 			s.log, s.level = newLogger(cfg.Log, s.buffer)
+			takeStandardLog(s.log)
 			return serve(c.Context(), cfg, s)
 		},
 	}
