@@ -381,7 +381,7 @@ func (a *Authority) fromMemory(r *refusal, cred *Credential) *oci.Error {
 	now := a.now()
 	e := refusedAs(a.registry, cred, &refusedCause{status: r.cause.status, expired: r.cause.expired, said: errRemembered})
 	e.RetryAfter = r.until.Sub(now)
-	e.Detail = fmt.Sprintf("asked %s ago; asked again in %s", span(now.Sub(r.at)), span(e.RetryAfter))
+	e.Detail = fmt.Sprintf("asked %s ago; asked again in %s", Span(now.Sub(r.at)), Span(e.RetryAfter))
 	return e
 }
 

@@ -235,7 +235,7 @@ func RateLimited(registry, detail string, cred *Credential, wait time.Duration) 
 	e := &oci.Error{Class: oci.RateLimited, Detail: detail, RetryAfter: wait}
 	refills := ""
 	if wait >= time.Second {
-		refills = "; it refills in " + span(wait)
+		refills = "; it refills in " + Span(wait)
 	}
 	switch {
 	case detail == AbuseLimit:
@@ -248,8 +248,8 @@ func RateLimited(registry, detail string, cred *Credential, wait time.Duration) 
 	return e
 }
 
-// span is a wait as a person says it, rounded up.
-func span(d time.Duration) string {
+// Span is a wait as a person says it, rounded up.
+func Span(d time.Duration) string {
 	switch {
 	case d <= 90*time.Second:
 		return fmt.Sprintf("%d s", ceil(d, time.Second))

@@ -168,6 +168,9 @@ type Upstream struct {
 	// stands in for nobody, since a denial of one object would not be seen to be
 	// about the next.
 	PerObject bool
+	// Spend takes one of the manifests that the organisation may have as the shared
+	// view; undo gives it back when none came. If nil, it may have any number.
+	Spend func() (undo func(), err error)
 	// Times say how long proofs and tags are worth something here; a zero time
 	// is the cache's.
 	Times facts.Times

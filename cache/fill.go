@@ -69,7 +69,7 @@ type fill struct {
 // join attaches a reader of r to the fill of o, and waits until it may read.
 // errAgain: there was no fill when it looked and no need for one, or it ended.
 func (s *source) join(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
-	turn, err := s.turn(ctx, o)
+	turn, err := s.turn(ctx, view, o)
 	if err != nil {
 		return nil, err
 	}
@@ -281,7 +281,7 @@ func (f *fill) end(err error) {
 	defer f.mu.Unlock()
 	f.outOfTable()
 	f.over, f.running = true, false
-	f.turn.over()
+	f.turn.over(err != nil)
 	close(f.ended)
 	if err == nil {
 		return
@@ -339,7 +339,7 @@ func (f *fill) park() bool {
 	}
 	f.outOfTable()
 	f.over, f.running = true, false
-	f.turn.over()
+	f.turn.over(false)
 	close(f.ended)
 	f.blocks.Leave()
 	return true

@@ -11,7 +11,14 @@ import (
 
 // pass serves o past the disk: straight from upstream, as view, verified and
 // not shared with anyone.
-func (s *source) pass(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+func (s *source) pass(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (_ *oci.Content, err error) {
+	if o.Kind == oci.Manifest && view.Shared() {
+		turn, spent := s.spend(o)
+		if spent != nil {
+			return nil, spent
+		}
+		defer func() { turn.over(err != nil) }()
+	}
 	s.c.counts.bypass()
 	sp := newSponsor(s, view, o)
 	if r.Sparse {

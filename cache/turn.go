@@ -12,21 +12,48 @@ import (
 // turn is an organisation's right to make one more fill run. It belongs to one
 // request until the fill that the request makes run takes it; a nil turn is one
 // that nobody counts.
-type turn struct{ end func() }
+type turn struct {
+	// end gives it back; failed: it has brought nothing.
+	end func(failed bool)
+}
 
 // errRuns ends the waiting for a turn: somebody else's fill can be joined.
 var errRuns = errors.New("the download has begun")
 
-// turn waits for one where o has to be downloaded and nobody does so yet: who
-// joins costs its organisation nothing. Manifests are small, and what follows
-// from them is counted.
-//
-// A fill that runs now may be parked by the time it is joined, and then runs
-// again outside of anyone's turn; the limit is there to be fair, and is fair
-// enough for that.
-func (s *source) turn(ctx context.Context, o oci.Object) (*turn, error) {
-	if s.c.o.Turn == nil || o.Kind != oci.Blob {
-		return nil, nil //nolint:nilnil // a turn that nobody counts
+// turn is needed where o has to be fetched and nobody does so yet: who joins
+// costs its organisation nothing.
+func (s *source) turn(ctx context.Context, view oci.View, o oci.Object) (*turn, error) {
+	switch {
+	case o.Kind == oci.Manifest && view.Shared():
+		return s.spend(o)
+	case o.Kind == oci.Blob:
+		return s.wait(ctx, o)
+	}
+	return nil, nil //nolint:nilnil // a turn that nobody counts
+}
+
+// spend takes one of what the organisation may use of the shared view's pulls:
+// what registries count are the GETs of manifests.
+func (s *source) spend(o oci.Object) (*turn, error) {
+	if s.u.Spend == nil || s.c.runs(s.fillKey(o)) {
+		return nil, nil //nolint:nilnil // as above
+	}
+	undo, err := s.u.Spend()
+	if err != nil {
+		return nil, err
+	}
+	return &turn{func(failed bool) {
+		if failed {
+			undo()
+		}
+	}}, nil
+}
+
+// wait waits for a turn to download a blob. Manifests are small, and what
+// follows from them is counted.
+func (s *source) wait(ctx context.Context, o oci.Object) (*turn, error) {
+	if s.c.o.Turn == nil {
+		return nil, nil //nolint:nilnil // as above
 	}
 	ctx, leave := s.c.line.stand(ctx, s.fillKey(o))
 	defer leave()
@@ -40,7 +67,7 @@ func (s *source) turn(ctx context.Context, o oci.Object) (*turn, error) {
 	case err != nil:
 		return nil, err
 	}
-	return &turn{end}, nil
+	return &turn{func(bool) { end() }}, nil
 }
 
 // line is who waits for a turn, by what they want: when one of them, or somebody
@@ -107,12 +134,12 @@ func (t *turn) take() *turn {
 }
 
 // unused gives the turn back if no fill took it.
-func (t *turn) unused() { t.over() }
+func (t *turn) unused() { t.over(true) }
 
 // over ends the turn, once.
-func (t *turn) over() {
+func (t *turn) over(failed bool) {
 	if t != nil && t.end != nil {
-		t.end()
+		t.end(failed)
 		t.end = nil
 	}
 }

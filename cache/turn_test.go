@@ -194,3 +194,57 @@ func TestNoTurn(t *testing.T) {
 	}
 	read(t, as("acme"), there)
 }
+
+// purse counts what an organisation spends.
+type purse struct{ left, spent, undone int }
+
+var errSpent = &oci.Error{Class: oci.RateLimited, Message: "it has used its share"}
+
+func (p *purse) spend() (func(), error) {
+	if p.left == 0 {
+		return nil, errSpent
+	}
+	p.left--
+	p.spent++
+	return func() { p.left++; p.undone++ }, nil
+}
+
+// What is spent are manifests that somebody had to get as the shared view.
+func TestShareOfTheSharedView(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	as := func(organisation, secret string, p *purse) oci.Source {
+		u := h.upstream(organisation, secret)
+		u.Organisation, u.Spend = organisation, p.spend
+		return h.cache.Through(u)
+	}
+	image := h.image("library/nginx", "1", 2)
+	acme, globex, own := &purse{left: 2}, &purse{left: 2}, &purse{}
+	for range 3 {
+		pull(t, as("acme", "", acme), "library/nginx", "1", image)
+	}
+	pull(t, as("globex", "", globex), "library/nginx", "1", image)
+	other := h.image("library/redis", "1", 1)
+	pull(t, as("initech", "i", own), "library/redis", "1", other)
+	if acme.spent != 2 || globex.spent != 0 || own.spent != 0 {
+		t.Errorf("spent: acme %+v, globex %+v, with an account %+v", acme, globex, own)
+	}
+
+	next := h.image("library/caddy", "1", 1)
+	before := h.count("open", oci.Manifest)
+	if _, err := get(t.Context(), as("acme", "", acme), next[0], oci.Range{}); !errors.Is(err, errSpent) {
+		t.Errorf("beyond its share: %v", err)
+	}
+	if h.count("open", oci.Manifest) != before {
+		t.Error("the registry was asked")
+	}
+	pull(t, as("acme", "", acme), "library/nginx", "1", image) // what is there costs nothing
+
+	h.set(func() { h.fault = down(oci.Unreachable) })
+	if err := check(t.Context(), as("globex", "", globex), next[0]); oci.ClassOf(err) != oci.Unreachable {
+		t.Errorf("%v", err)
+	}
+	h.set(func() { h.fault = nil })
+	if globex.left != 2 || globex.undone != 1 {
+		t.Errorf("what did not come was paid for: %+v", globex)
+	}
+}

@@ -188,6 +188,18 @@ func count(s string) *int64 {
 	return &signed
 }
 
+// anonymous is the limit of those without an account, and its window; nil: the
+// registry has not told.
+func (a *accounts) anonymous() (limit *int64, window time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	known := a.table[accountKey{}]
+	if known == nil {
+		return nil, usualWindow
+	}
+	return known.told.limit, cmp.Or(known.told.window, usualWindow)
+}
+
 // forget drops an account that the configuration no longer has.
 func (a *accounts) forget(organisation, name string) {
 	a.mu.Lock()

@@ -90,6 +90,7 @@ type Registry struct {
 	agent     string
 	authority Authority
 	accounts  *accounts
+	shares    shares
 	conns     transports
 	// Requests go through these: the transports, and what stands before them.
 	meta, blob http.RoundTripper

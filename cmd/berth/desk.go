@@ -146,10 +146,12 @@ func (d *desk) source(c *cache.Cache, caller auth.Caller, r *proxy.Registry) (oc
 
 func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 	s := at.site
+	share := d.cfg.Organisations[at.organisation].Limits.AnonymousShare
 	u := cache.Upstream{
 		Name: s.name, Organisation: at.organisation, Origin: s.origin, PerObject: s.perObject,
 		Shared: s.shared, Uniform: s.uniform,
 		AnonymousFallback: s.fallback, Times: d.times(at.organisation),
+		Spend: func() (undo func(), err error) { return s.line.upstream.Spend(at.organisation, share) },
 		As: s.line.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
 			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {

@@ -2,10 +2,13 @@ package main
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"berth/internal/ocitest"
+	"berth/oci"
 )
 
 // An organisation at its limit of downloads waits for itself; nobody else waits
@@ -47,4 +50,52 @@ func TestDownloadsOfOneOrganisation(t *testing.T) {
 		t.Errorf("%d downloads, want %d", got, len(layers))
 	}
 	s.metric(n, `berth_pull_failures_total{organisation="acme",reason="policy",registry="ghcr.io"}`, 0)
+}
+
+// Organisations without an account share what a registry allows this node, and
+// none of them more than its share: it takes nothing from the others.
+func TestShareOfTheNodesPulls(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	hub := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, PullLimit: 20, Now: s.clock.now})
+	var images []ocitest.Pushed
+	for i := range 8 {
+		images = append(images, hub.AddImage("library/app", string(rune('a'+i)), ocitest.Image{Layers: []int64{2000}, Seed: uint64(i)}))
+	}
+	s.save(strings.Replace(s.read("berth.yaml"), "registries:\n", "registries:\n  docker.io: {endpoint: \""+hub.URL()+"\"}\n", 1))
+	n := s.serve()
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	path := func(i int) string { return "/v2/library/app/manifests/" + images[i].Digest.String() }
+
+	for i := range 5 { // a quarter of 20; the first one tells the limit
+		if a := acme.get(path(i)); a.status != http.StatusOK {
+			t.Fatalf("%s", a)
+		}
+	}
+	counted := hub.ManifestGETs()
+	a := acme.get(path(6)) // a HEAD costs nothing, and passes
+	if a.status != http.StatusTooManyRequests || a.code() != string(oci.CodeTooManyRequests) {
+		t.Errorf("beyond its share: %s", a)
+	}
+	for _, words := range []string{"organisation acme: it has had its share of what docker.io allows", "connect an account for docker.io"} {
+		if !strings.Contains(a.message(), words) {
+			t.Errorf("%q does not say %q", a.message(), words)
+		}
+	}
+	if a.header.Get("Retry-After") == "" || hub.ManifestGETs() != counted {
+		t.Errorf("%s, %v: it is to come back, and the hub is not to be asked", a, a.header)
+	}
+	if a := acme.get(path(0)); a.status != http.StatusOK {
+		t.Errorf("what is here: %s", a)
+	}
+	if a := globex.get(path(6)); a.status != http.StatusOK {
+		t.Errorf("another organisation: %s", a)
+	}
+	if a := acme.get(path(6)); a.status != http.StatusOK {
+		t.Errorf("what another got: %s", a)
+	}
+	s.clock.forward(6*time.Hour + time.Minute)
+	if a := acme.get(path(7)); a.status != http.StatusOK {
+		t.Errorf("after the window: %s", a)
+	}
 }

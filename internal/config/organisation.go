@@ -62,8 +62,9 @@ type Limits struct {
 	// else waits. Default: 16.
 	Fills int `yaml:"fills"`
 
-	// The share, from 0 to 1, that it may use of what registries allow this node's
-	// address without an account. Default: 0.25.
+	// The share, from 0 to 1, that it may use of the pulls that a registry allows
+	// this node's address without an account, where the registry tells how many
+	// those are; then 429. Default: 0.25.
 	AnonymousShare float64 `yaml:"anonymous_share"`
 }
 
