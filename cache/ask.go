@@ -46,6 +46,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 			s.refused(view, o, mk, err)
 			return nil, err
 		}
+		s.heard(view, o.Repo)
 		return content, s.prove(view, o, content.Asked)
 	})
 }
@@ -86,6 +87,10 @@ func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) 
 		return
 	}
 	if class != oci.NotFound {
+		return
+	}
+	if s.keeps(err) {
+		s.c.rememberMissing(mk, err)
 		return
 	}
 	seen := s.facts.Member(s.memberKey(o)) != facts.None

@@ -65,6 +65,8 @@ type Cache struct {
 	resolves flights[oci.Resolution]
 
 	missing *lru.Cache[missingKey, missingEntry]
+	// slow has until when nobody waits for an answer where there is a stale copy.
+	slow *lru.Cache[slowKey, time.Time]
 	// renewed says when a manifest last renewed what it lists.
 	renewed *lru.Cache[facts.Member, time.Time]
 
@@ -123,6 +125,7 @@ func New(o Options) (*Cache, error) {
 	c.store, c.facts, c.hot = st, fs, newHot(o.HotBytes)
 	c.connections.limit = o.Connections
 	c.fills, c.suspect = map[fillKey]*fill{}, map[fillKey]*suspicion{}
+	c.slow, _ = lru.New[slowKey, time.Time](8192)
 	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -171,6 +174,12 @@ type Upstream struct {
 	// Spend takes one of the manifests that the organisation may have as the shared
 	// view; undo gives it back when none came. If nil, it may have any number.
 	Spend func() (undo func(), err error)
+	// Mirrors are copies of the registry, in the order in which they are asked for
+	// bytes that it cannot give.
+	Mirrors []oci.Source
+	// KeepMissing goes on serving, to those who had it, what the registry no longer
+	// has.
+	KeepMissing bool
 	// Times say how long proofs and tags are worth something here; a zero time
 	// is the cache's.
 	Times facts.Times

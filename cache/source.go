@@ -79,7 +79,7 @@ func stale(o oci.Outcome, warning string) oci.Outcome {
 // outcome is unknown or whose credential was refused. An organisation that the
 // registry has denied the repository itself never gets that far.
 func withFallback[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
-	t, err := do(s)
+	t, err := twice(func() (*T, error) { return do(s) })
 	if err == nil || s.shared == nil || !s.mayFallBack(repo, err) {
 		return t, err
 	}
@@ -163,12 +163,18 @@ func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Ou
 		s.renewEarly(view, o)
 		return oci.Outcome{Result: oci.Hit}, nil
 	}
-	_, err := s.ask(ctx, view, o)
-	if err != nil && ctx.Err() != nil {
+	state.Answer = facts.Indeterminate
+	err := s.hurried(ctx, view, o.Repo, facts.Decide(state) == facts.ServeStale, func(ctx context.Context) error {
+		_, err := s.ask(ctx, view, o)
+		return err
+	})
+	if err != nil && (ctx.Err() != nil || errors.Is(err, errAccountChanged)) {
 		return oci.Outcome{}, err
 	}
 	state = s.state(view, o)
-	state.Answer = facts.AnswerOf(err)
+	if state.Answer = s.answerOf(err); state.Answer == facts.Kept {
+		state = s.had(state, view, o)
+	}
 	switch facts.Decide(state) {
 	case facts.Serve:
 		return oci.Outcome{Result: oci.Revalidated}, nil

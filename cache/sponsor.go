@@ -59,6 +59,10 @@ func (sp *sponsor) open(ctx context.Context, r oci.Range) (*oci.Content, error) 
 	content, err := sp.source.as(sp.key.view).Open(ctx, sp.object, r)
 	if err != nil {
 		sp.learn(err)
+		if content := sp.mirrored(ctx, r, err); content != nil {
+			sp.setWay(content.Again)
+			return content, nil
+		}
 		return nil, err
 	}
 	if err := sp.prove(content); err != nil {

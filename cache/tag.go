@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 
 	"berth/cache/facts"
 	"berth/oci"
@@ -17,18 +18,33 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 	if age == facts.Fresh && access == facts.Fresh {
 		return resolution(known, oci.Outcome{Result: oci.Hit}), nil
 	}
-	r, err := s.askTag(ctx, view, key)
+	var r *oci.Resolution
+	err := s.hurried(ctx, view, repo, age != facts.None && access != facts.None, func(ctx context.Context) (err error) {
+		r, err = s.askTag(ctx, view, key)
+		return err
+	})
 	if err == nil {
 		return s.outcomeOf(r, known), nil
 	}
-	if ctx.Err() != nil || facts.AnswerOf(err) != facts.Indeterminate {
-		return nil, err
-	}
-	// A denial may have come meanwhile: access counts as it is now.
-	if access, _ = s.facts.Access(s.accessKey(view, repo, known.Digest)); age == facts.None || access == facts.None {
+	if ctx.Err() != nil || errors.Is(err, errAccountChanged) || !s.mayResolveStale(view, key, s.answerOf(err)) {
 		return nil, err
 	}
 	return resolution(known, oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}), nil
+}
+
+// mayResolveStale says whether what a tag meant last may stand in for answer. A
+// denial may have come meanwhile: access counts as it is now.
+func (s *source) mayResolveStale(view oci.View, key facts.TagKey, answer facts.Answer) bool {
+	known, age := s.facts.Tag(key)
+	access := s.accessKey(view, key.Repo, known.Digest)
+	switch answer {
+	case facts.Indeterminate:
+		proven, _ := s.facts.Access(access)
+		return age != facts.None && proven != facts.None
+	case facts.Kept:
+		return known.Digest != "" && s.facts.HadAccess(access)
+	}
+	return false
 }
 
 func resolution(t facts.Tag, o oci.Outcome) *oci.Resolution {
@@ -60,6 +76,7 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 			s.tagRefused(view, key, mk, err)
 			return nil, err
 		}
+		s.heard(view, key.Repo)
 		o := oci.Object{Repo: key.Repo, Kind: oci.Manifest, Digest: r.Digest}
 		if err := s.prove(view, o, r.Asked); err != nil {
 			return nil, err
@@ -70,6 +87,10 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 }
 
 func (s *source) tagRefused(view oci.View, key facts.TagKey, mk missingKey, err error) {
+	if s.keeps(err) {
+		s.c.rememberMissing(mk, err)
+		return
+	}
 	known, age := s.facts.Tag(key)
 	class := oci.ClassOf(err)
 	gone := class == oci.NotFound && (age != facts.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)

@@ -52,7 +52,7 @@ func TestTagsAreOfTheirView(t *testing.T) {
 }
 
 // An answer that came for another secret than it was asked with is no proof for
-// the first, not even when that is put back.
+// the first, not even when that is put back. It is asked for again with the other.
 func TestAnswerForAnotherSecret(t *testing.T) {
 	h := newHouse(t, cache.Options{})
 	objects := h.image("acme/app", "1", 1)
@@ -67,21 +67,19 @@ func TestAnswerForAnotherSecret(t *testing.T) {
 	})
 	for _, o := range []oci.Object{objects[0], objects[2]} {
 		credential.rotate("a")
-		if _, err := acme.Open(t.Context(), o, oci.Range{}); oci.ClassOf(err) != oci.UpstreamError {
+		if _, err := acme.Open(t.Context(), o, oci.Range{}); err != nil {
 			t.Errorf("%v: %v", o.Kind, err)
 		}
 	}
 	credential.rotate("a")
-	if _, err := acme.Resolve(t.Context(), "acme/app", "1"); oci.ClassOf(err) != oci.UpstreamError {
+	if _, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil {
 		t.Errorf("the tag: %v", err)
 	}
 	h.set(func() { h.fault, h.after = down(oci.Unreachable), nil })
-	for _, secret := range []string{"a", "b"} {
-		credential.rotate(secret)
-		for _, o := range objects {
-			if _, err := acme.Open(t.Context(), o, oci.Range{}); oci.ClassOf(err) != oci.Unreachable {
-				t.Errorf("secret %s, of which nothing is proven: %v", secret, err)
-			}
+	credential.rotate("a")
+	for _, o := range objects {
+		if _, err := acme.Open(t.Context(), o, oci.Range{}); oci.ClassOf(err) != oci.Unreachable {
+			t.Errorf("secret a, of which nothing is proven: %v", err)
 		}
 	}
 }

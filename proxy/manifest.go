@@ -89,7 +89,8 @@ func (x *exchange) object(kind oci.Kind, d oci.Digest) oci.Object {
 }
 
 // merge adds what c tells to what a tag told, and to how it came about: bytes
-// that had to be fetched say more about an answer than the tag they are for.
+// that had to be fetched say more about an answer than the tag they are for, but
+// that the tag is from memory says more than either.
 func (x *exchange) merge(d oci.Descriptor, c *oci.Content) oci.Descriptor {
 	if c.MediaType != "" {
 		d.MediaType = c.MediaType
@@ -100,7 +101,7 @@ func (x *exchange) merge(d oci.Descriptor, c *oci.Content) oci.Descriptor {
 	if c.Data != nil {
 		d.Data = c.Data
 	}
-	if x.outcome.Result == "" || c.Result != "" && c.Result != oci.Hit {
+	if x.outcome.Result == "" || c.Result != "" && c.Result != oci.Hit && x.outcome.Result != oci.Stale {
 		x.outcome.Result = c.Result
 	}
 	if x.outcome.Warning == "" {

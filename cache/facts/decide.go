@@ -22,6 +22,7 @@ const (
 	Refused              // 401, 403: this view may not
 	NotThere             // 404
 	Indeterminate        // nothing was learned: network, 5xx, 429
+	Kept                 // 404, where what was deleted upstream is kept
 )
 
 // AnswerOf sorts an upstream's error; nil is Proven.
@@ -79,7 +80,7 @@ func Decide(s State) Verdict {
 			return Serve
 		}
 		return Fetch
-	case Indeterminate:
+	case Indeterminate, Kept:
 		if s.Bytes && s.Access != None && s.Member != None {
 			return ServeStale
 		}

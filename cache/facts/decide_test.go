@@ -31,6 +31,8 @@ var released = []struct {
 	{"404 may be a deletion or a revocation: the copy stays here", true, NotThere, "RRR RRR RRR"},
 	{"nothing was learned, and there is nothing to serve", false, Indeterminate, "RRR RRR RRR"},
 	{"nothing was learned: own earlier access within grace, and membership likewise", true, Indeterminate, "RRR RTT RTT"},
+	{"deleted upstream, and nothing to keep", false, Kept, "RRR RRR RRR"},
+	{"deleted upstream, and kept for those who had it", true, Kept, "RRR RTT RTT"},
 }
 
 var letters = map[byte]Verdict{'S': Serve, 'T': ServeStale, 'A': Ask, 'F': Fetch, 'R': Refuse}
@@ -51,7 +53,7 @@ func expected(t *testing.T) map[State]Verdict {
 			}
 		}
 	}
-	if len(want) != 3*3*2*5 {
+	if len(want) != 3*3*2*6 {
 		t.Fatalf("the table has %d states", len(want))
 	}
 	return want
@@ -75,7 +77,7 @@ func TestDecideOnEveryState(t *testing.T) {
 
 // An answer that nobody has thought of releases nothing.
 func TestDecideRefusesUnknownAnswers(t *testing.T) {
-	for answer := Indeterminate + 1; answer != 0; answer++ {
+	for answer := Kept + 1; answer != 0; answer++ {
 		if v := Decide(State{Access: Fresh, Member: Fresh, Bytes: true, Answer: answer}); v != Refuse {
 			t.Fatalf("answer %d: %d", answer, v)
 		}

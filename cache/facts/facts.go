@@ -192,14 +192,15 @@ func (f *Facts) DeniedItself(a Access) bool {
 	return w.denied && !w.credential
 }
 
+// HadAccess says whether a was ever proven and not denied since, however long ago.
+func (f *Facts) HadAccess(a Access) bool { return f.accessWord(a).proven() }
+
+// HadMember is HadAccess for members.
+func (f *Facts) HadMember(m Member) bool { return f.memberWord(m).proven() }
+
 // Member says what m's proof is worth.
 func (f *Facts) Member(m Member) Age {
-	w, ok := f.members.Get(m)
-	if !ok && f.disk != nil {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		w = f.memberLocked(m)
-	}
+	w := f.memberWord(m)
 	if !w.proven() {
 		return None
 	}
@@ -348,6 +349,16 @@ func (f *Facts) accessWord(a Access) word {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.accessLocked(a)
+}
+
+func (f *Facts) memberWord(m Member) word {
+	w, ok := f.members.Get(m)
+	if ok || f.disk == nil {
+		return w
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.memberLocked(m)
 }
 
 // accessLocked looks in memory and then in the file. Caller holds mu.

@@ -42,7 +42,7 @@ type site struct {
 	line              *line
 	shared            oci.Source
 	uniform, fallback bool
-	perObject         bool
+	perObject, keep   bool
 }
 
 // newDesk makes the desk of cfg, with the lines and secrets of the one in force
@@ -150,6 +150,7 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 	u := cache.Upstream{
 		Name: s.name, Organisation: at.organisation, Origin: s.origin, PerObject: s.perObject,
 		Shared: s.shared, Uniform: s.uniform,
+		Mirrors: s.line.mirrorSources(), KeepMissing: s.keep,
 		AnonymousFallback: s.fallback, Times: d.times(at.organisation),
 		Spend: func() (undo func(), err error) { return s.line.upstream.Spend(at.organisation, share) },
 		As: s.line.upstream.As(upstream.Identity{

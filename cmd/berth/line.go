@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -23,6 +24,7 @@ type line struct {
 	wire      wire
 	upstream  *upstream.Registry
 	authority *auth.Authority
+	mirrors   []*upstream.Registry
 	close     func()
 }
 
@@ -32,7 +34,7 @@ type wire struct {
 	name           string
 	origin         oci.Origin
 	kind           auth.Type
-	named          []string
+	named, mirrors []string
 	allowPrivate   []netip.Prefix
 	tokenEndpoints []string
 	cas            [sha256.Size]byte // of the file; zero: the system's
@@ -49,6 +51,9 @@ func newWire(s *spec, cas []byte) wire {
 	}
 	for _, u := range s.named {
 		w.named = append(w.named, u.String())
+	}
+	for _, u := range s.mirrors {
+		w.mirrors = append(w.mirrors, u.String())
 	}
 	if cas != nil {
 		w.cas = sha256.Sum256(cas)
@@ -70,10 +75,21 @@ func (all lines) closeBut(kept lines) {
 	}
 }
 
-// know says whether a registry has the name, whoever brought it.
-func (all lines) know(registry string) bool {
-	for at := range all {
-		if at.name == registry {
+// names are those under which a line's requests are counted.
+func (l *line) names() []string {
+	all := []string{l.wire.name}
+	for _, raw := range l.wire.mirrors {
+		if u, err := url.Parse(raw); err == nil { // it was one before
+			all = append(all, u.Host)
+		}
+	}
+	return all
+}
+
+// know says whether a registry or a mirror has the name, whoever brought it.
+func (all lines) know(name string) bool {
+	for _, l := range all {
+		if slices.Contains(l.names(), name) {
 			return true
 		}
 	}
@@ -124,10 +140,46 @@ type lineMaker struct {
 
 func (m lineMaker) line(s *spec, w wire, pem []byte) (*line, error) {
 	l := &line{wire: w}
-	cas, err := pool(s.caFile, pem)
-	if err != nil {
+	var err error
+	if l.upstream, l.authority, err = m.registry(s, pem); err != nil {
 		return nil, err
 	}
+	for _, u := range s.mirrors {
+		mirror, _, err := m.registry(s.mirror(u), pem)
+		if err != nil {
+			l.end()
+			return nil, fmt.Errorf("mirror %s: %w", u.Host, err)
+		}
+		l.mirrors = append(l.mirrors, mirror)
+	}
+	l.close = l.end
+	return l, nil
+}
+
+// end closes the registry and its mirrors.
+func (l *line) end() {
+	l.upstream.Close()
+	for _, m := range l.mirrors {
+		m.Close()
+	}
+}
+
+// mirrorSources are the mirrors, asked as nobody.
+func (l *line) mirrorSources() []oci.Source {
+	var all []oci.Source
+	for _, m := range l.mirrors {
+		all = append(all, m.As(upstream.Identity{}))
+	}
+	return all
+}
+
+// registry makes what asks one place.
+func (m lineMaker) registry(s *spec, pem []byte) (*upstream.Registry, *auth.Authority, error) {
+	cas, err := pool(s.caFile, pem)
+	if err != nil {
+		return nil, nil, err
+	}
+	var authority *auth.Authority
 	o := upstream.Options{
 		Name: s.name, Origin: s.origin, Type: s.kind,
 		AllowPrivate: s.allowPrivate, Named: slices.Clone(s.named),
@@ -140,23 +192,20 @@ func (m lineMaker) line(s *spec, w wire, pem []byte) (*line, error) {
 			if m.before != nil {
 				t = m.before(t)
 			}
-			l.authority, err = auth.NewAuthority(auth.AuthorityOptions{
+			authority, err = auth.NewAuthority(auth.AuthorityOptions{
 				Origin: s.origin, Registry: s.name, Type: s.kind, TokenEndpoints: s.tokenEndpoints,
 				Transport: t, UserAgent: "berth/" + version(), Metrics: m.auth, Logger: m.log, Now: m.now,
 			})
-			return l.authority, err
+			return authority, err
 		},
 	}
 	if m.limits.Proxy != "" {
 		if o.Proxy, err = url.Parse(m.limits.Proxy); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	if l.upstream, err = upstream.New(o); err != nil {
-		return nil, err
-	}
-	l.close = l.upstream.Close
-	return l, nil
+	r, err := upstream.New(o)
+	return r, authority, err
 }
 
 // retireFor is how long requests may go on with what they started with after a
@@ -179,8 +228,10 @@ func (n *node) retire(old lines) {
 		if n.desk.lines[at] != l {
 			n.retired = append(n.retired, retired{l, now})
 		}
-		if !n.desk.lines.know(at.name) {
-			n.upstream.Forget(at.name)
+		for _, name := range l.names() {
+			if !n.desk.lines.know(name) {
+				n.upstream.Forget(name)
+			}
 		}
 	}
 	n.retired = slices.DeleteFunc(n.retired, func(r retired) bool {

@@ -19,7 +19,7 @@ import (
 func newSite(s *spec, l *line, credentials *auth.Credentials) *site {
 	return &site{
 		name: s.name, owner: s.owner, origin: s.origin, spec: s, line: l,
-		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject,
+		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject, keep: s.keep,
 		shared: l.upstream.As(upstream.Identity{
 			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
 				return credentials.Lookup(ctx, "", "", s.name, repo)
@@ -66,7 +66,8 @@ type spec struct {
 	tokenEndpoints    []string
 	caFile            string
 	uniform, fallback bool
-	perObject         bool
+	perObject, keep   bool
+	mirrors           []*url.URL
 	account           *config.Account
 }
 
@@ -127,6 +128,7 @@ func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {
 		s.aliases = append(slices.Clone(s.aliases), c.Aliases...)
 		s.tokenEndpoints = append(slices.Clone(s.tokenEndpoints), c.TokenEndpoints...)
 		s.allowPrivate, s.caFile = c.AllowPrivate, c.CAFile
+		s.keep = c.OnNotFound == config.Keep
 		s.perObject, s.fallback, s.account = c.Access == config.AccessObject, c.AnonymousFallback, c.Credential
 		if c.UniformView != nil {
 			s.uniform = *c.UniformView
@@ -144,6 +146,11 @@ func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
 	s.origin = oci.Origin{Owner: owner, Scheme: u.Scheme, Host: originHost(u)}
+	if c != nil {
+		if s.mirrors, err = parseMirrors(c.Mirrors); err != nil {
+			return nil, err
+		}
+	}
 	if owner == "" && c != nil && c.Endpoint != "" {
 		s.named = append(s.named, u)
 	}
@@ -155,6 +162,32 @@ func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {
 		}
 	}
 	return s, nil
+}
+
+func parseMirrors(mirrors []config.Mirror) ([]*url.URL, error) {
+	all := make([]*url.URL, 0, len(mirrors))
+	for _, m := range mirrors {
+		u, err := url.Parse(m.URL)
+		if err != nil {
+			return nil, fmt.Errorf("mirrors: %w", err)
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}
+
+// mirror is a registry's mirror as a registry of its own: nobody's account, its
+// own connections and breaker, and tokens from itself alone.
+func (s *spec) mirror(u *url.URL) *spec {
+	m := &spec{
+		name: u.Host, owner: s.owner, origin: oci.Origin{Owner: s.owner, Scheme: u.Scheme, Host: originHost(u)},
+		allowPrivate: s.allowPrivate, caFile: s.caFile,
+	}
+	m.kind, _ = auth.TypeNamed(auth.Generic)
+	if s.owner == "" {
+		m.named = []*url.URL{u}
+	}
+	return m
 }
 
 // originHost leaves the scheme's own port out, so that two spellings of one

@@ -25,8 +25,11 @@ type Registry struct {
 	// remain.
 	Aliases []string `yaml:"aliases"`
 
-	// Copies of this registry, asked in this order when it cannot be reached or
-	// limits us. They get no credential. Default: none.
+	// Copies of this registry, asked in this order for the bytes that it cannot give,
+	// when it cannot be reached or limits us. They get no credential, and what a tag
+	// means and who may have what is never theirs to say: they help with images that
+	// the registry itself has shown to the caller within grace. They are reached as
+	// the registry is, with its ca_file and allow_private. Default: none.
 	Mirrors []Mirror `yaml:"mirrors"`
 
 	// What callers without an account for this registry go as, so that they share
@@ -49,8 +52,9 @@ type Registry struct {
 	// Default: none.
 	AllowPrivate []netip.Prefix `yaml:"allow_private"`
 
-	// What happens to a kept image that upstream no longer has: refuse or keep.
-	// Default: refuse.
+	// What happens to a kept image that upstream no longer has: refuse, or keep. With
+	// keep it is served on, marked as stale, to those who could pull it before, unless
+	// the registry answers that it has no such repository. Default: refuse.
 	OnNotFound OnNotFound `yaml:"on_not_found"`
 
 	// What a proven right covers: the whole repository, or just the one object

@@ -1,0 +1,116 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"berth/cache/facts"
+	"berth/oci"
+)
+
+// patience is how long a request waits for the registry where it could be
+// answered with a stale copy. A pull by tag asks twice, or four times where the
+// shared view stands in, and a client has its header within 20 s.
+const patience = 4 * time.Second
+
+// impatientFor is how long nobody waits any more for an answer about a
+// repository that did not come in time, while each request asks anew.
+const impatientFor = 10 * time.Second
+
+// troubled is a Source that knows, without asking, that its registry is not worth
+// waiting for: package upstream's, by its breaker.
+type troubled interface {
+	// Trouble is an *oci.Error, or nil.
+	Trouble(repo string) error
+}
+
+type slowKey struct {
+	origin string
+	view   oci.View
+	repo   string
+}
+
+var errPatience = errors.New("no answer while somebody had patience")
+
+// hurried asks. Where there is a stale copy to fall back on, it waits only as
+// long as that is worth it: the question goes on without it, and what it comes
+// to is known to whoever asks next. The error then is Timeout, or what the
+// registry's trouble is.
+func (s *source) hurried(ctx context.Context, view oci.View, repo string, copied bool, ask func(context.Context) error) error {
+	if !copied {
+		return ask(ctx)
+	}
+	if err := s.trouble(view, repo); err != nil {
+		gone, cancel := context.WithCancel(ctx)
+		cancel() // the question is put, and not waited for
+		_ = ask(gone)
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
+	defer cancel()
+	err := ask(ctx)
+	if errors.Is(err, errPatience) {
+		s.c.slow.Add(slowKey{s.origin, view, repo}, s.c.o.Now().Add(impatientFor))
+		return s.late(repo)
+	}
+	return err
+}
+
+// trouble is why it makes no sense to wait; nil: it does.
+func (s *source) trouble(view oci.View, repo string) error {
+	if t, ok := s.as(view).(troubled); ok {
+		if err := t.Trouble(repo); err != nil {
+			return err
+		}
+	}
+	if until, ok := s.c.slow.Get(slowKey{s.origin, view, repo}); ok && s.c.o.Now().Before(until) {
+		return s.late(repo)
+	}
+	return nil
+}
+
+func (s *source) late(repo string) error {
+	return &oci.Error{Class: oci.Timeout, Message: fmt.Sprintf("%s, asked for %s, did not answer in time; try again later", s.u.Name, repo), Err: errPatience}
+}
+
+// heard notes that view got an answer about repo.
+func (s *source) heard(view oci.View, repo string) { s.c.slow.Remove(slowKey{s.origin, view, repo}) }
+
+// twice does do again when the credential was changed in the middle of it: the
+// next time round it is asked for with the new one.
+func twice[T any](do func() (T, error)) (T, error) {
+	t, err := do()
+	if errors.Is(err, errAccountChanged) {
+		return do()
+	}
+	return t, err
+}
+
+// answerOf sorts an upstream's error as facts.AnswerOf does, but for registries
+// whose images are kept when they are deleted there.
+func (s *source) answerOf(err error) facts.Answer {
+	if s.keeps(err) {
+		return facts.Kept
+	}
+	return facts.AnswerOf(err)
+}
+
+// keeps says whether err is a 404 that takes nothing away here. One about the
+// whole repository does: so does a registry answer that hides what one may not see.
+func (s *source) keeps(err error) bool {
+	return s.u.KeepMissing && err != nil && oci.ClassOf(err) == oci.NotFound && oci.AsError(err).WireCode() != oci.CodeNameUnknown
+}
+
+// had is what counts for what is kept: a proof, however old, that no denial has
+// followed.
+func (s *source) had(state facts.State, view oci.View, o oci.Object) facts.State {
+	if s.facts.HadAccess(s.accessKey(view, o.Repo, o.Digest)) {
+		state.Access = max(state.Access, facts.Grace)
+	}
+	if s.facts.HadMember(s.memberKey(o)) {
+		state.Member = max(state.Member, facts.Grace)
+	}
+	return state
+}

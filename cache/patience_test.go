@@ -1,0 +1,239 @@
+package cache_test
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"berth/cache"
+	"berth/oci"
+)
+
+// in runs f with a house in a bubble, so that waiting costs nothing.
+func in(t *testing.T, f func(t *testing.T, h *house)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+		c, err := cache.New(cache.Options{Dir: t.TempDir(), Now: h.clock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.cache = c
+		f(t, h)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// silent answers nothing, until the request gives up after d.
+func silent(d time.Duration) func(call) error {
+	return func(call) error {
+		time.Sleep(d)
+		return &oci.Error{Class: oci.Timeout, Message: "no answer"}
+	}
+}
+
+// staleAll wants all of an image from the cache, marked, and says how long it took.
+func staleAll(t *testing.T, s oci.Source, objects []oci.Object) time.Duration {
+	t.Helper()
+	start := time.Now()
+	r, err := s.Resolve(t.Context(), "acme/app", "1")
+	if err != nil || r.Result != oci.Stale || r.Warning == "" || r.Digest != objects[0].Digest {
+		t.Errorf("the tag: %+v, %v", r, err)
+	}
+	for _, o := range objects {
+		c, err := s.Open(t.Context(), o, oci.Range{})
+		if err != nil || c.Result != oci.Stale || c.Warning == "" {
+			t.Fatalf("%v: %v", o, err)
+		}
+		_ = c.Body.Close()
+	}
+	return time.Since(start)
+}
+
+// A registry that is silent costs whoever has a copy some seconds once, and
+// nothing afterwards. What it says in the end counts.
+func TestSilentRegistry(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		objects := h.image("acme/app", "1", 3)
+		acme := h.source("acme", "a")
+		pull(t, acme, "acme/app", "1", objects)
+		h.advance(time.Hour)
+		h.set(func() { h.fault = silent(15 * time.Second) })
+		if took := staleAll(t, acme, objects); took > 5*time.Second {
+			t.Errorf("the first pull took %v", took)
+		}
+		if took := staleAll(t, acme, objects); took != 0 {
+			t.Errorf("the second pull took %v", took)
+		}
+		start := time.Now()
+		if _, err := h.source("globex", "g").Resolve(t.Context(), "acme/app", "1"); oci.ClassOf(err) != oci.Timeout || time.Since(start) < 15*time.Second {
+			t.Errorf("who has nothing waits for the answer: %v after %v", err, time.Since(start))
+		}
+		h.set(func() { h.fault = nil })
+		synctest.Wait()
+		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Stale { // and asks in the background
+			t.Errorf("%+v, %v", r, err)
+		}
+		synctest.Wait()
+		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Hit || r.Warning != "" {
+			t.Errorf("after it came back: %+v, %v", r, err)
+		}
+	})
+}
+
+// A denial that comes late is a denial.
+func TestLateDenial(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		objects := h.image("acme/app", "1", 1)
+		acme := h.source("acme", "a")
+		pull(t, acme, "acme/app", "1", objects)
+		h.advance(time.Hour)
+		h.set(func() {
+			h.fault = func(call) error {
+				time.Sleep(10 * time.Second)
+				return &oci.Error{Class: oci.Denied, Message: "no more"}
+			}
+		})
+		staleAll(t, acme, objects)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		for _, o := range objects {
+			if _, err := acme.Open(t.Context(), o, oci.Range{}); oci.ClassOf(err) != oci.Denied {
+				t.Errorf("%v: %v", o, err)
+			}
+		}
+	})
+}
+
+// knowing is a Source that knows when its registry is in trouble.
+type knowing struct {
+	oci.Source
+
+	err atomic.Pointer[oci.Error]
+}
+
+func (k *knowing) Trouble(string) error {
+	if e := k.err.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
+// With a registry that is known to be in trouble nobody waits, and every request
+// still asks.
+func TestKnownTrouble(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		objects := h.image("acme/app", "1", 2)
+		k := &knowing{Source: h.as("acme", "a")}
+		u := h.upstream("acme", "a")
+		u.As = k
+		acme := h.cache.Through(u)
+		pull(t, acme, "acme/app", "1", objects)
+		h.advance(time.Hour)
+		h.set(func() { h.fault = silent(3 * time.Second); h.calls = nil })
+		k.err.Store(&oci.Error{Class: oci.Unreachable, Message: "the registry is down"})
+		for range 100 {
+			if took := staleAll(t, acme, objects); took != 0 {
+				t.Fatalf("it took %v", took)
+			}
+		}
+		synctest.Wait()
+		if n := h.total(); n != 1+len(objects) {
+			t.Errorf("%d questions, want one for each", n)
+		}
+		time.Sleep(4 * time.Second)
+		h.set(func() { h.fault = nil })
+		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Stale {
+			t.Errorf("%+v, %v", r, err)
+		}
+		synctest.Wait()
+		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Hit {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// A secret that is changed while its answer is on the way costs nobody an error.
+func TestChangedSecretIsAskedAgain(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	objects := h.image("acme/app", "1", 1)
+	acme, credential := rotatingAcme(h)
+	for name, do := range map[string]func() error{
+		"resolve": func() error { _, err := acme.Resolve(t.Context(), "acme/app", "1"); return err },
+		"open":    func() error { _, err := get(t.Context(), acme, objects[0], oci.Range{}); return err },
+		"stat":    func() error { _, err := acme.Stat(t.Context(), objects[1]); return err },
+		"warm":    func() error { _, err := get(t.Context(), acme, objects[0], oci.Range{}); return err },
+	} {
+		var once atomic.Bool
+		h.set(func() {
+			h.after = func(call) {
+				if once.CompareAndSwap(false, true) {
+					credential.rotate("after " + name)
+				}
+			}
+		})
+		h.advance(time.Hour)
+		if err := do(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !once.Load() {
+			t.Errorf("%s: nothing was asked", name)
+		}
+	}
+}
+
+// What the registry no longer has is kept where that is wanted: for those who had
+// it, however long ago, until it denies them.
+func TestKeep(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	h.private["acme/app"] = []string{"acme", "globex"}
+	objects := h.image("acme/app", "1", 2)
+	keeping := func(organisation, secret string) oci.Source {
+		u := h.upstream(organisation, secret)
+		u.KeepMissing = true
+		return h.cache.Through(u)
+	}
+	acme, refusing := keeping("acme", "a"), h.source("globex", "g")
+	pull(t, acme, "acme/app", "1", objects)
+	pull(t, refusing, "acme/app", "1", objects)
+	h.set(func() {
+		clear(h.tags)
+		clear(h.objects)
+	})
+	gone := func(who string, s oci.Source, class oci.Class) {
+		t.Helper()
+		if _, err := s.Resolve(t.Context(), "acme/app", "1"); oci.ClassOf(err) != class {
+			t.Errorf("%s, the tag: %v", who, err)
+		}
+		for _, o := range objects {
+			if _, err := s.Open(t.Context(), o, oci.Range{}); oci.ClassOf(err) != class {
+				t.Errorf("%s, %v: %v", who, o, err)
+			}
+		}
+	}
+	h.advance(time.Hour)
+	gone("globex, where it is not kept", refusing, oci.NotFound)
+	for range 3 {
+		h.advance(24 * time.Hour) // and so beyond grace
+		staleAll(t, acme, objects)
+	}
+	gone("globex, who had it, and was refused since", keeping("globex", "g"), oci.NotFound)
+	gone("acme with another secret", keeping("acme", "a2"), oci.NotFound)
+	gone("initech", keeping("initech", "i"), oci.Denied)
+	if _, err := acme.Resolve(t.Context(), "acme/app", "mistyped"); oci.ClassOf(err) != oci.NotFound {
+		t.Errorf("a tag that never was: %v", err)
+	}
+	h.advance(time.Minute)
+	h.set(func() {
+		h.fault = func(call) error {
+			return &oci.Error{Class: oci.NotFound, Code: oci.CodeNameUnknown, Message: "no such repository"}
+		}
+	})
+	gone("acme, without the repository", acme, oci.NotFound)
+	h.advance(time.Minute)
+	h.set(func() { h.fault = nil })
+	gone("acme, after that", acme, oci.NotFound)
+}
