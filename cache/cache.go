@@ -82,6 +82,8 @@ type Cache struct {
 	suspect map[fillKey]*suspicion
 	// diskBad is until when requests go past the disk after a write failed.
 	diskBad time.Time
+	// roomSaid is when a lack of room was logged last.
+	roomSaid time.Time
 
 	ctx    context.Context // ends when Close is called
 	cancel context.CancelFunc
@@ -115,9 +117,7 @@ func New(o Options) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	fs, err := facts.Open(filepath.Join(o.Dir, "facts.db"), facts.Options{
-		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
-	})
+	fs, err := openFacts(o)
 	if err != nil {
 		_ = st.Close() // the first error counts
 		return nil, err
@@ -130,6 +130,20 @@ func New(o Options) (*Cache, error) {
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
+}
+
+// openFacts opens the facts. A disk that cannot keep them costs what they save
+// after a restart, and no pull.
+func openFacts(o Options) (*facts.Facts, error) {
+	fo := facts.Options{
+		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
+	}
+	fs, err := facts.Open(filepath.Join(o.Dir, "facts.db"), fo)
+	if err == nil {
+		return fs, nil
+	}
+	o.Log.Error("facts.db cannot be opened; until the next start facts are kept in memory only", "err", err)
+	return facts.Open("", fo)
 }
 
 // Close ends running fills, waits for everything that was started, and writes

@@ -1,9 +1,11 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
+	"berth/cache/store"
 	"berth/oci"
 )
 
@@ -67,6 +69,16 @@ func (c *Cache) suspected(k fillKey) error {
 	}
 }
 
+// diskTrouble notes why a blob cannot be kept: one that is too large is no fault
+// of the disk.
+func (c *Cache) diskTrouble(err error) {
+	if errors.Is(err, store.ErrNoRoom) {
+		c.noRoom(err)
+		return
+	}
+	c.diskFailed(err)
+}
+
 // diskFailed notes that the folder cannot be written, so that pulls go past it
 // for a while.
 func (c *Cache) diskFailed(err error) {
@@ -77,6 +89,20 @@ func (c *Cache) diskFailed(err error) {
 	c.mu.Unlock()
 	if news {
 		c.o.Log.Error("the cache folder cannot be written; pulls go past it until it can", "dir", c.o.Dir, "err", err)
+	}
+}
+
+// noRoom says now and then that what is pulled is larger than what may be kept.
+func (c *Cache) noRoom(err error) {
+	c.mu.Lock()
+	now := c.o.Now()
+	news := !now.Before(c.roomSaid.Add(time.Minute))
+	if news {
+		c.roomSaid = now
+	}
+	c.mu.Unlock()
+	if news {
+		c.o.Log.Warn("a download goes past the disk", "dir", c.o.Dir, "err", err)
 	}
 }
 

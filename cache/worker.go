@@ -224,9 +224,7 @@ func (f *fill) makeBlocks(content *oci.Content) error {
 		if content.Body != nil {
 			closeBody(content.Body)
 		}
-		if !errors.Is(err, store.ErrNoRoom) {
-			f.c.diskFailed(err)
-		}
+		f.c.diskTrouble(err)
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
 	f.setBlocks(blocks, content.MediaType)
@@ -324,9 +322,7 @@ func (f *fill) again(ctx context.Context, sp *sponsor, err error, wait retry.Bac
 	case err == nil:
 		return f.blocks.Err()
 	case errors.As(err, &disk):
-		if !errors.Is(err, store.ErrNoRoom) { // a blob that is too large is no fault of the disk
-			f.c.diskFailed(err)
-		}
+		f.c.diskTrouble(err)
 		return fmt.Errorf("%w: %w", errDisk, err)
 	case errors.Is(err, store.ErrMismatch), ctx.Err() != nil, f.blocks.Size() < 0:
 		return err // without a length there is nothing to go on from

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -429,14 +428,19 @@ func small(t *testing.T, options string) (dir string) {
 	return dir
 }
 
-// A full disk is an error, takes nothing with it, and is over when there is room.
+// A disk that others have filled is an error, takes nothing with it, and is over
+// when there is room.
 func TestDiskFull(t *testing.T) {
 	s := open(t, small(t, "size=4m"), Options{})
 	before := descriptors(t)
-	large := random(1, 8<<20)
+	large := random(1, 3<<20)
 	for _, size := range []int64{int64(len(large)), -1} {
 		b, err := s.NewBlocks(here, oci.DigestOf(large), size)
 		if err != nil {
+			t.Fatal(err)
+		}
+		others := filepath.Join(s.dir, "others")
+		if err := os.WriteFile(others, random(2, 2<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		r := b.Claim(0, size)
@@ -446,15 +450,18 @@ func TestDiskFull(t *testing.T) {
 			n, err = r.Write(large[written:min(written+100_000, len(large))])
 			written += n
 		}
-		if !errors.Is(err, unix.ENOSPC) || errors.Is(err, ErrMismatch) {
+		if want := map[bool]error{true: unix.ENOSPC, false: ErrNoRoom}[size > 0]; !errors.Is(err, want) || errors.Is(err, ErrMismatch) {
 			t.Errorf("after %d bytes: %v", written, err)
 		}
-		if int64(written) != b.Have() || written == 0 || written > 4<<20 {
+		if int64(written) != b.Have() || written == 0 || written > 3<<20 {
 			t.Errorf("%d bytes are said to be written, %d are there", written, b.Have())
 		}
 		b.Fail(err)
 		b.Discard()
 		wantClean(t, s)
+		if err := os.Remove(others); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if after := descriptors(t); after != before {
 		t.Errorf("%d files are open, %d were", after, before)
@@ -465,25 +472,44 @@ func TestDiskFull(t *testing.T) {
 	wantClean(t, s)
 }
 
-// No inode left: the file cannot be made, and the room is given back.
+// Larger than the disk: there is no room, whatever the limit says, and nothing goes for it.
+func TestLargerThanTheDisk(t *testing.T) {
+	s := open(t, small(t, "size=4m"), Options{MaxSize: 1 << 40})
+	all := aged(t, s, 3, 500*kib)
+	if _, err := s.NewBlocks(here, oci.DigestOf(nil), 5<<20); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("larger than the disk: %v", err)
+	}
+	if n := len(left(s, all)); n != 3 {
+		t.Errorf("%d of 3 are left", n)
+	}
+	b, err := s.NewBlocks(here, oci.DigestOf(nil), 3<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Discard()
+	wantClean(t, s)
+}
+
+// No inode left: blobs go for it, and where there is none to go, there is no room.
 func TestNoInodes(t *testing.T) {
-	s := open(t, small(t, "size=4m,nr_inodes=8"), Options{MaxSize: 1 << 20})
-	var all []*Blocks
-	for range 20 {
-		b, err := s.NewBlocks(here, oci.DigestOf(nil), 1000)
-		if err != nil {
-			if !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "making a file") {
-				t.Error(err)
-			}
-			break
+	s := open(t, small(t, "size=4m,nr_inodes=40"), Options{MaxSize: 1 << 20})
+	var published, failed int
+	for i := range uint64(60) {
+		b, err := grow(s, here, random(i, 1000))
+		if err == nil {
+			err = b.Publish()
 		}
-		all = append(all, b)
+		switch {
+		case err == nil:
+			published++
+		case errors.Is(err, ErrNoRoom), errors.Is(err, unix.ENOSPC):
+			failed++
+		default:
+			t.Error(err)
+		}
 	}
-	if len(all) == 0 || len(all) == 20 {
-		t.Fatalf("%d files fit", len(all))
-	}
-	for _, b := range all {
-		b.Discard()
+	if u := s.Usage(); u.Evicted == 0 || published == 0 || failed == 0 {
+		t.Errorf("%d published, %d without room: %+v", published, failed, u)
 	}
 	wantClean(t, s)
 }

@@ -131,15 +131,15 @@ func (r *room) take(n int64) bool {
 
 // free is how many bytes fit. It may be negative. Caller holds mu.
 func (r *room) free() int64 {
-	free := int64(math.MaxInt64)
+	free := r.available() - r.unwritten - r.o.MinFree
 	if r.o.MaxSize > 0 {
-		free = r.o.MaxSize - r.kept - r.growing
-	}
-	if r.o.MinFree > 0 {
-		free = min(free, r.available()-r.unwritten-r.o.MinFree)
+		free = min(free, r.o.MaxSize-r.kept-r.growing)
 	}
 	return free
 }
+
+// minInodes is how many files a filesystem has left when it counts as full.
+const minInodes = 8
 
 // available is what the filesystem has left. One that does not say is no limit.
 func (r *room) available() int64 {
@@ -147,15 +147,30 @@ func (r *room) available() int64 {
 	if unix.Statfs(r.blobs, &st) != nil {
 		return math.MaxInt64 / 2
 	}
+	if st.Files > 0 && st.Ffree < minInodes {
+		return 0
+	}
 	return int64(st.Bavail) * st.Bsize
 }
 
 // margin is what the sweeper keeps free, so that a reservation need not wait.
 func (r *room) margin() int64 {
+	margin := r.total()
 	if r.o.MaxSize > 0 {
-		return r.o.MaxSize / 20
+		margin = min(margin, r.o.MaxSize)
+	} else if r.o.MinFree > 0 {
+		margin = min(margin, r.o.MinFree)
 	}
-	return r.o.MinFree / 20
+	return margin / 20
+}
+
+// total is the size of the filesystem.
+func (r *room) total() int64 {
+	var st unix.Statfs_t
+	if unix.Statfs(r.blobs, &st) != nil {
+		return 0
+	}
+	return int64(st.Blocks) * st.Bsize
 }
 
 // possible says whether n bytes would fit if all blobs and leftovers went. If

@@ -151,7 +151,7 @@ func (s *Store) tidyTmp() error {
 		}
 		path := filepath.Join(s.tmp(), e.Name())
 		if err := s.disk.do(OpRemove, path, func() error { return os.RemoveAll(path) }); err != nil {
-			return fmt.Errorf("emptying tmp: %w", err)
+			s.o.Log.Warn("what another process left in tmp stays", "err", err)
 		}
 	}
 	return nil

@@ -85,7 +85,11 @@ func Open(dir string, o Options) (*Store, error) {
 }
 
 func (d *disk) lockFolder(dir string) (*os.File, error) {
-	f, err := d.openFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR)
+	path := filepath.Join(dir, "lock")
+	f, err := d.openFile(path, os.O_CREATE|os.O_RDWR)
+	if errors.Is(err, unix.EROFS) { // what lies there is served all the same
+		f, err = d.openFile(path, os.O_RDONLY)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("locking the cache folder: %w", err)
 	}
