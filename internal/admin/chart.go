@@ -47,7 +47,9 @@ func charts(s *Status, h *History) []chart {
 	for _, slot := range slots {
 		most = max(most, slot.SavedBytes)
 	}
-	saved.Top = fmt.Sprintf("top: %s in %s", bytesOf(int64(most)), uptime(span.of/time.Duration(span.bars)))
+	if most > 0 {
+		saved.Top = fmt.Sprintf("top: %s in %s", bytesOf(int64(most)), lasting(span.of/time.Duration(span.bars)))
+	}
 	for i, slot := range slots {
 		when := slot.From.UTC().Format("15:04") + " UTC"
 		if slot.Requests > 0 {

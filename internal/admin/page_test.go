@@ -48,25 +48,24 @@ func busy() (Status, *History) {
 		{Registry: "ghcr.io", Repository: "acme/app", Digest: "sha256:cc", Bytes: 0, Size: -1, Readers: 1},
 	}
 	s.Clients = []ClientPull{{"docker", noon.Add(-4 * time.Second)}, {"containerd", noon.Add(-3 * time.Minute)}, {"podman", noon.Add(-26 * time.Hour)}}
-	return s, dayOf(s.Pulls)
+	return s, aDay()
 }
 
-// dayOf is a history that ends with what was done.
-func dayOf(end Pulls) *History {
+// aDay is a history.
+func aDay() *History {
 	h := NewHistory(24 * 60)
 	var p Pulls
 	for i := range uint64(24 * 60) {
 		wave := 3 + (i/40)%7 + (i*i)%5 // a day with better and worse hours
+		if i > 500 && i < 560 {
+			continue // the machine slept
+		}
 		p.Requests += wave
 		p.Hits += wave - min(wave, (i/97)%3)
 		p.SavedBytes += wave * wave * (9 << 20)
-		if i > 500 && i < 560 {
-			continue // a gap
-		}
 		h.Add(noon.Add(time.Duration(i)*time.Minute-24*time.Hour), p)
 	}
 	h.Add(noon, p)
-	_ = end
 	return h
 }
 
@@ -117,17 +116,17 @@ func TestPage(t *testing.T) {
 	}{
 		"empty": {
 			func() (Status, *History) { return quiet(), NewHistory(1) },
-			[]string{"all well", "Nobody has pulled", "localhost:5000", "100 GiB", "40s", "public images only"}, []string{"/var/cache/berth"},
+			[]string{"all well", "Nobody has pulled", "localhost:5000", "100 GiB", "40 s", "public images only"}, []string{"/var/cache/berth"},
 			[]string{"Needs attention", "Accounts", "Last failures", "Being fetched"},
 		},
 		"busy": {
 			busy,
-			[]string{"all well", "12\u202f873", "214", "4.1 TiB", "97 %", "143 of 200", "not told", "last pull 4s ago", "0.0.0.0:5443", "<small>TLS</small>", "24 hours", "96.0 MiB of 141 MiB"},
+			[]string{"all well", "12\u202f873", "214", "4.1 TiB", "97 %", "143 of 200", "not told", "last pull 4 s ago", "0.0.0.0:5443", "<small>TLS</small>", "24 hours", "96.0 MiB of 141 MiB"},
 			[]string{"docker.io/library/postgres", "ghcr.io/acme/app", "/etc/berth/config.yaml"}, []string{"Needs attention"},
 		},
 		"failing": {
 			failing,
-			[]string{"5 things to look at", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech is out", "cannot be written", "unauthorized", "9s ago", "bad file"},
+			[]string{"5 things to look at", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech is out", "cannot be written", "unauthorized", "9 s ago", "bad file"},
 			[]string{"acme/app:1.4.2", "renew it and pull again", "calers", "initech.yaml"}, []string{"all well"},
 		},
 	} {

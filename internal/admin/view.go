@@ -67,9 +67,9 @@ type (
 
 func newView(s *Status, h *History, full bool) *view {
 	v := &view{
-		Full: full, Version: s.Version, Uptime: uptime(time.Duration(s.UptimeSeconds) * time.Second),
+		Full: full, Version: s.Version, Uptime: lasting(time.Duration(s.UptimeSeconds) * time.Second),
 		At:     s.Now.UTC().Format("2006-01-02 15:04:05 UTC"),
-		Served: grouped(s.Pulls.Served), Charged: grouped(s.Pulls.ChargedDockerHub), Failed: grouped(s.Pulls.Failed), FailedAny: s.Pulls.Failed > 0,
+		Served: grouped(s.Pulls.Served), Charged: grouped(s.Pulls.ChargedDockerHub), Failed: grouped(s.Pulls.Failed), FailedAny: len(s.Recent()) > 0,
 		Saved: bytesOf(int64(s.Pulls.SavedBytes)), Fetched: bytesOf(int64(s.Pulls.FetchedBytes)),
 		Charts: charts(s, h), Folder: s.Cache.Directory,
 	}
@@ -80,7 +80,7 @@ func newView(s *Status, h *History, full bool) *view {
 	v.cache(&s.Cache)
 	v.configuration(&s.Configuration)
 	for _, c := range s.Clients {
-		v.Clients = append(v.Clients, clientRow{c.Client, uptime(s.Now.Sub(c.Last))})
+		v.Clients = append(v.Clients, clientRow{c.Client, lasting(s.Now.Sub(c.Last))})
 	}
 	for _, l := range s.Listeners {
 		v.Listeners = append(v.Listeners, listenerRow{l, whoAt(l)})
@@ -111,7 +111,13 @@ func (v *view) problems(s *Status) {
 // accounts shows those first that need somebody.
 func (v *view) accounts(s *Status) {
 	for _, a := range s.Accounts {
-		row := accountRow{Account: a, State: string(a.State), Mood: "good", LeftMood: ""}
+		row := accountRow{Account: a, State: string(a.State), Mood: "good"}
+		if a.Organisation == Nobody {
+			row.Organisation = "this node"
+		}
+		if a.Name == Nobody {
+			row.Name = "none: its address"
+		}
 		switch a.State {
 		case AccountRefused:
 			row.Mood = "bad"
@@ -144,7 +150,7 @@ func (v *view) accounts(s *Status) {
 
 func (v *view) failures(s *Status) {
 	for _, f := range s.Failures {
-		row := failureRow{Failure: f, Ago: uptime(s.Now.Sub(f.Last)) + " ago", What: f.Image(), Mood: "odd"}
+		row := failureRow{Failure: f, Ago: lasting(s.Now.Sub(f.Last)) + " ago", What: f.Image(), Mood: "odd"}
 		if row.What == "" {
 			row.What = cmp.Or(f.Registry, Nobody)
 		}
@@ -190,7 +196,7 @@ func (v *view) cache(c *Cache) {
 }
 
 func (v *view) configuration(c *Configuration) {
-	v.Main, v.Applied = "defaults, no file", "since "+c.Applied.UTC().Format("2006-01-02 15:04 UTC")
+	v.Main, v.Applied = "no file: defaults", "since "+c.Applied.UTC().Format("2006-01-02 15:04 UTC")
 	if c.Main != nil {
 		v.Main, v.Path = "in force", c.Main.Path
 		if c.Main.State != Applied {
@@ -224,6 +230,22 @@ func percent(part, whole int64) int {
 		return 0
 	}
 	return int(min(max(part, 0)*100/whole, 100))
+}
+
+// lasting is how long something takes, in one unit, or two where one says little.
+func lasting(d time.Duration) string {
+	minutes := int(d / time.Minute)
+	switch {
+	case d >= 48*time.Hour:
+		return plural(int(d/(24*time.Hour)), "day")
+	case d >= 10*time.Hour || d >= time.Hour && minutes%60 == 0:
+		return strconv.Itoa(int(d/time.Hour)) + " h"
+	case d >= time.Hour:
+		return fmt.Sprintf("%d h %d min", minutes/60, minutes%60)
+	case minutes > 0:
+		return strconv.Itoa(minutes) + " min"
+	}
+	return strconv.Itoa(int(max(d, 0)/time.Second)) + " s"
 }
 
 func plural(n int, what string) string {
