@@ -47,6 +47,9 @@ type disk struct {
 	db    *bbolt.DB
 	log   *slog.Logger
 	clock func() time.Time
+	limit int64
+	// full: the file holds limit bytes of facts.
+	full atomic.Bool
 	// broken: the file turned out to be damaged and was moved aside. Memory
 	// goes on alone.
 	broken atomic.Bool
@@ -72,7 +75,7 @@ func openDisk(path string, o Options) (*disk, error) {
 	}
 	stop := make(chan struct{})
 	d := &disk{
-		path: path, db: db, log: o.Log, clock: o.Now,
+		path: path, db: db, log: o.Log, clock: o.Now, limit: o.FileBytes,
 		pending: map[pendingKey][]byte{},
 		dirty:   make(chan struct{}, 1),
 		stop:    sync.OnceFunc(func() { close(stop) }), done: make(chan struct{}),
@@ -137,6 +140,9 @@ func (d *disk) guard(fn func() error) error {
 
 // later queues one record for the next write.
 func (d *disk) later(b bucket, key, value []byte) {
+	if d.full.Load() && d.get(b, key) == nil {
+		return // one more, where who asks for name after name has filled it
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	k := pendingKey{b, string(key)}
@@ -198,7 +204,26 @@ func (d *disk) flush() error {
 		d.log.Warn("facts cannot be written; this is tried once a second", "err", err)
 	}
 	d.failing = err != nil
+	d.measure()
 	return err
+}
+
+// measure notes whether the file is full. What bbolt has freed it uses again.
+func (d *disk) measure() {
+	if d.broken.Load() {
+		return
+	}
+	var used int64
+	_ = d.guard(func() error {
+		return d.db.View(func(tx *bbolt.Tx) error {
+			s := d.db.Stats()
+			used = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(d.db.Info().PageSize)
+			return nil
+		})
+	}) // guard has said what is wrong
+	if full := used > d.limit; full != d.full.Swap(full) && full {
+		d.log.Warn("facts.db is as large as it may be: nothing new is remembered over a restart until unused facts are dropped", "bytes", used)
+	}
 }
 
 // take moves what is pending to flushing, where reads find it until it is in

@@ -75,8 +75,13 @@ type Options struct {
 	// 0, 24 hours; negative: not at all.
 	Grace time.Duration
 	// Entries bounds how many facts of each kind are kept in memory. If not
-	// positive, 200000. Those that do not fit are read from the file again.
+	// positive, 30000: with names as long as they may be that is 60 MiB. Those
+	// that do not fit are read from the file again.
 	Entries int
+	// FileBytes bounds the file. If not positive, 256 MiB, which is a million
+	// facts. Above it nothing new is written, which costs HEADs after a restart;
+	// denials always are.
+	FileBytes int64
 	// Now is the clock. If nil, time.Now.
 	Now func() time.Time
 	// Log gets trouble with the file. If nil, nothing is logged.
@@ -89,7 +94,10 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.TagTTL, time.Minute)
 	setDefault(&o.Grace, 24*time.Hour)
 	if o.Entries <= 0 {
-		o.Entries = 200_000
+		o.Entries = 30_000
+	}
+	if o.FileBytes <= 0 {
+		o.FileBytes = 256 << 20
 	}
 	if o.Now == nil {
 		o.Now = time.Now
