@@ -182,17 +182,11 @@ func (n *node) adoptDropIns(names []string) {
 		next = new(*n.cfg)
 		next.OrganisationsDirectory = dropInFolder(n.cfg)
 	}
-	changed := false
-	for _, name := range names {
-		if isAsRead(next, name) {
-			continue
-		}
-		next, changed = next.ReloadOrganisation(name), true
-	}
-	if !changed {
+	changed := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isAsRead(next, name) })
+	if len(changed) == 0 {
 		return
 	}
-	if err := n.adopt(next); err != nil {
+	if err := n.adopt(next.ReloadOrganisations(changed...)); err != nil {
 		n.log.Error("changed organisations cannot be put in force, the old ones stay", "err", err)
 	}
 }

@@ -38,6 +38,7 @@ func (c *Config) readDropIns(file string, at positions) error {
 	}
 	c.complete = true
 	c.warn(folderWarnings, k.warnings)
+	c.gather()
 	return k.problems.asError()
 }
 

@@ -73,6 +73,7 @@ func (c *Config) Validate() error { return c.audit("", nil).problems.asError() }
 func (c *Config) check(file string, at positions) error {
 	k := c.audit(file, at)
 	c.warn("", k.warnings)
+	c.gather()
 	return k.problems.asError()
 }
 
@@ -148,11 +149,18 @@ func (c *Config) resolve(in folder) {
 	c.complete = in.base == "" // without a file there are no drop-ins
 }
 
-// warn replaces the warnings of one file and keeps Warnings in order: the main
-// file's first, then by organisation.
+// warn replaces the warnings of one file. They show after gather.
 func (c *Config) warn(organisation string, warnings Problems) {
+	if len(warnings) == 0 {
+		delete(c.warnings, organisation)
+		return
+	}
 	warnings.sort()
 	c.warnings[organisation] = warnings
+}
+
+// gather puts Warnings in order: the main file's first, then by organisation.
+func (c *Config) gather() {
 	c.Warnings = nil
 	for _, name := range slices.Sorted(maps.Keys(c.warnings)) {
 		for _, w := range c.warnings[name] {

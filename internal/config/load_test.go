@@ -214,27 +214,27 @@ func TestReloadWithoutAFile(t *testing.T) {
 	equal(t, "listeners", len(c.Listeners), 1)
 }
 
-func TestReloadOrganisation(t *testing.T) {
+func TestReloadOrganisations(t *testing.T) {
 	n := newNode(t, "listeners: [{address: 'localhost:5000', organisation: acme}, {address: 'localhost:5002', callers: token}]\norganisations: {initech: {}}\n")
 	n.write("organisations.d/acme.yaml", "grace: 1h\n")
 	first := n.load()
 
 	n.write("organisations.d/globex.yaml", "credentials: [{name: a, registry: r.example, username: b, password_file: globex/x}]\n")
-	added := first.ReloadOrganisation("globex")
+	added := first.ReloadOrganisations("globex")
 	equal(t, "added", organisations(added), "[acme globex initech]")
 	equal(t, "its warnings", len(added.Warnings), 1)
 	equal(t, "before", organisations(first)+fmt.Sprint(len(first.Warnings), len(first.Files)), "[acme initech]0 2")
 
-	equal(t, "warnings of another copy", len(first.ReloadOrganisation("acme").Warnings), 0)
+	equal(t, "warnings of another copy", len(first.ReloadOrganisations("acme").Warnings), 0)
 
 	n.write("organisations.d/acme.yaml", "grace: soon\n")
-	broken := added.ReloadOrganisation("acme")
+	broken := added.ReloadOrganisations("acme")
 	equal(t, "still there", short(broken.Organisations["acme"].Grace), "1h")
 	equal(t, "but broken", len(broken.Broken), 1)
 	equal(t, "not broken before", len(added.Broken), 0)
 
 	n.write("organisations.d/acme.yaml", "grace: 2h\n")
-	mended := broken.ReloadOrganisation("acme")
+	mended := broken.ReloadOrganisations("acme")
 	equal(t, "mended", short(mended.Organisations["acme"].Grace), "2h")
 	equal(t, "not broken", len(mended.Broken), 0)
 
@@ -243,7 +243,7 @@ func TestReloadOrganisation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	gone := mended.ReloadOrganisation("globex").ReloadOrganisation("acme").ReloadOrganisation("initech")
+	gone := mended.ReloadOrganisations("globex", "acme", "initech")
 	equal(t, "gone", organisations(gone), "[initech]")
 	equal(t, "no warnings", len(gone.Warnings), 0)
 	equal(t, "files", len(gone.Files), 1)

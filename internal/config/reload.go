@@ -22,12 +22,15 @@ func (c *Config) Reload() (*Config, error) {
 	return next, nil
 }
 
-// ReloadOrganisation is c with one drop-in read again, after the file appeared,
-// changed or went. A drop-in that has gone bad is in Broken, and the
+// ReloadOrganisations is c with some drop-ins read again, after the files
+// appeared, changed or went. A drop-in that has gone bad is in Broken, and the
 // organisation keeps what it had.
-func (c *Config) ReloadOrganisation(name string) *Config {
+func (c *Config) ReloadOrganisations(names ...string) *Config {
 	next := c.copied()
-	next.readDropIn(name)
+	for _, name := range names {
+		next.readDropIn(name)
+	}
+	next.gather()
 	return next
 }
 
