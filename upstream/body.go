@@ -16,6 +16,14 @@ import (
 // the whole: a large blob over a thin line takes hours.
 const stallLimit = 30 * time.Second
 
+// smallStall is stallLimit for what is small: a manifest, or a piece that may be a
+// whole blob of which nothing leaves before all of it is there. Its client waits
+// for a header meanwhile.
+const (
+	smallStall = 8 * time.Second
+	smallPiece = 4 << 20
+)
+
 // body is the body of an answer. It ends the request when it is closed, and
 // never ends cleanly before everything that was promised is there.
 type body struct {
@@ -33,23 +41,29 @@ type body struct {
 	once  sync.Once
 	// left is how many bytes are still promised; -1: nothing was promised.
 	left int64
+	// stall is how long there may be no byte.
+	stall time.Duration
 }
 
 // start makes b ready. The timer only runs while Read waits.
 func (b *body) start() *body {
-	b.left = -1
+	b.left, b.stall = -1, stallLimit
 	b.watch = time.AfterFunc(stallLimit, func() { b.end(errStall) })
 	b.watch.Stop()
 	return b
 }
 
 // promise says how many bytes must come; -1 takes that back.
-func (b *body) promise(n int64) { b.left = n }
+func (b *body) promise(n int64) {
+	if b.left = n; n >= 0 && n <= smallPiece {
+		b.stall = smallStall
+	}
+}
 
 // Read reads. The watchdog runs only while it waits for the registry, not
 // while the caller does something else with what it got.
 func (b *body) Read(p []byte) (int, error) {
-	b.watch.Reset(stallLimit)
+	b.watch.Reset(b.stall)
 	n, err := b.from.Read(p)
 	b.watch.Stop()
 	b.fetched.Add(float64(n))
@@ -75,9 +89,9 @@ func (b *body) Read(p []byte) (int, error) {
 // broken is a body that was cut short.
 func (b *body) broken(err error) error {
 	e := b.who.nonsense("broke off in the middle of a body; try again")
-	e.Err = unquoted(err)
+	e.Err = fmt.Errorf("%w: %w", errOdd, unquoted(err))
 	if errors.Is(err, io.EOF) {
-		e.Err = fmt.Errorf("%w: %d bytes are missing", io.ErrUnexpectedEOF, b.left)
+		e.Err = fmt.Errorf("%w: %w: %d bytes are missing", errOdd, io.ErrUnexpectedEOF, b.left)
 	}
 	return e
 }

@@ -25,7 +25,11 @@ func stalling(text string) http.RoundTripper {
 
 func TestStall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, c, err := play(t.Context(), t, stalling("abc"))
+		_, c, err := play(t.Context(), t, roundTripper(func(r *http.Request) (*http.Response, error) {
+			resp, err := stalling("abc").RoundTrip(r)
+			resp.ContentLength += smallPiece
+			return resp, err
+		}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +56,7 @@ func TestSlowButSteadyIsFine(t *testing.T) {
 			resp.ContentLength, resp.Body = 50, struct {
 				io.Reader
 				io.Closer
-			}{io.LimitReader(&dripping{ctx: r.Context(), every: stallLimit - time.Second}, 50), io.NopCloser(nil)}
+			}{io.LimitReader(&dripping{ctx: r.Context(), every: smallStall - time.Second}, 50), io.NopCloser(nil)}
 			return resp, nil
 		}))
 		if err != nil {

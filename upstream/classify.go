@@ -81,12 +81,12 @@ func (w asker) fault(ctx context.Context, err error) error {
 
 // nonsense is an answer that no registry should give.
 func (w asker) nonsense(format string, args ...any) *oci.Error {
-	return w.about(&oci.Error{Class: oci.UpstreamError, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400)})
+	return w.about(&oci.Error{Class: oci.UpstreamError, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400), Err: errOdd})
 }
 
 // corrupt is content that is not what was asked for.
 func (w asker) corrupt(format string, args ...any) *oci.Error {
-	return w.about(&oci.Error{Class: oci.Corrupt, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400)})
+	return w.about(&oci.Error{Class: oci.Corrupt, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400), Err: errOdd})
 }
 
 // unquoted is err without what the registry wrote: net/http quotes header lines

@@ -11,9 +11,7 @@ import (
 	"berth/oci"
 )
 
-// Resolve asks what a tag means: by HEAD, which costs nothing of Docker Hub's
-// pull limit, and by GET where the answer to that is not enough.
-func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
+func (s *source) resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
 	h, err := s.head(ctx, repo, tag)
 	if err != nil {
 		return oci.Resolution{}, err
@@ -151,7 +149,9 @@ func (s *source) manifest(ctx context.Context, repo, reference string, want oci.
 	case err != nil:
 		return fetched{}, err
 	case over:
-		return fetched{}, who.nonsense("sent a manifest of more than %d MiB, the most that registries have to take", maxSmall>>20)
+		e := who.nonsense("sent a manifest of more than %d MiB, the most that registries have to take", maxSmall>>20)
+		e.Err = nil // it will be as large the next time
+		return fetched{}, e
 	}
 	d, err := s.verified(a, data, want)
 	if err != nil {

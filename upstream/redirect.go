@@ -61,7 +61,9 @@ func (r *Registry) walk(ctx context.Context, via http.RoundTripper, a *answer, r
 		location := a.Header.Get("Location")
 		discard(a.Response)
 		if hops == maxRedirects {
-			return nil, who.nonsense("redirected more than %d times", maxRedirects)
+			e := who.nonsense("redirected more than %d times", maxRedirects)
+			e.Err = nil // it will do so again
+			return nil, e
 		}
 		to, err := mayFollow(req.URL, location)
 		if err != nil {

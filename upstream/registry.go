@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -192,22 +193,39 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	sent := req.Clone(ctx)
 	sent.Header.Set("User-Agent", t.r.agent)
 	sent.Header.Set("Accept-Encoding", "identity")
-	got, err := t.r.send(ctx, t.r.meta, sent, opAuth, maxRetries)
+	defer cancel()
+	resp, err := steadily(ctx, t.r, func() (*http.Response, error) { return t.whole(ctx, sent, who) })
 	if err != nil {
-		cancel()
 		return nil, who.fault(req.Context(), err)
 	}
-	got.Body = &cancelling{got.Body, cancel}
+	return resp, nil
+}
+
+// maxAuth bounds what an Authority may want to read of an answer.
+const maxAuth = 1 << 20
+
+// whole sends req and reads the answer to its end: one that breaks off is as good
+// as none.
+func (t *authTransport) whole(ctx context.Context, req *http.Request, who asker) (*http.Response, error) {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	got, err := t.r.send(ctx, t.r.meta, req.WithContext(ctx), opAuth, maxRetries)
+	if err != nil {
+		return nil, err
+	}
+	clock := time.AfterFunc(smallStall, func() { end(errTooSlow) })
+	defer clock.Stop()
+	text, err := io.ReadAll(io.LimitReader(got.Body, maxAuth))
+	_ = got.Body.Close() // what counts has been read
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+	case cause != nil:
+		return nil, cause
+	default:
+		e := who.nonsense("broke off while it was asked how to sign in; try again")
+		e.Err = fmt.Errorf("%w: %w", errOdd, unquoted(err))
+		return nil, e
+	}
+	got.Body = io.NopCloser(bytes.NewReader(text))
 	return got.Response, nil
-}
-
-// cancelling ends the request when its body is closed.
-type cancelling struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-}
-
-func (c *cancelling) Close() error {
-	defer c.cancel()
-	return c.ReadCloser.Close()
 }

@@ -200,6 +200,7 @@ func (r *Registry) turn(ctx context.Context, op operation) (release func(), err 
 // slurp reads a small body to its end within a time, and closes it. over says
 // that there is more than limit.
 func (a *answer) slurp(limit int64, within time.Duration) (data []byte, over bool, err error) {
+	a.body.stall = smallStall
 	clock := time.AfterFunc(within, func() { a.body.end(errTooSlow) })
 	defer clock.Stop()
 	defer func() { _ = a.Body.Close() }() // everything that could fail has been read
@@ -265,7 +266,9 @@ func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 			Message: a.body.who.says() + "has no such " + c.op.object() + ": check the name",
 		})
 	}
-	return a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
+	e := a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
+	e.Err = nil // other targets were tried
+	return e
 }
 
 // speaksRegistry says whether text is an error document of the distribution

@@ -47,13 +47,19 @@ func (s *source) View(repo string) oci.View {
 	return cred.View()
 }
 
+// Resolve asks what a tag means: by HEAD, which costs nothing of Docker Hub's
+// pull limit, and by GET where the answer to that is not enough.
+func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
+	return steadily(ctx, s.Registry, func() (oci.Resolution, error) { return s.resolve(ctx, repo, tag) })
+}
+
 // Stat proves that o is there, at the smallest price.
 func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	switch o.Kind {
 	case oci.Manifest:
-		return s.statManifest(ctx, o)
+		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.statManifest(ctx, o) })
 	case oci.Blob:
-		return s.statBlob(ctx, o)
+		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.statBlob(ctx, o) })
 	}
 	return nil, errKind
 }
@@ -63,9 +69,9 @@ func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	switch o.Kind {
 	case oci.Manifest:
-		return s.openManifest(ctx, o, true)
+		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.openManifest(ctx, o, true) })
 	case oci.Blob:
-		return s.openBlob(ctx, o, r)
+		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.openBlob(ctx, o, r) })
 	}
 	return nil, errKind
 }

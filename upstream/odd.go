@@ -1,0 +1,52 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+)
+
+const (
+	// maxOdd is how often a call is made again for an odd answer.
+	maxOdd = 2
+	// oddWithin is how long after its start a call may be made again, so that the
+	// client has its header in time.
+	oddWithin = 11 * time.Second
+)
+
+// errOdd marks an answer that says 2xx and is not what was asked for: a body that
+// breaks off, other bytes, another range, a web page. Nothing of it has been
+// handed on.
+var errOdd = errors.New("an odd answer")
+
+// odd says whether another call may bring something better. What a status says
+// was tried again nearer to the wire.
+func odd(err error) bool {
+	return errors.Is(err, errOdd) || errors.Is(err, errStall) || errors.Is(err, errTooSlow)
+}
+
+// steadily calls again when an answer was odd.
+func steadily[T any](ctx context.Context, r *Registry, call func() (T, error)) (answer T, err error) {
+	start := time.Now()
+	waits := retry.WithMaxRetries(maxOdd, retry.WithJitterPercent(50, retry.NewExponential(r.pause)))
+	backoff := retry.BackoffFunc(func() (time.Duration, bool) {
+		wait, stop := waits.Next()
+		if stop || time.Since(start)+wait > oddWithin || r.origin.open() || !r.budget.spend(time.Now()) {
+			return 0, true
+		}
+		r.metrics.retry(r.name, classOf(err))
+		return wait, false
+	})
+	ended := retry.Do(ctx, backoff, func(context.Context) error {
+		if answer, err = call(); odd(err) {
+			return retry.RetryableError(err)
+		}
+		return nil
+	})
+	if err == nil {
+		err = ended // ctx had ended before the first call
+	}
+	return answer, err
+}
