@@ -34,10 +34,15 @@ func newGuard(names []string, logger *slog.Logger) *guard {
 }
 
 // KeepPagesOut answers requests that a browser sends for a foreign page with 403,
-// as on a listener whose names are not listed; next has all others.
+// as on a listener whose names are not listed; next has all others. Links lead
+// through: a page cannot read where it sends somebody.
 func KeepPagesOut(next http.Handler, logger *slog.Logger) http.Handler {
 	g := newGuard(nil, logger)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Sec-Fetch-Mode") == "navigate" {
+			r = r.Clone(r.Context())
+			r.Header.Del("Sec-Fetch-Site")
+		}
 		if err := g.check(r); err != nil {
 			http.Error(w, oci.AsError(err).Message, http.StatusForbidden)
 			return

@@ -48,6 +48,13 @@ func TestMetricsAreKeptFromPages(t *testing.T) {
 			t.Errorf("%s: %d", what, status)
 		}
 	}
+	link := func(r *http.Request) {
+		r.Header.Set("Sec-Fetch-Site", "cross-site")
+		r.Header.Set("Sec-Fetch-Mode", "navigate")
+	}
+	if status, _ := look(t, n.admin, link); status != http.StatusOK {
+		t.Errorf("by a link: %d", status)
+	}
 	if status, page := look(t, n.admin, nil); status != http.StatusOK || !strings.Contains(page, "berth_") {
 		t.Errorf("by its address: %d", status)
 	}

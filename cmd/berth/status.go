@@ -14,6 +14,7 @@ import (
 
 func statusCommand(o *options) *cobra.Command {
 	var a asking
+	var ready bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show the running node: what it saved, what needs attention, accounts, listeners, cache",
@@ -24,6 +25,9 @@ func statusCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer client.Close()
+			if ready {
+				return client.Ready(c.Context())
+			}
 			s, err := client.Status(c.Context())
 			if err != nil {
 				return err
@@ -32,6 +36,7 @@ func statusCommand(o *options) *cobra.Command {
 		},
 	}
 	a.flags(c)
+	c.Flags().BoolVar(&ready, "ready", false, "only say by the exit code whether pulls are answered, for health checks")
 	return c
 }
 
