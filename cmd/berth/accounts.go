@@ -113,11 +113,22 @@ func (all secrets) keep(before secrets, what []string, build func() auth.Source)
 	return s
 }
 
+// fromSystemd says whether path lies among the unit's credentials, which systemd
+// lets nobody else read, whatever their mode looks like.
+func fromSystemd(path string) bool {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if !filepath.IsAbs(dir) {
+		return false
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
 // fileOf is the file called name. One that must not leave folder is named from
 // there, as os.Root wants it.
 func fileOf(name, folder string) auth.File {
 	if folder == "" {
-		return auth.File{Path: name}
+		return secretFile(name)
 	}
 	if rel, err := filepath.Rel(folder, name); err == nil {
 		name = rel

@@ -21,25 +21,32 @@ func (n *node) listenAdmin(ctx context.Context, sockets *handed) []listening {
 	if address.IsZero() {
 		return nil
 	}
-	file := n.started.Admin.WebConfigFile
-	open, err := listen(ctx, []config.Listener{{Address: address, AllowRemote: file != ""}}, sockets)
+	// The address in the file was judged with the file; that of a socket of
+	// systemd's shows only here.
+	protected := n.cfg.Admin.WebConfigFile != ""
+	open, err := listen(ctx, []config.Listener{{Address: address, AllowRemote: protected}}, sockets)
 	if err != nil {
 		n.log.Error("there are no metrics: admin.address cannot be opened", "address", address.String(), "err", err)
-	}
-	for i := range open {
-		open[i].web = file
 	}
 	return open
 }
 
-// shielded is s for l. Without a password a browser on the node must not be led
-// there by a page: what is shown names every organisation.
-func (n *node) shielded(s *http.Server, l listening) *http.Server {
-	s.ErrorLog = slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)
-	if l.web == "" {
+// shielded is s for the operators' address. Without a password a browser on the
+// node must not be led there by a page: what is shown names every organisation.
+func (n *node) shielded(s *http.Server) *http.Server {
+	if n.started.Admin.WebConfigFile == "" {
 		s.Handler = proxy.KeepPagesOut(s.Handler, n.log)
 	}
 	return s
+}
+
+// adminServing is how the operators' address is served.
+func (n *node) adminServing() serving {
+	a := n.started.Admin
+	if a.WebConfigFile == "" {
+		return plainly
+	}
+	return webServer{file: a.WebConfigFile, log: n.log}.serve
 }
 
 func (n *node) adminServer() *http.Server {

@@ -4,13 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"berth/auth"
 	"berth/internal/config"
 )
 
@@ -67,11 +64,7 @@ const maxPEM = 1 << 20
 // read. In the folder that systemd makes for credentials that is its affair.
 func readPair(files config.TLS) (tls.Certificate, error) {
 	var none tls.Certificate
-	secret := auth.File{Path: files.KeyFile}
-	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
-		secret.Trusted = filepath.Dir(files.KeyFile) == filepath.Clean(dir)
-	}
-	if err := secret.Check(); err != nil {
+	if err := secretFile(files.KeyFile).Check(); err != nil {
 		return none, err
 	}
 	key, err := readBounded(files.KeyFile, maxPEM)

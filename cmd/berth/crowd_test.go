@@ -32,7 +32,7 @@ type crowd struct {
 // gather starts one puller for each client, each with connections of its own.
 func gather(t testing.TB, registry *ocitest.Registry, repo, name string, clients ...*client) *crowd {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	c := &crowd{
 		t: t, registry: registry, repo: repo, name: name, stop: cancel, changed: make(chan struct{}),
 		kept: registry.AddImage(repo, "kept", ocitest.Image{Layers: []int64{40_000, 2 << 20}}),

@@ -22,15 +22,21 @@ const (
 	drainTick = 5 * time.Millisecond
 )
 
+// serving is a way to serve on a socket, as http.Server's Serve is.
+type serving func(*http.Server, net.Listener) error
+
+// plainly is HTTP without TLS.
+func plainly(s *http.Server, l net.Listener) error { return s.Serve(l) }
+
 // serveBeside is serveOn for what pulls do not depend on.
-func (n *node) serveBeside(ctx context.Context, s *http.Server, l listening) {
-	if err := serveOn(ctx, s, l, nil); err != nil {
+func (n *node) serveBeside(ctx context.Context, s *http.Server, l listening, serve serving) {
+	if err := serveOn(ctx, s, l, serve); err != nil {
 		n.log.Error("pulls go on, but nothing is shown or ordered here any more", "err", err)
 	}
 }
 
 // serveOn serves l until ctx ends, then lets running answers finish for a while.
-func serveOn(ctx context.Context, s *http.Server, l listening, cert *certificate) error {
+func serveOn(ctx context.Context, s *http.Server, l listening, serve serving) error {
 	var g guests
 	s.ConnState = g.note
 	closed := make(chan struct{}) // when nobody is accepted any more
@@ -40,7 +46,7 @@ func serveOn(ctx context.Context, s *http.Server, l listening, cert *certificate
 		<-closed
 		drained <- g.leave(s)
 	})
-	err := l.serve(s, cert)
+	err := serve(s, l.Listener)
 	close(closed)
 	if !stay() {
 		return <-drained

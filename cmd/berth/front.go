@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -36,6 +37,15 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.live.ServeHTTP(w, r)
+}
+
+// serve serves s on l, over TLS if there is a certificate.
+func (f *front) serve(s *http.Server, l net.Listener) error {
+	if f.cert == nil {
+		return plainly(s, l)
+	}
+	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: f.cert.get}
+	return s.ServeTLS(l, "", "")
 }
 
 // newFronts opens one for each listener that was configured at the start.

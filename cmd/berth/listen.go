@@ -2,16 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"syscall"
-
-	"github.com/prometheus/exporter-toolkit/web"
 
 	"berth/internal/config"
 )
@@ -20,21 +15,6 @@ import (
 type listening struct {
 	net.Listener
 	index int // of the listener in the configuration
-	// web is a file of the Prometheus exporter toolkit that says how to serve
-	// here: over TLS, with passwords. Empty: as always.
-	web string
-}
-
-// serve serves s here, over TLS if there is a certificate.
-func (l listening) serve(s *http.Server, cert *certificate) error {
-	switch {
-	case l.web != "":
-		return web.Serve(l.Listener, s, &web.FlagConfig{WebConfigFile: &l.web}, slog.New(slog.DiscardHandler))
-	case cert == nil:
-		return s.Serve(l.Listener)
-	}
-	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
-	return s.ServeTLS(l.Listener, "", "")
 }
 
 // listen opens every address, or none. Sockets of systemd are taken where one of

@@ -112,15 +112,15 @@ func (n *node) run(ctx context.Context, listening []listening, sockets *handed, 
 	for _, l := range listening {
 		f := n.fronts[l.index]
 		server := proxy.Server(f, n.log)
-		g.Go(func() error { return serveOn(ctx, server, l, f.cert) })
+		g.Go(func() error { return serveOn(ctx, server, l, f.serve) })
 	}
 	for _, l := range n.listenAdmin(ctx, sockets) {
 		n.log.Info("showing metrics", "address", l.Addr().String())
-		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer(), l), l); return nil })
+		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer()), l, n.adminServing()); return nil })
 	}
 	sockets.closeRest(n.log)
 	if l, ok := n.listenSocket(ctx); ok {
-		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l); return nil })
+		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l, plainly); return nil })
 	}
 	g.Go(func() error { n.follow(ctx, hangUps); return nil })
 	g.Go(func() error { n.watch(ctx); return nil })

@@ -14,6 +14,9 @@ import (
 type Report struct {
 	Errors   Problems `json:"errors"`
 	Warnings Problems `json:"warnings"`
+	// Config is what the file says; nil where it cannot be used. For a drop-in it
+	// is the main file's with this one organisation.
+	Config *Config `json:"-"`
 }
 
 // OK says that the file can be used.
@@ -38,6 +41,9 @@ func Check(path string, opts Options) Report {
 	r := Report{Errors: problemsIn(err)}
 	if c == nil {
 		return r
+	}
+	if err == nil {
+		r.Config = c
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Broken)) {
 		r.Errors = append(r.Errors, problemsIn(c.Broken[name])...)
@@ -74,8 +80,14 @@ func checkDropIn(path string, text []byte, main *Config) Report {
 	if len(text) > maxDropIn {
 		return Report{Errors: unreadable(path, errTooLarge)}
 	}
-	_, warnings, err := main.dropIn(name, path, text)
-	return Report{Errors: problemsIn(err), Warnings: warnings}
+	o, warnings, err := main.dropIn(name, path, text)
+	r := Report{Errors: problemsIn(err), Warnings: warnings}
+	if err == nil {
+		alone := main.copied()
+		alone.Organisations = map[string]Organisation{name: o}
+		r.Config = alone
+	}
+	return r
 }
 
 // looksLikeDropIn says whether the file is one organisation and not a main file.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -128,14 +129,34 @@ func (k *checker) admin(a *Admin) {
 
 // reachable warns of organisations that nobody could pull as.
 func (k *checker) reachable() {
-	for _, l := range k.c.Listeners {
-		if l.Callers == CallersToken || l.Organisation != "" {
-			return
-		}
-	}
-	if len(k.c.Organisations) > 0 {
+	if len(k.c.Organisations) > 0 && !k.tokensCount() && !k.someoneIs("") {
 		k.warnf("organisations", "no listener tells who is calling, so nobody pulls as these organisations: set callers: token, or a listener's organisation")
 	}
+}
+
+// reachableAs warns if nobody could pull as this organisation, though somebody
+// can as others.
+func (k *checker) reachableAs(name string, o *Organisation, path string) {
+	switch {
+	case k.someoneIs(name) || !k.tokensCount() && !k.someoneIs(""):
+	case !k.tokensCount():
+		k.warnf(path, "no listener is for organisation %s, and none asks for tokens, so nobody pulls as it: set callers: token, or a listener's organisation", quote(name))
+	case len(o.Tokens) == 0 && len(o.Credentials) > 0:
+		k.warnf(dot(path, "tokens"), "organisation %s has no token, so nobody pulls as it: make one with berth token", quote(name))
+	}
+}
+
+// tokensCount says whether a listener asks for tokens.
+func (k *checker) tokensCount() bool {
+	return slices.ContainsFunc(k.c.Listeners, func(l Listener) bool { return l.Callers == CallersToken })
+}
+
+// someoneIs says whether everyone at some listener is this organisation; any, if
+// the name is empty.
+func (k *checker) someoneIs(name string) bool {
+	return slices.ContainsFunc(k.c.Listeners, func(l Listener) bool {
+		return l.Organisation != "" && (name == "" || l.Organisation == name)
+	})
 }
 
 func (k *checker) required(path, value string) {

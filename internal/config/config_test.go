@@ -140,8 +140,8 @@ admin: {address: "", socket: ""}
 func TestWarnings(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown registry": {
-			"listeners: [{address: 'localhost:5000', callers: token}]\norganisations:\n  acme:\n    credentials:\n      - {name: a, registry: r.example, username: b, password_file: c}\n",
-			`berth.yaml:5:29: organisations.acme.credentials[0].registry: registry "r.example" is not configured, so the account is never used: add it under registries`,
+			"listeners: [{address: 'localhost:5000', callers: token}]\norganisations:\n  acme:\n    tokens: [{name: a, sha256: " + HashOf("good").String() + "}]\n    credentials:\n      - {name: a, registry: r.example, username: b, password_file: c}\n",
+			`berth.yaml:6:29: organisations.acme.credentials[0].registry: registry "r.example" is not configured, so the account is never used: add it under registries`,
 		},
 		"expired token": {
 			"listeners: [{address: 'localhost:5000', callers: token}]\norganisations: {acme: {tokens: [{name: a, not_after: 2029-12-31, sha256: " + HashOf("good").String() + "}]}}\n",
@@ -150,6 +150,23 @@ func TestWarnings(t *testing.T) {
 		"nobody pulls as them": {
 			"organisations: {acme: {}}\n",
 			`berth.yaml:1:1: organisations: no listener tells who is calling, so nobody pulls as these organisations: set callers: token, or a listener's organisation`,
+		},
+		"others are let in as one": {
+			"listeners: [{address: 'localhost:5000', organisation: acme}, {address: 'localhost:5002', callers: token}]\norganisations: {acme: {}, globex: {}}\n",
+			`berth.yaml:1:55: listeners[0].organisation: whoever reaches this address pulls as organisation "acme", the containers of the other organisations on this node too (there are 1): set callers: token`,
+		},
+		"no listener for one": {
+			"listeners: [{address: 'localhost:5000', organisation: acme}]\norganisations:\n  acme: {}\n  globex: {}\n",
+			`berth.yaml:1:55: listeners[0].organisation: whoever reaches this address pulls as organisation "acme", the containers of the other organisations on this node too (there are 1): set callers: token
+berth.yaml:4:3: organisations.globex: no listener is for organisation "globex", and none asks for tokens, so nobody pulls as it: set callers: token, or a listener's organisation`,
+		},
+		"no token": {
+			"listeners: [{address: 'localhost:5000', callers: token}]\norganisations:\n  acme:\n    credentials:\n      - {name: a, registry: ghcr.io, username: b, password_file: c}\n",
+			`berth.yaml:3:3: organisations.acme.tokens: organisation "acme" has no token, so nobody pulls as it: make one with berth token`,
+		},
+		"an alias that somebody has at Docker Hub": {
+			"registries: {reg.example.com: {aliases: [example, ex, r.example]}}\n",
+			`berth.yaml:1:42: registries.reg.example.com.aliases[0]: if "example" is somebody at Docker Hub too, example/app no longer means his images: choose an alias with a dot or a dash, or write docker.io/example/app for those`,
 		},
 		"tokens in the clear": {
 			"listeners: [{address: '10.0.0.1:5000', callers: token, allow_remote: true}]\n",
@@ -169,7 +186,7 @@ func TestWarnings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(got.Warnings, []string{c.want}) {
+			if !slices.Equal(got.Warnings, strings.Split(c.want, "\n")) {
 				t.Errorf("got  %q\nwant %q", got.Warnings, c.want)
 			}
 		})
@@ -183,7 +200,7 @@ func TestWithoutBuiltins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "warnings", len(c.Warnings), 1) // tokens in the clear
+	equal(t, "warnings", len(c.Warnings), 2) // tokens in the clear, and acme has none
 }
 
 // TestDigitalOcean: there a token is user name and password at once.
@@ -199,7 +216,7 @@ organisations:
       - {name: b, registry: do.example, password_file: x}
       - {name: c, registry: own.example, password_file: x}
 `)
-	equal(t, "warnings", len(c.Warnings), 0)
+	equal(t, "warnings", len(c.Warnings), 1) // acme has no token
 }
 
 // TestOwnRegistryInAnOpenedNetwork is what the operator may allow.

@@ -175,7 +175,19 @@ func (k *checker) listenerCallers(l *Listener, path string) {
 		k.errorf(path+".organisation", "%s is no organisation's name: %s", quote(l.Organisation), organisationForm)
 	} else if !k.mayBeOrganisation(l.Organisation) {
 		k.errorf(path+".organisation", "organisation %s does not exist: add it under organisations or as a drop-in", quote(l.Organisation))
+	} else if others := k.othersThan(l.Organisation); others > 0 {
+		k.warnf(path+".organisation", "whoever reaches this address pulls as organisation %s, the containers of the other organisations on this node too (there are %d): set callers: token", quote(l.Organisation), others)
 	}
+}
+
+// othersThan counts the organisations but this one.
+func (k *checker) othersThan(name string) (n int) {
+	for other := range k.c.Organisations {
+		if other != name {
+			n++
+		}
+	}
+	return n
 }
 
 func (k *checker) listenerNames(l *Listener, path string) {

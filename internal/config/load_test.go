@@ -56,7 +56,7 @@ const tokenListener = "listeners: [{address: 'localhost:5000', callers: token}]\
 
 func TestLoadDropIns(t *testing.T) {
 	n := newNode(t, tokenListener+"organisations: {initech: {}}\n")
-	n.write("organisations.d/acme.yaml", "credentials: [{name: ci, registry: ghcr.io, username: b, password_file: acme/ghcr}]\n")
+	n.write("organisations.d/acme.yaml", "tokens: [{name: a, sha256: "+HashOf("good").String()+"}]\ncredentials: [{name: ci, registry: ghcr.io, username: b, password_file: acme/ghcr}]\n")
 	n.write("organisations.d/globex.yaml", "grace: 1h\n")
 	n.write("organisations.d/acme/ghcr", "not read here")
 	n.write("organisations.d/.hidden.yaml", "not: read")
@@ -222,10 +222,10 @@ func TestReloadOrganisations(t *testing.T) {
 	n.write("organisations.d/globex.yaml", "credentials: [{name: a, registry: r.example, username: b, password_file: globex/x}]\n")
 	added := first.ReloadOrganisations("globex")
 	equal(t, "added", organisations(added), "[acme globex initech]")
-	equal(t, "its warnings", len(added.Warnings), 1)
-	equal(t, "before", organisations(first)+fmt.Sprint(len(first.Warnings), len(first.Files)), "[acme initech]0 2")
+	equal(t, "warnings", len(added.Warnings), 3) // of the listener for acme; no token, and no such registry
+	equal(t, "before", organisations(first)+fmt.Sprint(len(first.Warnings), len(first.Files)), "[acme initech]1 2")
 
-	equal(t, "warnings of another copy", len(first.ReloadOrganisations("acme").Warnings), 0)
+	equal(t, "warnings of another copy", len(first.ReloadOrganisations("acme").Warnings), 1)
 
 	n.write("organisations.d/acme.yaml", "grace: soon\n")
 	broken := added.ReloadOrganisations("acme")
@@ -245,7 +245,7 @@ func TestReloadOrganisations(t *testing.T) {
 	}
 	gone := mended.ReloadOrganisations("globex", "acme", "initech")
 	equal(t, "gone", organisations(gone), "[initech]")
-	equal(t, "no warnings", len(gone.Warnings), 0)
+	equal(t, "warnings that are left", len(gone.Warnings), 1)
 	equal(t, "files", len(gone.Files), 1)
 	n.says(gone.Broken["acme"], "DIR/organisations.d/acme.yaml: the drop-in is gone, but listeners[0] is for this organisation: put it back, or change the listener")
 	equal(t, "only that one", len(gone.Broken), 1)

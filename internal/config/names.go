@@ -82,9 +82,22 @@ func (k *checker) registryNames(registries map[string]Registry, n *names, path s
 				k.errorf(at, "%s is the name of an organisation, and image names may begin with that: choose another alias", quote(alias))
 			default:
 				k.registryName(alias, name, n, at)
+				k.shadows(alias, at)
 			}
 		}
 	}
+}
+
+// shadows warns of an alias that may be somebody's name at Docker Hub: images are
+// written as NAME/app there, without any registry. A Docker ID has 4 to 30 lower-case
+// letters and digits (docs.docker.com/accounts). What an organisation calls its own
+// registry is its own business.
+func (k *checker) shadows(alias, path string) {
+	hub := slices.ContainsFunc(k.c.Listeners, func(l Listener) bool { return l.Registry == dockerHub })
+	if !hub || k.organisation != "" || len(alias) < 4 || len(alias) > 30 || strings.Trim(alias, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
+		return
+	}
+	k.warnf(path, "if %[1]s is somebody at Docker Hub too, %[2]s/app no longer means his images: choose an alias with a dot or a dash, or write docker.io/%[2]s/app for those", quote(alias), alias)
 }
 
 // registryName checks one spelling of the registry called name and adds it to n.

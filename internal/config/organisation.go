@@ -109,6 +109,7 @@ func (k *checker) checkOrganisation(name string, o *Organisation, path string) {
 	if k.names.knows(name) {
 		k.errorf(path, "organisation %s is called like registry %s, and image names may begin with either: rename one", name, k.names.resolve(name))
 	}
+	k.reachableAs(name, o, path)
 	k.tokens(name, o, dot(path, "tokens"))
 	own := k.ownRegistries(o, dot(path, "registries"))
 	k.credentials(o, own, dot(path, "credentials"))
