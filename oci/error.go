@@ -141,11 +141,24 @@ func ClassOf(err error) Class {
 // of them one, bytes that are no UTF-8 become U+FFFD, and at most limit bytes
 // stay.
 func OneLine(s string, limit int) string {
+	if len(s) <= limit && plain(s) {
+		return s
+	}
 	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "\ufffd"), unprintable), " ")
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "")
 	}
 	return s
+}
+
+// plain says that s is one word of ASCII, as nearly everything in a log line is.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 func unprintable(r rune) bool {

@@ -38,8 +38,6 @@ func (x *exchange) blobHeader(ctx context.Context, source oci.Source) error {
 }
 
 func (x *exchange) blobBytes(ctx context.Context, source oci.Source, wanted oci.Range, spans []span) error {
-	ctx, giveUp := context.WithCancel(ctx)
-	defer giveUp()
 	c, err := source.Open(ctx, x.object(oci.Blob, x.req.Digest), wanted)
 	if err != nil {
 		return err
@@ -48,9 +46,12 @@ func (x *exchange) blobBytes(ctx context.Context, source oci.Source, wanted oci.
 	if err != nil {
 		return err
 	}
-	defer b.close(giveUp)
+	defer b.close(x.patience.end)
 	x.outcome = c.Outcome
 	x.describeBlob(c)
+	if c.Data != nil && x.plain() {
+		return x.sendData(c.Data)
+	}
 	if b.seeker == nil || b.size < 0 {
 		x.w.Header().Del("Accept-Ranges") // what comes next may say otherwise
 		return x.sendStream(b, c, spans)

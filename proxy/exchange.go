@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"context"
-	"crypto/rand"
+	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -32,26 +32,27 @@ type exchange struct {
 	values [12]string // of headers, so that each is no allocation of its own
 	used   int
 
-	timer *time.Timer
+	// patience bounds the answering.
+	patience patience
 	// contentRange goes with a 416.
 	contentRange string
 }
 
 // begin starts the clock: until the first byte of the answer is there, the
-// request has HeaderTimeout, and then cancel is called.
-func (h *handler) begin(w http.ResponseWriter, r *http.Request, cancel context.CancelCauseFunc) *exchange {
-	x := &exchange{h: h, r: r, id: newID(), start: time.Now()}
-	x.timer = time.AfterFunc(h.HeaderTimeout, func() { cancel(errTooLate) })
+// request has HeaderTimeout.
+func (h *handler) begin(w http.ResponseWriter, r *http.Request) *exchange {
+	now := time.Now()
+	x := &exchange{h: h, r: r, id: newID(), start: now, patience: patience{Context: r.Context(), until: now.Add(h.HeaderTimeout)}}
 	x.w = writer{
 		under:   w,
-		control: http.NewResponseController(w),
+		control: *http.NewResponseController(w),
 		stall:   h.StallTimeout,
 		buffers: h.buffers,
 		copies:  r.TLS != nil,
 		noBody:  r.Method == http.MethodHead,
-		// Stop says false when the timer has fired, even if ctx is only about to
-		// be cancelled: then the answer is 503 and nothing of the content leaves.
-		mayStart: x.timer.Stop,
+		// After the time the answer is 503 and nothing of the content leaves, even
+		// if whoever fetches it is only about to be told.
+		mayStart: x.patience.stop,
 	}
 	x.set("Docker-Distribution-Api-Version", "registry/2.0")
 	x.set("X-Content-Type-Options", "nosniff")
@@ -82,7 +83,7 @@ func (x *exchange) end(ctx context.Context, err error) {
 	if err == nil {
 		err = x.w.finish()
 	}
-	x.timer.Stop()
+	x.patience.stop()
 	var failure *oci.Error
 	aborted := false
 	if err != nil {
@@ -104,9 +105,8 @@ func (x *exchange) end(ctx context.Context, err error) {
 func newID() string {
 	const alphabet = "abcdefghijklmnopqrstuvwxyz234567" // RFC 4648, lower case
 	var b [5]byte
-	rand.Read(b[:])
-	for i := range b {
-		b[i] = alphabet[b[i]%32]
+	for i, r := 0, rand.Uint64(); i < len(b); i, r = i+1, r/32 {
+		b[i] = alphabet[r%32]
 	}
 	return string(b[:])
 }

@@ -85,11 +85,10 @@ type handler struct {
 
 // ServeHTTP answers one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	x := h.begin(w, r, cancel)
+	x := h.begin(w, r)
+	defer x.patience.end()
 	defer func() { h.Limits.leave(x.share) }()
-	x.end(ctx, x.recovered(ctx))
+	x.end(&x.patience, x.recovered(&x.patience))
 }
 
 // pull is a pull from top to bottom. Whatever it returns, end answers.

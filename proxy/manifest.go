@@ -151,7 +151,7 @@ func (x *exchange) sendManifest(d oci.Descriptor) error {
 	x.image = !oci.IsIndex(kind)
 	x.describe(d, kind)
 	if x.plain() {
-		return x.sendBytes(kind, d.Data)
+		return x.sendData(d.Data)
 	}
 	return x.sendSeekable(memoryBody(d.Data), x.spans(d.Digest))
 }

@@ -60,6 +60,11 @@ func warning(text string) string {
 // sendBytes answers with data, whole.
 func (x *exchange) sendBytes(mediaType string, data []byte) error {
 	x.set("Content-Type", mediaType)
+	return x.sendData(data)
+}
+
+// sendData is sendBytes for what has been described.
+func (x *exchange) sendData(data []byte) error {
 	x.set("Content-Length", strconv.Itoa(len(data)))
 	x.w.WriteHeader(http.StatusOK)
 	if x.w.noBody {

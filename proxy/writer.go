@@ -37,7 +37,7 @@ var errLeft = errors.New("the client stopped taking the answer")
 // files on to the kernel.
 type writer struct {
 	under   http.ResponseWriter
-	control *http.ResponseController
+	control http.ResponseController
 	stall   time.Duration
 	buffers *sync.Pool // of *[copyBuffer]byte
 	// copies says that the connection is no bare socket, so bytes go through us.

@@ -16,6 +16,9 @@ const (
 	// maxLogBytes is how much of the log may wait to be written. At one line of
 	// 300 bytes for each request it is some seconds of a busy node.
 	maxLogBytes = 1 << 20
+	// lingerFor is how long lines gather after some were written: a write for each
+	// request would cost as much as the line.
+	lingerFor = 10 * time.Millisecond
 	// flushTimeout is how long the end of the process waits for the rest.
 	flushTimeout = 2 * time.Second
 )
@@ -111,10 +114,21 @@ func (b *logBuffer) run(stop <-chan struct{}) {
 		select {
 		case <-b.more:
 			b.flush()
+			linger(stop)
 		case <-stop:
 			b.flush()
 			return
 		}
+	}
+}
+
+// linger lets lines gather.
+func linger(stop <-chan struct{}) {
+	timer := time.NewTimer(lingerFor)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-stop:
 	}
 }
 
