@@ -16,7 +16,7 @@ func (x *exchange) log(failure *oci.Error, aborted bool) {
 	if !logger.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
-	var room [20]slog.Attr
+	var room [22]slog.Attr
 	attrs := append(room[:0],
 		slog.String("request_id", x.id),
 		slog.String("method", oci.OneLine(x.r.Method, 16)),
@@ -25,8 +25,12 @@ func (x *exchange) log(failure *oci.Error, aborted bool) {
 		slog.String("result", x.result(failure)),
 		slog.String("client", clientFamily(x.r.UserAgent())),
 		slog.Int64("bytes", x.w.sent),
+		slog.Duration("header_duration", x.untilHeaders()),
 		slog.Duration("duration", time.Since(x.start)),
 	)
+	if x.w.sent > 0 && failure == nil && x.route.Registry != nil {
+		attrs = append(attrs, slog.String("source", source(x.outcome.Result)))
+	}
 	for _, a := range [...]slog.Attr{
 		slog.String("organisation", x.caller.Organisation),
 		slog.String("account", x.caller.Account),

@@ -36,6 +36,8 @@ func (n *node) socketServer() *http.Server {
 		Failures: n.lastFailures,
 		Diagnose: n.diagnose,
 		Ready:    n.pulse,
+		Images:   n.images,
+		Prewarm:  n.prewarm,
 		Page:     admin.NewPage(admin.PageOptions{Status: n.status, History: n.history, Full: true}),
 		Logger:   n.log,
 	})

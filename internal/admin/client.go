@@ -83,21 +83,9 @@ func (c *Client) Diagnose(ctx context.Context, request DiagnoseRequest) (r *diag
 
 // do sends request, unless it is nil, and decodes the answer.
 func (c *Client) do(ctx context.Context, method, route string, request, answer any) error {
-	body := io.Reader(http.NoBody)
-	if request != nil {
-		b, err := json.Marshal(request)
-		if err != nil {
-			return fmt.Errorf("%s: %w", route, err)
-		}
-		body = bytes.NewReader(b)
-	}
-	r, err := http.NewRequestWithContext(ctx, method, "http://admin/v1/"+route, body)
+	w, err := c.send(ctx, method, route, request, c.http)
 	if err != nil {
-		return fmt.Errorf("%s: %w", route, err)
-	}
-	w, err := c.http.Do(r)
-	if err != nil {
-		return c.unreached(err)
+		return err
 	}
 	defer w.Body.Close()
 	d := json.NewDecoder(io.LimitReader(w.Body, maxAnswer))
@@ -108,6 +96,26 @@ func (c *Client) do(ctx context.Context, method, route string, request, answer a
 		return fmt.Errorf("%s: reading the answer: %w", route, err)
 	}
 	return nil
+}
+
+func (c *Client) send(ctx context.Context, method, route string, request any, by *http.Client) (*http.Response, error) {
+	body := io.Reader(http.NoBody)
+	if request != nil {
+		b, err := json.Marshal(request)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", route, err)
+		}
+		body = bytes.NewReader(b)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, "http://admin/v1/"+route, body)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", route, err)
+	}
+	w, err := by.Do(r)
+	if err != nil {
+		return nil, c.unreached(err)
+	}
+	return w, nil
 }
 
 // unreached says why there is no connection, and what to do.

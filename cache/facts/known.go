@@ -1,0 +1,120 @@
+package facts
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+
+	"go.etcd.io/bbolt"
+
+	"berth/oci"
+)
+
+// knownStep is how many facts are read in one transaction, so that a denial never
+// waits long for whoever lists.
+const knownStep = 1000
+
+// Known tells every proven membership, and every tag, to whoever lists what is
+// kept. It says nothing about rights.
+func (f *Facts) Known(ctx context.Context, member func(Member), tag func(TagKey, Tag)) error {
+	if f.disk == nil || f.disk.broken.Load() {
+		f.remembered(member, tag)
+		return ctx.Err()
+	}
+	if err := f.disk.flush(); err != nil {
+		return err
+	}
+	err := f.disk.each(ctx, memberBucket, func(k, v []byte) {
+		w, ok := decodeWord(v)
+		if m, is := decodeMember(k); ok && is && w.proven() {
+			member(m)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return f.disk.each(ctx, tagBucket, func(k, v []byte) {
+		t, ok := decodeTag(v)
+		if key, is := decodeTagKey(k); ok && is {
+			tag(key, t)
+		}
+	})
+}
+
+// remembered is Known of what is in memory only.
+func (f *Facts) remembered(member func(Member), tag func(TagKey, Tag)) {
+	for _, m := range f.members.Keys() {
+		if w, ok := f.members.Peek(m); ok && w.proven() {
+			member(m)
+		}
+	}
+	for _, k := range f.tags.Keys() {
+		if t, ok := f.tags.Peek(k); ok {
+			tag(k, t)
+		}
+	}
+}
+
+// each reads a bucket from its beginning to its end, in steps.
+func (d *disk) each(ctx context.Context, b bucket, fn func(k, v []byte)) error {
+	var from []byte
+	for done := false; !done && ctx.Err() == nil; {
+		err := d.guard(func() error {
+			return d.db.View(func(tx *bbolt.Tx) error {
+				c := tx.Bucket([]byte(b)).Cursor()
+				k, v := c.Seek(from)
+				for range knownStep {
+					if k == nil {
+						break
+					}
+					fn(k, v)
+					k, v = c.Next()
+				}
+				done, from = k == nil, bytes.Clone(k)
+				return nil
+			})
+		})
+		if err != nil || d.broken.Load() {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// parts reads what join wrote; nil for anything else.
+func parts(key []byte, n int) []string {
+	all := make([]string, 0, n)
+	for range n {
+		length, w := binary.Uvarint(key)
+		if w <= 0 || length > uint64(len(key)-w) {
+			return nil
+		}
+		all = append(all, string(key[w:w+int(length)]))
+		key = key[w+int(length):]
+	}
+	if len(key) > 0 {
+		return nil
+	}
+	return all
+}
+
+func decodeMember(key []byte) (Member, bool) {
+	p := parts(key, 4)
+	if p == nil {
+		return Member{}, false
+	}
+	kind := oci.Blob
+	if p[2] == oci.Manifest.String() {
+		kind = oci.Manifest
+	}
+	d, err := oci.ParseDigest(p[3])
+	return Member{Origin: p[0], Repo: p[1], Kind: kind, Digest: d}, err == nil
+}
+
+func decodeTagKey(key []byte) (TagKey, bool) {
+	p := parts(key, 5)
+	if p == nil {
+		return TagKey{}, false
+	}
+	return TagKey{Origin: p[0], View: oci.View{Organisation: p[1], Fingerprint: p[2]}, Repo: p[3], Tag: p[4]}, true
+}

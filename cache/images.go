@@ -1,0 +1,146 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/cache/facts"
+	"berth/oci"
+)
+
+// maxImages bounds a list of images.
+const maxImages = 100_000
+
+// Image is an image that is kept, for people.
+type Image struct {
+	// Origin is the folder of where it is from (oci.Origin.Dir).
+	Origin     string
+	Repository string
+	// Tags are what it was called by, to anyone, when it was last asked.
+	Tags   []string
+	Digest oci.Digest
+	// Platform is what the index says that it is in says; often empty.
+	Platform string
+	// Size of what is here, of Of in all. Layers that images share count in each.
+	Size, Of int64
+	// LastUse of any part of it, to the minute.
+	LastUse time.Time
+}
+
+// place is a repository at an origin.
+type place struct{ origin, repo string }
+
+// shelf is what is known about the images of one place.
+type shelf struct {
+	manifests []oci.Digest
+	tags      map[oci.Digest][]string
+}
+
+// Images are those whose manifest is here, by repository. Looking is no use of
+// them, and says nothing about who may have them.
+func (c *Cache) Images(ctx context.Context) ([]Image, error) {
+	shelves := map[place]*shelf{}
+	at := func(origin, repo string) *shelf {
+		s, ok := shelves[place{origin, repo}]
+		if !ok {
+			s = &shelf{tags: map[oci.Digest][]string{}}
+			shelves[place{origin, repo}] = s
+		}
+		return s
+	}
+	seen := 0
+	err := c.facts.Known(ctx, func(m facts.Member) {
+		if seen++; m.Kind == oci.Manifest && seen <= 10*maxImages {
+			s := at(m.Origin, m.Repo)
+			s.manifests = append(s.manifests, m.Digest)
+		}
+	}, func(k facts.TagKey, t facts.Tag) {
+		if s := shelves[place{k.Origin, k.Repo}]; s != nil && !slices.Contains(s.tags[t.Digest], k.Tag) {
+			s.tags[t.Digest] = append(s.tags[t.Digest], k.Tag)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing what is known: %w", err)
+	}
+	var all []Image
+	for p, s := range shelves {
+		all = append(all, c.imagesAt(p, s)...)
+		if len(all) > maxImages || ctx.Err() != nil {
+			break
+		}
+	}
+	slices.SortFunc(all, func(a, b Image) int {
+		return cmp.Or(strings.Compare(a.Origin, b.Origin), strings.Compare(a.Repository, b.Repository),
+			slices.Compare(a.Tags, b.Tags), strings.Compare(a.Platform, b.Platform), strings.Compare(a.Digest.String(), b.Digest.String()))
+	})
+	return all, ctx.Err()
+}
+
+// document is a manifest or an index.
+type document struct {
+	Manifests []v1.Descriptor `json:"manifests"`
+	Config    v1.Descriptor   `json:"config"`
+	Layers    []v1.Descriptor `json:"layers"`
+}
+
+// imagesAt are the images of one place. What an index is called by, the images
+// in it are.
+func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
+	platforms := map[oci.Digest]string{}
+	documents := map[oci.Digest]document{}
+	for _, d := range s.manifests {
+		text, err := c.store.Look(p.origin, d, maxManifest)
+		if err != nil {
+			continue // it is not here any more
+		}
+		var doc document
+		if json.Unmarshal(text, &doc) != nil {
+			continue
+		}
+		documents[d] = doc
+		for _, m := range doc.Manifests {
+			child := m.Digest
+			s.tags[child] = append(s.tags[child], s.tags[d]...)
+			if m.Platform != nil {
+				platforms[child] = oci.OneLine(m.Platform.OS+"/"+m.Platform.Architecture, 60)
+			}
+		}
+	}
+	for d, doc := range documents {
+		if doc.Manifests != nil {
+			continue
+		}
+		tags := slices.Clone(s.tags[d])
+		slices.Sort(tags)
+		i := Image{Origin: p.origin, Repository: p.repo, Tags: slices.Compact(tags), Digest: d, Platform: platforms[d]}
+		i.measure(c, p.origin, doc)
+		all = append(all, i)
+	}
+	return all
+}
+
+// measure adds up what of the image is here.
+func (i *Image) measure(c *Cache, origin string, doc document) {
+	size, used, _ := c.store.LastUse(origin, i.Digest)
+	i.Size, i.Of, i.LastUse = size, size, used
+	for _, d := range append(slices.Clone(doc.Layers), doc.Config) {
+		i.Of += max(d.Size, 0)
+		checked, err := oci.ParseDigest(string(d.Digest))
+		if err != nil {
+			continue
+		}
+		if size, used, ok := c.store.LastUse(origin, checked); ok {
+			i.Size += size
+			if used.After(i.LastUse) {
+				i.LastUse = used
+			}
+		}
+	}
+}
