@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"mime"
 	"os"
+	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -144,7 +146,7 @@ func manifestType(data []byte) (string, error) {
 	case m.Manifests != nil && image:
 		return "", errors.New("the manifest has both manifests and layers")
 	case m.MediaType != "":
-		return oci.OneLine(m.MediaType, 200), nil
+		return documentType(m.MediaType)
 	case m.SchemaVersion == 1 && m.FSLayers != nil && m.Signatures != nil:
 		return dockerSchema1Signed, nil
 	case m.SchemaVersion == 1 && m.FSLayers != nil:
@@ -155,6 +157,16 @@ func manifestType(data []byte) (string, error) {
 		return v1.MediaTypeImageManifest, nil
 	}
 	return "", errors.New("the document has neither manifests nor layers")
+}
+
+// documentType is a media type that a manifest names itself, but for those that
+// a browser would show: whoever makes a manifest writes what he likes.
+func documentType(named string) (string, error) {
+	t, _, err := mime.ParseMediaType(named)
+	if err != nil || len(t) > 200 || !strings.HasPrefix(t, "application/") {
+		return "", errors.New("its media type is none of a manifest")
+	}
+	return t, nil
 }
 
 // memoryBody is content in memory.

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"maps"
 	"sync"
 )
 
@@ -49,9 +50,19 @@ func (f *flights[T]) start(c *Cache, k missingKey, fn func(context.Context) (*T,
 		defer cancel()
 		started.answer, started.err = fn(ctx)
 		f.mu.Lock()
-		delete(f.calls, k)
+		if f.calls[k] == started {
+			delete(f.calls, k)
+		}
 		f.mu.Unlock()
 		close(started.done)
 	})
 	return started
+}
+
+// forget keeps the calls that gone selects from those who come later: they start
+// anew. Who waits goes on waiting.
+func (f *flights[T]) forget(gone func(missingKey) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	maps.DeleteFunc(f.calls, func(k missingKey, _ *call[T]) bool { return gone(k) })
 }

@@ -7,11 +7,14 @@ package cache
 // The error says that the disk could not be written: what it holds is forgotten
 // until the next restart only.
 func (c *Cache) Forget(organisation string) error {
+	its := func(k missingKey) bool { return k.view.Organisation == organisation }
 	for _, k := range c.missing.Keys() {
-		if k.view.Organisation == organisation {
+		if its(k) {
 			c.missing.Remove(k)
 		}
 	}
+	c.stats.forget(its)
+	c.resolves.forget(its)
 	return c.facts.Forget(organisation)
 }
 

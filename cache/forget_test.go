@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"berth/cache"
@@ -67,5 +68,36 @@ func TestSize(t *testing.T) {
 	}
 	if got, limit := h.cache.Size(); got != want || limit != 1<<30 {
 		t.Errorf("%d bytes of %d, want %d", got, limit, want)
+	}
+}
+
+// Who comes after it gets no answer to what was asked before it.
+func TestForgetIsJoinedByNobody(t *testing.T) { synctest.Test(t, forgetIsJoinedByNobody) }
+
+func forgetIsJoinedByNobody(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	objects := h.image("acme/app", "1", 1)
+	pull(t, h.source("globex", "g"), "acme/app", "1", objects) // the bytes are here
+	acme := h.source("acme", "a")
+	answer := make(chan struct{})
+	h.set(func() { h.after = func(call) { <-answer } })
+	asked := make(chan error, 2)
+	go func() { _, err := acme.Stat(t.Context(), objects[1]); asked <- err }()
+	go func() { _, err := acme.Resolve(t.Context(), "acme/app", "1"); asked <- err }()
+	synctest.Wait()
+	if err := h.cache.Forget("acme"); err != nil {
+		t.Fatal(err)
+	}
+	h.set(func() { h.private["acme/app"] = []string{"globex"} })
+	late := make(chan error, 2)
+	go func() { _, err := acme.Stat(t.Context(), objects[1]); late <- err }()
+	go func() { _, err := acme.Resolve(t.Context(), "acme/app", "1"); late <- err }()
+	synctest.Wait()
+	close(answer)
+	for range 2 {
+		if err := <-late; oci.ClassOf(err) != oci.Denied {
+			t.Errorf("after the purge: %v", err)
+		}
+		<-asked
 	}
 }

@@ -339,6 +339,9 @@ func TestManifestTypes(t *testing.T) {
 		"no manifest":  `{"hello":"world"}`,
 		"no JSON":      `<html>`,
 		"empty object": `{}`,
+		// A browser would show it, at an address that pulls are answered at.
+		"a web page": `{"schemaVersion":2,"mediaType":"text/html","layers":[],"x":"<script>"}`,
+		"no type":    `{"schemaVersion":2,"mediaType":"application","layers":[]}`,
 	} {
 		obj := h.addManifest("acme/app", "", doc)
 		if _, err := s.Open(t.Context(), obj, oci.Range{}); oci.ClassOf(err) != oci.UpstreamError {
