@@ -80,7 +80,7 @@ func NewCallers(all []Organisation, now func() time.Time) (*Callers, error) {
 // organisation. The challenge that belongs to a 401 is the caller's to add.
 func (c *Callers) Identify(r *http.Request) (Caller, error) {
 	header := r.Header.Get("Authorization")
-	if header == "" {
+	if header == "" || header == emptyBasic {
 		return Caller{}, unproven("this node asks who is pulling: docker login here with the organisation as user name and one of its tokens as password")
 	}
 	var buf [maxBasic]byte
@@ -104,6 +104,10 @@ func (c *Callers) Identify(r *http.Request) (Caller, error) {
 	}
 	return Caller{Organisation: o.name, Account: string(b.account), TokenName: found.name}, nil
 }
+
+// emptyBasic is neither a user name nor a password: what podman sends where a
+// login is asked for and there is none.
+const emptyBasic = "Basic Og=="
 
 // nobody stands in for an organisation that is not there, so that looking for
 // its token takes as long. No hash is all zeros in practice.

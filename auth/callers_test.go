@@ -61,6 +61,7 @@ func TestIdentify(t *testing.T) {
 		status       int
 	}{
 		"nothing":                    {"", "docker login", 401},
+		"nothing, as podman says it": {basicHeader("", ""), "docker login", 401},
 		"bearer":                     {"Bearer abc", "cannot be read", 401},
 		"no base64":                  {"Basic ***", "cannot be read", 401},
 		"no colon":                   {"Basic " + base64.StdEncoding.EncodeToString([]byte("acme")), "cannot be read", 401},

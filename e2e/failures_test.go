@@ -37,6 +37,16 @@ func TestFailuresCrane(t *testing.T) {
 	testFailures(t, tenantsReasons, func(t *testing.T, _ *node) puller { return craneClient{craneProgram.find(t)} })
 }
 
+// Where a login is asked for and there is none, podman sends an empty one.
+func TestPodmanWithoutLogin(t *testing.T) {
+	n := newNode(t)
+	i := pushOwn(t, n.acme, "team/app", "acme")
+	mustRefuse(t, startPodman(t), n.local("acme", i), login{}, refused, "this node asks who is pulling")
+	if got := n.counted(t)["caller"]; got != 1 {
+		t.Errorf("%v failures were counted", got)
+	}
+}
+
 // The reasons, in an order in which none disturbs the next. podman waits as long
 // as Retry-After says, and crane for some seconds.
 var (
