@@ -1,7 +1,8 @@
 // Package e2e pulls images through berth with the programs that people pull
 // with: dockerd with its old and its new image store, containerd, podman,
-// skopeo and crane, in front of a real registry. It knows berth as they do, as
-// a program with a port, and imports nothing of it.
+// skopeo and crane, in front of a real registry, and has a real Prometheus watch
+// it. It knows berth as they do, as a program with a port, and imports nothing of
+// it.
 //
 //	go test -tags e2e ./e2e/
 //
