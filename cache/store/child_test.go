@@ -31,6 +31,7 @@ var children = map[string]func(dir string){
 	"open":    openChild,
 	"publish": publishChild,
 	"die":     dieChild,
+	"power":   powerChild,
 }
 
 func rounds(t *testing.T, byDefault int) int {
