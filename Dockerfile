@@ -1,14 +1,16 @@
-# docker build -t berth .
-# docker run -d --network host -v berth-cache:/cache -v /etc/berth:/etc/berth:ro berth
+# docker build --build-arg VERSION=$(git describe --tags --always) -t berth .
+# docker run -d --name berth --restart always --network host -v berth-cache:/cache -v /etc/berth:/etc/berth:ro berth
 #
-# --network host because clients reach berth on the node's own loopback.
+# --network host because clients reach berth on the node's own loopback. Without it,
+# doc/install.md says what -p needs.
 
 FROM golang:1.26-bookworm AS build
+ARG VERSION=
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags='-s -w' -o /out/berth ./cmd/berth \
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X main.release=$VERSION" -o /out/berth ./cmd/berth \
  && mkdir -p /out/cache /out/run && chmod 0700 /out/cache
 
 FROM scratch
@@ -23,5 +25,7 @@ USER ${UID}:${UID}
 ENV CACHE_DIRECTORY=/cache RUNTIME_DIRECTORY=/run/berth
 VOLUME /cache
 EXPOSE 5000 5001
+# Over the commands' socket; there is no shell here.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=5s CMD ["/usr/local/bin/berth", "status", "--ready"]
 ENTRYPOINT ["/usr/local/bin/berth"]
 CMD ["serve"]

@@ -7,8 +7,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version of the program: the module's, or the commit it was built from.
+// release is what a build calls itself: -ldflags "-X main.release=1.2.3".
+var release string //nolint:gochecknoglobals // only the linker writes it
+
+// version of the program: the release, or the module's version, or the commit it
+// was built from.
 func version() string {
+	if release != "" {
+		return release
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
@@ -25,13 +32,19 @@ func version() string {
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
+	var bill bool
+	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if bill {
+				return writeBill(c.OutOrStdout())
+			}
 			_, err := fmt.Fprintln(c.OutOrStdout(), "berth", version())
 			return err
 		},
 	}
+	c.Flags().BoolVar(&bill, "sbom", false, "print what this program was built from, as CycloneDX JSON")
+	return c
 }
