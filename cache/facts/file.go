@@ -36,7 +36,7 @@ const lockTimeout = time.Second
 func openFile(path string, log *slog.Logger) (*bbolt.DB, error) {
 	db, err := openCurrent(path)
 	if err != nil && damaged(err) {
-		log.Warn("facts.db cannot be used and is moved aside; each image costs one HEAD to prove again", "err", err)
+		log.Warn("facts.db cannot be used and is moved aside; what is kept is proven again, by a HEAD for each manifest and the first byte of each blob", "err", err)
 		if err := moveAside(path); err != nil {
 			return nil, err
 		}
