@@ -231,3 +231,27 @@ func TestClientFamily(t *testing.T) {
 		}
 	}
 }
+
+// Organisations that come and go leave nothing behind, room included.
+func TestSeriesGoWithTheirOrganisation(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	m := NewMetrics(MetricsOptions{Registerer: registry, MaxSeries: 5})
+	for i := range 20 {
+		name := fmt.Sprint("org", i)
+		for _, result := range []string{"hit", "fill"} {
+			m.requests.get(labels{name, "ghcr.io", "blob", result}).Inc()
+		}
+		m.served.get(labels{nobody, "ghcr.io", "cache"}).Inc()
+		m.Keep(func(organisation string) bool { return organisation == name })
+	}
+	all := gathered(t, registry, "berth_requests_total")
+	if len(all) != 2 || all["kind=blob organisation=org19 registry=ghcr.io result=hit "] != 1 {
+		t.Errorf("%v", all)
+	}
+	if got := gathered(t, registry, "berth_served_bytes_total"); len(got) != 1 {
+		t.Errorf("nobody's: %v", got)
+	}
+	if got := gathered(t, registry, "berth_metrics_overflow_total")[""]; got != 0 {
+		t.Errorf("%v overflows", got)
+	}
+}

@@ -135,3 +135,16 @@ func TestIndexIsReadOnce(t *testing.T) {
 		t.Errorf("%d indexes are remembered", n)
 	}
 }
+
+// A User-Agent may hold anything; what is taken from it is a platform.
+func FuzzClientPlatform(f *testing.F) {
+	f.Add(fmt.Sprintf(dockerOn, "arm64"))
+	f.Add("docker/1 os/ arch/")
+	f.Add("docker/1 arch/x os/\x1b[0m UpstreamClient( os/y")
+	f.Fuzz(func(t *testing.T, agent string) {
+		p := clientPlatform(agent)
+		if again, ok := oci.ParsePlatform(p.String()); !ok || again != p {
+			t.Errorf("%q is %q", agent, p)
+		}
+	})
+}
