@@ -1,11 +1,13 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/sethvargo/go-retry"
@@ -23,6 +25,7 @@ const (
 	patience = 3 * time.Second
 	// A 429 without Retry-After is often a burst limit (nginx at Quay).
 	unsaidPause = time.Second
+	maxUnsaid   = 2 // of them in one call
 	// openLimit is how long a call may take until its header is there, tokens,
 	// redirects and retries included. The client gives up after 20 s or more.
 	openLimit = 15 * time.Second
@@ -108,7 +111,11 @@ type attempt struct {
 func (s *sender) try(ctx context.Context, via http.RoundTripper, req *http.Request, op operation) attempt {
 	a := attempt{reply: reply{sent: s.now()}}
 	start := time.Now()
-	a.Response, a.err = via.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // drop closes it, or whoever gets the answer
+	if op == opAuth {
+		a.Response, a.err = hastily(ctx, via, req) //nolint:bodyclose // likewise
+	} else {
+		a.Response, a.err = via.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // drop closes it, or whoever gets the answer
+	}
 	took := time.Since(start)
 	s.metrics.try(s.name, op, a.Response, a.err, took)
 	s.heard(ctx, req, op, &a, took)
@@ -131,13 +138,61 @@ func (s *sender) heard(ctx context.Context, req *http.Request, op operation, a *
 	b.hear(ctx, a.Response, a.err, took)
 }
 
+// authTimeout is how long a token endpoint may take for its header. It has
+// nothing to look for, and its client waits for more than the token.
+const authTimeout = 4 * time.Second
+
+// hastily sends req, whose header must be there within authTimeout.
+func hastily(ctx context.Context, via http.RoundTripper, req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	clock := time.AfterFunc(authTimeout, func() { cancel(errNoHeader) })
+	resp, err := via.RoundTrip(req.WithContext(ctx))
+	switch {
+	case err != nil && !clock.Stop():
+		return nil, errNoHeader
+	case err != nil:
+		cancel(nil)
+		return nil, err
+	}
+	clock.Stop()
+	resp.Body = &cancelling{resp.Body, cancel}
+	return resp, nil
+}
+
+// cancelling ends the request when its body is closed.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (c *cancelling) Close() error {
+	defer c.cancel(nil)
+	return c.ReadCloser.Close()
+}
+
+// limitText is the text of a 429 that has no Retry-After: GHCR says it there.
+func (a *attempt) limitText() string {
+	text, err := io.ReadAll(io.LimitReader(a.Body, auth.MaxErrorBody))
+	_ = a.Body.Close() // what counts has been read
+	if err != nil {
+		text = nil // it only explains
+	}
+	a.Body = io.NopCloser(bytes.NewReader(text))
+	return string(text)
+}
+
 // judge decides by the status whether another try may help.
 func (a *attempt) judge(now time.Time) {
-	after, said := auth.RetryAfter(a.Header, "", now), a.Header.Get("Retry-After") != ""
+	text := ""
+	if a.StatusCode == http.StatusTooManyRequests && a.Header.Get("Retry-After") == "" {
+		text = a.limitText()
+	}
+	after := auth.RetryAfter(a.Header, text, now)
+	said := a.Header.Get("Retry-After") != "" || after > 0
 	switch a.StatusCode {
 	case http.StatusTooManyRequests:
 		// An empty pull limit refills in hours.
-		if left := readLimit(a.Header, now).remaining; !said && left != nil && *left == 0 {
+		if left := readLimit(a.Header, now).remaining; !said && (left != nil && *left == 0 || strings.Contains(text, "pull rate limit")) {
 			return
 		}
 		if a.unsaid = !said; a.unsaid {
@@ -183,7 +238,7 @@ func (s *sender) backoff(ctx context.Context, b *breaker, retries uint64, last *
 		if last.unsaid {
 			unsaid++
 		}
-		if wait = max(wait, last.after); stop || unsaid > 1 || time.Now().Add(wait).After(until) {
+		if wait = max(wait, last.after); stop || unsaid > maxUnsaid || time.Now().Add(wait).After(until) {
 			return 0, true
 		}
 		if b != nil && b.open() || !s.budget.spend(time.Now()) {
