@@ -77,9 +77,12 @@ type Cache struct {
 
 	// mu comes before a fill's mutex, and that before its blocks'
 	// and the line's.
-	mu      sync.Mutex
-	fills   map[fillKey]*fill
-	suspect map[fillKey]*suspicion
+	mu    sync.Mutex
+	fills map[fillKey]*fill
+	// promised is what downloads from organisations' own registries may still
+	// take, by organisation.
+	promised map[string]int64
+	suspect  map[fillKey]*suspicion
 	// diskBad is until when requests go past the disk after a write failed.
 	diskBad time.Time
 	// roomSaid is when a lack of room was logged last.
@@ -124,7 +127,7 @@ func New(o Options) (*Cache, error) {
 	}
 	c.store, c.facts, c.hot = st, fs, newHot(o.HotBytes)
 	c.connections.limit = o.Connections
-	c.fills, c.suspect = map[fillKey]*fill{}, map[fillKey]*suspicion{}
+	c.fills, c.suspect, c.promised = map[fillKey]*fill{}, map[fillKey]*suspicion{}, map[string]int64{}
 	c.slow, _ = lru.New[slowKey, time.Time](8192)
 	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)

@@ -32,6 +32,10 @@ func (s *source) fillKey(o oci.Object) fillKey { return fillKey{s.origin, o.Kind
 type fill struct {
 	c   *Cache
 	key fillKey
+	// owner is the organisation that brought the registry, if one did; promised
+	// is what the fill has of its share, under the cache's mutex.
+	owner    string
+	promised int64
 
 	// opened is closed when readers may start: the size is known, and what is
 	// small has been verified. failed is closed when there will be no more
@@ -119,7 +123,7 @@ func (c *Cache) attach(s *source, view oci.View, o oci.Object) (f *fill, sp *spo
 	f = &fill{
 		c: c, key: key,
 		opened: make(chan struct{}), failed: make(chan struct{}), ended: make(chan struct{}), kick: make(chan struct{}, 1),
-		readers: map[*reader]struct{}{},
+		readers: map[*reader]struct{}{}, owner: s.u.Origin.Owner,
 	}
 	sp = newSponsor(s, view, o)
 	sp.readers++
@@ -280,6 +284,7 @@ func (f *fill) end(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.outOfTable()
+	f.release()
 	f.over, f.running = true, false
 	f.turn.over(err != nil)
 	close(f.ended)

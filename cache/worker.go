@@ -219,6 +219,12 @@ func (f *fill) makeBlocks(content *oci.Content) error {
 		closeBody(content.Body)
 		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest %s has %d bytes; the limit is %d", f.key.digest, content.Size, maxManifest)}
 	}
+	if !f.promise(content.Size) {
+		if content.Body != nil {
+			closeBody(content.Body)
+		}
+		return fmt.Errorf("%w: %d bytes from an organisation's own registry", errDisk, content.Size)
+	}
 	blocks, err := f.c.store.NewBlocks(f.key.origin, f.key.digest, content.Size)
 	if err != nil {
 		if content.Body != nil {

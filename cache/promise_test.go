@@ -1,0 +1,68 @@
+package cache_test
+
+import (
+	"bytes"
+	"io"
+	"testing"
+
+	"berth/cache"
+	"berth/oci"
+)
+
+// An organisation's own registry that announces a blob as large as the cache
+// has nothing evicted by that; the blob goes past the cache. The platform's may
+// fill it, and several of its own share one share.
+func TestOwnRegistryEvictsNothingByAHeader(t *testing.T) {
+	const size = 64 * mib
+	h := newHouse(t, cache.Options{MaxSize: size})
+	kept := h.addBlob("acme/app", random(60, 20*mib))
+	acme := h.source("acme", "a")
+	read(t, acme, kept)
+	fetched := h.bytesSent()
+
+	evil := newOrigin(t)
+	gate := make(chan struct{})
+	evil.body = func(_ call, b []byte) io.Reader {
+		return &gated{r: bytes.NewReader(b), open: gate, upTo: 1000, ctx: t.Context()}
+	}
+	own := cache.Upstream{
+		Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"},
+		As: evil.as("evil", "e"), Shared: evil.as("", ""),
+	}
+	through := h.cache.Through(own)
+	var open []*oci.Content
+	for i := range 8 {
+		blob := evil.addBlob("evil/app", random(uint64(61+i), 7*mib))
+		c, err := through.Open(t.Context(), blob, oci.Range{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, c)
+		if past, want := c.Result == oci.Pass, i > 0; past != want {
+			t.Errorf("download %d goes past the cache: %v", i, past)
+		}
+	}
+	read(t, acme, kept)
+	if h.bytesSent() != fetched {
+		t.Error("it was evicted for bytes that have not come")
+	}
+	close(gate)
+	for _, c := range open {
+		if _, err := io.Copy(io.Discard, c.Body); err != nil {
+			t.Error(err)
+		}
+		if err := c.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	// The share is free again.
+	late := evil.addBlob("evil/app", random(80, 7*mib))
+	c, err := through.Open(t.Context(), late, oci.Range{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Body.Close() }()
+	if c.Result != oci.Fill {
+		t.Errorf("the next download: %s", c.Result)
+	}
+}
