@@ -5,6 +5,8 @@ package e2e
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,6 +22,7 @@ type berth struct {
 	acme   string // address of an open one where everybody is acme
 	admin  string
 	dir    string
+	held   []*os.File // sockets that outlive it; none: it opens its own
 	*daemon
 }
 
@@ -102,13 +105,35 @@ func (b *berth) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.daemon = startDaemon(t, daemonOptions{
+	o := daemonOptions{
 		name:  "berth",
 		path:  path,
 		args:  []string{"serve", "--config", b.config()},
 		dir:   b.dir,
 		ready: answers("http://"+b.open+"/v2/", http.StatusOK),
-	})
+	}
+	if len(b.held) > 0 {
+		// Whoever is exec'ed keeps the number of the process, which LISTEN_PID is about.
+		o.path, o.args = "/bin/sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`, path}, o.args...)
+		o.env, o.files = []string{fmt.Sprintf("LISTEN_FDS=%d", len(b.held))}, b.held
+	}
+	b.daemon = startDaemon(t, o)
+}
+
+// hold keeps the sockets of berth open from now on, as systemd does.
+func (b *berth) hold(t *testing.T) {
+	t.Helper()
+	b.stop(t)
+	for _, address := range []string{b.tokens, b.open, b.acme} {
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+		must(t, err)
+		f, err := l.(*net.TCPListener).File()
+		must(t, err)
+		must(t, l.Close())
+		t.Cleanup(func() { _ = f.Close() })
+		b.held = append(b.held, f)
+	}
+	b.start(t)
 }
 
 // wrote says whether what berth has logged so far contains any of these.

@@ -44,7 +44,8 @@ type daemonOptions struct {
 	dir   string // temporary; also its HOME
 	env   []string
 	ready func(context.Context) error
-	quiet bool // its log says nothing about a failed test
+	quiet bool       // its log says nothing about a failed test
+	files []*os.File // that it inherits, from descriptor 3 on
 }
 
 // startDaemon starts a program and waits until it is ready; it is stopped, and
@@ -71,6 +72,7 @@ func tryDaemon(t *testing.T, o daemonOptions) (*daemon, error) {
 	d.cmd = exec.Command(o.path, o.args...) // without a context: stop ends it
 	d.cmd.Env = environment(o.dir, o.env...)
 	d.cmd.Stdout, d.cmd.Stderr = out, out
+	d.cmd.ExtraFiles = o.files
 	// Its own group, so that stop reaches what it started; and not beyond the
 	// life of this process, whatever ends that.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -78,6 +79,79 @@ type tap struct {
 
 	mu   sync.Mutex
 	seen []request
+	gate chan struct{} // nil: nothing is held
+	held int           // bodies that were
+}
+
+// holdAfter is how much of a blob passes a tap that holds.
+const holdAfter = 4 << 20
+
+// hold lets no blob pass further than holdAfter until it is released.
+func (tp *tap) hold() (release func()) {
+	gate := make(chan struct{})
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.gate = gate
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+// slow is for httputil.ReverseProxy.
+func (tp *tap) slow(r *http.Response) error {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	if tp.gate != nil && r.Request.Method == http.MethodGet && strings.Contains(r.Request.URL.Path, "/blobs/") {
+		r.Body = &heldBody{r.Body, r.Request.Context(), tp.gate, holdAfter, sync.OnceFunc(tp.noteHeld)}
+	}
+	return nil
+}
+
+func (tp *tap) noteHeld() {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.held++
+}
+
+// awaitHeld waits until so many bodies were held.
+func (tp *tap) awaitHeld(t *testing.T, bodies int) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(startLimit); ; {
+		tp.mu.Lock()
+		held := tp.held
+		tp.mu.Unlock()
+		if held >= bodies {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("%d bodies are held, not %d", held, bodies)
+		}
+	}
+}
+
+type heldBody struct {
+	io.ReadCloser
+	ctx  context.Context
+	gate <-chan struct{}
+	left int
+	note func()
+}
+
+func (b *heldBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		b.note()
+		select {
+		case <-b.gate:
+			return b.ReadCloser.Read(p)
+		case <-b.ctx.Done():
+			return 0, b.ctx.Err()
+		}
+	}
+	n, err := b.ReadCloser.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
 }
 
 // request is what the tap keeps of a request.
@@ -105,6 +179,7 @@ func startTap(t *testing.T, to string) *tap {
 		FlushInterval: -1,
 	}
 	tp := &tap{addr: l.Addr().String(), done: make(chan struct{})}
+	forward.ModifyResponse = tp.slow
 	tp.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tp.note(r)
 		forward.ServeHTTP(w, r)
