@@ -39,16 +39,16 @@ func newTroubled(t *testing.T, step http.RoundTripper) *troubled {
 	return r
 }
 
-// open opens a blob of repo, and says what that came to, how long it took and
-// how many requests it cost.
-func (r *troubled) call(t *testing.T, repo string) (err error, took time.Duration, tries int) { //nolint:revive // the error is what it is about
+// call opens a blob of repo, and says how long that took, how many requests it
+// cost, and what it came to.
+func (r *troubled) call(t *testing.T, repo string) (took time.Duration, tries int, err error) {
 	t.Helper()
 	before, start := r.tries, time.Now()
 	c, err := r.As(Identity{}).Open(t.Context(), blobOf(repo), oci.Range{})
 	if err == nil {
 		readAll(t, c)
 	}
-	return err, time.Since(start), r.tries - before
+	return time.Since(start), r.tries - before, err
 }
 
 // Whatever kind of fault it is: after several in a row calls are answered from
@@ -70,7 +70,7 @@ func TestBreaker(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newTroubled(t, c.step)
 			for range 30 {
-				err, _, _ := r.call(t, "acme/app")
+				_, _, err := r.call(t, "acme/app")
 				wantClass(t, err, c.class)
 				if r.origin.open() {
 					break
@@ -82,14 +82,14 @@ func TestBreaker(t *testing.T) {
 			if got := testutil.ToFloat64(r.metrics.open.WithLabelValues("registry.test")); got != 1 {
 				t.Errorf("%s: the gauge is %v", name, got)
 			}
-			err, took, tries := r.call(t, "acme/app")
+			took, tries, err := r.call(t, "acme/app")
 			e := classed(t, err, c.class)
 			if tries != 0 || took != 0 || e.Detail == "" || !strings.HasPrefix(e.Message, "registry.test, asked for acme/app, ") {
 				t.Errorf("%s: %d tries, %v, %+v", name, tries, took, e)
 			}
 			r.step = ok
 			time.Sleep(probeEvery)
-			if err, _, tries := r.call(t, "acme/app"); err != nil || tries != 1 || r.origin.open() {
+			if _, tries, err := r.call(t, "acme/app"); err != nil || tries != 1 || r.origin.open() {
 				t.Errorf("%s: afterwards %v, %d tries", name, err, tries)
 			}
 			if got := testutil.ToFloat64(r.metrics.open.WithLabelValues("registry.test")); got != 0 {
@@ -107,13 +107,13 @@ func TestBreakerOfASilentRegistry(t *testing.T) {
 			if r.origin.open() {
 				t.Fatalf("open after %d calls", i)
 			}
-			err, took, _ := r.call(t, "acme/app")
+			took, _, err := r.call(t, "acme/app")
 			wantClass(t, err, oci.Timeout)
 			if took > openLimit {
 				t.Errorf("it took %v", took)
 			}
 		}
-		if err, took, tries := r.call(t, "acme/app"); oci.ClassOf(err) != oci.Timeout || took != 0 || tries != 0 {
+		if took, tries, err := r.call(t, "acme/app"); oci.ClassOf(err) != oci.Timeout || took != 0 || tries != 0 {
 			t.Errorf("%v, %v, %d tries", err, took, tries)
 		}
 	})
@@ -207,7 +207,7 @@ func TestBreakerAsksOnceASecond(t *testing.T) {
 		for range 10 {
 			time.Sleep(110 * time.Millisecond)
 			_, _, _ = r.call(t, "acme/broken")
-			if err, _, _ := r.call(t, "acme/fine"); err == nil {
+			if _, _, err := r.call(t, "acme/fine"); err == nil {
 				return
 			}
 		}

@@ -160,7 +160,7 @@ func TestOneLimit(t *testing.T) {
 				text = "slow down"
 			}
 			l := newLimited(t, auth.GHCR, func(string) *http.Response {
-				return &http.Response{StatusCode: 429, Header: c.answer.Header, Body: replyWith(0, text).Body, ContentLength: int64(len(text))}
+				return &http.Response{StatusCode: http.StatusTooManyRequests, Header: c.answer.Header, Body: replyWith(0, text).Body, ContentLength: int64(len(text))}
 			})
 			src := l.As(as("acme", "a", "1"))
 			for _, want := range c.waits {

@@ -360,7 +360,7 @@ func TestDrippingToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if _, err := (&authTransport{r}).RoundTrip(req); oci.ClassOf(err) != oci.Timeout || time.Since(start) > openLimit { //nolint:bodyclose // there is none
+		if _, err := (&authTransport{r}).RoundTrip(req); oci.ClassOf(err) != oci.Timeout || time.Since(start) > openLimit {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 	})
