@@ -43,9 +43,13 @@ type room struct {
 	growing   int64 // reserved for growing blobs
 	shelf     map[blobKey]*leftover
 	unwritten int64 // of growing: what the filesystem does not know of yet
-	// changed is what was published (its size) or removed (gone) since a walk
-	// through the folder began: what the walk saw of those does not count. Nil:
-	// no walk is under way.
+	foreign   int64 // files that are no blobs
+	// tallies are what kept and blobCount sum up, by leaf.
+	tallies map[string]tally
+	// changed is what was published (its size) or removed (gone) in the leaf
+	// walked since a look at it began: what it saw of those does not count. Nil:
+	// none is under way.
+	walked  string
 	changed map[string]int64
 
 	evicting sync.Mutex    // one walk at a time
@@ -63,7 +67,7 @@ const gone = -1
 func newRoom(blobs string, o Options, d *disk, c *checks) *room {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &room{
-		blobs: blobs, o: o, disk: d, checks: c, ctx: ctx, cancel: cancel, shelf: map[blobKey]*leftover{},
+		blobs: blobs, o: o, disk: d, checks: c, ctx: ctx, cancel: cancel, shelf: map[blobKey]*leftover{}, tallies: map[string]tally{},
 		counted: make(chan struct{}), tight: make(chan struct{}, 1),
 	}
 	return r
@@ -226,21 +230,12 @@ func (r *room) publish(tmp, path string, size int64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if before != nil && before.Mode().IsRegular() {
-		r.kept -= before.Size()
-		r.blobCount--
+		r.add(filepath.Dir(path), -before.Size(), -1)
 	}
 	r.growing -= size
-	r.kept += size
-	r.blobCount++
+	r.add(filepath.Dir(path), size, 1)
 	r.note(path, size)
 	return nil
-}
-
-// note records a change for a walk that is under way. Caller holds names and mu.
-func (r *room) note(path string, size int64) {
-	if r.changed != nil {
-		r.changed[path] = size
-	}
 }
 
 // link puts the file at from, which is new, in the place of the one at path, if
@@ -294,8 +289,7 @@ func (r *room) removeIf(path string, ok func(fs.FileInfo) bool) (done bool, err 
 	r.forgetCheck(path)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.kept -= info.Size()
-	r.blobCount--
+	r.add(filepath.Dir(path), -info.Size(), -1)
 	r.note(path, gone)
 	return true, nil
 }

@@ -198,6 +198,8 @@ type Usage struct {
 	Blobs int64
 	// Evicted blobs since Open.
 	Evicted int64
+	// Foreign files among the blobs: they are left alone.
+	Foreign int64
 }
 
 // Usage says what is held now.
@@ -205,5 +207,5 @@ func (s *Store) Usage() Usage {
 	r := s.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Usage{Bytes: r.kept + r.growing, Blobs: r.blobCount, Evicted: r.evicted}
+	return Usage{Bytes: r.kept + r.growing, Blobs: r.blobCount, Evicted: r.evicted, Foreign: r.foreign}
 }

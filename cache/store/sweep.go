@@ -4,12 +4,7 @@ import (
 	"context"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
-
-	"berth/oci"
 )
 
 // touchEvery is how coarse last-use times are: a blob's modification time is
@@ -57,93 +52,13 @@ func (r *room) sweep(ctx context.Context) {
 func (r *room) count(ctx context.Context) {
 	r.evicting.Lock()
 	defer r.evicting.Unlock()
-	if _, err := r.survey(ctx); err != nil && ctx.Err() == nil {
+	if err := r.survey(ctx, func(entry) {}); err != nil && ctx.Err() == nil {
 		r.o.Log.Warn("counting the cache", "err", err)
 	}
+	if n := r.foreigners(); n > 0 {
+		r.o.Log.Info("the cache folder holds files that are not the cache's; they are left alone", "files", n)
+	}
 	close(r.counted)
-}
-
-// entry is a published blob.
-type entry struct {
-	path string
-	size int64
-	used time.Time
-}
-
-// survey lists the blobs, and sets right what they sum up to: others may have
-// deleted some. Caller holds evicting.
-func (r *room) survey(ctx context.Context) ([]entry, error) {
-	r.begin()
-	all, err := r.list(ctx)
-	if err != nil {
-		r.noteChanges(nil)
-		return nil, err
-	}
-	r.sumUp(all)
-	return all, nil
-}
-
-// begin notes changes from now on.
-func (r *room) begin() { r.noteChanges(map[string]int64{}) }
-
-func (r *room) noteChanges(in map[string]int64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.changed = in
-}
-
-// sumUp counts what a walk saw since begin, but where something changed
-// meanwhile: there the change counts.
-func (r *room) sumUp(all []entry) {
-	r.names.Lock() // no change is half done
-	defer r.names.Unlock()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.kept, r.blobCount = 0, 0
-	for _, e := range all {
-		if _, ok := r.changed[e.path]; !ok {
-			r.kept += e.size
-			r.blobCount++
-		}
-	}
-	for _, size := range r.changed {
-		if size != gone {
-			r.kept += size
-			r.blobCount++
-		}
-	}
-	r.changed = nil
-}
-
-// list walks the blobs. What is no blob is passed over, symbolic links too, and
-// so is what cannot be read.
-func (r *room) list(ctx context.Context) ([]entry, error) {
-	var all []entry
-	err := filepath.WalkDir(r.blobs, func(path string, e fs.DirEntry, err error) error {
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil && path == r.blobs:
-			return err
-		case err != nil, !e.Type().IsRegular(), !isBlob(path[len(r.blobs):]):
-			return nil //nolint:nilerr // what cannot be read is passed over
-		}
-		if info, err := e.Info(); err == nil { // else evicted meanwhile
-			all = append(all, entry{path: path, size: info.Size(), used: info.ModTime()})
-		}
-		return nil
-	})
-	return all, err
-}
-
-// isBlob says whether path is one that Store.path makes, "/origin/sha256/ab/ab...".
-func isBlob(path string) bool {
-	parts := strings.Split(path, "/")
-	if len(parts) != 5 {
-		return false
-	}
-	_, err := oci.ParseDigest(parts[2] + ":" + parts[4])
-	return err == nil && strings.HasPrefix(parts[4], parts[3]) && len(parts[3]) == 2
 }
 
 // evict removes the least recently used blobs until n more bytes fit. Readers
@@ -153,15 +68,23 @@ func (r *room) evict(ctx context.Context, n int64) (progress bool, err error) {
 	defer r.evicting.Unlock()
 	for !r.enough(n) && r.clear(0) { // what is left of downloads goes first
 	}
-	if r.enough(n) {
-		return true, nil
+	for !r.enough(n) {
+		went, failed := r.evictOldest(ctx, n)
+		progress = progress || went
+		if !went || ctx.Err() != nil {
+			return progress || r.enough(n), failed
+		}
 	}
-	all, err := r.survey(ctx)
-	if err != nil {
+	return true, nil
+}
+
+// evictOldest is one round of evict.
+func (r *room) evictOldest(ctx context.Context, n int64) (progress bool, err error) {
+	old := oldest{need: r.lacks(n)}
+	if err := r.survey(ctx, old.see); err != nil {
 		return false, err
 	}
-	slices.SortFunc(all, func(a, b entry) int { return a.used.Compare(b.used) })
-	for _, e := range all {
+	for _, e := range old.sorted() {
 		if r.enough(n) {
 			return true, nil
 		}
@@ -174,7 +97,14 @@ func (r *room) evict(ctx context.Context, n int64) (progress bool, err error) {
 	if progress {
 		return true, nil
 	}
-	return r.enough(n), err
+	return false, err
+}
+
+// lacks is how many bytes must go for n to fit.
+func (r *room) lacks(n int64) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return n - r.free()
 }
 
 // evictOne removes e, unless it was used since it was listed.
