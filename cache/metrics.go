@@ -16,6 +16,8 @@ type Numbers struct {
 	Bytes, Limit int64
 	// Blobs that are kept. The same bytes from two origins are two.
 	Blobs int64
+	// Foreign files in the folder, which are left alone.
+	Foreign int64
 	// Evicted blobs.
 	Evicted int64
 	// Fills that are under way.
@@ -34,7 +36,7 @@ type Numbers struct {
 func (c *Cache) Numbers() Numbers {
 	u := c.store.Usage()
 	n := Numbers{
-		Bytes: u.Bytes, Limit: c.o.MaxSize, Blobs: u.Blobs, Evicted: u.Evicted,
+		Bytes: u.Bytes, Limit: c.o.MaxSize, Blobs: u.Blobs, Evicted: u.Evicted, Foreign: u.Foreign,
 		Writable: !c.diskIsBad(), Errors: map[string]int64{},
 	}
 	failed := c.store.Failures()
@@ -90,7 +92,7 @@ func (c *counts) read() (bypassed int64, corrupt map[string]int64) {
 
 // The metrics. They are read when somebody asks for them, and kept nowhere else.
 type descs struct {
-	fills, bytes, limit, objects, writable, evictions, errors, corrupt, bypass *prometheus.Desc
+	fills, bytes, limit, objects, foreign, writable, evictions, errors, corrupt, bypass *prometheus.Desc
 }
 
 func newDescs() descs {
@@ -102,6 +104,7 @@ func newDescs() descs {
 		bytes:     desc("cache_bytes", "Bytes that are kept, or reserved for downloads that are under way."),
 		limit:     desc("cache_limit_bytes", "How many bytes may be kept. 0: no limit but the disk's."),
 		objects:   desc("cache_objects", "Blobs and manifests that are kept. The same bytes from two registries are two."),
+		foreign:   desc("cache_foreign_files", "Files in the cache folder that are not the cache's. They are left alone."),
 		writable:  desc("cache_writable", "Whether downloads are kept: 0 while pulls go past a disk that failed."),
 		evictions: desc("cache_evictions_total", "Blobs and manifests that had to go for others."),
 		errors:    desc("cache_errors_total", "File operations in the cache folder that failed.", "operation"),
@@ -123,6 +126,7 @@ func (c *Cache) Collect(ch chan<- prometheus.Metric) {
 	send(d.bytes, prometheus.GaugeValue, float64(n.Bytes))
 	send(d.limit, prometheus.GaugeValue, float64(n.Limit))
 	send(d.objects, prometheus.GaugeValue, float64(n.Blobs))
+	send(d.foreign, prometheus.GaugeValue, float64(n.Foreign))
 	writable := 0.0
 	if n.Writable {
 		writable = 1

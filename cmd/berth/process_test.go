@@ -80,8 +80,13 @@ func TestServesWithoutAFile(t *testing.T) {
 	t.Logf("ready after %v", fastest)
 }
 
-// A large cache takes no longer.
+// A large cache takes no longer, and little memory: also when all of it was
+// counted, and foreign files among it.
 func TestReadyWithALargeCache(t *testing.T) {
+	blobs := 20_000
+	if os.Getenv("BERTH_LONG") != "" {
+		blobs = 1_000_000
+	}
 	h := newHome(t)
 	hub := ocitest.New(t, ocitest.Options{})
 	image := hub.AddImage("library/nginx", "1", ocitest.Image{Layers: []int64{5000}})
@@ -90,21 +95,55 @@ func TestReadyWithALargeCache(t *testing.T) {
 	h.nobody(n).mustPull("nginx", image, "")
 	n.stop()
 	origin := filepath.Dir(filepath.Dir(h.kept(image.Digest.Encoded())[0]))
-	for i := range 256 {
-		folder := filepath.Join(origin, fmt.Sprintf("%02x", i))
-		if err := os.MkdirAll(folder, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		for j := range 60 {
-			h.write(filepath.Join(folder, fmt.Sprintf("%02x%062x", i, j)), "x")
-		}
-	}
+	h.plant(origin, blobs)
+	program(t, berthProgram) // building it is no part of starting it
 	begin := time.Now()
 	n = h.build()
 	h.nobody(n).mustPull("nginx", image, "")
 	if took := time.Since(begin); took >= time.Second {
-		t.Errorf("with 15000 blobs the first pull is through after %v", took)
+		t.Errorf("with %d blobs the first pull is through after %v", blobs, took)
 	}
+	for n.sample("berth_cache_objects") < float64(blobs) { // it may take a minute, and patience ends it
+		if t.Context().Err() != nil || time.Since(begin) > 2*time.Minute {
+			t.Fatalf("%.0f are counted", n.sample("berth_cache_objects"))
+		}
+	}
+	t.Logf("%d are counted after %v", blobs, time.Since(begin))
+	n.await("foreign files are told", func() bool { return strings.Contains(n.log.String(), "not the cache's") })
+	if foreign := n.sample("berth_cache_foreign_files"); foreign != 2 {
+		t.Errorf("%.0f foreign files", foreign)
+	}
+	if peak, most := n.peakMemory(), int64(128<<20+128*blobs); peak > most {
+		t.Errorf("it took %d MiB, want %d at most", peak>>20, most>>20)
+	} else {
+		t.Logf("it took %d MiB", peak>>20)
+	}
+}
+
+// plant puts n files with names of blobs into origin, and two with others. They
+// are links to a few files: that takes no room.
+func (h *home) plant(origin string, n int) {
+	h.t.Helper()
+	var err error
+	source := ""
+	for i := 0; i < n && err == nil; i++ {
+		if i%50_000 == 0 { // a file has 65,000 names at most
+			source = filepath.Join(h.dir, fmt.Sprint("source", i))
+			h.write(source, "x")
+		}
+		folder := filepath.Join(origin, fmt.Sprintf("%02x", i%256))
+		if i < 256 {
+			err = os.MkdirAll(folder, 0o700)
+		}
+		if err == nil {
+			err = os.Link(source, filepath.Join(folder, fmt.Sprintf("%02x%062x", i%256, i)))
+		}
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.write(filepath.Join(origin, "README"), "x")
+	h.write(filepath.Join(origin, "00", "README"), "x")
 }
 
 func TestAddressInUse(t *testing.T) {
