@@ -80,7 +80,7 @@ func rootCommand(o *options) *cobra.Command {
 	})
 	root.AddCommand(
 		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o),
-		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), tokenCommand(), versionCommand(),
+		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), tokenCommand(o), versionCommand(),
 	)
 	return root
 }

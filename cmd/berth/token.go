@@ -9,7 +9,7 @@ import (
 	"berth/internal/config"
 )
 
-func tokenCommand() *cobra.Command {
+func tokenCommand(o *options) *cobra.Command {
 	var name string
 	c := &cobra.Command{
 		Use:   "token ORGANISATION",
@@ -25,11 +25,24 @@ func tokenCommand() *cobra.Command {
 line for organisations.%s.tokens in the configuration:
   - {name: %s, sha256: %s}
 log in with:
-  docker login localhost:5000 --username %s
-`, token.Reveal(), args[0], name, auth.HashToken(token), args[0])
+  docker login %s --username %s
+`, token.Reveal(), args[0], name, auth.HashToken(token), o.loginAt(), args[0])
 			return err
 		},
 	}
 	c.Flags().StringVar(&name, "name", "default", "what the token is called in logs")
 	return c
+}
+
+// loginAt is the first listener of the configuration where callers log in. The
+// organisation need not be in it yet.
+func (o *options) loginAt() string {
+	if cfg, err := o.load(); err == nil {
+		for _, l := range configured(cfg) {
+			if p, ok := port(l); ok && p.Token {
+				return p.Address
+			}
+		}
+	}
+	return "localhost:5000"
 }

@@ -32,6 +32,7 @@ const (
 // warming is one image on its way into the cache: a pull whose bytes go nowhere.
 type warming struct {
 	source   oci.Source
+	registry string
 	repo     string
 	ref      string
 	platform oci.Platform
@@ -63,7 +64,7 @@ func (n *node) newWarming(r admin.PrewarmRequest, hear func(admin.Progress)) (*w
 	if err != nil {
 		return nil, err
 	}
-	return &warming{source: source, repo: route.Repo, ref: ref, platform: platform, hear: hear, who: r.Organisation}, nil
+	return &warming{source: source, registry: route.Registry.Name, repo: route.Repo, ref: ref, platform: platform, hear: hear, who: r.Organisation}, nil
 }
 
 // run pulls the image. Its error is for people.
@@ -149,8 +150,8 @@ func (w *warming) manifest(ctx context.Context, d oci.Digest) ([]byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.progress.Digest = d.String()
-	w.add(int64(len(text)), c.Result)
 	w.progress.Total += int64(len(text))
+	w.add(int64(len(text)), c.Result)
 	return text, nil
 }
 
