@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/auth"
 	"berth/oci"
 )
 
@@ -103,7 +104,12 @@ func (x *exchange) sendError(e *oci.Error) {
 func (x *exchange) message(e *oci.Error) string {
 	text := e.Message
 	if who := x.caller.Organisation; who != "" && !strings.HasPrefix(text, "organisation ") {
-		text = "organisation " + who + ": " + text
+		if e.Class == oci.NoCredential && x.route.Registry != nil {
+			// Asked for everyone without an account, in words for nobody.
+			text = auth.NoCredential(who, x.route.Registry.Name, x.route.Repo).Message
+		} else {
+			text = "organisation " + who + ": " + text
+		}
 	}
 	return oci.OneLine(text, maxMessage)
 }

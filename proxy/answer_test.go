@@ -159,6 +159,18 @@ func TestSourcesMayRefuse(t *testing.T) {
 	s.get("/v2/nginx/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, "organisation acme has no account nope")
 }
 
+// What the shared view was refused is told to an organisation in its own name.
+func TestNoAccountIsTheOrganisations(t *testing.T) {
+	for organisation, want := range map[string]string{
+		"acme": "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: connect one and pull again",
+		"":     "acme/app of ghcr.io is not public, or does not exist, and no account for ghcr.io is connected: connect one and pull again",
+	} {
+		s := newSite(t, func(o *Options) { o.Organisation = organisation })
+		s.fake.fails["resolve"] = auth.NoCredential("", "ghcr.io", "acme/app")
+		s.get("/v2/ghcr.io/acme/app/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, want)
+	}
+}
+
 func TestMessagesAreOneShortLine(t *testing.T) {
 	s := newSite(t, nil)
 	s.fake.fails["resolve"] = &oci.Error{Class: oci.Denied, Message: "a\r\nb\x00<" + strings.Repeat("x", 5000), Detail: "c\nd" + strings.Repeat("y", 5000)}
