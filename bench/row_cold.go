@@ -32,6 +32,9 @@ func cold(size int64, clients int, tls bool) func(context.Context, *bench, *peer
 		}
 		took, used := time.Since(start), cpu(instance.pid())-before
 		up, err := b.upstream.counts(ctx)
+		if err == nil && instance.dir != "" {
+			err = forget(instance.dir)
+		}
 		return figures{
 			"s": took.Seconds(), "MB/s": float64(size) / 1e6 / took.Seconds(),
 			"first byte ms, slowest client": slowest(all).Seconds() * 1000,

@@ -83,7 +83,9 @@ func (x *exchange) end(ctx context.Context, err error) {
 	if err == nil {
 		err = x.w.finish()
 	}
-	x.patience.stop()
+	if !x.w.started {
+		x.patience.stop(time.Now())
+	}
 	var failure *oci.Error
 	aborted := false
 	if err != nil {

@@ -37,6 +37,8 @@ func (p *patience) inner() context.Context {
 	switch {
 	case p.over:
 		p.cancel(nil)
+	case p.late:
+		p.cancel(errTooLate)
 	case !p.stopped:
 		p.timer = time.AfterFunc(time.Until(p.until), p.strike)
 	}
@@ -53,13 +55,13 @@ func (p *patience) strike() {
 	}
 }
 
-// stop ends the looking at the clock. It says false when the time is over: then
+// stop ends the looking at the clock, now. It says false when the time is over: then
 // everything that waited has been told, or is about to be.
-func (p *patience) stop() bool {
+func (p *patience) stop(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.timer == nil && !p.stopped {
-		p.late = !time.Now().Before(p.until)
+		p.late = !now.Before(p.until)
 	}
 	p.stopped = true
 	if p.timer != nil {

@@ -21,13 +21,13 @@ func TestPatience(t *testing.T) {
 		child, cancel := context.WithCancel(p)
 		defer cancel()
 		<-child.Done()
-		if err := context.Cause(child); !errors.Is(err, errTooLate) || p.stop() {
+		if err := context.Cause(child); !errors.Is(err, errTooLate) || p.stop(time.Now()) {
 			t.Errorf("at the time: %v", err)
 		}
 		p.end()
 
 		p = begin()
-		if p.Value(key{}) != "kept" || p.Err() != nil || !p.stop() {
+		if p.Value(key{}) != "kept" || p.Err() != nil || !p.stop(time.Now()) {
 			t.Error("it has ended before its time, or lost a value")
 		}
 		time.Sleep(2 * time.Second)
@@ -50,8 +50,11 @@ func TestPatience(t *testing.T) {
 		// Nobody asked, and the time is over all the same.
 		p = begin()
 		time.Sleep(time.Second)
-		if p.stop() {
+		if p.stop(time.Now()) {
 			t.Error("an answer after the time may leave")
+		}
+		if err := context.Cause(p); !errors.Is(err, errTooLate) {
+			t.Errorf("who asks after the time is told %v", err)
 		}
 	})
 }
