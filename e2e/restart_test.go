@@ -81,7 +81,7 @@ func TestRestarts(t *testing.T) {
 		}
 	}
 	for range rounds {
-		for range len(clients) {
+		for range clients {
 			await()
 		}
 		w.berth.stop(t)

@@ -10,8 +10,9 @@ type Listener struct {
 	// Where to listen. Required. localhost:5000 means 127.0.0.1 and ::1; an IP
 	// address as in 10.0.0.1:5000 or [::1]:5000; ":5000" means every address;
 	// systemd:NAME takes the sockets that systemd hands over under this name
-	// (FileDescriptorName=). An address that others can reach is refused unless
-	// there is tls and callers is token, or allow_remote is true. Needs a restart.
+	// (FileDescriptorName=), as does any address at which systemd holds one. An
+	// address that others can reach is refused unless there is tls and callers is
+	// token, or allow_remote is true. Needs a restart.
 	Address Address `yaml:"address" restart:"yes"`
 
 	// How a caller is known. "token": by user name (organisation, or

@@ -43,8 +43,8 @@ type Registry struct {
 	TokenEndpoints []string `yaml:"token_endpoints"`
 
 	// Certificates (PEM) of the authorities to trust for this registry, instead
-	// of the system's. Not for an organisation's own registry. Default: the
-	// system's.
+	// of the system's. The file is read again at a reload. Not for an organisation's
+	// own registry. Default: the system's.
 	CAFile string `yaml:"ca_file"`
 
 	// Private networks (CIDR) that this registry, its redirects and its token
