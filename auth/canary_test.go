@@ -48,7 +48,7 @@ func TestNothingLeaks(t *testing.T) {
 				w.Header().Set("Retry-After", said)
 				w.Header().Set("Location", "https://evil.test/?"+url.QueryEscape(said))
 				w.WriteHeader(status)
-				fmt.Fprintf(w, form, said) //nolint:gosec // G705: saying it back is the point
+				fmt.Fprintf(w, form, said)
 			}
 			c := newClock()
 			a := f.authority(AuthorityOptions{Logger: logs.logger(), Metrics: m, Now: c.now, Type: typeNamed(t, GHCR)})
