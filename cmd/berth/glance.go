@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -58,14 +59,39 @@ func (n *node) accountsOf(s *samples) []admin.Account {
 			all = append(all, s.account(admin.Nobody, name, sharedAccount, n.now()))
 		}
 	}
-	for _, one := range s.series["berth_ratelimit_remaining"] {
-		if l := one.labels; l["account"] == admin.Nobody {
-			all = append(all, s.account(l["organisation"], l["registry"], l["account"], n.now()))
+	for _, l := range s.withoutAccount() {
+		a := s.account(l["organisation"], l["registry"], admin.Nobody, n.now())
+		if a.RateLeft != nil || a.CoolDownUntil != nil {
+			all = append(all, a)
 		}
 	}
 	slices.SortFunc(all, func(a, b admin.Account) int {
 		return cmp.Or(strings.Compare(a.Organisation, b.Organisation), strings.Compare(a.Registry, b.Registry), strings.Compare(a.Name, b.Name))
 	})
+	return all
+}
+
+// withoutAccount are whose requests without an account a registry counts, or has
+// stopped.
+func (s *samples) withoutAccount() (all []map[string]string) {
+	for _, one := range slices.Concat(s.series["berth_ratelimit_remaining"], s.series["berth_cooldown_until_timestamp_seconds"]) {
+		known := func(l map[string]string) bool { return maps.Equal(l, one.labels) }
+		if one.labels["account"] == admin.Nobody && !slices.ContainsFunc(all, known) {
+			all = append(all, one.labels)
+		}
+	}
+	return all
+}
+
+// troubledOf are the registries that fail for everyone.
+func troubledOf(s *samples) []string {
+	all := []string{}
+	for _, one := range s.series["berth_breaker_open"] {
+		if one.value == 1 {
+			all = append(all, one.labels["registry"])
+		}
+	}
+	slices.Sort(all)
 	return all
 }
 

@@ -87,7 +87,7 @@ func (n *node) status(context.Context) (admin.Status, error) {
 		Version: version(), PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
 		Configuration: admin.Configuration{Reload: n.answer(n.cfg), Applied: n.read},
 		Pulls:         pullsOf(metrics), Cache: folder, Accounts: n.accountsOf(metrics),
-		Fills: fills, Clients: clientsOf(metrics), Failures: []admin.Failure{},
+		Troubled: troubledOf(metrics), Fills: fills, Clients: clientsOf(metrics), Failures: []admin.Failure{},
 	}
 	kept := n.failures.All(time.Time{})
 	for i := range kept[:min(len(kept), shownFailures)] {

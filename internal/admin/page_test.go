@@ -78,6 +78,7 @@ func failing() (Status, *History) {
 	s.Configuration.Organisations[2] = File{Organisation: "initech", State: Failed, Path: "/etc/berth/organisations.d/initech.yaml", Errors: []string{"/etc/berth/organisations.d/initech.yaml:1:9: tokens: a list is wanted"}}
 	s.Accounts[0].RateLeft, s.Accounts[0].State, s.Accounts[0].CoolDownUntil = new(int64(0)), AccountResting, new(noon.Add(42*time.Minute))
 	s.Accounts[2].State = AccountRefused
+	s.Troubled = []string{"quay.io"}
 	s.Cache.Unwritable, s.Cache.FreeBytes = true, 1<<30
 	s.Failures = []Failure{
 		{Organisation: "acme", Registry: "ghcr.io", Repository: "acme/app", Reference: "1.4.2", Class: "unauthorized", Owner: "tenant", Message: `organisation acme: ghcr.io refused account "ci" (401): its token has expired or the user name is wrong; renew it and pull again`, RequestID: "k7f3q", Client: "docker", Count: 41, First: noon.Add(-time.Hour), Last: noon.Add(-9 * time.Second)},
@@ -126,7 +127,7 @@ func TestPage(t *testing.T) {
 		},
 		"failing": {
 			failing,
-			[]string{"5 things to look at", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech is out", "cannot be written", "unauthorized", "9 s ago", "bad file"},
+			[]string{"6 things to look at", "quay.io does not answer", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech is out", "cannot be written", "unauthorized", "9 s ago", "bad file"},
 			[]string{"acme/app:1.4.2", "renew it and pull again", "calers", "initech.yaml"}, []string{"all well"},
 		},
 	} {
@@ -209,6 +210,7 @@ func TestPageEscapesAndKeeps(t *testing.T) {
 	public := map[string]bool{
 		".Version": true, ".Listeners.Address": true, ".Listeners.Organisation": true, ".Listeners.Registry": true,
 		".Configuration.Reload.Organisations.Organisation": true, ".Configuration.Reload.NeedsRestart": true,
+		".Troubled":              true,
 		".Accounts.Organisation": true, ".Accounts.Registry": true, ".Accounts.Name": true,
 		".Fills.Registry": true, ".Clients.Client": true,
 		".Failures.Organisation": true, ".Failures.Registry": true, ".Failures.Class": true,

@@ -20,6 +20,8 @@ type Status struct {
 	Cache         Cache         `json:"cache"`
 	// Accounts are the organisations' at registries, and the shared view's.
 	Accounts []Account `json:"accounts"`
+	// Troubled are registries that fail so often that they are hardly asked.
+	Troubled []string `json:"troubled"`
 	// Fills are the downloads under way.
 	Fills []Fill `json:"fills"`
 	// Clients say when each kind of client last pulled, so that one that goes
@@ -175,6 +177,9 @@ func (s *Status) Problems() []Problem {
 		case a.low():
 			odd = append(odd, Problem{Text: a.whose() + " has few pulls left at " + a.Registry})
 		}
+	}
+	for _, registry := range s.Troubled {
+		bad = append(bad, Problem{Bad: true, Text: registry + " does not answer, or not well: what is kept is served to whoever has proven access lately. berth diagnose " + registry + " says more"})
 	}
 	if s.Cache.Unwritable {
 		bad = append(bad, Problem{Bad: true, Text: "the cache's disk cannot be written: pulls go past it"})
