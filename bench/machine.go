@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -89,13 +90,18 @@ func settle() {
 // to write: without this, whoever is measured later pays for it.
 func forget(dir string) error {
 	settle()
-	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
-			return nil //nolint:nilerr // it has just been renamed
+			return ignoreGone(err)
 		}
-		f, err := os.Open(path)
+		f, err := root.Open(path)
 		if err != nil {
-			return nil //nolint:nilerr // likewise
+			return ignoreGone(err)
 		}
 		defer f.Close()
 		if info, err := f.Stat(); err != nil || info.Size() < largeFile {
@@ -103,6 +109,14 @@ func forget(dir string) error {
 		}
 		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 	})
+}
+
+// ignoreGone lets what has just been renamed pass.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // largeFile is what forget takes for one. The warm blob is among them: its row comes
