@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 func checkCommand(o *options) *cobra.Command {
 	var as string
+	var inJSON bool
 	c := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Check the configuration, or one organisation's drop-in, without using it",
@@ -36,15 +38,19 @@ runs as: the one that --user names, else berth, if there is such a user.`,
 			if id, err := identityFor(as); err != nil {
 				return usageError{err}
 			} else if id != nil {
-				return checkAs(c, id, opts.Main, file)
+				return checkAs(c, id, opts.Main, file, inJSON)
 			}
 			r := config.Check(file, opts)
 			if r.Config != nil {
 				checkFiles(c.Context(), r.Config, &r)
 			}
+			if inJSON {
+				return reportJSON(c, r)
+			}
 			return report(c, file, r)
 		},
 	}
+	c.Flags().BoolVar(&inJSON, "json", false, "print the errors and warnings as JSON")
 	c.Flags().StringVar(&as, "user", "", "the user that the node runs as, for root (default "+serviceUser+", if there is one)")
 	return c
 }
@@ -61,6 +67,20 @@ func report(c *cobra.Command, file string, r config.Report) error {
 	}
 	_, err := fmt.Fprintln(c.OutOrStdout(), file+": ok")
 	return err
+}
+
+// reportJSON has lists even where they are empty, for programs.
+func reportJSON(c *cobra.Command, r config.Report) error {
+	r.Errors, r.Warnings = append(config.Problems{}, r.Errors...), append(config.Problems{}, r.Warnings...)
+	e := json.NewEncoder(c.OutOrStdout())
+	e.SetEscapeHTML(false)
+	if err := e.Encode(r); err != nil {
+		return err
+	}
+	if !r.OK() {
+		return errSaid
+	}
+	return nil
 }
 
 // checkFiles adds what is wrong with the files that a good configuration names.
@@ -84,6 +104,8 @@ func checkFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
 	for name, o := range cfg.Organisations {
 		if o.File != "" {
 			add(&r.Errors, o.File, errors.Join(vet(cfg, name, &o), mayHold(&o)))
+		} else {
+			add(&r.Errors, main, prefixed("organisations."+name, vet(cfg, name, &o)))
 		}
 	}
 	bad, unseen := checkSecrets(ctx, cfg)

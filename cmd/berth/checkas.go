@@ -58,10 +58,13 @@ func credentialOf(u *user.User) (*syscall.Credential, error) {
 
 // checkAs runs this command again as somebody else: no arithmetic with owners
 // and modes says as surely what he can read.
-func checkAs(c *cobra.Command, id *syscall.Credential, main, file string) error {
+func checkAs(c *cobra.Command, id *syscall.Credential, main, file string, inJSON bool) error {
 	args := []string{"check", file}
 	if main != "" {
 		args = append(args, "--config", main)
+	}
+	if inJSON {
+		args = append(args, "--json")
 	}
 	again := exec.CommandContext(c.Context(), "/proc/self/exe", args...) //nolint:gosec // G204: this program
 	again.Args[0] = "berth"

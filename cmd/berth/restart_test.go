@@ -105,7 +105,7 @@ func TestReloadsFailNoPull(t *testing.T) {
 }
 
 // A download that takes longer than a stop waits is cut off, and its client goes
-// on where it was, at the next berth.
+// on where it was, at the next berth; and so does that one upstream.
 func TestResumesWhatAStopCutOff(t *testing.T) {
 	t.Parallel()
 	k, door, hub := newHarbour(t, ocitest.Options{})
@@ -130,6 +130,9 @@ func TestResumesWhatAStopCutOff(t *testing.T) {
 	a := <-got
 	if a.status != http.StatusOK || a.err != nil || len(a.body) != size || oci.DigestOf(a.body) != d {
 		t.Errorf("%d, %d bytes, %v", a.status, len(a.body), a.err)
+	}
+	if sent := hub.BlobBytes(d); sent != size {
+		t.Errorf("upstream sent %d bytes: what the first one had fetched was there for the second", sent)
 	}
 	if c.resumed.Load() != 1 {
 		t.Errorf("it resumed %d times", c.resumed.Load())
