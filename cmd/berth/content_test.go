@@ -160,13 +160,18 @@ func TestOneLinePerRequest(t *testing.T) {
 		w.as(n, "globex").get("/v2/ghcr.io/acme/app/manifests/1")
 	}
 	requests := 0
-	for _, line := range n.log.lines() {
-		if line["msg"] == "request" {
-			requests++
-		}
-	}
 	perPull := 3 + len(w.app.Blobs(0)) // ping, HEAD, manifest
-	if want := 2*perPull + 4; requests != want {
+	want := 2*perPull + 4
+	n.await("the log has every request", func() bool {
+		requests = 0
+		for _, line := range n.log.lines() {
+			if line["msg"] == "request" {
+				requests++
+			}
+		}
+		return requests >= want
+	})
+	if requests != want {
 		t.Errorf("%d lines for %d requests", requests, want)
 	}
 	page := n.metrics()

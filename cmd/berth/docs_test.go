@@ -148,7 +148,11 @@ set -euo pipefail
 sudo() { "$@"; }
 mkdir -p "$HERE"
 go() { [[ "$*" == "build ./cmd/berth" ]] && cp "$BERTH" berth; }
-install() { command install "${@//\/usr\/local\/bin\//$HERE}"; }
+install() {
+  local args=("${@//\/usr\/local\/bin\//$HERE}")
+  for i in "${!args[@]}"; do [[ ${args[i]} == -g ]] && args[i+1]=$(id -g); done
+  command install "${args[@]}"
+}
 berth() {
   local flags=()
   if [[ -n $CONF && " $* " != *" --config "* ]]; then flags=(--config "$CONF"); fi

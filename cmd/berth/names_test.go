@@ -306,7 +306,5 @@ func TestWebPagesAreKeptOut(t *testing.T) {
 	if resp.StatusCode != http.StatusForbidden {
 		t.Errorf("a name that is not listed gets %d", resp.StatusCode)
 	}
-	if !strings.Contains(n.log.String(), "rebound.example") {
-		t.Error("the log does not say what to add")
-	}
+	n.await("the log says what to add", func() bool { return strings.Contains(n.log.String(), "rebound.example") })
 }
