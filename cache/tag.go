@@ -13,13 +13,12 @@ import (
 func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution, error) {
 	view := s.View(repo)
 	key := facts.TagKey{Origin: s.origin, View: view, Repo: repo, Tag: tag}
-	known, age := s.facts.Tag(key)
-	access, _ := s.facts.Access(s.accessKey(view, repo, known.Digest))
-	if age == facts.Fresh && access == facts.Fresh {
+	known, fresh := s.freshTag(view, key)
+	if fresh {
 		return resolution(known, oci.Outcome{Result: oci.Hit}), nil
 	}
 	var r *oci.Resolution
-	err := s.hurried(ctx, view, repo, age != facts.None && access != facts.None, func(ctx context.Context) (err error) {
+	err := s.hurried(ctx, view, repo, s.mayResolveStale(view, key, facts.Indeterminate), func(ctx context.Context) (err error) {
 		r, err = s.askTag(ctx, view, key)
 		return err
 	})
@@ -30,6 +29,13 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 		return nil, err
 	}
 	return resolution(known, oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}), nil
+}
+
+// freshTag is what a tag meant last to view, and whether that needs no question.
+func (s *source) freshTag(view oci.View, key facts.TagKey) (facts.Tag, bool) {
+	known, age := s.facts.Tag(key)
+	access, _ := s.facts.Access(s.accessKey(view, key.Repo, known.Digest))
+	return known, age == facts.Fresh && access == facts.Fresh
 }
 
 // mayResolveStale says whether what a tag meant last may stand in for answer. A
@@ -71,6 +77,9 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 		return nil, err
 	}
 	return s.c.resolves.do(ctx, s.c, mk, func(ctx context.Context) (*oci.Resolution, error) {
+		if known, fresh := s.freshTag(view, key); fresh { // an answer came while this one was on its way here
+			return resolution(known, oci.Outcome{}), nil
+		}
 		r, err := s.as(view).Resolve(ctx, key.Repo, key.Tag)
 		if err != nil {
 			s.tagRefused(view, key, mk, err)

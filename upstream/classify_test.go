@@ -165,6 +165,7 @@ func TestErrorsDoNotQuote(t *testing.T) {
 			_, _ = io.WriteString(c, answer)
 		})
 		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: "127.0.0.1:" + port}, Authority: withoutAuth})
+		r.pause = time.Millisecond
 		src := r.As(Identity{})
 		for way, ask := range ways(src, "acme/app", anObject.Digest, anObject.Digest) {
 			if err := ask(t.Context()); err != nil && strings.Contains(err.Error(), "canary") {

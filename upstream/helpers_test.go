@@ -59,10 +59,12 @@ func realAuthority(name string, origin oci.Origin, endpoints ...string) func(htt
 // over is a Registry for a fake one.
 func over(t testing.TB, up *ocitest.Registry) *Registry {
 	t.Helper()
-	return newRegistry(t, Options{
+	r := newRegistry(t, Options{
 		Origin: up.Origin(), CAs: up.CertPool(),
 		Authority: realAuthority("registry.test", up.Origin(), up.TokenURL()),
 	})
+	r.pause = time.Millisecond
+	return r
 }
 
 // as is an Identity with one credential.

@@ -54,6 +54,10 @@ func TestMetrics(t *testing.T) {
 	if got := testutil.ToFloat64(m.remaining.WithLabelValues("registry.test", "acme", "ci")); got != 9 {
 		t.Errorf("remaining %v", got)
 	}
+	r.Forget("acme", "ci")
+	if n := testutil.CollectAndCount(m.limit) + testutil.CollectAndCount(m.remaining); n != 0 {
+		t.Errorf("%d series of an account that is gone", n)
+	}
 	if n := testutil.CollectAndCount(m.durations); n == 0 {
 		t.Error("no durations")
 	}

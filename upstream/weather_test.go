@@ -309,7 +309,7 @@ func TestDeadForTenMinutes(t *testing.T) {
 				if took := time.Since(start); took > headerLimit {
 					v.t.Errorf("%s: a refusal took %v", name, took)
 				}
-				time.Sleep(400 * time.Millisecond)
+				time.Sleep(900 * time.Millisecond)
 			}
 			if longest > headerLimit {
 				v.t.Errorf("%s: a pull took %v", name, longest)

@@ -65,6 +65,7 @@ func (n *node) accountsOf(s *samples) []admin.Account {
 			all = append(all, a)
 		}
 	}
+	n.refills(all)
 	slices.SortFunc(all, func(a, b admin.Account) int {
 		return cmp.Or(strings.Compare(a.Organisation, b.Organisation), strings.Compare(a.Registry, b.Registry), strings.Compare(a.Name, b.Name))
 	})
@@ -93,6 +94,21 @@ func troubledOf(s *samples) []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// refills says when the limits of accounts do. Caller holds mu.
+func (n *node) refills(all []admin.Account) {
+	for at, l := range n.lines() {
+		for _, limit := range l.upstream.RateLimits() {
+			for i := range all {
+				a := &all[i]
+				same := a.Registry == at.name && a.Organisation == cmp.Or(limit.Organisation, admin.Nobody) && a.Name == cmp.Or(limit.Account, admin.Nobody)
+				if same && !limit.Refills.IsZero() {
+					a.RateRefills = new(limit.Refills.UTC())
+				}
+			}
+		}
+	}
 }
 
 // account is what a registry last thought of one.

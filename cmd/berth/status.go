@@ -111,6 +111,9 @@ func showAccounts(w io.Writer, all []admin.Account) {
 		case a.RateLeft != nil:
 			left = fmt.Sprint(*a.RateLeft)
 		}
+		if a.RateRefills != nil {
+			left += ", more at " + a.RateRefills.Local().Format(time.TimeOnly)
+		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", a.Organisation, a.Registry, a.Name, stateOf(a), left)
 	}
 	_ = t.Flush() // it writes to memory

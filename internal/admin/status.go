@@ -118,6 +118,8 @@ type Account struct {
 	// not tell, which is not the same as none.
 	RateLimit *int64 `json:"rate_limit,omitempty"`
 	RateLeft  *int64 `json:"rate_left,omitempty"`
+	// RateRefills is when there will be more, as far as one can guess.
+	RateRefills *time.Time `json:"rate_refills,omitempty"`
 }
 
 // Fill is a download under way.
@@ -209,9 +211,9 @@ func (a *Account) whose() string {
 	return "account " + a.Name + " of organisation " + a.Organisation
 }
 
-// low says that less than a tenth of the rate limit is left.
+// low says that less than a fifth of the rate limit is left.
 func (a *Account) low() bool {
-	return a.RateLimit != nil && a.RateLeft != nil && *a.RateLeft*10 < *a.RateLimit
+	return a.RateLimit != nil && a.RateLeft != nil && *a.RateLeft*5 < *a.RateLimit
 }
 
 // Recent are the failures of the last hour.
