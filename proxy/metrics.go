@@ -28,13 +28,13 @@ type MetricsOptions struct {
 // Metrics counts for all listeners together. Labels come from configuration
 // and enums only. Safe for concurrent use.
 type Metrics struct {
-	requests *counters                         // organisation, registry, kind, result
-	failures *counters                         // organisation, registry, reason
-	foreign  *counters                         // organisation, registry
-	served   *counters                         // organisation, registry, source
-	images   *counters                         // organisation, registry
-	duration *plainSeries[prometheus.Observer] // kind, result
-	lastPull *plainSeries[prometheus.Gauge]    // client
+	requests *counters                // organisation, registry, kind, result
+	failures *counters                // organisation, registry, reason
+	foreign  *counters                // organisation, registry
+	served   *counters                // organisation, registry, source
+	images   *counters                // organisation, registry
+	duration *prometheus.HistogramVec // kind, result
+	lastPull *prometheus.GaugeVec     // client
 	invited  prometheus.Counter
 
 	repeats *repeats
@@ -67,15 +67,15 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			"Bytes of content sent to clients, by where they came from.", "organisation", "registry", "source"),
 		images: newCounters(f, room, "berth_pulls_total",
 			"Manifests of images sent to clients, indexes and HEADs left out: one for each image that a client pulls.", "organisation", "registry"),
-		duration: newPlainSeries(f.NewHistogramVec(prometheus.HistogramOpts{
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "berth_request_duration_seconds",
 			Help:    "Time until the headers of an answer left.",
 			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 20},
-		}, []string{"kind", "result"}).WithLabelValues),
-		lastPull: newPlainSeries(f.NewGaugeVec(prometheus.GaugeOpts{
+		}, []string{"kind", "result"}),
+		lastPull: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_last_pull_timestamp_seconds",
 			Help: "When a client of this family last got content.",
-		}, []string{"client"}).WithLabelValues),
+		}, []string{"client"}),
 		invited: f.NewCounter(prometheus.CounterOpts{
 			Name: "berth_challenges_total",
 			Help: "Requests without credentials that were asked for them: the first step of most pulls, no failure.",
@@ -131,7 +131,7 @@ func (x *exchange) count(failure *oci.Error, aborted bool) {
 	}
 	result := x.result(failure)
 	m.requests.get(labels{organisation, registry, kind, result}).Inc()
-	m.duration.get(kind, result).Observe(x.untilHeaders().Seconds())
+	m.duration.WithLabelValues(kind, result).Observe(x.untilHeaders().Seconds())
 	if x.w.sent > 0 && (failure == nil || aborted) {
 		m.served.get(labels{organisation, registry, source(x.outcome.Result)}).Add(float64(x.w.sent))
 	}
@@ -139,7 +139,7 @@ func (x *exchange) count(failure *oci.Error, aborted bool) {
 		m.images.get(labels{organisation, registry}).Inc()
 	}
 	if failure == nil && x.isPull() {
-		m.lastPull.get(clientFamily(x.r.UserAgent()), "").Set(float64(m.now().UnixMilli()) / 1000)
+		m.lastPull.WithLabelValues(clientFamily(x.r.UserAgent())).Set(float64(m.now().UnixMilli()) / 1000)
 	}
 }
 

@@ -21,39 +21,6 @@ type counters struct {
 	known map[labels]prometheus.Counter
 }
 
-// plainSeries finds series without an organisation, of one or two labels, without
-// hashing names and values each time. There are as many as the enums allow.
-type plainSeries[T any] struct {
-	of func(...string) T
-
-	mu    sync.RWMutex
-	known map[[2]string]T
-}
-
-func newPlainSeries[T any](of func(...string) T) *plainSeries[T] {
-	return &plainSeries[T]{of: of, known: map[[2]string]T{}}
-}
-
-// get gives the series of one label, or two.
-func (s *plainSeries[T]) get(first, second string) T {
-	l := [2]string{first, second}
-	s.mu.RLock()
-	t, ok := s.known[l]
-	s.mu.RUnlock()
-	if ok {
-		return t
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if second == "" {
-		t = s.of(first)
-	} else {
-		t = s.of(first, second)
-	}
-	s.known[l] = t
-	return t
-}
-
 // room is how many more series with an organisation there may be.
 type room struct {
 	mu       sync.Mutex
