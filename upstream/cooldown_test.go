@@ -74,6 +74,12 @@ func (l *limited) each(t *testing.T, id Identity) string {
 	return fmt.Sprintf("HEAD %s, GET %s, blob %s", word(head), word(get), word(blob))
 }
 
+// filled are the options with their defaults.
+func (o *Options) filled() *Options {
+	filled := o.withDefaults()
+	return &filled
+}
+
 // take gives what was asked since the last time.
 func (l *limited) take() string {
 	defer func() { l.seen = nil }()
@@ -176,6 +182,22 @@ func TestOneLimit(t *testing.T) {
 				time.Sleep(want)
 			}
 		})
+	}
+}
+
+// Several 429s to requests that were under way together are one.
+func TestLimitedTogether(t *testing.T) {
+	c := clock()
+	a := newAccounts((&Options{Name: "x", Now: c.Now}).filled())
+	limit := &oci.Error{Class: oci.RateLimited, Message: "slow down"}
+	for _, want := range []time.Duration{limitPause, 2 * limitPause, 4 * limitPause} {
+		for range 10 {
+			a.limited(nil, limit, false)
+		}
+		if _, left := a.holds(nil, opBlob); left != want {
+			t.Errorf("it holds for %v, want %v", left, want)
+		}
+		c.advance(int(want / time.Second))
 	}
 }
 
