@@ -78,7 +78,7 @@ func table() []row {
 			columns: append([]column{{"MB/s", 0, false}}, cost...),
 			measure: cold(512<<20, 1, false),
 		}, {
-			name: "faults", title: "upstream cuts a blob once, answers 503 twice, 429 once: did the client get it", without: fetched,
+			name: "faults", title: "upstream cuts a blob once, answers 503 twice, 429 once: did the client get it (1: yes)", without: fetched,
 			columns: []column{{"cut", 0, false}, {"503 twice", 0, false}, {"429 once", 0, false}},
 			measure: faults,
 		}, {
