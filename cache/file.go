@@ -10,6 +10,7 @@ import (
 	"mime"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -26,6 +27,7 @@ const maxManifest = 4 << 20
 func (s *source) cached(o oci.Object) (*oci.Content, error) {
 	key := hotKey{s.origin, o.Digest}
 	if e, ok := s.c.hot.get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
+		s.tell(o, e)
 		return e.content(o), nil
 	}
 	file, size, err := s.c.store.OpenBlob(s.origin, o.Digest)
@@ -69,7 +71,8 @@ func (s *source) warm(o oci.Object, file *os.File, size int64) (*oci.Content, er
 
 // keepHot puts verified bytes into memory and gives them as content.
 func (s *source) keepHot(o oci.Object, data []byte) (*oci.Content, error) {
-	e := hotEntry{data: data}
+	e := hotEntry{data: data, told: &atomic.Int64{}}
+	e.told.Store(s.c.o.Now().UnixNano())
 	if o.Kind == oci.Manifest {
 		mediaType, err := manifestType(data)
 		if err != nil {

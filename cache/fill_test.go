@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"berth/cache"
@@ -421,4 +423,55 @@ func TestReaderThatGivesUp(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	close(gate)
+}
+
+// An upstream that cuts every answer after a few bytes is given up on, and what
+// it sent stays.
+func TestTooLittleProgress(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t, cache.Options{Dir: dir})
+		data := random(60, 5*mib)
+		obj := h.addBlob("acme/app", data)
+		h.body = func(_ call, b []byte) io.Reader { return bytes.NewReader(b[:min(300, len(b))]) }
+		if got, err := get(t.Context(), h.source("acme", "a"), obj, oci.Range{}); err == nil {
+			t.Fatalf("%d bytes", len(got))
+		}
+		if n := h.count("open", oci.Blob); n > 7 {
+			t.Errorf("%d requests", n)
+		}
+		// With enough in each it goes on to the end.
+		h.set(func() {
+			h.body = func(_ call, b []byte) io.Reader { return bytes.NewReader(b[:min(300<<10, len(b))]) }
+		})
+		if got := read(t, h.source("acme", "a"), obj); !bytes.Equal(got, data) {
+			t.Error("wrong bytes")
+		}
+	})
+}
+
+// What memory serves counts as used on the disk too.
+func TestHotIsUsed(t *testing.T) {
+	dir := t.TempDir()
+	h := newHouseIn(t, cache.Options{Dir: dir})
+	obj := h.addBlob("acme/app", random(61, 1000))
+	read(t, h.source("acme", "a"), obj)
+	h.reopen(t, cache.Options{Dir: dir}) // it is published
+	s := h.source("acme", "a")
+	read(t, s, obj)
+	old := time.Now().Add(-48 * time.Hour)
+	for _, c := range []struct {
+		after time.Duration
+		told  bool
+	}{{time.Minute, false}, {2 * time.Hour, true}} {
+		if err := os.Chtimes(h.kept(dir, obj), old, old); err != nil {
+			t.Fatal(err)
+		}
+		h.advance(c.after)
+		read(t, s, obj)
+		info, err := os.Stat(h.kept(dir, obj))
+		if err != nil || info.ModTime().After(old.Add(time.Hour)) != c.told {
+			t.Errorf("after %v: used at %v, %v", c.after, info.ModTime(), err)
+		}
+	}
 }

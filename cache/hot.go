@@ -2,6 +2,8 @@ package cache
 
 import (
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -23,6 +25,20 @@ type hotEntry struct {
 	// manifest.
 	mediaType string
 	data      []byte
+	// told is when the disk was told last that this is used, in Unix nanoseconds.
+	told *atomic.Int64
+}
+
+// tellEvery is how coarsely the disk is told what memory serves: without it,
+// what is asked for most would look like what nobody wants, and be evicted.
+const tellEvery = time.Hour
+
+// tell notes on the disk that e, which is o, is used.
+func (s *source) tell(o oci.Object, e hotEntry) {
+	now, last := s.c.o.Now().UnixNano(), e.told.Load()
+	if time.Duration(now-last) >= tellEvery && e.told.CompareAndSwap(last, now) {
+		s.c.store.Use(s.origin, o.Digest)
+	}
 }
 
 // hot keeps what is small and asked for often in memory. Like the folder on

@@ -16,7 +16,7 @@ import (
 // every moment.
 func TestManyReadersLittleRoom(t *testing.T) {
 	const limit, size = 15 * mib, 260 << 10
-	reads, until := 6, time.Time{}
+	reads, until := 4, time.Time{}
 	if os.Getenv("BERTH_LONG") != "" {
 		until = time.Now().Add(3 * time.Minute)
 	}

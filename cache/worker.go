@@ -285,14 +285,13 @@ func (f *fill) download(ctx context.Context, content *oci.Content, sp *sponsor) 
 	defer f.dismiss()
 	defer cancel()
 	f.employ(ctx)
-	wait := newBackoff()
+	wait, progress := newBackoff(), f.blocks.Have()
 	var run *store.Run
 	if content != nil && content.Body != nil { // else only the size was asked
 		run = f.blocks.Claim(content.Offset, content.End())
 		f.firstWorkerAt(run.End())
 	}
 	for {
-		before := f.blocks.Have()
 		var err error
 		if run == nil {
 			if run, err = f.next(ctx); run == nil {
@@ -307,14 +306,19 @@ func (f *fill) download(ctx context.Context, content *oci.Content, sp *sponsor) 
 		f.firstWorkerAt(0)
 		run.Release()
 		run = nil
-		if f.blocks.Have() > before {
-			wait = newBackoff()
+		if have := f.blocks.Have(); have-progress >= leastProgress {
+			wait, progress = newBackoff(), have
 		}
 		if err = f.again(ctx, sp, err, wait); err != nil {
 			return err
 		}
 	}
 }
+
+// leastProgress is what a few tries must bring together for there to be more of
+// them: an upstream that cuts every answer after some bytes would else be asked
+// for ever.
+const leastProgress = 256 << 10
 
 func newBackoff() retry.Backoff {
 	return retry.WithMaxRetries(5, retry.WithJitterPercent(30, retry.NewExponential(200*time.Millisecond)))

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"berth/auth"
+	"berth/cache"
+	"berth/internal/ocitest"
+	"berth/oci"
+	"berth/upstream"
+)
+
+// A registry through the cache does what every Source must. It takes minutes:
+// upstream's pauses between tries are real here.
+func TestSourceThroughTheCache(t *testing.T) {
+	if os.Getenv("BERTH_LONG") == "" {
+		t.Skip("takes minutes: BERTH_LONG=1 runs it")
+	}
+	t.Parallel()
+	ocitest.TestSource(t, ocitest.Suite{New: func(t *testing.T, r *ocitest.Registry, c ocitest.Caller) oci.Source {
+		t.Helper()
+		quiet := slog.New(slog.DiscardHandler)
+		reg, err := upstream.New(upstream.Options{
+			Name: "registry.test", Origin: r.Origin(), CAs: r.CertPool(), Logger: quiet,
+			AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+			Metrics:      upstream.NewMetrics(prometheus.NewRegistry()),
+			Authority: func(rt http.RoundTripper) (upstream.Authority, error) {
+				return auth.NewAuthority(auth.AuthorityOptions{
+					Origin: r.Origin(), Registry: "registry.test", TokenEndpoints: []string{r.TokenURL()}, Transport: rt, Logger: quiet,
+				})
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(reg.Close)
+		kept, err := cache.New(cache.Options{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := kept.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		as := upstream.Identity{Organisation: c.Organisation}
+		if c.User != "" {
+			credential := &auth.Credential{
+				Name: "ci", Organisation: c.Organisation, Registry: "registry.test", Username: auth.NewSecret(c.User), Password: auth.NewSecret(c.Password),
+				Fingerprint: "fp-" + oci.DigestOf([]byte(c.Organisation+"\x00"+c.User+"\x00"+c.Password)).Encoded(),
+			}
+			as.Credential = func(context.Context, string) (*auth.Credential, error) { return credential, nil }
+		}
+		return kept.Through(cache.Upstream{
+			Name: "registry.test", Organisation: c.Organisation, Origin: r.Origin(), As: reg.As(as), Shared: reg.As(upstream.Identity{}),
+		})
+	}})
+}
