@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,12 +12,21 @@ import (
 type Metrics struct {
 	ok       *prometheus.GaugeVec
 	coolDown *prometheus.GaugeVec
+
+	mu sync.Mutex
+	// refused are the accounts whose cool-down is that of a refused secret, with
+	// the secret's fingerprint: the one after it has never been left alone.
+	refused map[metered]string
 }
+
+// metered is an account as its series are labelled.
+type metered struct{ organisation, registry, account string }
 
 // NewMetrics registers the gauges with r.
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	labels := []string{"organisation", "registry", "account"}
 	m := &Metrics{
+		refused: map[metered]string{},
 		ok: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_credential_ok",
 			Help: "Whether the registry took the credential when it was last shown: 1 or 0.",
@@ -43,30 +53,50 @@ func (m *Metrics) CredentialOK(cred *Credential, ok bool) {
 	if ok {
 		value = 1
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.ok.WithLabelValues(series(cred)...).Set(value)
-}
-
-// CoolDown says until when cred is left alone; the zero time ends it.
-func (m *Metrics) CoolDown(cred *Credential, until time.Time) {
-	if cred != nil {
-		m.CoolDownOf(cred.Organisation, cred.Registry, cred.Name, until)
+	if old, known := m.refused[accountOf(cred)]; ok && known && old != cred.Fingerprint {
+		m.set(accountOf(cred), time.Time{})
 	}
 }
 
-// CoolDownOf is CoolDown for those who have no Credential at hand. Empty names
-// are everyone at the registry, or nobody's account.
+// CoolDown says until when cred is left alone, since it was refused; the zero
+// time ends it.
+func (m *Metrics) CoolDown(cred *Credential, until time.Time) {
+	if m == nil || cred == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.set(accountOf(cred), until)
+	if !until.IsZero() {
+		m.refused[accountOf(cred)] = cred.Fingerprint
+	}
+}
+
+// CoolDownOf says until when an account is left alone, whatever its secret.
+// Empty names are everyone at the registry, or nobody's account.
 func (m *Metrics) CoolDownOf(organisation, registry, account string, until time.Time) {
 	if m == nil {
 		return
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.set(metered{organisation, registry, account}, until)
+}
+
+// set has the gauge say until, and forgets whose it was. Caller holds mu.
+func (m *Metrics) set(k metered, until time.Time) {
+	delete(m.refused, k)
 	value := 0.0
 	if !until.IsZero() {
 		value = float64(until.UnixMilli()) / 1000
 	}
-	if account == "" {
-		account = "-"
+	if k.account == "" {
+		k.account = "-"
 	}
-	m.coolDown.WithLabelValues(series(&Credential{Organisation: organisation, Registry: registry, Name: account})...).Set(value)
+	m.coolDown.WithLabelValues(series(&Credential{Organisation: k.organisation, Registry: k.registry, Name: k.account})...).Set(value)
 }
 
 // Forget drops the series of a credential that the configuration no longer has.
@@ -74,9 +104,16 @@ func (m *Metrics) Forget(organisation, registry, account string) {
 	if m == nil {
 		return
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.refused, metered{organisation, registry, account})
 	labels := series(&Credential{Organisation: organisation, Registry: registry, Name: account})
 	m.ok.DeleteLabelValues(labels...)
 	m.coolDown.DeleteLabelValues(labels...)
+}
+
+func accountOf(cred *Credential) metered {
+	return metered{cred.Organisation, cred.Registry, cred.Name}
 }
 
 func series(cred *Credential) []string {
