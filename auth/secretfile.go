@@ -45,7 +45,7 @@ func (v version) settled(now time.Time) bool {
 func (f File) read(limit int64) ([]byte, version, error) {
 	file, err := f.open()
 	if err != nil {
-		return nil, version{}, err
+		return nil, version{}, advised(err)
 	}
 	defer file.Close()
 	info, err := file.Stat()
@@ -93,6 +93,17 @@ func (f File) open() (*os.File, error) {
 	return file, nil
 }
 
+// advised says what helps against the slips that are made most.
+func advised(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: write it there, or correct its name", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: it and its folder must be readable for the user that berth runs as: chgrp them to its group, chmod 0640 the file and 0750 the folder", err)
+	}
+	return err
+}
+
 func (f File) check(info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file", f.Path)
@@ -106,11 +117,11 @@ func (f File) check(info fs.FileInfo) error {
 	}
 	switch mode := info.Mode().Perm(); {
 	case stat.Uid != 0 && int64(stat.Uid) != int64(os.Geteuid()):
-		return fmt.Errorf("%s belongs to user %d: it must belong to root or to user %d", f.Path, stat.Uid, os.Geteuid())
+		return fmt.Errorf("%s belongs to user %d: it must belong to root or to the user that berth runs as (%d): chown it", f.Path, stat.Uid, os.Geteuid())
 	case mode&0o007 != 0:
 		return fmt.Errorf("%s has mode %04o, so others may use it: chmod 0600 it", f.Path, mode)
 	case mode&0o070 != 0 && int64(stat.Gid) != int64(os.Getegid()):
-		return fmt.Errorf("%s has mode %04o and group %d, which is not this program's: chmod 0600 it", f.Path, mode, stat.Gid)
+		return fmt.Errorf("%s has mode %04o and group %d, which is not the one that berth runs as: chgrp it, or chmod 0600 it", f.Path, mode, stat.Gid)
 	}
 	return nil
 }
