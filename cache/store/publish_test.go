@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -386,6 +387,22 @@ func TestReadOnlyFolder(t *testing.T) {
 		wantBlob(t, s, here, data)
 	})
 	wantClean(t, s)
+}
+
+// A folder that cannot be used at all: what to do is said, and the system's own
+// reason.
+func TestFolderOfSomebodyElse(t *testing.T) {
+	dir := t.TempDir()
+	asNobody(t, dir, func() {
+		if err := os.Chmod(dir, 0o500); err != nil { //nolint:gosec // a folder
+			t.Fatal(err)
+		}
+		defer func() { _ = os.Chmod(dir, 0o700) }() //nolint:gosec // else it cannot be removed
+		_, err := Open(dir, Options{})
+		if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "name another folder with --cache") {
+			t.Errorf("%v", err)
+		}
+	})
 }
 
 // asNobody runs fn without root's rights to files, as the owner of dir,

@@ -88,10 +88,12 @@ func (d *disk) lockFolder(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := d.openFile(path, os.O_CREATE|os.O_RDWR)
 	if errors.Is(err, unix.EROFS) { // what lies there is served all the same
-		f, err = d.openFile(path, os.O_RDONLY)
+		if there, openErr := d.openFile(path, os.O_RDONLY); openErr == nil {
+			f, err = there, nil
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("locking the cache folder: %w", err)
+		return nil, fmt.Errorf("locking the cache folder: %w: let this program's user write there, or name another folder with --cache", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close() // nothing was written
