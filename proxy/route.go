@@ -51,6 +51,9 @@ func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Ro
 		return Route{}, err
 	}
 	if naming.OrganisationRequired && !own {
+		if unknown, ok := unknownAfter(organisation, req.Name, selected); ok {
+			return Route{}, notConfigured(unknown)
+		}
 		return Route{}, organisationMissing(organisation, registry, repo)
 	}
 	return Route{Registry: registry, Repo: repo}, nil
@@ -150,6 +153,14 @@ func (r *Registry) repository(name string) (string, error) {
 		}
 	}
 	return name, nil
+}
+
+// unknownAfter is what stands where a registry belongs in a name that begins with
+// the caller's organisation as it should: "write it before" would be no help.
+func unknownAfter(organisation, name string, selected *Registry) (unknown string, ok bool) {
+	rest, own := strings.CutPrefix(name, organisation+"/")
+	second, image, _ := strings.Cut(rest, "/")
+	return second, own && organisation != "" && selected == nil && image != "" && hostLike(second)
 }
 
 func notConfigured(registry string) error {

@@ -111,6 +111,9 @@ func TestRoute(t *testing.T) {
 		{"required: missing, with a port", "/v2/app?ns=reg.acme.com:5443", acme, Naming{OrganisationRequired: true}, "write acme/reg.acme.com_5443/app"},
 		{"required: another's", "/v2/globex/ghcr.io/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: the name globex/ghcr.io/..."},
 		{"required: by path does not count", "/ghcr.io/v2/acme/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme"},
+		{"required: there, before what is no registry", "/v2/acme/reg.exmple.com/acme/app", acme, Naming{OrganisationRequired: true}, `404 registry "reg.exmple.com" is not configured on this node`},
+		{"required: there, before another's registry", "/v2/globex/private.acme.com/app", "globex", Naming{OrganisationRequired: true}, `404 registry "private.acme.com" is not configured on this node`},
+		{"required: there, before no host", "/v2/acme/team/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port must begin with the organisation: after host and port write acme/docker.io/acme/team/app"},
 		{"required: of nobody", "/v2/nginx", "", Naming{OrganisationRequired: true}, "403 names on this port"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
