@@ -179,8 +179,17 @@ func showReport(w io.Writer, r *diagnose.Report) {
 	case r.OK:
 		fmt.Fprintln(w, "this registry can be asked")
 	case r.Class != "":
-		fmt.Fprintf(w, "this fails: %s (%s)\n", r.Class, owners[r.Owner])
+		fmt.Fprintf(w, "this fails: %s (%s)\n", r.Class, whoMends(r))
 	}
+}
+
+// whoMends says who can mend what failed. The node's own account is not an
+// organisation's.
+func whoMends(r *diagnose.Report) string {
+	if r.Owner == "tenant" && r.Organisation == "" {
+		return "whoever pulls, or runs this node, can mend it"
+	}
+	return owners[r.Owner]
 }
 
 // owners say who can mend a failure.

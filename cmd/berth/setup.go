@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ write where, how to put it in force, and what it does not do.
   sudo berth setup docker --write      # merge it into /etc/docker/daemon.json
   sudo systemctl reload docker`,
 		ValidArgs: clientsetup.Clients(),
-		Args:      usage(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
+		Args:      usage(oneClient),
 		RunE: func(c *cobra.Command, args []string) error {
 			if f.write && args[0] != "docker" {
 				return usageError{errors.New("--write is for docker: the other clients' files are new ones, write them as they are printed")}
@@ -45,6 +46,17 @@ write where, how to put it in force, and what it does not do.
 	c.Flags().BoolVar(&f.write, "write", false, "docker only: merge the keys into daemon.json, keeping the rest and a copy")
 	c.Flags().StringVar(&f.file, "file", clientsetup.DaemonJSON, "where daemon.json is, with --write")
 	return c
+}
+
+// oneClient takes the name of a client there is a plan for, and says which those are.
+func oneClient(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return fmt.Errorf("name a client: %s", strings.Join(clientsetup.Clients(), ", "))
+	}
+	if len(args) == 1 && slices.Contains(clientsetup.Clients(), args[0]) {
+		return nil
+	}
+	return fmt.Errorf("%q is no client: name one of %s", strings.Join(args, " "), strings.Join(clientsetup.Clients(), ", "))
 }
 
 type setupFlags struct {

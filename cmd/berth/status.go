@@ -70,12 +70,12 @@ func showProblems(w io.Writer, all []admin.Problem) {
 }
 
 func showListener(w io.Writer, l admin.Listener) {
-	who := "everyone is nobody: public images only"
+	who := "nobody has to log in: public images only"
 	switch {
 	case l.Callers == "token":
 		who = "callers prove who they are by token"
 	case l.Organisation != "":
-		who = "everyone is organisation " + l.Organisation
+		who = "nobody has to log in: everyone pulls as organisation " + l.Organisation
 	}
 	fmt.Fprintf(w, "listener %s (%s): %s", l.Address, strings.Join(l.Sockets, ", "), who)
 	if l.CertificateEnds != nil {

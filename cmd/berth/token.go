@@ -22,7 +22,7 @@ func tokenCommand(o *options) *cobra.Command {
 			token := auth.NewToken()
 			_, err := fmt.Fprintf(c.OutOrStdout(), `token, shown only now:
   %s
-line for organisations.%s.tokens in the configuration:
+line for "tokens:" in organisations.d/%s.yaml (or in the main file below organisations.%[2]s):
   - {name: %s, sha256: %s}
 log in with:
   docker login %s --username %s

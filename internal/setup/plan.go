@@ -115,5 +115,5 @@ func whoPulls(l Listener, how string) string {
 	case l.Organisation != "":
 		return fmt.Sprintf("every process that reaches %s pulls as organisation %s", l.Address, l.Organisation)
 	}
-	return fmt.Sprintf("everyone at %s is nobody and gets public images only", l.Address)
+	return fmt.Sprintf("nobody logs in at %s, and everyone gets public images only", l.Address)
 }
