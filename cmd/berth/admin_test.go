@@ -261,6 +261,16 @@ func TestMetricsOfANewNode(t *testing.T) {
 	s := newStage(t)
 	n := s.serve()
 	s.metric(n, "berth_log_dropped_total", 0)
+	for _, zero := range []string{
+		"berth_fills_in_progress", "berth_cache_bytes", "berth_cache_objects", "berth_cache_foreign_files", "berth_cache_evictions_total",
+		`berth_cache_errors_total{operation="sync"}`, "berth_disk_bypass_total",
+	} {
+		s.metric(n, zero, 0)
+	}
+	s.metric(n, "berth_cache_writable", 1)
+	if n.sample("berth_cache_limit_bytes") <= 0 {
+		t.Error("no limit is shown")
+	}
 	s.metric(n, "berth_config_last_reload_successful", 1)
 	s.metric(n, `berth_organisation_config_ok{organisation="acme"}`, 1)
 	if at := n.sample("berth_config_last_reload_success_timestamp_seconds"); at < float64(time.Now().Add(-time.Hour).Unix()) {
