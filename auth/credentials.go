@@ -185,6 +185,17 @@ func (c *Credentials) Check(ctx context.Context) []error {
 	return problems
 }
 
+// Trouble is why the secret of an account could not be used when it was last read,
+// and whether the one before it serves; nil: it could. It reads nothing.
+func (c *Credentials) Trouble(organisation, account, registry string) (oldServes bool, err error) {
+	for _, e := range c.table[place{organisation, registry}] {
+		if s := e.state.Load(); e.Name == account && s != nil && s.err != nil {
+			return s.cred != nil, s.err
+		}
+	}
+	return false, nil
+}
+
 // All gives every credential that can be read now, in the order of the
 // configuration.
 func (c *Credentials) All(ctx context.Context) []*Credential {

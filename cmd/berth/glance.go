@@ -66,6 +66,12 @@ func (n *node) accountsOf(s *samples) []admin.Account {
 		}
 	}
 	n.refills(all)
+	for i := range all {
+		a := &all[i]
+		if old, err := n.desk.credentials.Trouble(strings.TrimPrefix(a.Organisation, admin.Nobody), a.Name, a.Registry); err != nil {
+			a.SecretError, a.OldServes = err.Error(), old
+		}
+	}
 	slices.SortFunc(all, func(a, b admin.Account) int {
 		return cmp.Or(strings.Compare(a.Organisation, b.Organisation), strings.Compare(a.Registry, b.Registry), strings.Compare(a.Name, b.Name))
 	})

@@ -289,6 +289,18 @@ func TestReloadSaysWhichSecretsAreBad(t *testing.T) {
 	}
 	s.clock.forward(48 * time.Hour) // no proof and no token helps now
 	acme.mustPull(app, s.image, "")
+	for _, said := range []string{"? the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before stays", "mode 0644, so others may use it: chmod 0600 it"} {
+		if got := s.command("status"); !strings.Contains(got.out, said) {
+			t.Errorf("%q is not in\n%s", said, got.out)
+		}
+	}
+	if err := os.Chmod(s.path("organisations.d/acme/token"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.reload(exitOK)
+	if got := s.command("status"); strings.Contains(got.out, "secret") {
+		t.Errorf("it is mended:\n%s", got.out)
+	}
 }
 
 // A changed secret is the one that counts when the command returns.

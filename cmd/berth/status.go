@@ -117,6 +117,11 @@ func showAccounts(w io.Writer, all []admin.Account) {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", a.Organisation, a.Registry, a.Name, stateOf(a), left)
 	}
 	_ = t.Flush() // it writes to memory
+	for _, a := range all {
+		if a.SecretError != "" {
+			fmt.Fprintf(w, "account %s of %s for %s: %s\n", a.Name, a.Organisation, a.Registry, a.SecretError)
+		}
+	}
 }
 
 func stateOf(a admin.Account) string {

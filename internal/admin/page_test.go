@@ -331,13 +331,16 @@ func TestProblems(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	s.Accounts = []Account{{Organisation: Nobody, Registry: "docker.io", Name: Nobody, State: AccountOK, RateLimit: new(int64(100)), RateLeft: new(int64(9))}}
+	s.Accounts = append(s.Accounts,
+		Account{Organisation: "acme", Registry: "ghcr.io", Name: "ci", State: AccountOK, SecretError: "mode 0644", OldServes: true},
+		Account{Organisation: Nobody, Registry: "quay.io", Name: "shared", State: AccountUnused, SecretError: "mode 0644"})
 	s.Listeners[0].CertificateEnds = new(noon.AddDate(0, 0, 3))
 	s.Configuration.NeedsRestart = []string{"cache.max_size"}
 	var all []string
 	for _, p := range s.Problems() {
 		all = append(all, p.Text)
 	}
-	want := []string{"this node's address (without an account) has few pulls left at docker.io", "the certificate of localhost:5000 ends on 2026-03-07", "cache.max_size has changed and needs a restart"}
+	want := []string{"the secret of the node's own account for quay.io cannot be used", "this node's address (without an account) has few pulls left at docker.io", "the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before stays until the next start", "the certificate of localhost:5000 ends on 2026-03-07", "cache.max_size has changed and needs a restart"}
 	if !reflect.DeepEqual(all, want) {
 		t.Errorf("%q", all)
 	}

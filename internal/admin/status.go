@@ -120,6 +120,9 @@ type Account struct {
 	RateLeft  *int64 `json:"rate_left,omitempty"`
 	// RateRefills is when there will be more, as far as one can guess.
 	RateRefills *time.Time `json:"rate_refills,omitempty"`
+	// SecretError is why its secret cannot be used; OldServes: the one before it is.
+	SecretError string `json:"secret_error,omitempty"`
+	OldServes   bool   `json:"old_secret_serves,omitempty"`
 }
 
 // Fill is a download under way.
@@ -171,6 +174,12 @@ func (s *Status) Problems() []Problem {
 		}
 	}
 	for _, a := range s.Accounts {
+		switch {
+		case a.SecretError != "" && a.OldServes:
+			odd = append(odd, Problem{Text: "the new secret of " + a.whose() + " for " + a.Registry + " cannot be used, the one before stays until the next start", Detail: a.SecretError})
+		case a.SecretError != "":
+			bad = append(bad, Problem{Bad: true, Text: "the secret of " + a.whose() + " for " + a.Registry + " cannot be used", Detail: a.SecretError})
+		}
 		switch {
 		case a.State == AccountRefused:
 			bad = append(bad, Problem{Bad: true, Text: a.whose() + " was refused by " + a.Registry + ": renew its token"})
@@ -239,12 +248,24 @@ func (s Status) Public() Status {
 	s.Configuration.Organisations = mapped(s.Configuration.Organisations, func(f File) File {
 		return File{Organisation: f.Organisation, State: f.State}
 	})
+	s.Accounts = mapped(s.Accounts, func(a Account) Account {
+		a.SecretError = hidden(a.SecretError)
+		return a
+	})
 	s.Fills = mapped(s.Fills, func(f Fill) Fill {
 		f.Repository, f.Digest = "", ""
 		return f
 	})
 	s.Failures = withoutImages(s.Failures)
 	return s
+}
+
+// hidden leaves that there is something.
+func hidden(text string) string {
+	if text == "" {
+		return ""
+	}
+	return "berth status says it"
 }
 
 // withoutImages are the failures by organisation, registry and reason.
