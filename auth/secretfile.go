@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -60,7 +61,7 @@ func (f File) read(limit int64) ([]byte, version, error) {
 		return nil, version{}, err
 	}
 	if int64(len(content)) == limit {
-		return nil, version{}, fmt.Errorf("%s is too large: %d bytes is the limit", f.Path, limit-1)
+		return nil, version{}, fmt.Errorf("%s is too large: %d bytes is the limit", f.shown(), limit-1)
 	}
 	return content, versionOf(info), nil
 }
@@ -88,7 +89,7 @@ func (f File) open() (*os.File, error) {
 	defer root.Close()
 	file, err := root.OpenFile(f.Path, flags, 0)
 	if err != nil {
-		return nil, fmt.Errorf("in %s, which it may not leave: %w", f.Directory, err)
+		return nil, fmt.Errorf("opening %s in %s, which it may not leave: %w", f.Path, f.Directory, err)
 	}
 	return file, nil
 }
@@ -106,7 +107,7 @@ func advised(err error) error {
 
 func (f File) check(info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", f.Path)
+		return fmt.Errorf("%s is not a regular file", f.shown())
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -117,13 +118,21 @@ func (f File) check(info fs.FileInfo) error {
 	}
 	switch mode := info.Mode().Perm(); {
 	case stat.Uid != 0 && int64(stat.Uid) != int64(os.Geteuid()):
-		return fmt.Errorf("%s belongs to user %d: it must belong to root or to the user that berth runs as (%d): chown it", f.Path, stat.Uid, os.Geteuid())
+		return fmt.Errorf("%s belongs to user %d: it must belong to root or to the user that berth runs as (%d): chown it", f.shown(), stat.Uid, os.Geteuid())
 	case mode&0o007 != 0:
-		return fmt.Errorf("%s has mode %04o, so others may use it: chmod 0600 it", f.Path, mode)
+		return fmt.Errorf("%s has mode %04o, so others may use it: chmod 0600 it", f.shown(), mode)
 	case mode&0o070 != 0 && int64(stat.Gid) != int64(os.Getegid()):
-		return fmt.Errorf("%s has mode %04o and group %d, which is not the one that berth runs as: chgrp it, or chmod 0600 it", f.Path, mode, stat.Gid)
+		return fmt.Errorf("%s has mode %04o and group %d, which is not the one that berth runs as: chgrp it, or chmod 0600 it", f.shown(), mode, stat.Gid)
 	}
 	return nil
+}
+
+// shown is where the file is, for whoever has to look at it.
+func (f File) shown() string {
+	if f.Directory == "" || filepath.IsAbs(f.Path) {
+		return f.Path
+	}
+	return filepath.Join(f.Directory, f.Path)
 }
 
 // stat is the version of what lies there now.
