@@ -100,7 +100,7 @@ func (s *fileSource) Login(context.Context) (Login, error) {
 	}
 	login, err := s.parse(content)
 	if err != nil {
-		return Login{}, fmt.Errorf("reading a secret from %s: %w", s.file.Path, err)
+		return Login{}, fmt.Errorf("reading a secret from %s: %w", s.file.shown(), err)
 	}
 	// Whether the timestamps settle is a question about the kernel's clock, so
 	// it is not asked of one that was handed in.

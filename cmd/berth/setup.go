@@ -94,7 +94,8 @@ func (f *setupFlags) plan(c *cobra.Command, a *asking, o *options, client string
 
 // merge writes Docker's file.
 func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
-	w, err := clientsetup.WriteDaemonJSON(f.file, clientsetup.DockerKeys(p.options), time.Now())
+	keys := clientsetup.DockerKeys(p.options)
+	w, err := clientsetup.WriteDaemonJSON(f.file, keys, time.Now())
 	if err != nil {
 		return err
 	}
@@ -108,6 +109,10 @@ func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
 			fmt.Fprintf(out, "%s: written; as it was: %s\n", w.Path, w.Backup)
 		}
 		for _, m := range w.OtherMirrors {
+			if len(keys.Mirrors) == 0 {
+				fmt.Fprintf(out, "berth sets no mirror where callers log in, and this one stays: %s: take it away if it is berth's\n", m)
+				continue
+			}
 			fmt.Fprintf(out, "another mirror stays behind berth: %s\n", m)
 		}
 		if w.Changed {
