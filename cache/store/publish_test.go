@@ -394,10 +394,10 @@ func TestReadOnlyFolder(t *testing.T) {
 func TestFolderOfSomebodyElse(t *testing.T) {
 	dir := t.TempDir()
 	asNobody(t, dir, func() {
-		if err := os.Chmod(dir, 0o500); err != nil { //nolint:gosec // a folder
+		if err := os.Chmod(dir, 0o500); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = os.Chmod(dir, 0o700) }() //nolint:gosec // else it cannot be removed
+		defer func() { _ = os.Chmod(dir, 0o700) }()
 		_, err := Open(dir, Options{})
 		if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "name another folder with --cache") {
 			t.Errorf("%v", err)
