@@ -70,8 +70,7 @@ func (x *exchange) sendData(data []byte) error {
 	if x.w.noBody {
 		return nil
 	}
-	_, err := x.w.Write(data)
-	return err
+	return x.w.writeWhole(data)
 }
 
 // sendHeader answers a HEAD.

@@ -34,6 +34,7 @@ func Server(handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols.SetHTTP1(true)
 	return &http.Server{
 		Handler:           handler,
+		ConnContext:       withConn,
 		Protocols:         protocols,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,

@@ -37,6 +37,7 @@ var errLeft = errors.New("the client stopped taking the answer")
 // files on to the kernel.
 type writer struct {
 	under   http.ResponseWriter
+	tcp     *net.TCPConn // nil: the connection is no bare one, or not known
 	control http.ResponseController
 	stall   time.Duration
 	buffers *sync.Pool // of *[copyBuffer]byte
