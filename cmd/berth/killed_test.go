@@ -40,6 +40,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	hub := ocitest.New(t, ocitest.Options{})
 	h.registry("docker.io", hub)
 	h.listeners = h.listeners[openDoor:]
+	h.cache["max_size"] = "1TiB" // what is evicted would look like lost
 	random := rand.New(rand.NewPCG(1, 2))
 	hashed, slow, longest := map[string]bool{}, 0, time.Duration(0)
 	var last ocitest.Pushed
