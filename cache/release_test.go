@@ -216,12 +216,24 @@ func TestSecondOriginLinks(t *testing.T) {
 	if h.bytesSent() != before+int64(len(data)) {
 		t.Error("the second origin did not have to deliver")
 	}
-	found := published(t, dir, obj, 2)
-	one, err1 := os.Stat(found[0])
-	two, err2 := os.Stat(found[1])
-	if err1 != nil || err2 != nil || !os.SameFile(one, two) {
-		t.Errorf("two copies: %v, %v", err1, err2)
+	// The new copy is there first, and then takes the place of the old one.
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); !oneFile(t, published(t, dir, obj, 2)); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("there are two copies")
+		}
 	}
+}
+
+func oneFile(t *testing.T, paths []string) bool {
+	t.Helper()
+	one, err1 := os.Stat(paths[0])
+	two, err2 := os.Stat(paths[1])
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	return os.SameFile(one, two)
 }
 
 // The shared view stands in for an organisation whose credential was refused or

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -42,17 +43,55 @@ func (c client) pullAs(t *testing.T, w *world, i image) error {
 }
 
 // However often berth is started again under sockets that somebody else holds, no
-// pull of a real client fails: each one is of another image, which nobody has yet.
+// pull of a real client fails.
 func TestRestarts(t *testing.T) {
 	if direct {
 		t.Skip("E2E_DIRECT=1: there is no berth")
 	}
+	w := newWorld(t)
+	w.berth.hold(t)
+	underLoad(t, w, func(int) {
+		w.berth.stop(t)
+		w.berth.start(t)
+	})
+}
+
+// However often berth reads its configuration, every second time a broken one, no
+// pull of a real client fails.
+func TestReloads(t *testing.T) {
+	if direct {
+		t.Skip("E2E_DIRECT=1: there is no berth")
+	}
+	w := newWorld(t)
+	path, err := berthBinary()
+	must(t, err)
+	good, err := os.ReadFile(w.berth.config())
+	must(t, err)
+	reload := func() error {
+		_, err := run(t, w.berth.dir, nil, path, "reload", "--socket", filepath.Join(w.berth.dir, "admin.sock"))
+		return err
+	}
+	underLoad(t, w, func(round int) {
+		text := fmt.Sprintf("%s# round %d\n", good, round)
+		broken := round%2 == 1
+		if broken {
+			text += "listeners: broken\n"
+		}
+		writeFile(t, w.berth.config(), text)
+		if err := reload(); broken != (err != nil) {
+			t.Errorf("round %d: %v", round, err)
+		}
+	})
+}
+
+// underLoad does something 20 times while real clients pull, each time images that
+// nobody has yet, and wants every pull to be right.
+func underLoad(t *testing.T, w *world, disturb func(round int)) {
+	t.Helper()
 	rounds := 20
 	if os.Getenv("BERTH_LONG") != "" {
 		rounds = 100
 	}
-	w := newWorld(t)
-	w.berth.hold(t)
 	clients := realClients(t, w)
 	ended := make(chan error)
 	quit := make(chan struct{})
@@ -60,7 +99,7 @@ func TestRestarts(t *testing.T) {
 	for k, c := range clients {
 		images := make([]image, 30)
 		for n := range images {
-			images[n] = pushImage(t, w.acme, fmt.Sprintf("team/restarts-%d-%d", k, n), 30_000, 300_000)
+			images[n] = pushImage(t, w.acme, fmt.Sprintf("team/load-%d-%d", k, n), 30_000, 300_000)
 		}
 		all.Go(func() {
 			for n := 0; ; n++ {
@@ -80,17 +119,16 @@ func TestRestarts(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for range rounds {
+	for round := range rounds {
 		for range clients {
 			await()
 		}
-		w.berth.stop(t)
-		w.berth.start(t)
+		disturb(round)
 	}
 	await()
 	close(quit)
 	all.Wait()
-	t.Logf("%d restarts during %d pulls", rounds, pulls)
+	t.Logf("%d times during %d pulls", rounds, pulls)
 }
 
 // A stop waits ten seconds for running answers. Clients go on with what is cut off

@@ -215,3 +215,27 @@ func TestFirstClientLeavesALargeDownload(t *testing.T) {
 	l.check(t, c.part(l.path), 0)
 	l.once(t)
 }
+
+// Who takes next to nothing of a download slows down nobody who joins it, though
+// it came first.
+func TestIdleReaderSlowsNobody(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	l := newLayer(h, 64<<20)
+	c := h.nobody(h.serve())
+	idle, err := c.send(soon(t), http.MethodGet, l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Body.Close()
+	if _, err := io.ReadFull(idle.Body, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	l.check(t, c.part(l.path), 0)
+	l.once(t)
+	// What it has not taken is still there for it.
+	n, _, err := hashOf(idle.Body)
+	if n != l.size-1 || err != nil {
+		t.Errorf("the rest: %d bytes, %v", n, err)
+	}
+}
