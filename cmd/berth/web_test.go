@@ -170,7 +170,7 @@ func TestCheckAsTheServicesUser(t *testing.T) {
 		root, nobody string // what is wrong
 	}{
 		{0o600, 0, "", "permission denied"},
-		{0o640, int(id.Gid), "which is not this program's", ""},
+		{0o640, int(id.Gid), "which is not the one that berth runs as", ""},
 		{0o640, 0, "", "permission denied"},
 		{0o644, 0, "others may use it", "others may use it"},
 	} {
