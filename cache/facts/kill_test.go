@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -15,20 +14,14 @@ import (
 const (
 	childPath = "BERTH_FACTS_CHILD_PATH"
 	childDoes = "BERTH_FACTS_CHILD_DOES"
-	// killRounds in the environment runs more of them.
-	killRounds = "BERTH_KILL_ROUNDS"
 )
 
-func rounds(t *testing.T, byDefault int) int {
-	t.Helper()
-	if s := os.Getenv(killRounds); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", killRounds, err)
-		}
-		return n
+// rounds is how many children are killed.
+func rounds() int {
+	if os.Getenv("BERTH_LONG") != "" {
+		return 200
 	}
-	return byDefault
+	return 20
 }
 
 // What the child does before it kills itself, in the middle of everything.
@@ -69,7 +62,7 @@ func TestDenialsSurviveSIGKILL(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}
-	for i := range rounds(t, 20) {
+	for i := range rounds() {
 		for _, does := range []string{denyStored, denyPending} {
 			path := proveAndKill(t, does)
 			f := open(t, path, Options{})

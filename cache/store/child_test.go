@@ -23,8 +23,6 @@ const (
 	childDoes = "BERTH_STORE_CHILD"
 	childDir  = "BERTH_STORE_CHILD_DIR"
 	childSeed = "BERTH_STORE_CHILD_SEED"
-	// killRounds in the environment runs more of what kills children.
-	killRounds = "BERTH_KILL_ROUNDS"
 )
 
 var children = map[string]func(dir string){
@@ -39,12 +37,8 @@ func rounds(t *testing.T, byDefault int) int {
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}
-	if s := os.Getenv(killRounds); s != "" {
-		n, err := strconv.Atoi(s)
-		if err != nil {
-			t.Fatalf("%s: %v", killRounds, err)
-		}
-		return n
+	if os.Getenv("BERTH_LONG") != "" {
+		return 200
 	}
 	return byDefault
 }

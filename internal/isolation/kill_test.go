@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -24,8 +23,6 @@ const (
 	childDir  = "BERTH_ISOLATION_CHILD"
 	childURL  = "BERTH_ISOLATION_REGISTRY"
 	childRepo = "BERTH_ISOLATION_REPO"
-	// killRounds in the environment runs more of them.
-	killRounds = "BERTH_KILL_ROUNDS"
 )
 
 // live is the child: it asks once, says what came of it, and ends by SIGKILL.
@@ -74,16 +71,12 @@ func acmeAt(c *cache.Cache, dir, url string) (oci.Source, error) {
 	return n.source(w, creds, auth.Caller{Organisation: "acme"}, p), nil
 }
 
-func rounds(t *testing.T) int {
-	t.Helper()
-	n := 20
-	if s := os.Getenv(killRounds); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
+// rounds is how many processes are killed.
+func rounds() int {
+	if os.Getenv("BERTH_LONG") != "" {
+		return 200
 	}
-	return n
+	return 20
 }
 
 // A process proves, the next one is refused and killed the moment it has said
@@ -93,7 +86,7 @@ func TestDenialOutlivesSIGKILL(t *testing.T) {
 		t.Skip("starts many processes")
 	}
 	reg := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, Private: true, LiveRights: true})
-	for i := range rounds(t) {
+	for i := range rounds() {
 		repo := fmt.Sprintf("acme/app%d", i)
 		dir := t.TempDir()
 		reg.AddImage(repo, "v1", ocitest.Image{Layers: []int64{100}, Seed: uint64(i)})
