@@ -129,52 +129,55 @@ func TestASecondDenialWaitsForTheFirst(t *testing.T) {
 
 // A write that fails takes nothing with it: neither denials nor proofs.
 func TestAFailedWriteIsTriedAgain(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "facts.db")
-	var log bytes.Buffer
-	f := open(t, path, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-	f.Prove(acme, member, time.Now())
-	if err := f.disk.flush(); err != nil {
-		t.Fatal(err)
-	}
-	other := acme
-	other.Repo = "acme/other"
-	f.disk.writing.Lock() // the ticker stays out
-	good := f.disk.db
-	f.disk.db = readOnly(t, path)
-	f.disk.writing.Unlock()
-	f.Prove(other, member, time.Now())
-	f.Deny(acme)
-	f.Deny(acme)
-	for range 3 {
-		if f.disk.flush() == nil {
-			t.Fatal("the write did not fail")
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "facts.db")
+		var log bytes.Buffer
+		f := open(t, path, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		synctest.Wait() // the sweep at the start is over
+		f.Prove(acme, member, time.Now())
+		if err := f.disk.flush(); err != nil {
+			t.Fatal(err)
 		}
-	}
-	wantAccess(t, f, acme, None)
-	f.Prove(other, member, time.Now()) // newer than what failed
-	_, at := f.Access(other)
-	f.disk.writing.Lock()
-	if err := f.disk.db.Close(); err != nil {
-		t.Error(err)
-	}
-	f.disk.db = good
-	f.disk.writing.Unlock()
-	closeFacts(t, f)
-	if n := strings.Count(log.String(), "cannot be written"); n != 1 {
-		t.Errorf("the trouble was logged %d times:\n%s", n, &log)
-	}
-	if !strings.Contains(log.String(), "a denial is not on disk") {
-		t.Errorf("nothing about the denial:\n%s", &log)
-	}
+		other := acme
+		other.Repo = "acme/other"
+		f.disk.writing.Lock() // the ticker stays out
+		good := f.disk.db
+		f.disk.db = readOnly(t, path)
+		f.disk.writing.Unlock()
+		f.Prove(other, member, time.Now())
+		f.Deny(acme)
+		f.Deny(acme)
+		for range 3 {
+			if f.disk.flush() == nil {
+				t.Fatal("the write did not fail")
+			}
+		}
+		wantAccess(t, f, acme, None)
+		f.Prove(other, member, time.Now()) // newer than what failed
+		_, at := f.Access(other)
+		f.disk.writing.Lock()
+		if err := f.disk.db.Close(); err != nil {
+			t.Error(err)
+		}
+		f.disk.db = good
+		f.disk.writing.Unlock()
+		closeFacts(t, f)
+		if n := strings.Count(log.String(), "cannot be written"); n != 1 {
+			t.Errorf("the trouble was logged %d times:\n%s", n, &log)
+		}
+		if !strings.Contains(log.String(), "a denial is not on disk") {
+			t.Errorf("nothing about the denial:\n%s", &log)
+		}
 
-	f = open(t, path, Options{})
-	wantAccess(t, f, acme, None)
-	if !f.Denied(acme) {
-		t.Error("the denial was lost")
-	}
-	if _, stored := f.Access(other); !stored.Equal(at.Round(0)) {
-		t.Errorf("an older proof was written over a newer one: %v, want %v", stored, at)
-	}
+		f = open(t, path, Options{})
+		wantAccess(t, f, acme, None)
+		if !f.Denied(acme) {
+			t.Error("the denial was lost")
+		}
+		if _, stored := f.Access(other); !stored.Equal(at.Round(0)) {
+			t.Errorf("an older proof was written over a newer one: %v, want %v", stored, at)
+		}
+	})
 }
 
 // readOnly opens a copy of the file at path so that writing to it fails.
