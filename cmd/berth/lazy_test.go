@@ -30,8 +30,9 @@ func (c *client) wantPiece(l layer, header string, from, size int64) {
 	}
 }
 
-// The end of a large blob that nobody has is there long before the rest: also
-// while somebody reads it from the start.
+// The end of a large blob that nobody has is there long before the rest. While
+// somebody reads it from the start, and all connections that a blob may have are
+// busy, it waits until one of them has ended its run.
 func TestEndOfAColdBlob(t *testing.T) {
 	t.Parallel()
 	const size = 256 << 20
@@ -51,7 +52,11 @@ func TestEndOfAColdBlob(t *testing.T) {
 				}
 			}
 			c.wantPiece(l, "bytes=-1000", size-1000, 1000)
-			if sent := l.hub.BlobBytes(l.digest); sent > size/20 {
+			most := int64(size / 20)
+			if reading {
+				most = size / 2
+			}
+			if sent := l.hub.BlobBytes(l.digest); sent > most {
 				t.Errorf("upstream had sent %d bytes when the end was there, %.1f %%", sent, 100*float64(sent)/size)
 			}
 			if reading {
