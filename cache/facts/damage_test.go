@@ -62,11 +62,11 @@ func TestUnusableFilesAreMovedAside(t *testing.T) {
 			_, err := tx.CreateBucket([]byte("theirs"))
 			return err
 		}),
-		"of a newer version": bolt(t, func(tx *bbolt.Tx) error {
+		"of a newer version, without what all of them have": bolt(t, func(tx *bbolt.Tx) error {
 			if err := create(tx); err != nil {
 				return err
 			}
-			return tx.Bucket([]byte(metaBucket)).Put([]byte("version"), []byte("2"))
+			return errors.Join(tx.Bucket([]byte(metaBucket)).Put([]byte("version"), []byte("2")), tx.DeleteBucket([]byte(memberBucket)))
 		}),
 		"of no version": bolt(t, func(tx *bbolt.Tx) error {
 			if err := create(tx); err != nil {

@@ -14,7 +14,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// version is the layout of the file. A file of another one is moved aside.
+// version is the form of what the file holds, memberships apart: see adopt.go.
 const version = "1"
 
 type bucket string
@@ -26,6 +26,9 @@ const (
 	metaBucket   bucket = "meta"
 )
 
+// versionKey is where metaBucket has the version.
+const versionKey = "version"
+
 var factBuckets = [...]bucket{accessBucket, memberBucket, tagBucket}
 
 // lockTimeout bounds the waiting for another process that has the file.
@@ -34,13 +37,13 @@ const lockTimeout = time.Second
 // openFile opens the file at path, or makes it. One that cannot be used is moved
 // aside.
 func openFile(path string, log *slog.Logger) (*bbolt.DB, error) {
-	db, err := openCurrent(path)
+	db, err := openCurrent(path, log)
 	if err != nil && damaged(err) {
 		log.Warn("facts.db cannot be used and is moved aside; what is kept is proven again, by a HEAD for each manifest and the first byte of each blob", "err", err)
 		if err := moveAside(path); err != nil {
 			return nil, err
 		}
-		db, err = openCurrent(path)
+		db, err = openCurrent(path, log)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening facts: %w", err)
@@ -73,7 +76,7 @@ func moveAside(path string) error {
 // The list of free pages is kept in the file (bbolt's NoFreelistSync is off):
 // without it bbolt walks the whole file to open it, and does so in a goroutine
 // of its own, where a damaged page ends the process.
-func openCurrent(path string) (*bbolt.DB, error) {
+func openCurrent(path string, log *slog.Logger) (*bbolt.DB, error) {
 	var db *bbolt.DB
 	err := catch(func() (err error) {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
@@ -82,22 +85,29 @@ func openCurrent(path string) (*bbolt.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := catch(func() error { return prepare(db) }); err != nil {
+	if err := catch(func() error { return prepare(db, log) }); err != nil {
 		_ = db.Close() // the error that counts is the one before
 		return nil, err
 	}
 	return db, nil
 }
 
-var errNew = errors.New("the file is new")
+var (
+	errNew   = errors.New("the file is new")
+	errOther = errors.New("the file is of another version")
+)
 
-// prepare looks at what db holds, and fills it only if it holds nothing: a file
-// that belongs to something else is never written to, and a full disk is no
-// trouble for one that is complete.
-func prepare(db *bbolt.DB) error {
+// prepare looks at what db holds, and fills it only if it holds nothing, or what
+// another version of this program left: a file that belongs to something else is
+// never written to, and a full disk is no trouble for one that is complete.
+func prepare(db *bbolt.DB, log *slog.Logger) error {
 	err := db.View(check)
-	if errors.Is(err, errNew) {
+	switch {
+	case errors.Is(err, errNew):
 		return db.Update(create)
+	case errors.Is(err, errOther):
+		log.Info("facts.db was written by another version: what is known of contents stays, rights are proven again by a HEAD for each pull")
+		return db.Update(adopt)
 	}
 	return err
 }
@@ -117,8 +127,12 @@ func check(tx *bbolt.Tx) error {
 	if meta == nil {
 		return errors.New("it belongs to something else")
 	}
-	if v := meta.Get([]byte("version")); string(v) != version {
-		return fmt.Errorf("version %q, this program writes %q", v, version)
+	v := meta.Get([]byte(versionKey))
+	if v == nil {
+		return errors.New("it has no version")
+	}
+	if string(v) != version && tx.Bucket([]byte(memberBucket)) != nil {
+		return errOther
 	}
 	for _, b := range factBuckets {
 		if tx.Bucket([]byte(b)) == nil {
@@ -130,7 +144,7 @@ func check(tx *bbolt.Tx) error {
 
 func create(tx *bbolt.Tx) error {
 	for _, b := range factBuckets {
-		if _, err := tx.CreateBucket([]byte(b)); err != nil {
+		if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
 			return err
 		}
 	}
@@ -138,7 +152,7 @@ func create(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	return meta.Put([]byte("version"), []byte(version))
+	return meta.Put([]byte(versionKey), []byte(version))
 }
 
 // damage is what bbolt panicked with.

@@ -1,57 +1,95 @@
 package main
 
 import (
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.etcd.io/bbolt"
 
 	"berth/internal/ocitest"
 )
 
-// A later version was here, and this one is put back: what it knew is lost, what it
-// kept is not. Each manifest costs a HEAD, and each blob its first byte: that a
-// manifest is there does not prove that the blobs it lists are. Nothing that
-// registries count is asked, and nothing is downloaded again.
-func TestCacheOfALaterVersion(t *testing.T) {
-	t.Parallel()
-	w := newCostly(t, ocitest.Options{Private: true})
-	n := w.serve()
-	w.as(n, "acme").mustPull("ghcr.io/acme/app", w.image, "")
-	n.stop()
-
-	file := filepath.Join(w.cacheDir(), "facts.db")
-	db, err := bbolt.Open(file, 0o600, nil)
+// another makes the cache folder one of another version, as far as the forms go
+// that may differ: facts.db has its number and buckets of its own, and there are
+// files that this version does not know.
+func (h *home) another(version string) {
+	h.t.Helper()
+	db, err := bbolt.Open(filepath.Join(h.cacheDir(), "facts.db"), 0o600, nil)
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	err = db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("version"), []byte("2")) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	// And it kept things of its own there.
-	w.write(filepath.Join(w.cacheDir(), "manifests.idx"), "of a later version")
-	if err := os.MkdirAll(filepath.Join(w.cacheDir(), "later", "sha256"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-
-	w.registry.Forget()
-	n = w.serve()
-	acme := w.as(n, "acme")
-	acme.mustPull("ghcr.io/acme/app", w.image, "")
-	for _, d := range w.image.Blobs(0) {
-		if n := w.registry.BlobBytes(d); n != 1 {
-			t.Errorf("%d bytes of %s were sent", n, d)
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucket([]byte("epochs"))
+		if err != nil {
+			return err
 		}
+		return errors.Join(b.Put([]byte("acme"), []byte("7")), tx.Bucket([]byte("meta")).Put([]byte("version"), []byte(version)))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		h.t.Fatal(err)
 	}
-	must(t, w.registry, "the first pull after going back", cost{token: 1, head: 2, blobs: layers + 1})
-	acme.mustPull("ghcr.io/acme/app", w.image, "")
-	must(t, w.registry, "the second", cost{})
-	if _, err := os.Stat(file + ".damaged"); err != nil {
-		t.Errorf("the later version's facts are not kept aside: %v", err)
+	h.write(filepath.Join(h.cacheDir(), "manifests.idx"), "of another version")
+	if err := os.MkdirAll(filepath.Join(h.cacheDir(), "later", "sha256"), 0o700); err != nil {
+		h.t.Fatal(err)
 	}
+}
+
+// A later version was here, and this one is put back, or the other way round: a
+// pull of what is kept costs one HEAD of its tag's manifest, and a token where the
+// registry wants one. No manifest is fetched, no blob is asked about.
+func TestCacheOfAnotherVersion(t *testing.T) {
+	t.Parallel()
+	for name, version := range map[string]string{"a later one": "2", "an earlier one": "0"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newCostly(t, ocitest.Options{Private: true})
+			n := w.serve()
+			w.as(n, "acme").mustPull("ghcr.io/acme/app", w.image, "")
+			n.stop()
+			w.another(version)
+
+			w.registry.Forget()
+			n = w.serve()
+			acme := w.as(n, "acme")
+			acme.mustPull("ghcr.io/acme/app", w.image, "")
+			must(t, w.registry, "the first pull after the change", cost{token: 1, head: 1})
+			acme.mustPull("ghcr.io/acme/app", w.image, "")
+			must(t, w.registry, "the second", cost{})
+			w.clock.forward(61 * time.Second)
+			acme.mustPull("ghcr.io/acme/app", w.image, "")
+			must(t, w.registry, "one after tag_ttl", cost{head: 1})
+			w.as(n, "globex").mustPull("ghcr.io/acme/app", w.image, "")
+			must(t, w.registry, "the first pull of a second organisation", cost{token: 1, head: 1})
+		})
+	}
+}
+
+// What another version knew of rights is not taken over: everybody is asked about,
+// as on the first day. So nobody reads what was taken from him meanwhile, whether
+// the registry says so again, or cannot be asked.
+func TestRightsOfAnotherVersion(t *testing.T) {
+	t.Parallel()
+	g := newGone(t, ocitest.Options{Private: true, LiveRights: true})
+	n := g.serve()
+	for _, who := range []string{"acme", "globex"} {
+		g.as(n, who).mustPull("ghcr.io/acme/app", g.image, "")
+	}
+	n.stop()
+	g.another("2")
+	g.registry.SetRights("globex-bot") // the later version was told
+
+	n = g.serve()
+	g.nothing(http.StatusForbidden, g.as(n, "globex"), g.as(n, "initech"))
+	g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
+	g.nothing(http.StatusForbidden, g.as(n, "globex"), g.as(n, "initech"))
+	n.stop()
+	g.another("2")
+	g.registry.Close()
+
+	n = g.serve()
+	g.nothing(http.StatusServiceUnavailable, g.as(n, "acme"), g.as(n, "globex"), g.as(n, "initech"), g.nobody(n))
 }
