@@ -50,10 +50,14 @@ func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Ro
 	if repo, err = registry.repository(repo); err != nil {
 		return Route{}, err
 	}
-	if naming.OrganisationRequired && !own {
-		if unknown, ok := unknownAfter(organisation, req.Name, selected); ok {
-			return Route{}, notConfigured(unknown)
-		}
+	if own {
+		return Route{Registry: registry, Repo: repo}, nil
+	}
+	// Names at Docker Hub have two components, so what has three is none of them.
+	if unknown, ok := unknownAfter(organisation, req.Name, selected); ok && (naming.OrganisationRequired || registry.Library) {
+		return Route{}, t.notConfigured(unknown, organisation)
+	}
+	if naming.OrganisationRequired {
 		return Route{}, organisationMissing(organisation, registry, repo)
 	}
 	return Route{Registry: registry, Repo: repo}, nil
@@ -75,7 +79,7 @@ func (t *Router) selected(req *oci.Request, organisation string) (*Registry, err
 	if e, ok := t.find(organisation, strings.ToLower(name)); ok {
 		return e.registry, nil
 	}
-	return nil, notConfigured(name)
+	return nil, t.notConfigured(name, organisation)
 }
 
 // cutOrganisation takes the caller's organisation off the front of name, which
@@ -129,7 +133,7 @@ func (t *Router) cutRegistry(name, organisation string, selected *Registry, stan
 			Message: fmt.Sprintf("%s is a registry: name an image in it, as in %s/library/name", first, first),
 		}
 	case rest != "" && hostLike(first):
-		return nil, "", notConfigured(first)
+		return nil, "", t.notConfigured(first, organisation)
 	}
 	if standard == "" {
 		standard = dockerHub
@@ -137,7 +141,7 @@ func (t *Router) cutRegistry(name, organisation string, selected *Registry, stan
 	if e, ok := t.find(organisation, strings.ToLower(standard)); ok {
 		return e.registry, name, nil
 	}
-	return nil, "", notConfigured(standard)
+	return nil, "", t.notConfigured(standard, organisation)
 }
 
 // repository is name as the registry knows it.
@@ -163,10 +167,20 @@ func unknownAfter(organisation, name string, selected *Registry) (unknown string
 	return second, own && organisation != "" && selected == nil && image != "" && hostLike(second)
 }
 
-func notConfigured(registry string) error {
+// maxNamed is how many registries a message names.
+const maxNamed = 12
+
+// notConfigured names those that are: most often one of them was meant.
+func (t *Router) notConfigured(registry, organisation string) error {
+	names := t.names(organisation)
+	there := strings.Join(names[:min(len(names), maxNamed)], ", ")
+	if more := len(names) - maxNamed; more > 0 {
+		there += fmt.Sprintf(" and %d more", more)
+	}
 	return &oci.Error{
 		Class: oci.NotFound, Code: oci.CodeNameUnknown,
-		Message: fmt.Sprintf("registry %q is not configured on this node: add it under registries:", oci.OneLine(registry, 255)),
+		Message: oci.OneLine(fmt.Sprintf("registry %q is not configured on this node: add it under registries: or write one of those that are there (%s)",
+			oci.OneLine(registry, 255), there), 600),
 	}
 }
 

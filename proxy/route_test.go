@@ -113,6 +113,11 @@ func TestRoute(t *testing.T) {
 		{"required: by path does not count", "/ghcr.io/v2/acme/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme"},
 		{"required: there, before what is no registry", "/v2/acme/reg.exmple.com/acme/app", acme, Naming{OrganisationRequired: true}, `404 registry "reg.exmple.com" is not configured on this node`},
 		{"required: there, before another's registry", "/v2/globex/private.acme.com/app", "globex", Naming{OrganisationRequired: true}, `404 registry "private.acme.com" is not configured on this node`},
+		{"a mistyped registry after the organisation", "/v2/acme/reg.exmple.com/acme/app", acme, Naming{}, `404 registry "reg.exmple.com" is not configured on this node`},
+		{"a mistyped registry names those there are", "/v2/ghrc.io/acme/app", acme, Naming{}, `or write one of those that are there (docker.io, ghcr.io, private.acme.com, reg.acme.com:5443, same.example.org)`},
+		{"and not those of others", "/v2/ghrc.io/acme/app", "globex", Naming{}, `or write one of those that are there (docker.io, ghcr.io, reg.acme.com:5443, same.example.org)`},
+		{"a dot below the organisation's namespace elsewhere", "/v2/acme/reg.exmple.com/app", acme, Naming{Default: "ghcr.io"}, "ghcr.io acme/reg.exmple.com/app"},
+		{"a dot in the organisation's repository at Docker Hub", "/v2/acme/node.js", acme, Naming{}, "docker.io acme/node.js"},
 		{"required: there, before no host", "/v2/acme/team/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port must begin with the organisation: after host and port write acme/docker.io/acme/team/app"},
 		{"required: of nobody", "/v2/nginx", "", Naming{OrganisationRequired: true}, "403 names on this port"},
 	} {

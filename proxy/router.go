@@ -120,6 +120,19 @@ func (t *Router) find(organisation, name string) (entry, bool) {
 	return e, ok
 }
 
+// names are those of the registries that organisation sees, in order.
+func (t *Router) names(organisation string) (all []string) {
+	for _, table := range [...]map[string]entry{t.platform, t.owned[organisation]} {
+		for key, e := range table {
+			if key == e.registry.Name {
+				all = append(all, key)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
 // spellings are all the names of r, its own first.
 func spellings(r *Registry) []string {
 	all := []string{r.Name}
