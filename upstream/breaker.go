@@ -40,9 +40,10 @@ type breaker struct {
 	weight int
 	last   fault
 	// asker is the repository of the last call that was to find out, and next is
-	// when another may.
-	asker string
-	next  time.Time
+	// when another may. failedAgain: something has failed since that call began.
+	asker       string
+	next        time.Time
+	failedAgain bool
 }
 
 // fault is what a host did last: an error, or a status.
@@ -68,8 +69,18 @@ func (b *breaker) enter(repo string) (fault, bool) {
 	if now.Before(turn) {
 		return b.last, false
 	}
-	b.asker, b.next = repo, now.Add(probeEvery)
+	b.asker, b.next, b.failedAgain = repo, now.Add(probeEvery), false
 	return fault{}, true
+}
+
+// goesOn says whether a call that may go out may send another request; if not,
+// why. A call can take several: how to sign in, a token, the image. While the
+// breaker is open the first that fails is the last, or each call that finds out
+// would ask a dead host more than once.
+func (b *breaker) goesOn() (fault, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last, b.weight < breakerLimit || !b.failedAgain
 }
 
 // trouble is the last fault while the breaker is open.
@@ -88,7 +99,7 @@ func (b *breaker) open() bool {
 func (b *breaker) failed(weight int, f fault) {
 	b.mu.Lock()
 	was := b.weight >= breakerLimit
-	b.weight, b.last = min(b.weight+weight, breakerLimit), f
+	b.weight, b.last, b.failedAgain = min(b.weight+weight, breakerLimit), f, true
 	opened := !was && b.weight >= breakerLimit
 	if opened {
 		b.asker, b.next = "", f.at.Add(probeEvery)

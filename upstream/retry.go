@@ -78,6 +78,11 @@ func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Requ
 	}
 	var last attempt
 	b := s.breaker(req, op)
+	if b != nil {
+		if f, ok := b.goesOn(); !ok {
+			return nil, asker{registry: s.name}.remembered(f)
+		}
+	}
 	err := retry.Do(ctx, s.backoff(ctx, b, retries, &last), func(context.Context) error {
 		last.drop()
 		last = s.try(ctx, via, req, op)

@@ -280,55 +280,99 @@ func TestUnseen(t *testing.T) {
 // had proven access pulls on, in time, and it is left in peace.
 func TestDeadForTenMinutes(t *testing.T) {
 	for name, fault := range map[string]ocitest.Fault{"mute": ocitest.Silence(), "reset": ocitest.Drop(), "503": ocitest.Status(503), "500": ocitest.Status(500)} {
-		sail(t, ocitest.Options{Auth: ocitest.Bearer, Private: true}, auth.Generic, func(v *voyage) {
-			sources := []oci.Source{v.as("acme"), v.as("globex")}
-			var images []ocitest.Pushed
-			for i := range 5 {
-				images = append(images, v.up.AddImage(fmt.Sprint("acme/app-", i), "1", ocitest.Image{Index: true, Layers: []int64{1000, 2000}}))
-				for _, s := range sources {
-					if err := pull(v.t.Context(), s, images[i]); err != nil {
-						v.t.Fatal(err)
+		for _, crowd := range []int{1, 8} {
+			t.Run(fmt.Sprint(name, " ", crowd), func(t *testing.T) {
+				sail(t, ocitest.Options{Auth: ocitest.Bearer, Private: true}, auth.Generic, func(v *voyage) { v.deadForTenMinutes(fault, crowd) })
+			})
+		}
+	}
+}
+
+func (v *voyage) deadForTenMinutes(fault ocitest.Fault, crowd int) {
+	sources := []oci.Source{v.as("acme"), v.as("globex")}
+	var images []ocitest.Pushed
+	for i := range 10 {
+		images = append(images, v.up.AddImage(fmt.Sprint("acme/app-", i), "1", ocitest.Image{Index: true, Layers: []int64{1000, 2000}}))
+		for _, s := range sources {
+			if err := pull(v.t.Context(), s, images[i]); err != nil {
+				v.t.Fatal(err)
+			}
+		}
+	}
+	stranger := v.as("initech")
+	time.Sleep(time.Hour)
+	dead := v.up.Inject(ocitest.Match{}, 0, fault)
+	v.up.Forget()
+	begin := time.Now()
+	for n := 0; time.Since(begin) < 10*time.Minute; n += crowd {
+		var all sync.WaitGroup
+		for i := range crowd {
+			all.Go(func() {
+				img := images[(n+i)/2%len(images)]
+				v.within(headerLimit, "a pull", func() {
+					if err := pull(v.t.Context(), sources[(n+i)%2], img); err != nil {
+						v.t.Errorf("a pull after %v: %v", time.Since(begin), err)
 					}
-				}
-			}
-			stranger := v.as("initech")
-			time.Sleep(time.Hour)
-			in := v.up.Inject(ocitest.Match{}, 0, fault)
-			v.up.Forget()
-			begin, longest := time.Now(), time.Duration(0)
-			for n := 0; time.Since(begin) < 10*time.Minute; n++ {
-				start := time.Now()
-				if err := pull(v.t.Context(), sources[n%2], images[n%5]); err != nil {
-					v.t.Fatalf("%s: a pull after %v: %v", name, time.Since(begin), err)
-				}
-				longest = max(longest, time.Since(start))
-				start = time.Now()
-				if _, err := stranger.Resolve(v.t.Context(), "acme/app-0", "1"); err == nil {
-					v.t.Fatalf("%s: a stranger", name)
-				}
-				if took := time.Since(start); took > headerLimit {
-					v.t.Errorf("%s: a refusal took %v", name, took)
-				}
-				time.Sleep(900 * time.Millisecond)
-			}
-			if longest > headerLimit {
-				v.t.Errorf("%s: a pull took %v", name, longest)
-			}
-			requests := v.up.Count(ocitest.Match{})
-			v.t.Logf("%s: %d requests, the longest pull took %v", name, requests, longest)
-			if requests > 600+40 { // and those that it took to find out
-				v.t.Errorf("%s: %d requests in ten minutes", name, requests)
-			}
-			in.Remove()
-			time.Sleep(10 * time.Second)
-			for range 3 { // the first asks, the last has the answer
-				_, _ = sources[0].Resolve(v.t.Context(), images[0].Repo, "1")
-				time.Sleep(2 * time.Second)
-			}
-			if r, err := sources[0].Resolve(v.t.Context(), images[0].Repo, "1"); err != nil || r.Warning != "" {
-				v.t.Errorf("%s: afterwards %q, %v", name, r.Warning, err)
-			}
-		})
+				})
+				v.within(headerLimit, "a refusal", func() {
+					if _, err := stranger.Resolve(v.t.Context(), img.Repo, "1"); err == nil {
+						v.t.Error("a stranger got an answer")
+					}
+				})
+			})
+		}
+		all.Wait()
+		time.Sleep(900 * time.Millisecond)
+	}
+	v.oneASecond(begin)
+	dead.Remove()
+	v.recovers(sources[0], images[0])
+}
+
+// within says when f took longer.
+func (v *voyage) within(limit time.Duration, what string, f func()) {
+	start := time.Now()
+	f()
+	if took := time.Since(start); took > limit {
+		v.t.Errorf("%s took %v", what, took)
+	}
+}
+
+// findsOut is how many requests it may take to find out that a registry is dead:
+// as many as weigh what opens a breaker, if each is answered by 500, and the few
+// that were on their way then.
+const findsOut = breakerLimit + 5
+
+// oneASecond wants a registry that has been dead since begin to be asked no more
+// than once a second: on the whole, and each time after it took some to find out.
+func (v *voyage) oneASecond(begin time.Time) {
+	requests := v.up.Requests(ocitest.Match{})
+	seconds := int(time.Since(begin).Seconds())
+	together := 0
+	for i := 1; i < len(requests); i++ {
+		if gap := requests[i].Start.Sub(requests[i-1].Start); gap < probeEvery {
+			together = i + 1
+		}
+	}
+	v.t.Logf("%d requests in %d seconds; the last two within a second were among the first %d", len(requests), seconds, together)
+	if together > findsOut {
+		v.t.Errorf("after %d requests there were still two within a second: %s and %s",
+			together-2, requests[together-2].Path, requests[together-1].Path)
+	}
+	if len(requests) > seconds {
+		v.t.Errorf("%d requests in %d seconds", len(requests), seconds)
+	}
+}
+
+// recovers wants s to have an answer without a warning soon after the registry is back.
+func (v *voyage) recovers(s oci.Source, img ocitest.Pushed) {
+	time.Sleep(10 * time.Second)
+	for range 3 { // the first asks, the last has the answer
+		_, _ = s.Resolve(v.t.Context(), img.Repo, img.Tag)
+		time.Sleep(2 * time.Second)
+	}
+	if r, err := s.Resolve(v.t.Context(), img.Repo, img.Tag); err != nil || r.Warning != "" {
+		v.t.Errorf("afterwards %q, %v", r.Warning, err)
 	}
 }
 

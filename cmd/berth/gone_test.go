@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,6 +106,46 @@ func TestRegistryIsGone(t *testing.T) {
 	g.nothing(http.StatusServiceUnavailable, g.as(n, "globex"), g.as(n, "initech"), g.nobody(n))
 	g.clock.forward(24 * time.Hour) // grace is over
 	g.nothing(http.StatusServiceUnavailable, g.as(n, "acme"))
+}
+
+// TestDeadRegistryIsLeftInPeace, by the real clock: while a registry breaks off every
+// connection, ten clients that never give up get all that acme may have, refusals
+// for all else, and it is asked once a second by all of them together.
+func TestDeadRegistryIsLeftInPeace(t *testing.T) {
+	t.Parallel()
+	runs := 4 * time.Second
+	if os.Getenv("BERTH_LONG") != "" {
+		runs = time.Minute
+	}
+	g := newGone(t, ocitest.Options{Private: true})
+	n := g.serve()
+	g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
+	g.clock.forward(10 * time.Minute)
+	g.registry.Inject(ocitest.Match{}, 0, ocitest.Drop())
+	g.stale(g.as(n, "acme")) // and it was found out
+	before, begin := g.registry.Count(ocitest.Match{}), time.Now()
+
+	var pulls atomic.Int64
+	var all sync.WaitGroup
+	for range 5 {
+		acme, globex := g.as(n, "acme"), g.as(n, "globex")
+		all.Go(func() {
+			for ; time.Since(begin) < runs; pulls.Add(1) {
+				acme.mustPull("ghcr.io/acme/app", g.image, "")
+			}
+		})
+		all.Go(func() {
+			for time.Since(begin) < runs {
+				globex.noAnswer(http.StatusServiceUnavailable, globex.get("/v2/ghcr.io/acme/app/manifests/1"))
+			}
+		})
+	}
+	all.Wait()
+	asked, most := g.registry.Count(ocitest.Match{})-before, int(time.Since(begin)/time.Second)+2 // the first and the last second are not whole ones
+	t.Logf("%d pulls; the registry was asked %d times in %v", pulls.Load(), asked, time.Since(begin))
+	if asked > most || asked == 0 || pulls.Load() == 0 {
+		t.Errorf("the registry was asked %d times, want 1 to %d, in %d pulls", asked, most, pulls.Load())
+	}
 }
 
 // What is public when the registry is there, is not so for those who cannot
