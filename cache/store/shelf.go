@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,7 +55,8 @@ func (b *Blocks) leftover() *leftover {
 	if b.notes == nil || b.wrong || b.have < BlockSize {
 		return nil
 	}
-	return &leftover{tmp: b.tmp, size: b.size, have: b.have, filled: b.filled, since: time.Now()}
+	// A copy, since b's readers read on from what is there while the next one fills it.
+	return &leftover{tmp: b.tmp, size: b.size, have: b.have, filled: maps.Clone(b.filled), since: time.Now()}
 }
 
 // Resume takes up what was left of a blob. It is not verified, and says nothing

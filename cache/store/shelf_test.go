@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,6 +113,31 @@ func TestResume(t *testing.T) {
 			wantClean(t, s)
 		})
 	}
+}
+
+// Who reads what was left reads on, beside the one who goes on with it: from what
+// there was, and no further.
+func TestReadersOfWhatWasLeft(t *testing.T) {
+	data := random(1, 6*BlockSize)
+	s := open(t, t.TempDir(), Options{})
+	left := begun(t, s, data, 0)
+	left.Leave()
+	b := tookUp(t, s, data, 0)
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for range 100 {
+			if n, err := left.Ready(0, false); n != BlockSize || err != nil {
+				t.Errorf("of what was left: %d bytes, %v", n, err)
+			}
+		}
+	})
+	bring(t, b, data, 1)
+	reading.Wait()
+	if n, err := left.Ready(BlockSize, false); n != 0 || !errors.Is(err, ErrDiscarded) {
+		t.Errorf("of what came later: %d bytes, %v", n, err)
+	}
+	finish(t, b, data)
+	wantBlob(t, s, here, data)
 }
 
 // What another boot of the kernel has left may be torn: it is not used.
