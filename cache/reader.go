@@ -50,7 +50,7 @@ func (rd *reader) content(ctx context.Context) (*oci.Content, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, errAgain // published, and evicted already
 		}
-		return nil, &diskError{err}
+		return nil, diskError(err)
 	}
 	rd.file = file
 	c := &oci.Content{

@@ -16,6 +16,8 @@ import (
 )
 
 var (
+	// errDisk is in every error of our own disk, or about its room: the pull goes
+	// past it.
 	errDisk = errors.New("the cache cannot keep this blob")
 	// errParked ends a worker whose fill has no readers left.
 	errParked = errors.New("parked")
@@ -88,8 +90,9 @@ func (f *fill) fetch(ctx context.Context) error {
 	hashing.Go(func() {
 		defer close(hashed)
 		if hashErr = f.blocks.Hash(ctx); hashErr != nil && ctx.Err() == nil {
+			hashErr = f.unsound(hashErr)
 			f.retire()
-			f.blocks.Fail(corrupt(f.key.digest, hashErr)) // every open answer is aborted
+			f.blocks.Fail(hashErr) // every open answer is aborted
 		}
 	})
 	f.openUnlessSmall()
@@ -101,6 +104,18 @@ func (f *fill) fetch(ctx context.Context) error {
 		return hashErr
 	}
 	return f.finish()
+}
+
+// unsound is why the hash came to nothing: the bytes are wrong, somebody has
+// given the blob up, or the disk does not give back what it took.
+func (f *fill) unsound(err error) error {
+	switch {
+	case errors.Is(err, store.ErrMismatch):
+		return corrupt(f.key.digest, err)
+	case f.blocks.Err() != nil:
+		return err
+	}
+	return f.failedDisk(err)
 }
 
 // finish lets waiting readers go on from verified bytes and publishes them. A
@@ -123,12 +138,12 @@ func (f *fill) finish() error {
 func (f *fill) checkManifest() error {
 	file, err := f.blocks.OpenReader()
 	if err != nil {
-		return &diskError{err}
+		return f.failedDisk(err)
 	}
 	defer closeBody(file)
 	data, err := io.ReadAll(io.LimitReader(file, maxManifest))
 	if err != nil {
-		return &diskError{err}
+		return f.failedDisk(err)
 	}
 	got, err := manifestType(data)
 	if err == nil && strings.HasPrefix(f.mediaType, "application/vnd.") && f.mediaType != got {
@@ -230,8 +245,7 @@ func (f *fill) makeBlocks(content *oci.Content) error {
 		if content.Body != nil {
 			closeBody(content.Body)
 		}
-		f.c.diskTrouble(err)
-		return fmt.Errorf("%w: %w", errDisk, err)
+		return f.failedDisk(err)
 	}
 	f.setBlocks(blocks, content.MediaType)
 	return nil
@@ -327,13 +341,11 @@ func newBackoff() retry.Backoff {
 // again decides after a request whether there is another one: it returns nil
 // to go on, at once or after a pause.
 func (f *fill) again(ctx context.Context, sp *sponsor, err error, wait retry.Backoff) error {
-	var disk *diskError
 	switch {
 	case err == nil:
 		return f.blocks.Err()
-	case errors.As(err, &disk):
-		f.c.diskTrouble(err)
-		return fmt.Errorf("%w: %w", errDisk, err)
+	case errors.Is(err, errDisk):
+		return f.failedDisk(err)
 	case errors.Is(err, store.ErrMismatch), ctx.Err() != nil, f.blocks.Size() < 0:
 		return err // without a length there is nothing to go on from
 	case sp != nil && strikes(err):
@@ -373,9 +385,18 @@ func (f *fill) ask(ctx context.Context, last *sponsor, run *store.Run) (*oci.Con
 }
 
 // diskError marks trouble with our own disk.
-type diskError struct{ error }
+func diskError(err error) error {
+	if errors.Is(err, errDisk) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errDisk, err)
+}
 
-func (e *diskError) Unwrap() error { return e.error }
+// failedDisk is diskError, and pulls go past the disk for a while.
+func (f *fill) failedDisk(err error) error {
+	f.c.diskTrouble(err)
+	return diskError(err)
+}
 
 const copyBuffer = 256 << 10
 
@@ -421,7 +442,7 @@ func (f *fill) write(run *store.Run, p []byte) error {
 	case err == nil, errors.Is(err, store.ErrMismatch), err == f.blocks.Err():
 		return err
 	}
-	return &diskError{err}
+	return diskError(err)
 }
 
 // next waits for the next run of bytes that somebody wants, and claims it. No
