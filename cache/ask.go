@@ -40,7 +40,12 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
-	return s.c.stats.do(ctx, s.c, mk, func(ctx context.Context) (*oci.Content, error) {
+	return s.c.stats.do(ctx, s.c, mk, s.question(view, o, mk))
+}
+
+// question is what ask does when nobody is asking yet.
+func (s *source) question(view oci.View, o oci.Object, mk missingKey) func(context.Context) (*oci.Content, error) {
+	return func(ctx context.Context) (*oci.Content, error) {
 		content, err := s.as(view).Stat(ctx, o)
 		if err != nil {
 			s.refused(view, o, mk, err)
@@ -48,7 +53,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 		}
 		s.heard(view, o.Repo)
 		return content, s.prove(view, o, content.Asked)
-	})
+	}
 }
 
 // errAccountChanged is the cause of an error about an answer that belongs to
@@ -129,8 +134,8 @@ func (s *source) renewEarly(view oci.View, o oci.Object) {
 	if ttl := s.facts.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
 		return
 	}
-	s.c.wg.Go(func() {
-		// The answer is recorded by ask; whoever pulls next sees it.
-		_, _ = s.ask(s.c.ctx, view, o)
-	})
+	if mk := s.missingKey(view, o); s.c.knownMissing(mk) == nil {
+		// Nobody waits for the answer: it is recorded, and whoever pulls next sees it.
+		s.c.stats.start(s.c, mk, s.question(view, o, mk))
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -298,6 +299,27 @@ func TestSharedViewIsNobody(t *testing.T) {
 			t.Errorf("%s %s was asked for %q", c.op, c.ref, c.who)
 		}
 	}
+}
+
+// However many pulls come while a silent registry is asked in the background,
+// one question is all that waits for it.
+func TestRenewalIsOneQuestion(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	obj := h.addBlob("acme/app", random(35, 1000))
+	s := h.source("acme", "a")
+	read(t, s, obj)
+	h.advance(4*time.Minute + 30*time.Second)
+	gate, asked := make(chan struct{}), make(chan struct{}, 1)
+	h.set(func() { h.fault = func(call) error { asked <- struct{}{}; <-gate; return nil } })
+	before := runtime.NumGoroutine()
+	for range 100 {
+		read(t, s, obj)
+	}
+	<-asked
+	if more := runtime.NumGoroutine() - before; more > 10 {
+		t.Errorf("%d goroutines wait for the answer", more)
+	}
+	close(gate)
 }
 
 // Past four fifths of its life, a proof in use is renewed in the background.
