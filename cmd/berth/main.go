@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -82,7 +83,29 @@ func rootCommand(o *options) *cobra.Command {
 		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o),
 		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), tokenCommand(o), versionCommand(),
 	)
+	nameTheShells(root)
 	return root
+}
+
+// nameTheShells makes a shell that there is no completion for an error: cobra shows
+// the help and says that all went well.
+func nameTheShells(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	completion, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		return
+	}
+	var shells []string
+	for _, c := range completion.Commands() {
+		shells = append(shells, c.Name())
+	}
+	completion.Args = nil
+	completion.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		return usageError{fmt.Errorf("there is no completion for %q: name one of %s", strings.Join(args, " "), strings.Join(shells, ", "))}
+	}
 }
 
 // usage makes a complaint about arguments a usage error.

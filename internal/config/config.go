@@ -77,6 +77,8 @@ type Config struct {
 	names    *names
 	warnings map[string]Problems // by organisation, "" for the main file
 	complete bool                // the drop-ins were read
+	// listenersAt is where in the main file the listeners stand.
+	listenersAt positions
 }
 
 // OrganisationRegistries limits the registries that organisations bring.

@@ -143,6 +143,10 @@ func TestWarnings(t *testing.T) {
 			"listeners: [{address: 'localhost:5000', callers: token}]\norganisations:\n  acme:\n    tokens: [{name: a, sha256: " + HashOf("good").String() + "}]\n    credentials:\n      - {name: a, registry: r.example, username: b, password_file: c}\n",
 			`berth.yaml:6:29: organisations.acme.credentials[0].registry: registry "r.example" is not configured, so the account is never used: add it under registries`,
 		},
+		"a registry by its nickname": {
+			"listeners: [{address: 'localhost:5000', callers: token}]\norganisations:\n  acme:\n    tokens: [{name: a, sha256: " + HashOf("good").String() + "}]\n    credentials:\n      - {name: a, registry: dockerhub, username: b, password_file: c}\n",
+			`berth.yaml:6:29: organisations.acme.credentials[0].registry: registry "dockerhub" is not configured, so the account is never used: add it under registries, or write "docker.io" if that is meant`,
+		},
 		"expired token": {
 			"listeners: [{address: 'localhost:5000', callers: token}]\norganisations: {acme: {tokens: [{name: a, not_after: 2029-12-31, sha256: " + HashOf("good").String() + "}]}}\n",
 			`berth.yaml:2:54: organisations.acme.tokens[0].not_after: the token has expired: remove it`,
@@ -153,11 +157,11 @@ func TestWarnings(t *testing.T) {
 		},
 		"others are let in as one": {
 			"listeners: [{address: 'localhost:5000', organisation: acme}, {address: 'localhost:5002', callers: token}]\norganisations: {acme: {}, globex: {}}\n",
-			`berth.yaml:1:55: listeners[0].organisation: whoever reaches this address pulls as organisation "acme", the containers of the other organisations on this node too (there are 1): set callers: token`,
+			`berth.yaml:1:55: listeners[0].organisation: whoever reaches this address pulls as organisation "acme", the containers of the other organisations on this node too: set callers: token`,
 		},
 		"no listener for one": {
 			"listeners: [{address: 'localhost:5000', organisation: acme}]\norganisations:\n  acme: {}\n  globex: {}\n",
-			`berth.yaml:1:55: listeners[0].organisation: whoever reaches this address pulls as organisation "acme", the containers of the other organisations on this node too (there are 1): set callers: token
+			`berth.yaml:1:55: listeners[0].organisation: whoever reaches this address pulls as organisation "acme", the containers of the other organisations on this node too: set callers: token
 berth.yaml:4:3: organisations.globex: no listener is for organisation "globex", and none asks for tokens, so nobody pulls as it: set callers: token, or a listener's organisation`,
 		},
 		"no token": {

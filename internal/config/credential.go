@@ -92,7 +92,7 @@ func (k *checker) credentials(o *Organisation, known *names, path string) {
 		case c.Registry == "":
 			k.errorf(at+".registry", "the registry is missing: name the one that the account is for")
 		case known.complete && !known.knows(c.Registry):
-			k.warnf(at+".registry", "registry %s is not configured, so the account is never used: add it under registries", quote(c.Registry))
+			k.warnf(at+".registry", "registry %s is not configured, so the account is never used: add it under registries%s", quote(c.Registry), known.orMeant(c.Registry))
 		}
 		for j, pattern := range c.Repositories {
 			if !validPattern(pattern) {

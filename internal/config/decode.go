@@ -52,14 +52,28 @@ func syntaxProblem(err error, text []byte, file string) *Problem {
 		p.Line = bytes.Count(before, []byte("\n")) + 1
 		p.Column = utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
 	}
-	if strings.Contains(e.Message, "anchor") {
+	switch {
+	case strings.Contains(e.Message, "anchor"):
 		p.Message = noAliases // a password that begins with * would be repeated
+	case tabIndents(text, p.Line):
+		p.Message = noTabs
 	}
 	return p
 }
 
+// tabIndents says whether there is a tab among the blanks that a line begins with.
+func tabIndents(text []byte, line int) bool {
+	lines := bytes.SplitN(text, []byte("\n"), line+1)
+	if line < 1 || line > len(lines) {
+		return false
+	}
+	this := lines[line-1]
+	return bytes.ContainsRune(this[:len(this)-len(bytes.TrimLeft(this, " \t"))], '\t')
+}
+
 const (
 	noAliases = "this is an alias or anchor: write the value out, or put quotes around a value that begins with * or &"
+	noTabs    = "the line is indented with a tab, which YAML does not allow: put spaces in its place"
 	noTags    = "this is a tag: remove it, or put quotes around a value that begins with !"
 )
 

@@ -140,7 +140,7 @@ func (k *checker) listener(l *Listener, path string) {
 	case l.Registry == "":
 		k.errorf(path+".registry", "it is empty: name a registry, or remove the key for %s", dockerHub)
 	case k.names.complete && !k.names.knows(l.Registry):
-		k.errorf(path+".registry", "registry %s is not configured: add it under registries", quote(l.Registry))
+		k.errorf(path+".registry", "registry %s is not configured: add it under registries%s", quote(l.Registry), k.names.orMeant(l.Registry))
 	}
 }
 
@@ -176,19 +176,20 @@ func (k *checker) listenerCallers(l *Listener, path string) {
 		k.errorf(path+".organisation", "%s is no organisation's name: %s", quote(l.Organisation), organisationForm)
 	} else if !k.mayBeOrganisation(l.Organisation) {
 		k.errorf(path+".organisation", "organisation %s does not exist: add it under organisations or as a drop-in", quote(l.Organisation))
-	} else if others := k.othersThan(l.Organisation); others > 0 {
-		k.warnf(path+".organisation", "whoever reaches this address pulls as organisation %s, the containers of the other organisations on this node too (there are %d): set callers: token", quote(l.Organisation), others)
+	} else if k.othersThan(l.Organisation) {
+		// Without their number: it would be said again with each that comes.
+		k.warnf(path+".organisation", "whoever reaches this address pulls as organisation %s, the containers of the other organisations on this node too: set callers: token", quote(l.Organisation))
 	}
 }
 
-// othersThan counts the organisations but this one.
-func (k *checker) othersThan(name string) (n int) {
+// othersThan says whether there are other organisations than this one.
+func (k *checker) othersThan(name string) bool {
 	for other := range k.c.Organisations {
 		if other != name {
-			n++
+			return true
 		}
 	}
-	return n
+	return false
 }
 
 func (k *checker) listenerNames(l *Listener, path string) {

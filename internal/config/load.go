@@ -73,8 +73,21 @@ func (c *Config) Validate() error { return c.audit("", nil).problems.asError() }
 func (c *Config) check(file string, at positions) error {
 	k := c.audit(file, at)
 	c.warn("", k.warnings)
+	c.listenersAt = at.ofListeners()
 	c.gather()
 	return k.problems.asError()
+}
+
+// weighListeners makes those warnings of the main file anew that depend on which
+// organisations there are.
+func (c *Config) weighListeners() {
+	k := newChecker(c, c.Files[""].Path, c.listenersAt)
+	k.listeners(c)
+	k.reachable()
+	others := slices.DeleteFunc(slices.Clone(c.warnings[""]), func(p *Problem) bool {
+		return ofListeners(p.Path)
+	})
+	c.warn("", append(others, k.warnings...))
 }
 
 // audit checks everything but drop-ins, which are checked as they are read.

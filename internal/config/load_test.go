@@ -251,6 +251,33 @@ func TestReloadOrganisations(t *testing.T) {
 	equal(t, "only that one", len(gone.Broken), 1)
 }
 
+// What is said of a listener depends on who there is: it comes and goes with a
+// drop-in, at its line of the main file.
+func TestWarningsOfListenersFollowDropIns(t *testing.T) {
+	const ofListener = "DIR/config.yaml:3:62: listeners[1].organisation: whoever reaches this address pulls as organisation \"initech\", the containers of the other organisations on this node too: set callers: token"
+	n := newNode(t, "listeners:\n  - {address: 'localhost:5002', callers: token}\n  - {address: 'localhost:5000', callers: open, organisation: initech}\ncache: {access_ttl: 2h}\norganisations: {initech: {}}\n")
+	n.write("organisations.d/keep", "")
+	ours := func(c *Config) string {
+		return strings.ReplaceAll(strings.Join(c.Warnings, "\n"), n.path(""), "DIR")
+	}
+	const ofCache = "DIR/config.yaml:4:21: cache.access_ttl: a right that a registry withdrew works on for this long: keep it under an hour"
+	first := n.load()
+	equal(t, "alone", ours(first), ofCache)
+
+	n.write("organisations.d/globex.yaml", "grace: 1h\n")
+	two := first.ReloadOrganisations("globex")
+	equal(t, "with another", ours(two), ofListener+"\n"+ofCache)
+	n.write("organisations.d/hooli.yaml", "grace: 1h\n")
+	equal(t, "with two others", ours(two.ReloadOrganisations("hooli")), ofListener+"\n"+ofCache)
+	equal(t, "read anew", ours(n.load()), ofListener+"\n"+ofCache)
+
+	if err := os.Remove(n.path("organisations.d/globex.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "alone again", ours(two.ReloadOrganisations("globex")), ofCache)
+	equal(t, "the first one still", ours(first), ofCache)
+}
+
 func TestNeedsRestart(t *testing.T) {
 	before := parse(t, tokenListener)
 	for text, want := range map[string]string{

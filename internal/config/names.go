@@ -56,6 +56,32 @@ func (n *names) resolve(spelling string) string {
 	return spelling
 }
 
+// nicknames are how people call registries that are built in: by their type, or by
+// the site where one signs up.
+var nicknames = [...][2]string{
+	{"dockerhub", dockerHub}, {"docker-hub", dockerHub}, {"docker", dockerHub}, {"hub", dockerHub},
+	{"docker.com", dockerHub}, {"hub.docker.com", dockerHub},
+	{"ghcr", "ghcr.io"}, {"github", "ghcr.io"}, {"github.com", "ghcr.io"},
+	{"quay", "quay.io"},
+	{"digitalocean", digitalOcean}, {"digitalocean.com", digitalOcean},
+}
+
+// orMeant ends a complaint about a registry that is not there: with the one that
+// was probably meant; empty if none is near.
+func (n *names) orMeant(s string) string {
+	for _, nick := range nicknames {
+		if strings.EqualFold(s, nick[0]) && n.builtin[nick[1]] {
+			return ", or write " + quote(nick[1]) + " if that is meant"
+		}
+	}
+	known := slices.Sorted(maps.Keys(n.canonical))
+	known = slices.DeleteFunc(known, func(spelling string) bool { return spelling == s || n.canonical[spelling] != spelling })
+	if near := nearest(s, known); near != "" {
+		return ", or write " + quote(near) + " if that is meant"
+	}
+	return ""
+}
+
 // with is a copy that more names can be added to.
 func (n *names) with() *names {
 	copied := *n

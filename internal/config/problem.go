@@ -107,6 +107,23 @@ func (at positions) of(path string) position {
 	}
 }
 
+// ofListeners says whether what is said at path depends on the listeners and on
+// who there is.
+func ofListeners(path string) bool {
+	return path == "organisations" || strings.HasPrefix(path, "listeners")
+}
+
+// ofListeners are the positions of those paths alone: a file may have many others.
+func (at positions) ofListeners() positions {
+	few := positions{}
+	for path, p := range at {
+		if path == "" || ofListeners(path) {
+			few[path] = p
+		}
+	}
+	return few
+}
+
 // key is the path of what is below path under name.
 func key(path, name string) string {
 	if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789._-:/") != "" || name == "" {

@@ -151,9 +151,14 @@ func (k *checker) registry(name string, r *Registry, path string) {
 	if badRegistryName(name) != "" {
 		return // already said, and everything else may follow from it
 	}
-	k.endpoint(path+".endpoint", r, r.Endpoint, k.names.builtin[name])
+	switch {
+	case r.Endpoint != "":
+		k.endpoint(path+".endpoint", r, r.Endpoint)
+	case !k.names.builtin[name]:
+		k.errorf(path+".endpoint", "the address is missing: write it as https://registry.example.com%s", k.names.orMeant(name))
+	}
 	for i, m := range r.Mirrors {
-		k.endpoint(indexed(path+".mirrors", i)+".url", r, m.URL, false)
+		k.endpoint(indexed(path+".mirrors", i)+".url", r, m.URL)
 	}
 	for i, raw := range r.TokenEndpoints {
 		k.tokenEndpoint(indexed(path+".token_endpoints", i), r, raw)
@@ -167,13 +172,10 @@ func (k *checker) registry(name string, r *Registry, path string) {
 	}
 }
 
-// endpoint checks the address of a registry or a mirror. An empty one is fine
-// for a built-in registry.
-func (k *checker) endpoint(path string, r *Registry, raw string, mayMiss bool) {
+// endpoint checks the address of a registry or a mirror.
+func (k *checker) endpoint(path string, r *Registry, raw string) {
 	if raw == "" {
-		if !mayMiss {
-			k.errorf(path, "the address is missing: write it as https://registry.example.com")
-		}
+		k.errorf(path, "the address is missing: write it as https://registry.example.com")
 		return
 	}
 	u, why := parseEndpoint(raw)

@@ -30,6 +30,7 @@ func (c *Config) ReloadOrganisations(names ...string) *Config {
 	for _, name := range names {
 		next.readDropIn(name)
 	}
+	next.weighListeners()
 	next.gather()
 	return next
 }
