@@ -43,13 +43,14 @@ func (f *fill) hire() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.blocks.Size() >= largeFill {
-		f.hireLocked()
+		f.hireLocked(f.c.o.Parallel - 1)
 	}
 }
 
-func (f *fill) hireLocked() {
+// hireLocked starts another worker, unless there are most besides the first.
+func (f *fill) hireLocked(most int) {
 	ctx := f.hiring
-	if ctx == nil || ctx.Err() != nil || f.single || f.extras >= f.c.o.Parallel-1 || !f.c.connections.extraStarts() {
+	if ctx == nil || ctx.Err() != nil || f.single || f.extras >= most || !f.c.connections.extraStarts() {
 		return
 	}
 	f.extras++
@@ -65,6 +66,8 @@ func (f *fill) hireLocked() {
 
 // hurry starts a worker for a reader that waits for what nobody fetches, unless
 // the first worker is about to: it is between two runs, or its run ends there.
+// Where all that there may be are busy it is one too many, until one has ended its
+// run: a run takes seconds, and the reader of a footer wants a few bytes.
 func (f *fill) hurry(rd *reader) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -80,9 +83,16 @@ func (f *fill) hurryLocked(rd *reader) {
 		return
 	}
 	run.Release() // the worker takes it: the most urgent is its first
-	if run.Pos()/store.BlockSize != f.runEnd/store.BlockSize {
-		f.hireLocked()
+	if run.Pos()/store.BlockSize != f.runEnd/store.BlockSize && f.c.o.Parallel > 1 {
+		f.hireLocked(f.c.o.Parallel)
 	}
+}
+
+// crowded says that there is a worker too many, see hurry.
+func (f *fill) crowded() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.extras >= f.c.o.Parallel
 }
 
 // firstWorkerAt notes where the first worker's run ends; 0: it has none. Readers
@@ -98,8 +108,8 @@ func (f *fill) firstWorkerAt(end int64) {
 	}
 }
 
-// extra works as long as there is something to do and no other fill lacks a
-// connection. Its trouble is nobody's: what it leaves, the first worker takes.
+// extra works as long as there is something to do, nobody is one too many and no
+// other fill lacks a connection. Its trouble is nobody's: what it leaves, the first worker takes.
 func (f *fill) extra(ctx context.Context) {
 	var sp *sponsor
 	for ctx.Err() == nil && f.c.connections.extraMayStay() {
@@ -116,6 +126,9 @@ func (f *fill) extra(ctx context.Context) {
 			if errors.Is(err, store.ErrMismatch) {
 				f.blocks.Fail(corrupt(f.key.digest, err))
 			}
+			return
+		}
+		if f.crowded() {
 			return
 		}
 	}

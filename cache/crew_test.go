@@ -29,6 +29,13 @@ func (s *slowly) body(_ call, b []byte) io.Reader {
 	return &slowReader{s: s, r: bytes.NewReader(b)}
 }
 
+// connections is how many there are, and how many there were at once.
+func (s *slowly) connections() (now, most int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at, s.max
+}
+
 type slowReader struct {
 	s *slowly
 	r io.Reader
@@ -118,38 +125,64 @@ func TestOneWorker(t *testing.T) {
 	}
 }
 
-// A reader that waits far ahead does not wait for the run that is under way.
+// A reader that waits far ahead does not wait for a run that is under way: neither
+// for that of the first worker, nor, where there are as many workers as may be, for
+// that of any. Then there is one more, for a moment.
 func TestFarReaderIsHurried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-		c, err := cache.New(cache.Options{Dir: t.TempDir()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.cache = c
-		h.body = (&slowly{perSecond: 16e6}).body
-		data := random(2, 128*mib)
-		obj := h.addBlob("acme/app", data)
-		s := h.source("acme", "a")
-		whole, err := s.Open(t.Context(), obj, oci.Range{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		begun := time.Now()
-		got, err := get(t.Context(), s, obj, oci.Range{Start: -1000})
-		if err != nil || !bytes.Equal(got, data[len(data)-1000:]) {
-			t.Fatalf("%d bytes, %v", len(got), err)
-		}
-		if h.bytesSent() > int64(len(data)/20) {
-			t.Errorf("the end came after %d of %d bytes (%v)", h.bytesSent(), len(data), time.Since(begun))
-		}
-		if err := whole.Body.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	for name, c := range map[string]struct {
+		after          time.Duration
+		before, during int // connections
+	}{
+		"one worker":  {0, 1, 4},
+		"all at work": {time.Second, 4, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { farReader(t, c.after, c.before, c.during) })
+		})
+	}
+}
+
+func farReader(t *testing.T, after time.Duration, before, during int) {
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	c, err := cache.New(cache.Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.cache = c
+	link := &slowly{perSecond: 16e6}
+	h.body = link.body
+	data := random(2, 256*mib)
+	obj := h.addBlob("acme/app", data)
+	s := h.source("acme", "a")
+	whole, err := s.Open(t.Context(), obj, oci.Range{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(after) // in fake time
+	sent, begun := h.bytesSent(), time.Now()
+	if now, _ := link.connections(); now != before {
+		t.Errorf("%d connections before, want %d", now, before)
+	}
+	got, err := get(t.Context(), s, obj, oci.Range{Start: -1000})
+	if err != nil || !bytes.Equal(got, data[len(data)-1000:]) {
+		t.Fatalf("%d bytes, %v", len(got), err)
+	}
+	if took := time.Since(begun); took > 100*time.Millisecond {
+		t.Errorf("the end came after %v and %d of %d bytes", took, h.bytesSent()-sent, len(data))
+	}
+	if _, most := link.connections(); most != during {
+		t.Errorf("%d connections at once, want %d", most, during)
+	}
+	time.Sleep(2 * time.Second)
+	if now, _ := link.connections(); now > 4 {
+		t.Errorf("%d connections afterwards", now)
+	}
+	if err := whole.Body.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Clients that come while workers are hired and leave: all get the blob, and
