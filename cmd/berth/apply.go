@@ -50,9 +50,11 @@ func (n *node) adopt(next *config.Config) error {
 	n.config.organisations(before, next)
 	n.forgetAccounts(before, next, old)
 	n.tell(before)
-	select {
-	case n.moved <- struct{}{}:
-	default: // it is known
+	for _, who := range [...]chan struct{}{n.moved, n.adopted} {
+		select {
+		case who <- struct{}{}:
+		default: // it is known
+		}
 	}
 	return nil
 }

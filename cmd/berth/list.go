@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -51,6 +52,9 @@ func showImages(w io.Writer, all admin.Images) {
 		if len(i.Tags) > 0 {
 			name += ":" + strings.Join(i.Tags, ",")
 		}
+		if i.Unconfigured {
+			name += " (from before: no registry of the configuration)"
+		}
 		platform, size := i.Platform, inBytes(i.Bytes)
 		if platform == "" {
 			platform = "-"
@@ -74,14 +78,30 @@ func (n *node) images(ctx context.Context) (admin.Images, error) {
 	for _, i := range kept {
 		registry, ok := names[i.Origin]
 		if !ok {
-			registry = i.Origin // it is not configured any more
+			registry = formerly(i.Origin)
 		}
 		all.Images = append(all.Images, admin.Image{
-			Registry: registry, Repository: i.Repository, Tags: append([]string{}, i.Tags...), Digest: i.Digest.String(),
+			Registry: registry, Unconfigured: !ok, Repository: i.Repository, Tags: append([]string{}, i.Tags...), Digest: i.Digest.String(),
 			Platform: i.Platform, Bytes: i.Size, TotalBytes: i.Of, LastUse: i.LastUse.UTC(),
 		})
 	}
 	return all, nil
+}
+
+// formerly is the host of a registry that is not configured any more, as far as the
+// folder of its images tells (oci.Origin.Dir).
+func formerly(dir string) string {
+	i := strings.LastIndexByte(dir, '-')
+	if i <= 0 {
+		return dir
+	}
+	host := dir[:i]
+	if j := strings.LastIndexByte(host, '_'); j > 0 {
+		if _, err := strconv.ParseUint(host[j+1:], 10, 16); err == nil {
+			return host[:j] + ":" + host[j+1:]
+		}
+	}
+	return host
 }
 
 // origins are the names of the registries by the folders of their images. One

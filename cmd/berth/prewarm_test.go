@@ -50,6 +50,36 @@ func TestPrewarmAndList(t *testing.T) {
 	}
 }
 
+// Images of a place that no registry is reached at any more are called by that
+// place, as people write it.
+func TestListOfAFormerEndpoint(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	s.caller(n, "acme").mustPull(app, s.image, "")
+	published(t, s.cacheDir())
+	n.stop()
+	s.save(strings.Replace(s.read("berth.yaml"), s.registry.URL(), ocitest.New(t, ocitest.Options{}).URL(), 1))
+	s.serve()
+
+	host := strings.TrimPrefix(s.registry.URL(), "http://")
+	if got := s.command("list"); !strings.Contains(got.out, host+"/acme/app:1 (from before: no registry of the configuration)  -") {
+		t.Errorf("%s is not in %+v", host, got)
+	}
+	var list admin.Images
+	got := s.command("list", "--json")
+	if err := json.Unmarshal([]byte(got.out), &list); err != nil || len(list.Images) != 1 || list.Images[0].Registry != host || !list.Images[0].Unconfigured {
+		t.Errorf("%v, %+v", err, got)
+	}
+	for dir, want := range map[string]string{
+		"reg.example.com-0123": "reg.example.com", "reg-2.example.com_5443-0123": "reg-2.example.com:5443", "my_host-0123": "my_host", "odd": "odd", "-0123": "-0123", "": "",
+	} {
+		if got := formerly(dir); got != want {
+			t.Errorf("%q is %q, not %q", dir, got, want)
+		}
+	}
+}
+
 func TestPrewarmRefused(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)

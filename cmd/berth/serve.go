@@ -121,18 +121,22 @@ func (n *node) run(ctx context.Context, listening []listening, sockets *handed, 
 		server := proxy.Server(f, n.log)
 		g.Go(func() error { return serveOn(ctx, server, l, f.serve) })
 	}
-	for _, l := range n.listenAdmin(ctx, sockets) {
+	beside := n.listenAdmin(ctx, sockets)
+	for _, l := range beside {
 		n.log.Info("showing metrics", "address", l.Addr().String())
 		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer()), l, n.adminServing()); return nil })
 	}
 	sockets.closeRest(n.log)
-	if l, ok := n.listenSocket(ctx); ok {
+	l, commands := n.listenSocket(ctx)
+	if commands {
 		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l, plainly); return nil })
 	}
 	g.Go(func() error { n.follow(ctx, hangUps); return nil })
 	g.Go(func() error { n.watch(ctx); return nil })
 	g.Go(func() error { n.watchPulls(ctx); return nil })
+	g.Go(func() error { n.readSecrets(ctx); return nil })
 	g.Go(func() error { n.beat(ctx); return nil })
+	n.sayBegun(beside, commands)
 	for _, l := range listening {
 		n.log.Info("answering pulls", "address", l.Addr().String())
 	}

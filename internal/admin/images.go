@@ -16,8 +16,11 @@ type Images struct {
 
 // Image is an image that is kept.
 type Image struct {
-	Registry   string `json:"registry"`
-	Repository string `json:"repository"`
+	Registry string `json:"registry"`
+	// Unconfigured: no registry of the configuration is reached where the image is
+	// from, so nobody is served it. Registry is that place then.
+	Unconfigured bool   `json:"unconfigured,omitempty"`
+	Repository   string `json:"repository"`
 	// Tags are what it was called by when it was last asked.
 	Tags     []string `json:"tags"`
 	Digest   string   `json:"digest"`
