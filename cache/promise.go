@@ -16,7 +16,7 @@ func (f *fill) promise(size int64) bool {
 	f.c.mu.Lock()
 	defer f.c.mu.Unlock()
 	held := f.c.promised[owner] - f.promised
-	if held+size > f.c.o.MaxSize/ownShare {
+	if size > f.c.o.MaxSize/ownShare-held { // and not held+size, which may be beyond all numbers
 		return false
 	}
 	f.c.promised[owner], f.promised = held+size, size

@@ -119,7 +119,7 @@ func parseNotes(data []byte) (n noted, bits []byte, err error) {
 		return noted{}, nil, errBadNotes
 	}
 	safe := n.Origin != "" && n.Origin != "." && n.Origin != ".." && !strings.ContainsAny(n.Origin, "/\x00")
-	if !safe || n.Size < notedFrom || n.Size > maxNotes*8*BlockSize || int64(len(bits)) != (blocksOf(n.Size)+7)/8 {
+	if !safe || n.Size < notedFrom || n.Size > largestBlob || int64(len(bits)) != (blocksOf(n.Size)+7)/8 {
 		return noted{}, nil, errBadNotes
 	}
 	return n, bits, nil

@@ -80,8 +80,15 @@ func (r *room) close() {
 	r.wg.Wait()
 }
 
+// largestBlob is more than any registry takes. A registry can say any size: sums
+// with larger ones could come out negative, and small.
+const largestBlob = maxNotes * 8 * BlockSize
+
 // reserve takes n bytes. It evicts only where the sweeper did not keep up.
 func (r *room) reserve(n int64) error {
+	if n > largestBlob {
+		return fmt.Errorf("%w: nothing has %d bytes", ErrNoRoom, n)
+	}
 	r.waitForCount()
 	for !r.take(n) {
 		if !r.possible(n) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -400,4 +401,29 @@ func TestRoomUnderPressure(t *testing.T) {
 	close(stop)
 	watcher.Wait()
 	wantClean(t, s)
+}
+
+// A registry can say any size. None is so large that the sums about it come out
+// small.
+func TestNoRoomForWhatCannotBe(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no limit":      {},
+		"a limit":       {MaxSize: 1 << 30},
+		"the disk full": {MinFree: 1 << 45},
+		"both":          {MaxSize: 1 << 30, MinFree: 1 << 45},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, t.TempDir(), o)
+			for _, size := range []int64{math.MaxInt64, math.MaxInt64 - 1<<20, 1 << 62, 1 << 50} {
+				b, err := s.NewBlocks(here, oci.DigestOf([]byte("large")), size)
+				if !errors.Is(err, ErrNoRoom) {
+					t.Errorf("room for %d bytes: %v", size, err)
+				}
+				if b != nil {
+					b.Discard()
+				}
+			}
+			wantClean(t, s)
+		})
+	}
 }
