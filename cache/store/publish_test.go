@@ -530,3 +530,16 @@ func TestNoInodes(t *testing.T) {
 	}
 	wantClean(t, s)
 }
+
+// Two origins that deliver the same bytes at once share them for each other. What is
+// one file already needs no other name: rename does nothing then, and would leave it.
+func TestShareWhatIsShared(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	data, d := newBlob(90, 1000)
+	keep(t, s, here, data)
+	keep(t, s, there, data)
+	s.share(here, d, s.path(here, d))
+	wantBlob(t, s, here, data)
+	wantBlob(t, s, there, data)
+	wantClean(t, s)
+}

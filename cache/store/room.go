@@ -246,7 +246,7 @@ func (r *room) publish(tmp, path string, size int64) error {
 }
 
 // link puts the file at from, which is new, in the place of the one at path, if
-// that has its size.
+// that is another one and has its size.
 func (r *room) link(from, path, tmp string) error {
 	r.names.Lock()
 	defer r.names.Unlock()
@@ -255,7 +255,7 @@ func (r *room) link(from, path, tmp string) error {
 		return err
 	}
 	theirs, err := os.Lstat(path)
-	if err != nil || ours.Size() != theirs.Size() {
+	if err != nil || ours.Size() != theirs.Size() || os.SameFile(ours, theirs) {
 		return err
 	}
 	// A link cannot replace a file, but a rename can.
