@@ -425,6 +425,9 @@ func (f *fill) stream(content *oci.Content, run *store.Run) error {
 		}
 		switch {
 		case err == io.EOF && run.End() < 0:
+			if run.Pos() < f.blocks.Size() { // an earlier answer said how much there is
+				return io.ErrUnexpectedEOF
+			}
 			f.blocks.End()
 			return nil
 		case err == io.EOF && !run.Done():
