@@ -86,6 +86,13 @@ func TestStreamFailsAtItsEnd(t *testing.T) {
 	}
 }
 
+// A stream that ends before the range begins is no empty success.
+func TestStreamEndsBeforeTheRange(t *testing.T) {
+	s := newSite(t, nil)
+	th := &thing{data: pattern(blobSize), form: stream, front: 100, failAt: 5}
+	s.get(withBlob(s, th), "Range", "bytes=10-19").refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "cut short")
+}
+
 type longer struct{ io.Reader }
 
 func TestStreamIsLongerThanItSays(t *testing.T) {

@@ -201,6 +201,7 @@ func TestBlobStreams(t *testing.T) {
 		{"unknown size, a range of it", "bytes=5-9", func(th *thing) { th.unknown = true }, 200, 0, blobSize, -1},
 		{"unknown size, its start", "bytes=0-", func(th *thing) { th.unknown = true }, 200, 0, blobSize, -1},
 		{"upstream ignores the range", "bytes=5-9", func(th *thing) { th.ignoresRange = true }, 200, 0, blobSize, blobSize},
+		{"it begins before the range", "bytes=5-9", func(th *thing) { th.front = 20 }, 206, 5, 10, 5},
 		{"upstream ignores it, from 0", "bytes=0-9", func(th *thing) { th.ignoresRange = true }, 206, 0, 10, 10},
 	} {
 		t.Run(c.name, func(t *testing.T) {

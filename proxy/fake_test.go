@@ -49,6 +49,8 @@ type thing struct {
 	claims int64
 	// ignoresRange says that a stream always is the whole object.
 	ignoresRange bool
+	// front is how much of its beginning a stream is, whatever is asked for; 0: no.
+	front int64
 	// wait blocks reading until the context ends.
 	wait bool
 }
@@ -169,6 +171,10 @@ func (f *fake) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Conten
 		if !th.ignoresRange {
 			c.Offset, c.Length = bounds(r, int64(len(th.data)))
 			b.pos, b.end = c.Offset, c.Offset+c.Length
+		}
+		if th.front > 0 {
+			c.Offset, c.Length = 0, th.front
+			b.pos, b.end = 0, th.front
 		}
 		if th.unknown {
 			c.Length = -1

@@ -120,6 +120,7 @@ func (x *exchange) sendStream(b *body, c *oci.Content, spans []span) error {
 		return err
 	}
 	if _, err := io.CopyN(io.Discard, b, f.skip); err != nil {
+		b.fail(io.ErrUnexpectedEOF) // unless reading failed before
 		return b.failure()
 	}
 	if f.contentRange != "" {
