@@ -66,3 +66,67 @@ func TestOwnRegistryEvictsNothingByAHeader(t *testing.T) {
 		t.Errorf("the next download: %s", c.Result)
 	}
 }
+
+// What is left of such downloads is gone on with within the share too: a beginning is
+// enough to have something left.
+func TestOwnRegistryEvictsNothingByWhatIsLeft(t *testing.T) {
+	h := newHouse(t, cache.Options{MaxSize: 64 * mib})
+	kept := h.addBlob("acme/app", random(60, 20*mib))
+	acme := h.source("acme", "a")
+	read(t, acme, kept)
+	fetched := h.bytesSent()
+
+	evil := newOrigin(t)
+	own := cache.Upstream{
+		Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"},
+		As: evil.as("evil", "e"), Shared: evil.as("", ""),
+	}
+	through := h.cache.Through(own)
+	blobs := make([]oci.Object, 7)
+	for i := range blobs {
+		blobs[i] = evil.addBlob("evil/app", random(uint64(61+i), 7*mib))
+		evil.set(func() {
+			evil.body = func(_ call, b []byte) io.Reader { return bytes.NewReader(b[:min(len(b), mib+1000)]) }
+			evil.fault = func(c call) error { // the first answer, and no other
+				if c.rng.Start > 0 {
+					return &oci.Error{Class: oci.Policy, Message: "not now"}
+				}
+				return nil
+			}
+		})
+		if _, err := get(t.Context(), through, blobs[i], oci.Range{}); err == nil {
+			t.Fatal("all of it came")
+		}
+	}
+	gate := make(chan struct{})
+	evil.set(func() {
+		evil.fault = nil
+		evil.body = func(_ call, b []byte) io.Reader {
+			return &gated{r: bytes.NewReader(b), open: gate, upTo: 1000, ctx: t.Context()}
+		}
+	})
+	var open []*oci.Content
+	for i, blob := range blobs {
+		c, err := through.Open(t.Context(), blob, oci.Range{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, c)
+		if past, want := c.Result == oci.Pass, i > 0; past != want {
+			t.Errorf("download %d goes past the cache: %v", i, past)
+		}
+	}
+	read(t, acme, kept)
+	if h.bytesSent() != fetched {
+		t.Error("it was evicted for bytes that have not come")
+	}
+	close(gate)
+	for _, c := range open {
+		if _, err := io.Copy(io.Discard, c.Body); err != nil {
+			t.Error(err)
+		}
+		if err := c.Body.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -8,9 +8,13 @@ import (
 
 // resume takes up what an earlier fill has left of the blob, in this process or
 // the one before. It says nothing about rights: readers wait until the registry
-// has answered a sponsor of theirs.
+// has answered a sponsor of theirs. What is beyond an organisation's share stays
+// where it is: the first answer then goes past the cache.
 func (f *fill) resume() {
 	if f.key.kind != oci.Blob {
+		return
+	}
+	if size, ok := f.c.store.Left(f.key.origin, f.key.digest); !ok || !f.promise(size) {
 		return
 	}
 	if blocks, ok := f.c.store.Resume(f.key.origin, f.key.digest); ok {

@@ -59,6 +59,17 @@ func (b *Blocks) leftover() *leftover {
 	return &leftover{tmp: b.tmp, size: b.size, have: b.have, filled: maps.Clone(b.filled), since: time.Now()}
 }
 
+// Left says whether something is left of a blob, and what size all of it has.
+func (s *Store) Left(origin string, d oci.Digest) (size int64, ok bool) {
+	s.room.mu.Lock()
+	defer s.room.mu.Unlock()
+	l := s.room.shelf[blobKey{origin, d}]
+	if l == nil {
+		return 0, false
+	}
+	return l.size, true
+}
+
 // Resume takes up what was left of a blob. It is not verified, and says nothing
 // about who may have it. ok is false where nothing was left, or there is no room
 // for the rest.
