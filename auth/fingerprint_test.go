@@ -96,3 +96,50 @@ func TestLoadKeyRefuses(t *testing.T) {
 		}
 	}
 }
+
+// The key of an earlier start goes where keys are now, as it was, and only where
+// there is none yet.
+func TestMoveKey(t *testing.T) {
+	of := func(path string) string {
+		k, err := LoadKey(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.Fingerprint(oci.Origin{}, "u", NewSecret("p"))
+	}
+	former, path := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "key")
+	if moved, err := MoveKey(former, path); moved || err != nil {
+		t.Errorf("nothing was moved: %v, %v", moved, err)
+	}
+	before := of(former)
+	if moved, err := MoveKey(former, path); !moved || err != nil {
+		t.Errorf("%v, %v", moved, err)
+	}
+	if _, err := os.Stat(former); err == nil {
+		t.Error("it is still there")
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 || of(path) != before {
+		t.Errorf("it is not the same key: %v, %v", info, err)
+	}
+
+	other := of(former) // made anew
+	if moved, err := MoveKey(former, path); moved || err != nil || of(path) != before || of(former) != other {
+		t.Errorf("a key was replaced: %v, %v", moved, err)
+	}
+
+	bad, free := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "key")
+	for content, mode := range map[string]os.FileMode{strings.Repeat("k", keySize): 0o644, "short": 0o600} {
+		if err := os.WriteFile(bad, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		if moved, err := MoveKey(bad, free); moved || err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%v, %v", moved, err)
+		}
+		if _, err := os.Stat(free); err == nil {
+			t.Error("a bad key was taken over")
+		}
+		if err := os.Remove(bad); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

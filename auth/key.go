@@ -33,10 +33,30 @@ func LoadKey(path string) (Key, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, err
 	}
-	if err := makeKey(path); err != nil {
+	if err := keepKey(NewKey(), path); err != nil {
 		return Key{}, fmt.Errorf("making the fingerprint key %s: %w", path, err)
 	}
 	return readKey(path)
+}
+
+// MoveKey takes the key of an earlier start over to path, and says whether there was
+// one to be taken: a key at path stands, and one that LoadKey would refuse stays where
+// it is.
+func MoveKey(former, path string) (bool, error) {
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	k, err := readKey(former)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = keepKey(k, path)
+	}
+	if err != nil {
+		return false, fmt.Errorf("moving the fingerprint key %s to %s: %w", former, path, err)
+	}
+	return true, os.Remove(former)
 }
 
 func readKey(path string) (Key, error) {
@@ -50,15 +70,15 @@ func readKey(path string) (Key, error) {
 	return Key{bytes: NewSecret(string(content))}, nil
 }
 
-// makeKey gives a finished file its name by a hard link, which unlike a rename
+// keepKey gives a finished file its name by a hard link, which unlike a rename
 // fails when another process was faster: then that one's key is used.
-func makeKey(path string) error {
+func keepKey(k Key, path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	tmp, err := writeKey(dir.Name())
+	tmp, err := writeKey(k, dir.Name())
 	if err != nil {
 		return err
 	}
@@ -73,12 +93,11 @@ func makeKey(path string) error {
 	return nil
 }
 
-func writeKey(dir string) (name string, err error) {
+func writeKey(k Key, dir string) (name string, err error) {
 	tmp, err := os.CreateTemp(dir, ".key-*") // mode 0600
 	if err != nil {
 		return "", err
 	}
-	k := NewKey()
 	_, err = tmp.WriteString(k.bytes.Reveal())
 	if err == nil {
 		err = tmp.Sync()

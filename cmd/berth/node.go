@@ -82,7 +82,7 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 		f.alive = func() { n.cache.Size() }
 	}
 	n.registry.MustRegister(n.cache)
-	if n.key, err = auth.LoadKey(keyFile(cfg.Cache.Directory)); err == nil {
+	if n.key, err = n.loadKey(cfg.Cache.Directory); err == nil {
 		err = n.begin(cfg)
 	}
 	if err != nil {
@@ -132,6 +132,21 @@ const fillWait = 15 * time.Second
 // a request, and those are bounded already.
 func newFills() *proxy.Limits {
 	return &proxy.Limits{Wait: fillWait, Line: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+}
+
+// loadKey reads the key of the fingerprints. Who ran berth without a service manager
+// has one in the cache, by which everything was proven so far.
+func (n *node) loadKey(cache string) (auth.Key, error) {
+	path, former := keyFile(cache), filepath.Join(cache, "key")
+	if path != former {
+		moved, err := auth.MoveKey(former, path)
+		if err != nil {
+			n.log.Warn("the fingerprint key of before stays in the cache folder; where there is no other one every right is proven again", "err", err)
+		} else if moved {
+			n.log.Info("the fingerprint key was moved to the state folder", "path", path)
+		}
+	}
+	return auth.LoadKey(path)
 }
 
 // keyFile is where the key of the fingerprints lies: in the state folder, if the

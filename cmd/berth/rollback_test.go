@@ -93,3 +93,27 @@ func TestRightsOfAnotherVersion(t *testing.T) {
 	n = g.serve()
 	g.nothing(http.StatusServiceUnavailable, g.as(n, "acme"), g.as(n, "globex"), g.as(n, "initech"), g.nobody(n))
 }
+
+// Under a service manager for the first time: what was proven without one stays
+// proven, since the key of the fingerprints moves from the cache to the state folder.
+func TestKeyMovesToTheStateFolder(t *testing.T) {
+	t.Parallel()
+	g := newGone(t, ocitest.Options{Private: true})
+	n := g.run("STATE_DIRECTORY=")
+	g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
+	n.stop()
+	state := t.TempDir()
+	if _, err := os.Stat(filepath.Join(g.cacheDir(), "key")); err != nil {
+		t.Fatal(err)
+	}
+	g.registry.Close()
+
+	n = g.run("STATE_DIRECTORY=" + state)
+	g.stale(g.as(n, "acme"))
+	if _, err := os.Stat(filepath.Join(g.cacheDir(), "key")); err == nil {
+		t.Error("the key is in the cache folder still")
+	}
+	n.stop()
+	n = g.run("STATE_DIRECTORY=" + state)
+	g.stale(g.as(n, "acme"))
+}
