@@ -45,7 +45,7 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{h: h, r: r, id: newID(), start: now, patience: patience{Context: r.Context(), until: now.Add(h.HeaderTimeout)}}
 	x.w = writer{
 		under:   w,
-		tcp:     tcpOf(r.Context()),
+		conn:    connOf(r.Context()),
 		control: *http.NewResponseController(w),
 		stall:   h.StallTimeout,
 		buffers: h.buffers,

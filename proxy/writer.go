@@ -37,7 +37,7 @@ var errLeft = errors.New("the client stopped taking the answer")
 // files on to the kernel.
 type writer struct {
 	under   http.ResponseWriter
-	tcp     *net.TCPConn // nil: the connection is no bare one, or not known
+	conn    *conn // nil: it is no Listener's
 	control http.ResponseController
 	stall   time.Duration
 	buffers *sync.Pool // of *[copyBuffer]byte
@@ -88,9 +88,16 @@ func (w *writer) start() error {
 	return nil
 }
 
-// renew gives the client another StallTimeout. A ResponseWriter without
-// deadlines (in a test) goes without.
+// renew gives the client another StallTimeout, or nearly: a connection that is
+// asked for small things again and again would spend much of its time on that.
+// A ResponseWriter without deadlines (in a test) goes without.
 func (w *writer) renew(now time.Time) {
+	if w.conn != nil {
+		if now.Sub(w.conn.renewed) < w.stall/16 {
+			return
+		}
+		w.conn.renewed = now
+	}
 	w.control.SetWriteDeadline(now.Add(w.stall)) //nolint:errcheck // see above
 }
 
@@ -144,11 +151,16 @@ func (w *writer) sendMemory(m *bytes.Reader, limited *io.LimitedReader) (int64, 
 // writeOnly hides ReadFrom, which would come back here.
 type writeOnly struct{ io.Writer }
 
-func (w *writer) copy(src io.Reader) (total int64, err error) {
-	buf, ok := w.buffers.Get().(*[copyBuffer]byte)
-	if !ok {
-		buf = new([copyBuffer]byte)
+// buffer is one of buffers, to be put back.
+func (w *writer) buffer() *[copyBuffer]byte {
+	if buf, ok := w.buffers.Get().(*[copyBuffer]byte); ok {
+		return buf
 	}
+	return new([copyBuffer]byte)
+}
+
+func (w *writer) copy(src io.Reader) (total int64, err error) {
+	buf := w.buffer()
 	defer w.buffers.Put(buf)
 	for {
 		n, readErr := src.Read(buf[:])

@@ -42,7 +42,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve serves s on l, over TLS if there is a certificate.
 func (f *front) serve(s *http.Server, l net.Listener) error {
 	if f.cert == nil {
-		return plainly(s, l)
+		return plainly(s, proxy.Listener(l))
 	}
 	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: f.cert.get}
 	return s.ServeTLS(l, "", "")
