@@ -267,7 +267,8 @@ func (a *Authority) failed(err error, c Challenge, cred *Credential) {
 // Rejected says that the registry answered 401 to req, which Authorize had
 // prepared for cred and repo. The token is forgotten. It returns whether
 // authorising and sending once more can help: not after a token that was granted
-// a moment ago for this very request, and not after Basic credentials, which then cool down.
+// a moment ago for this very request, and not after Basic credentials, which then
+// cool down, unless they may have expired: then the next look-up has others.
 func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (again bool) {
 	a.probe.suspect()
 	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
@@ -278,7 +279,7 @@ func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (
 		if cred == nil {
 			return false
 		}
-		a.refuse(cred, refused(a.registry, cred, http.StatusUnauthorized, foreign{}))
+		return a.refuse(cred, refused(a.registry, cred, http.StatusUnauthorized, foreign{}))
 	}
 	return false
 }
@@ -347,25 +348,30 @@ func (a *Authority) Challenge(ctx context.Context) (Challenge, error) {
 	return c, nil
 }
 
-// refuse remembers that cred is no good. The shared view never cools down: it is
-// everyone's way to public images.
-func (a *Authority) refuse(cred *Credential, e *oci.Error) {
+// refuse remembers that cred is no good, or says that it may only have expired. The
+// shared view never cools down: it is everyone's way to public images.
+func (a *Authority) refuse(cred *Credential, e *oci.Error) (expired bool) {
 	if cred == nil {
-		return
+		return false
 	}
 	cause, ok := errors.AsType[*refusedCause](e.Err)
 	if !ok {
-		return
+		return false
+	}
+	if cred.expired() {
+		a.log.Info("the registry refused what a credential helper had said; it is asked again", slog.Any("credential", cred), slog.Any("error", e))
+		return true
 	}
 	a.metrics.CredentialOK(cred, false)
 	if cred.Shared() {
 		a.log.Warn("the registry refused this node's credential", slog.Any("credential", cred), slog.Any("error", e))
-		return
+		return false
 	}
 	if r, news := a.standings.refuse(cred.Fingerprint, cause); news {
 		a.metrics.CoolDown(cred, r.until)
 		a.log.Warn("the registry refused a credential", slog.Any("credential", cred), slog.Time("left_alone_until", r.until), slog.Any("error", e))
 	}
+	return false
 }
 
 func (a *Authority) remembered(cred *Credential) *refusal {

@@ -26,7 +26,15 @@ type Credential struct {
 	Username, Password Secret
 	// Fingerprint stands for the credential in keys and logs.
 	Fingerprint string
+
+	// renew has a secret that was refused asked for again, where it may have
+	// expired; nil: it does not do so by itself.
+	renew func() bool
 }
+
+// expired hears that a registry refused c, and says whether that may only be
+// because it is old: then whoever looks it up has a new one.
+func (c *Credential) expired() bool { return c.renew != nil && c.renew() }
 
 // Shared says whether c belongs to no organisation, as nobody does.
 func (c *Credential) Shared() bool { return c == nil || c.Organisation == "" }

@@ -51,6 +51,14 @@ func (s *dockerConfigSource) Login(ctx context.Context) (Login, error) {
 	return s.ask(left).Login(ctx)
 }
 
+// Renew is the helper's.
+func (s *dockerConfigSource) Renew(password Secret) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.helper.(renewer)
+	return ok && r.Renew(password)
+}
+
 func (s *dockerConfigSource) ask(left leftToHelper) Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -156,7 +156,18 @@ func (e *entry) credential(l Login) *Credential {
 	} else {
 		c.Fingerprint = e.key.Fingerprint(e.Origin, l.Username.Reveal(), l.Password)
 	}
+	if r, ok := e.Source.(renewer); ok && l.Entry != "" {
+		c.renew = func() bool { return r.Renew(l.Password) && e.doubt() }
+	}
 	return c
+}
+
+// doubt has the next look-up ask the source.
+func (e *entry) doubt() bool {
+	if s := e.state.Load(); s != nil {
+		e.state.CompareAndSwap(s, &state{cred: s.cred, login: s.login, err: s.err})
+	}
+	return true
 }
 
 // report logs when a secret turns bad, and when it is good again.

@@ -20,8 +20,12 @@ const (
 	// helperTimeout is how long a helper may take: they ask a cloud's API.
 	helperTimeout = 10 * time.Second
 	// helperKeeps is how long an answer is used. The protocol tells no expiry;
-	// the shortest lived (Google's) are good for an hour.
+	// the shortest lived (Google's) are good for an hour, some of which may be
+	// over: helpers keep what they have.
 	helperKeeps = 15 * time.Minute
+	// helperExpires is how old an answer is that may have expired when it is
+	// refused. A younger one is no good.
+	helperExpires = time.Minute
 	// maxHelperAnswer is the largest answer, in bytes.
 	maxHelperAnswer = 64 << 10
 )
@@ -40,8 +44,8 @@ type Helper struct {
 	Now func() time.Time
 }
 
-// HelperSource is a Source that asks h, at most every quarter of an hour. Its
-// fingerprint stands for the entry in the configuration: the secret itself
+// HelperSource is a Source that asks h, at most every quarter of an hour, or when a
+// registry has refused what it said. Its fingerprint stands for the entry in the configuration: the secret itself
 // changes all the time.
 func HelperSource(h Helper) Source {
 	if h.Now == nil {
@@ -55,22 +59,39 @@ type helperSource struct {
 
 	mu    sync.Mutex // guards all below
 	login Login
-	until time.Time
+	asked time.Time
 }
 
 // Login gives the kept answer, or asks.
 func (s *helperSource) Login(ctx context.Context) (Login, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.Now().Before(s.until) {
+	if s.Now().Sub(s.asked) < helperKeeps {
 		return s.login, nil
 	}
 	login, err := s.ask(ctx)
 	if err != nil {
 		return Login{}, fmt.Errorf("credential helper %q: %w", s.Name, err)
 	}
-	s.login, s.until = login, s.Now().Add(helperKeeps)
+	s.login, s.asked = login, s.Now()
 	return login, nil
+}
+
+// Renew drops the answer with password, which a registry has refused, if it may
+// have expired since.
+func (s *helperSource) Renew(password Secret) bool {
+	if !s.mu.TryLock() {
+		return true // it is being asked
+	}
+	defer s.mu.Unlock()
+	switch {
+	case !s.login.Password.Equal(password):
+		return true // there is another one
+	case s.Now().Sub(s.asked) < helperExpires:
+		return false
+	}
+	s.login, s.asked = Login{}, time.Time{}
+	return true
 }
 
 // ask runs the program. What it prints is never part of an error: nobody knows

@@ -35,6 +35,13 @@ type Source interface {
 	Login(ctx context.Context) (Login, error)
 }
 
+// renewer is a Source that may keep an answer for longer than it is good.
+type renewer interface {
+	// Renew hears that password was refused, and says whether another answer is
+	// worth asking for. It does not wait.
+	Renew(password Secret) bool
+}
+
 // SourceFunc is a function as a Source.
 type SourceFunc func(ctx context.Context) (Login, error)
 

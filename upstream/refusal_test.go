@@ -4,8 +4,14 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/auth"
 	"berth/internal/ocitest"
@@ -198,5 +204,53 @@ func TestOptions(t *testing.T) {
 	no := errors.New("no")
 	if _, err := New(Options{Origin: oci.Origin{Scheme: "https", Host: "x"}, Authority: func(http.RoundTripper) (Authority, error) { return nil, no }}); !errors.Is(err, no) {
 		t.Errorf("%v", err)
+	}
+}
+
+// A helper's answer that has expired costs no pull: it is asked again, and so is the
+// registry.
+func TestHelpersSecretExpired(t *testing.T) {
+	for name, kind := range map[string]ocitest.Auth{"tokens": ocitest.Bearer, "basic": ocitest.Basic} {
+		t.Run(name, func(t *testing.T) {
+			up := ocitest.New(t, ocitest.Options{Auth: kind, Private: true})
+			up.AddUser("oauth2accesstoken", "one", "acme/app")
+			d := up.AddManifest("acme/app", "1", v1.MediaTypeImageManifest, []byte(`{"schemaVersion":2,"config":{},"layers":[]}`))
+			dir := t.TempDir()
+			write := func(file, text string) {
+				t.Helper()
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write("docker-credential-gcr", "#!/bin/sh\necho \"{\\\"Username\\\":\\\"oauth2accesstoken\\\",\\\"Secret\\\":\\\"$(cat "+dir+"/secret)\\\"}\"\n")
+			write("secret", "one")
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			var late atomic.Int64
+			now := func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+			table, err := auth.NewCredentials(auth.CredentialsOptions{Key: auth.NewKey(), Now: now, Entries: []auth.Entry{{
+				Name: "gcp", Organisation: "acme", Registry: "registry.test", Origin: up.Origin(),
+				Source: auth.HelperSource(auth.Helper{Name: "gcr", Server: "registry.test", Now: now}),
+			}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			src := over(t, up).As(Identity{Organisation: "acme", Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
+				return table.Lookup(ctx, "acme", "", "registry.test", repo)
+			}})
+			stat := func() error {
+				_, err := src.Stat(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: d})
+				return err
+			}
+			if err := stat(); err != nil {
+				t.Fatal(err)
+			}
+			late.Store(int64(10 * time.Minute))
+			write("secret", "two")
+			up.SetPassword("oauth2accesstoken", "two")
+			up.ExpireTokens()
+			if err := stat(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -108,12 +108,12 @@ func failedTarget(a *answer, err error) bool {
 		a.StatusCode != http.StatusNotFound
 }
 
-// ask asks as cred. A 401 may be about a token that was kept too long, or be the
-// first that is heard of a challenge: then there is one more try.
+// ask asks as cred. A 401 may be about a token or a secret that was kept too long,
+// or be the first that is heard of a challenge: then there is one more try.
 func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who asker) (*answer, error) {
 	for again := false; ; again = true {
 		req := c.request(s.Registry)
-		if err := s.authority.Authorize(ctx, req, cred, c.repo); err != nil {
+		if err := s.authorize(ctx, req, &cred, c.repo); err != nil {
 			s.limitedBy(ctx, cred, err, false)
 			return nil, s.named(err, c.repo)
 		}
@@ -129,7 +129,29 @@ func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who as
 			return a, nil
 		}
 		discard(a.Response)
+		s.renew(ctx, &cred, c.repo)
 	}
+}
+
+// authorize authorises req as cred, once more where a new secret has taken the place
+// of the one that was refused.
+func (s *source) authorize(ctx context.Context, req *http.Request, cred **auth.Credential, repo string) error {
+	err := s.authority.Authorize(ctx, req, *cred, repo)
+	if err != nil && oci.ClassOf(err) == oci.Unauthorized && s.renew(ctx, cred, repo) {
+		return s.authority.Authorize(ctx, req, *cred, repo)
+	}
+	return err
+}
+
+// renew makes cred what the same account has now: a helper may have been asked since
+// it was looked up.
+func (s *source) renew(ctx context.Context, cred **auth.Credential, repo string) (renewed bool) {
+	now, err := s.id.Credential(ctx, repo)
+	if err != nil || now == *cred || now.View() != (*cred).View() {
+		return false
+	}
+	*cred = now
+	return true
 }
 
 // learn tells the Authority how its credential was received, and returns
