@@ -127,10 +127,9 @@ func (c *Cache) knownMissing(k missingKey) error {
 	return nil
 }
 
-// renewEarly asks again in the background when the access proof in use is past
-// four fifths of its life, so that no pull has to wait for it.
-func (s *source) renewEarly(view oci.View, o oci.Object) {
-	_, proven := s.facts.Access(s.accessKey(view, o.Repo, o.Digest))
+// renewEarly asks again in the background when access, proven then, is past four
+// fifths of its life, so that no pull has to wait for it.
+func (s *source) renewEarly(view oci.View, o oci.Object, proven time.Time) {
 	if ttl := s.facts.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
 		return
 	}

@@ -46,7 +46,7 @@ func (sp *sponsor) mayMirror(ctx context.Context, cause error) bool {
 
 // within says whether what the origin has proven stands in while it is in trouble.
 func (sp *sponsor) within() bool {
-	state := sp.source.state(sp.key.view, sp.object)
+	state, _ := sp.source.state(sp.key.view, sp.object)
 	state.Answer = facts.Indeterminate
 	return facts.Decide(state) == facts.ServeStale
 }

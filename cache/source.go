@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"time"
 
 	"berth/cache/facts"
 	"berth/cache/store"
@@ -158,9 +159,9 @@ func (s *source) statPast(ctx context.Context, view oci.View, o oci.Object) (*oc
 // admit says whether cached bytes of o may go to view, and how that came
 // about; the error is the answer where they may not.
 func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Outcome, error) {
-	state := s.state(view, o)
+	state, proven := s.state(view, o)
 	if facts.Decide(state) == facts.Serve {
-		s.renewEarly(view, o)
+		s.renewEarly(view, o, proven)
 		return oci.Outcome{Result: oci.Hit}, nil
 	}
 	state.Answer = facts.Indeterminate
@@ -171,7 +172,7 @@ func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Ou
 	if err != nil && (ctx.Err() != nil || errors.Is(err, errAccountChanged)) {
 		return oci.Outcome{}, err
 	}
-	state = s.state(view, o)
+	state, _ = s.state(view, o)
 	if state.Answer = s.answerOf(err); state.Answer == facts.Kept {
 		state = s.had(state, view, o)
 	}
@@ -188,10 +189,11 @@ func staleWarning(err error) string {
 	return "served from the cache: " + oci.OneLine(oci.AsError(err).For("").Message, 300)
 }
 
-// state is what is known about o for view, for bytes that are there.
-func (s *source) state(view oci.View, o oci.Object) facts.State {
-	access, _ := s.facts.Access(s.accessKey(view, o.Repo, o.Digest))
-	return facts.State{Access: access, Member: s.facts.Member(s.memberKey(o)), Bytes: true}
+// state is what is known about o for view, for bytes that are there, and when
+// access was proven.
+func (s *source) state(view oci.View, o oci.Object) (facts.State, time.Time) {
+	access, proven := s.facts.Access(s.accessKey(view, o.Repo, o.Digest))
+	return facts.State{Access: access, Member: s.facts.Member(s.memberKey(o)), Bytes: true}, proven
 }
 
 var errAgain = errors.New("the fill ended while it was joined")
