@@ -54,8 +54,10 @@ func TestRegistries(t *testing.T) {
 }
 
 func TestTypes(t *testing.T) {
-	if got := TypeNames(); !slices.Equal(got, []string{DockerHub, GHCR, DigitalOcean, Quay, Generic}) {
-		t.Errorf("types %v", got)
+	for _, name := range []string{DockerHub, GHCR, DigitalOcean, Quay, Generic} {
+		if k, ok := TypeNamed(name); !ok || k.Name != name {
+			t.Errorf("%s is %v", name, k)
+		}
 	}
 	if k, ok := TypeNamed(""); !ok || k.Name != Generic {
 		t.Error("no name is not generic")

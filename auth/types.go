@@ -58,12 +58,3 @@ func TypeNamed(name string) (Type, bool) {
 	}
 	return Type{}, false
 }
-
-// TypeNames lists the names of the types, for messages.
-func TypeNames() []string {
-	names := make([]string, 0, len(types))
-	for _, t := range types {
-		names = append(names, t.Name)
-	}
-	return names
-}

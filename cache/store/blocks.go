@@ -27,8 +27,8 @@ var (
 // absent, being written, or present. Writers claim runs of absent blocks;
 // readers wait for bytes; a hasher follows the front of what is there.
 //
-// It is safe for concurrent use. Someone must call Hash, and in the end Publish
-// or Discard.
+// It is safe for concurrent use. Someone must call Hash, and in the end Publish,
+// Leave or Discard.
 type Blocks struct {
 	store  *Store
 	origin string

@@ -59,8 +59,8 @@ func TestTheLastByteIsHeld(t *testing.T) {
 				}
 				wantReady(t, b, size-1, true, 1, nil)
 				wantReady(t, b, size, true, 0, io.EOF)
-				if err := b.WaitVerified(t.Context()); err != nil {
-					t.Error(err)
+				if !b.Verified() {
+					t.Error("it is not verified")
 				}
 			})
 		}
@@ -126,9 +126,6 @@ func TestHowABlobEnds(t *testing.T) {
 		if err := b.Hash(t.Context()); !errors.Is(err, c.why) {
 			t.Errorf("%v: hashing: %v", c.why, err)
 		}
-		if err := b.WaitVerified(t.Context()); !errors.Is(err, c.why) {
-			t.Errorf("%v: waiting: %v", c.why, err)
-		}
 		if err := b.Publish(); err == nil {
 			t.Errorf("%v: published", c.why)
 		}
@@ -152,10 +149,9 @@ func TestWaitHonoursItsContext(t *testing.T) {
 	defer b.Discard()
 	left := errors.New("the client left")
 	for name, wait := range map[string]func(context.Context) error{
-		"Wait":         func(ctx context.Context) error { _, err := b.Wait(ctx, 0, false); return err },
-		"Wait held":    func(ctx context.Context) error { _, err := b.Wait(ctx, 0, true); return err },
-		"WaitVerified": b.WaitVerified,
-		"Hash":         b.Hash,
+		"Wait":      func(ctx context.Context) error { _, err := b.Wait(ctx, 0, false); return err },
+		"Wait held": func(ctx context.Context) error { _, err := b.Wait(ctx, 0, true); return err },
+		"Hash":      b.Hash,
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		ended := make(chan error)

@@ -51,13 +51,3 @@ func (b *Blocks) verify(h hash.Hash) error {
 	b.wakeReady()
 	return nil
 }
-
-// WaitVerified sleeps until the whole blob is verified.
-func (b *Blocks) WaitVerified(ctx context.Context) error {
-	// Waiting for a held byte past the end is waiting for verification.
-	_, err := b.wait(ctx, &waiter{off: 1<<62 - 1, min: 1, held: true})
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
