@@ -17,6 +17,10 @@ const maxRanges = 2048
 // first to last, where last -1 is the end; first -1 means the last `last` bytes.
 type span struct{ first, last int64 }
 
+// backwards says that s ends before it begins. Nothing is in it, and 416 is what the
+// conformance tests of the distribution specification want then.
+func (s span) backwards() bool { return s.last >= 0 && s.last < s.first }
+
 // parseRange reads a Range header. Nil: there is none, or it is malformed or in
 // another unit, which the RFC lets a server ignore; clients take the 200.
 func parseRange(header string) []span {
@@ -56,7 +60,7 @@ func parseSpan(s string) (span, bool) {
 		return span{first: first, last: -1}, ok
 	}
 	last, ok := parsePosition(to)
-	return span{first: first, last: last}, ok && last >= first
+	return span{first: first, last: last}, ok
 }
 
 // parsePosition takes digits only: ParseInt would take a sign too.
@@ -85,6 +89,8 @@ func (s span) hint() oci.Range {
 		return oci.Range{Start: -s.last} // of 0 bytes: everything, which then is not sent
 	case s.last < 0:
 		return oci.Range{Start: s.first}
+	case s.backwards():
+		return oci.Range{Length: 1} // for the size alone
 	}
 	return oci.Range{Start: s.first, Length: s.last - s.first + 1}
 }
@@ -97,6 +103,8 @@ func hull(spans []span) oci.Range {
 		switch {
 		case s.first < 0:
 			suffix = max(suffix, s.last)
+			continue
+		case s.backwards():
 			continue
 		case s.last < 0 || last < 0:
 			last = -1
@@ -140,7 +148,7 @@ func (s span) within(size int64) (window, bool) {
 	case s.first < 0:
 		length := min(s.last, size)
 		return window{size - length, length}, length > 0
-	case s.first >= size:
+	case s.first >= size, s.backwards():
 		return window{}, false
 	case s.last < 0:
 		return window{s.first, size - s.first}, true

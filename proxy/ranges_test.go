@@ -27,6 +27,9 @@ func TestHint(t *testing.T) {
 		"bytes=-5,-9":                {Start: -9, Sparse: true},
 		"bytes=100-200,-9":           {Sparse: true},
 		"bytes=1-2,3-x":              {},
+		"bytes=7-6":                  {Length: 1},
+		"bytes=7-6,9-8":              {Sparse: true},
+		"bytes=7-6,1-2":              {Start: 1, Length: 2, Sparse: true},
 		"bytes=9223372036854775807-": {},
 	} {
 		if got := hint(parseRange(header)); got != want {
