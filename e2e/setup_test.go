@@ -158,7 +158,7 @@ func TestSetupPodman(t *testing.T) {
 	onlyBehindBerth(t)
 	w := newWorld(t)
 	c := startPodman(t)
-	writeFile(t, filepath.Join(c.dir, "registries.conf"), w.berth.planFor(t, "podman", "--org", "acme").file(t, "berth.conf", ""))
+	w.berth.setUp(t, "podman", "--org", "acme", "--write", "--file", filepath.Join(c.dir, "registries.conf"))
 	dockerConfig(t, c.dir, w.berth.tokens, w.as("acme")) // podman login
 	i := pushImage(t, w.acme, "team/by-name", 64<<10)
 	mustPull(t, c, ownName(w, i), login{}, i.digest)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -24,18 +25,22 @@ write where, how to put it in force, and what it does not do.
 
   berth setup docker
   sudo berth setup docker --write      # merge it into /etc/docker/daemon.json
-  sudo systemctl reload docker`,
+  sudo systemctl reload docker
+  sudo berth setup podman --write      # write a file of berth's own`,
 		ValidArgs: clientsetup.Clients(),
 		Args:      usage(oneClient),
 		RunE: func(c *cobra.Command, args []string) error {
-			if f.write && args[0] != "docker" {
-				return usageError{errors.New("--write is for docker: the other clients' files are new ones, write them as they are printed")}
+			if f.write && args[0] != "docker" && args[0] != "podman" {
+				return usageError{errors.New("--write is for docker and podman: write the other clients' files as they are printed")}
 			}
 			plan, err := f.plan(c, &a, o, args[0])
 			if err != nil {
 				return err
 			}
-			if f.write {
+			switch {
+			case f.write && args[0] == "podman":
+				return f.replace(c, a.json, plan)
+			case f.write:
 				return f.merge(c, a.json, plan)
 			}
 			return tell(c, a.json, plan.Plan, showPlan)
@@ -43,8 +48,8 @@ write where, how to put it in force, and what it does not do.
 	}
 	a.flags(c)
 	organisationFlag(c, &f.organisation, "who the client pulls as: it chooses the port, and stands in names where it must")
-	c.Flags().BoolVar(&f.write, "write", false, "docker only: merge the keys into daemon.json, keeping the rest and a copy")
-	c.Flags().StringVar(&f.file, "file", clientsetup.DaemonJSON, "where daemon.json is, with --write")
+	c.Flags().BoolVar(&f.write, "write", false, "docker: merge the keys into daemon.json, keeping the rest; podman: write berth's file; a copy of what was there stays")
+	c.Flags().StringVar(&f.file, "file", "", "where that file is, with --write (default "+clientsetup.DaemonJSON+", "+clientsetup.PodmanConf+")")
 	return c
 }
 
@@ -95,19 +100,12 @@ func (f *setupFlags) plan(c *cobra.Command, a *asking, o *options, client string
 // merge writes Docker's file.
 func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
 	keys := clientsetup.DockerKeys(p.options)
-	w, err := clientsetup.WriteDaemonJSON(f.file, keys, time.Now())
+	w, err := clientsetup.WriteDaemonJSON(cmp.Or(f.file, clientsetup.DaemonJSON), keys, time.Now())
 	if err != nil {
 		return err
 	}
 	return tell(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
-		switch {
-		case !w.Changed:
-			fmt.Fprintf(out, "%s: nothing to change\n", w.Path)
-		case w.Backup == "":
-			fmt.Fprintf(out, "%s: written\n", w.Path)
-		default:
-			fmt.Fprintf(out, "%s: written; as it was: %s\n", w.Path, w.Backup)
-		}
+		showWritten(out, w)
 		for _, m := range w.OtherMirrors {
 			if len(keys.Mirrors) == 0 {
 				fmt.Fprintf(out, "berth sets no mirror where callers log in, and this one stays: %s: take it away if it is berth's\n", m)
@@ -119,6 +117,32 @@ func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
 			fmt.Fprintln(out, "now: systemctl reload docker (never restart: that stops the containers)")
 		}
 	})
+}
+
+// replace writes podman's file.
+func (f *setupFlags) replace(c *cobra.Command, asJSON bool, p planned) error {
+	file := p.Files[0]
+	w, err := clientsetup.WriteFile(cmp.Or(f.file, file.Path), file.Content, time.Now())
+	if err != nil {
+		return err
+	}
+	return tell(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
+		showWritten(out, w)
+		for _, note := range p.Notes {
+			fmt.Fprintf(out, "- %s\n", note)
+		}
+	})
+}
+
+func showWritten(out io.Writer, w clientsetup.Written) {
+	switch {
+	case !w.Changed:
+		fmt.Fprintf(out, "%s: nothing to change\n", w.Path)
+	case w.Backup == "":
+		fmt.Fprintf(out, "%s: written\n", w.Path)
+	default:
+		fmt.Fprintf(out, "%s: written; as it was: %s\n", w.Path, w.Backup)
+	}
 }
 
 func showPlan(w io.Writer, p clientsetup.Plan) {

@@ -6,27 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 )
-
-// maxDaemonJSON is far above what anybody writes there.
-const maxDaemonJSON = 1 << 20
-
-// Written is what WriteDaemonJSON did.
-type Written struct {
-	Path string `json:"path"`
-	// Backup is the file as it was; empty if there was none, or nothing to change.
-	Backup string `json:"backup,omitempty"`
-	// Changed says whether the file was written at all.
-	Changed bool `json:"changed"`
-	// OtherMirrors were there before, and are asked when this node is in trouble.
-	OtherMirrors []string `json:"other_mirrors"`
-}
 
 // WriteDaemonJSON puts keys into the file at path, which keeps all that it has
 // besides, in its order. It is replaced as a whole, by a rename, and a copy of
@@ -34,10 +16,8 @@ type Written struct {
 // alone.
 func WriteDaemonJSON(path string, keys DaemonKeys, now time.Time) (Written, error) {
 	w := Written{Path: path, OtherMirrors: []string{}}
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target // a link stays one
-	}
-	before, info, err := readDaemonJSON(path)
+	path = target(path)
+	before, info, err := readFile(path)
 	if err != nil {
 		return w, err
 	}
@@ -49,37 +29,7 @@ func WriteDaemonJSON(path string, keys DaemonKeys, now time.Time) (Written, erro
 	if after == nil {
 		return w, nil
 	}
-	if info != nil {
-		w.Backup = path + ".before-berth-" + now.UTC().Format("20060102T150405Z")
-		if err := writeNew(w.Backup, before, info); err != nil {
-			return w, fmt.Errorf("keeping a copy: %w: nothing was written", err)
-		}
-	}
-	if err := replace(path, after, info); err != nil {
-		return w, fmt.Errorf("writing %s: %w", path, err)
-	}
-	w.Changed = true
-	return w, nil
-}
-
-// readDaemonJSON gives a nil info where there is no file.
-func readDaemonJSON(path string) ([]byte, fs.FileInfo, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
-	} else if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxDaemonJSON+1))
-	if err == nil && len(text) > maxDaemonJSON {
-		err = fmt.Errorf("%s has more than %d bytes: nothing was written", path, maxDaemonJSON)
-	}
-	return text, info, err
+	return w, w.put(path, before, after, info, now)
 }
 
 // member is one key of an object, with its value as it was written.
@@ -188,50 +138,4 @@ func written(members []member) ([]byte, error) {
 	}
 	out.WriteByte('\n')
 	return out.Bytes(), nil
-}
-
-// replace puts text in the place of path, with the mode and owner of like.
-func replace(path string, text []byte, like fs.FileInfo) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: as Docker's package makes it; there is no secret in it
-		return err
-	}
-	beside := path + ".berth-new"
-	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := writeNew(beside, text, like); err != nil {
-		return err
-	}
-	if err := os.Rename(beside, path); err != nil {
-		return errors.Join(err, os.Remove(beside))
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	return folder.Sync()
-}
-
-// writeNew makes a file that is not there yet, with the mode and owner of like.
-func writeNew(path string, text []byte, like fs.FileInfo) error {
-	mode := fs.FileMode(0o644)
-	if like != nil {
-		mode = like.Mode().Perm()
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Chmod(mode))
-	if like != nil {
-		if st, ok := like.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
-			err = errors.Join(err, f.Chown(int(st.Uid), int(st.Gid)))
-		}
-	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
 }

@@ -225,3 +225,45 @@ func TestPlans(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
+
+// A client's file that is berth's own is replaced as a whole, keeps its mode, stays a
+// link where it is one, and what was there stays beside it.
+func TestWriteFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	behind, path := filepath.Join(dir, "real.conf"), filepath.Join(dir, "conf.d", "berth.conf")
+	w, err := WriteFile(path, "one\n", now)
+	if err != nil || !w.Changed || w.Backup != "" {
+		t.Fatalf("%+v, %v", w, err)
+	}
+	if w, err = WriteFile(path, "one\n", now); err != nil || w.Changed || w.Backup != "" {
+		t.Errorf("again: %+v, %v", w, err)
+	}
+	if err := os.Rename(path, behind); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(behind, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(behind, path); err != nil {
+		t.Fatal(err)
+	}
+	if w, err = WriteFile(path, "two\n", now); err != nil || !w.Changed || w.Backup != behind+".before-berth-20260102T030405Z" {
+		t.Fatalf("%+v, %v", w, err)
+	}
+	for file, want := range map[string]string{path: "two\n", behind: "two\n", w.Backup: "one\n"} {
+		text, err := os.ReadFile(file)
+		if err != nil || string(text) != want {
+			t.Errorf("%s: %q, %v", file, text, err)
+		}
+	}
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSymlink {
+		t.Errorf("the link: %v, %v", info, err)
+	}
+	if info, err := os.Stat(behind); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("the mode: %v, %v", info, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*berth-new")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}

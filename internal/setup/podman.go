@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// PodmanConf is berth's own file among those that podman reads.
+const PodmanConf = "/etc/containers/registries.conf.d/berth.conf"
+
 // podman is for podman, buildah, skopeo and CRI-O. The registries are moved, not
 // mirrored: of a mirror that fails they would go to the registry itself.
 func podman(o Options) (Plan, error) {
@@ -18,11 +21,11 @@ func podman(o Options) (Plan, error) {
 		fmt.Fprintf(&b, "\n[[registry]]\nprefix = %q\nlocation = %q\ninsecure = %v\n", r, o.behind(l, r), l.plain())
 	}
 	p := Plan{
-		Files: []File{{Path: "/etc/containers/registries.conf.d/berth.conf", Content: b.String()}},
+		Files: []File{{Path: PodmanConf, Content: b.String()}},
 		Notes: []string{
 			"there is no entry for all registries: run this again when the node has learned another",
 			"nothing has to be restarted, but CRI-O: systemctl reload crio",
-			"other files in registries.conf.d with the same prefix are an error: take them away",
+			"a file in registries.conf.d that comes later in the alphabet and has the same prefix takes berth's place: take it away",
 			whoPulls(l, "podman login "+l.Address),
 			"without --org no organisation is in the names: one that must be there has to be given",
 		},
