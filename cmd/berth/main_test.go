@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -73,9 +74,9 @@ var (
 	swarmProgram = sync.OnceValues(func() (string, error) { return goBuild("swarm", "./testdata/swarm") })
 )
 
-func goBuild(name, folder string) (path string, err error) {
+func goBuild(name, folder string, flags ...string) (path string, err error) {
 	path = filepath.Join(programs, name)
-	out, err := exec.Command("go", "build", "-o", path, folder).CombinedOutput()
+	out, err := exec.Command("go", slices.Concat([]string{"build", "-o", path}, flags, []string{folder})...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", name, err, out)
 	}

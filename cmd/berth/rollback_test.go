@@ -2,9 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,6 +69,58 @@ func TestCacheOfAnotherVersion(t *testing.T) {
 			w.as(n, "globex").mustPull("ghcr.io/acme/app", w.image, "")
 			must(t, w.registry, "the first pull of a second organisation", cost{token: 1, head: 1})
 		})
+	}
+}
+
+// laterProgram is a version to come: it keeps rights and tags in another form.
+var laterProgram = sync.OnceValues(func() (string, error) {
+	file, err := filepath.Abs("../../cache/facts/file.go")
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	later := string(text)
+	for _, change := range [][2]string{
+		{`const version = "1"`, `const version = "2"`}, {`bucket = "access"`, `bucket = "rights"`}, {`bucket = "tag"`, `bucket = "names"`},
+	} {
+		if !strings.Contains(later, change[0]) {
+			return "", fmt.Errorf("%s has no %s", file, change[0])
+		}
+		later = strings.Replace(later, change[0], change[1], 1)
+	}
+	replaced, overlay := filepath.Join(programs, "file.go.later"), filepath.Join(programs, "later.json")
+	err = errors.Join(
+		os.WriteFile(replaced, []byte(later), 0o600),
+		os.WriteFile(overlay, fmt.Appendf(nil, `{"Replace": {%q: %q}}`, file, replaced), 0o600))
+	if err != nil {
+		return "", err
+	}
+	return goBuild("later", ".", "-overlay", overlay)
+})
+
+// The same with two programs, as people go forth and back: a version to come on the
+// folder of this one, this one on that one's, and so on.
+func TestProgramsOfTwoVersions(t *testing.T) {
+	t.Parallel()
+	w := newCostly(t, ocitest.Options{Private: true})
+	builds := []func() (string, error){berthProgram, laterProgram}
+	for i := range 4 {
+		n := w.start(exec.Command(program(t, builds[i%2])))
+		w.as(n, "acme").mustPull("ghcr.io/acme/app", w.image, "")
+		want := cost{token: 1, head: 1}
+		if i == 0 {
+			want = cost{token: 1, head: 1, get: 2, blobs: layers + 1}
+		}
+		must(t, w.registry, fmt.Sprintf("the first pull from version %d", i%2+1), want)
+		w.as(n, "acme").mustPull("ghcr.io/acme/app", w.image, "")
+		must(t, w.registry, "the second", cost{})
+		if told := strings.Contains(n.log.String(), "written by another version"); told != (i > 0) {
+			t.Errorf("version %d says of the folder: %v", i%2+1, told)
+		}
+		n.stop()
 	}
 }
 
