@@ -7,6 +7,14 @@ import (
 	"strings"
 )
 
+// fullPath is path from the root, for whoever does not know where this was started.
+func fullPath(path string) string {
+	if full, err := filepath.Abs(path); err == nil && path != "" {
+		return full
+	}
+	return path
+}
+
 // sayBegun logs where everything is that this process uses: what somebody who
 // looks for a configuration that is not read, or a disk that fills, wants to know
 // first.
@@ -32,7 +40,7 @@ func (n *node) sayBegun(admin []listening, commands bool) {
 		socket = n.started.Admin.Socket
 	}
 	n.log.Info("berth begins", "version", version(),
-		"config", cmp.Or(n.started.Files[""].Path, "none, the defaults"),
+		"config", cmp.Or(fullPath(n.started.Files[""].Path), "none, the defaults"),
 		"organisations", cmp.Or(dropInFolder(n.started), "none"),
 		"cache", n.started.Cache.Directory,
 		"state", filepath.Dir(keyFile(n.started.Cache.Directory)),

@@ -54,6 +54,7 @@ func TestSecretsAreReadBeforeTheyAreNeeded(t *testing.T) {
 	if err := os.Chmod(s.path("organisations.d/open/secret"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	s.save(strings.Replace(s.read("berth.yaml"), "registries:\n", "registries:\n  quay.io: {credential: {username: bot, password_file: none}}\n", 1))
 	n := s.serve()
 	told := func(organisations ...string) func() bool {
 		return func() bool {
@@ -67,7 +68,7 @@ func TestSecretsAreReadBeforeTheyAreNeeded(t *testing.T) {
 			return slices.Equal(bad, organisations)
 		}
 	}
-	n.await("three are told", told("empty", "missing", "open"))
+	n.await("four are told", told("", "empty", "missing", "open"))
 
 	status := s.command("status").out
 	page := string(s.client(n.admin).get("/").body)
@@ -76,7 +77,7 @@ func TestSecretsAreReadBeforeTheyAreNeeded(t *testing.T) {
 			t.Errorf("%q is not in\n%s\nor not in\n%s", want, status, page)
 		}
 	}
-	if want := "account ci of empty for ghcr.io: "; !strings.Contains(status, want) || !strings.Contains(status, filepath.Join("organisations.d", "open", "secret")) {
+	if want := "account ci of empty for ghcr.io: "; !strings.Contains(status, want) || !strings.Contains(status, "account shared of the node itself for quay.io: ") || !strings.Contains(status, filepath.Join("organisations.d", "open", "secret")) {
 		t.Errorf("the reasons are not in\n%s", status)
 	}
 	if strings.Contains(status, "organisation whole was") || strings.Contains(status, "of whole for") {
@@ -84,7 +85,7 @@ func TestSecretsAreReadBeforeTheyAreNeeded(t *testing.T) {
 	}
 
 	s.put("organisations.d/late.yaml", account("late"))
-	n.await("the one that came is told", told("empty", "late", "missing", "open"))
+	n.await("the one that came is told", told("", "empty", "late", "missing", "open"))
 	if strings.Contains(n.log.String()+status+page, "hunter2") {
 		t.Error("a secret is told")
 	}

@@ -119,9 +119,16 @@ func showAccounts(w io.Writer, all []admin.Account) {
 	_ = t.Flush() // it writes to memory
 	for _, a := range all {
 		if a.SecretError != "" {
-			fmt.Fprintf(w, "account %s of %s for %s: %s\n", a.Name, a.Organisation, a.Registry, a.SecretError)
+			fmt.Fprintf(w, "account %s of %s for %s: %s\n", a.Name, owner(a), a.Registry, a.SecretError)
 		}
 	}
+}
+
+func owner(a admin.Account) string {
+	if a.Organisation == admin.Nobody {
+		return "the node itself"
+	}
+	return a.Organisation
 }
 
 func stateOf(a admin.Account) string {
