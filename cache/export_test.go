@@ -7,3 +7,6 @@ func Failing(o Options, fault func(op store.Op, path string) error) Options {
 	o.fault = fault
 	return o
 }
+
+// PastTheDisk is as if the disk had failed just now.
+func (c *Cache) PastTheDisk() { c.diskFailed(errDisk) }

@@ -475,25 +475,3 @@ func TestHotIsUsed(t *testing.T) {
 		}
 	}
 }
-
-// A registry that ends every answer early, and cleanly since it does not say how
-// long it is, is not asked for ever.
-func TestEndsCleanlyTooEarly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t, cache.Options{})
-		data := random(90, 20*mib)
-		obj := h.addBlob("acme/app", data)
-		ctx, enough := context.WithCancel(t.Context())
-		defer enough()
-		h.body = func(c call, b []byte) io.Reader { return bytes.NewReader(b[:min(len(b), 2*mib)]) }
-		h.after = func(call) {
-			h.set(func() { h.noRange, h.noLength = true, true }) // but the first answer told the size
-			if h.count("open", oci.Blob) > 20 {
-				enough()
-			}
-		}
-		if _, err := get(ctx, h.source("acme", "a"), obj, oci.Range{}); err == nil || ctx.Err() != nil {
-			t.Errorf("after %d requests: %v", h.count("open", oci.Blob), err)
-		}
-	})
-}

@@ -33,6 +33,7 @@ type origin struct {
 	body     func(call, []byte) io.Reader // what is sent instead
 	noRange  bool
 	noLength bool
+	noSize   bool       // of a part, it does not say of how much
 	after    func(call) // runs when the answer is ready, before it is returned
 }
 
@@ -199,13 +200,17 @@ func (a *asView) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
 	}
 	a.o.mu.Lock()
 	data, ok := a.o.objects[obj]
+	size := int64(len(data))
+	if a.o.noSize {
+		size = -1
+	}
 	a.o.mu.Unlock()
 	if !ok {
 		return nil, notFound(obj.Digest.String())
 	}
 	a.done(c)
 	return &oci.Content{
-		Descriptor: oci.Descriptor{Digest: obj.Digest, Size: int64(len(data))},
+		Descriptor: oci.Descriptor{Digest: obj.Digest, Size: size},
 		Outcome:    oci.Outcome{Asked: asked},
 	}, nil
 }
@@ -218,7 +223,7 @@ func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Co
 	}
 	a.o.mu.Lock()
 	data, ok := a.o.objects[obj]
-	noRange, noLength, body := a.o.noRange, a.o.noLength, a.o.body
+	noRange, noLength, noSize, body := a.o.noRange, a.o.noLength, a.o.noSize, a.o.body
 	a.o.mu.Unlock()
 	if !ok {
 		return nil, notFound(obj.Digest.String())
@@ -244,6 +249,9 @@ func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Co
 	}
 	if noLength {
 		content.Size, content.Length = -1, -1
+	}
+	if noSize && r != (oci.Range{}) {
+		content.Size = -1
 	}
 	var src io.Reader = bytes.NewReader(data[start:end])
 	if body != nil {

@@ -35,7 +35,7 @@ func (s *source) pass(ctx context.Context, view oci.View, o oci.Object, r oci.Ra
 		return s.passManifest(o, &passed)
 	}
 	passed.MediaType = blobType
-	if content.Offset == 0 && (content.Length == content.Size || content.Size < 0) {
+	if content.Offset == 0 && content.Length == content.Size { // or both are unknown
 		passed.Body = &passBody{ctx: ctx, sponsor: sp, body: content.Body, size: content.Size, digest: o.Digest, hash: o.Digest.Algorithm().Hash()}
 	}
 	return &passed, nil

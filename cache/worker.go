@@ -202,20 +202,24 @@ func (f *fill) first(ctx context.Context) (*oci.Content, *sponsor, error) {
 
 // firstOf asks for the beginning, or, where all readers want something further
 // on, for the size alone.
-func (f *fill) firstOf(ctx context.Context, sp *sponsor) (*oci.Content, error) {
+func (f *fill) firstOf(ctx context.Context, sp *sponsor) (content *oci.Content, err error) {
 	switch {
 	case f.blocks != nil:
 		return f.firstMissing(ctx, sp)
 	case f.key.kind == oci.Manifest:
 		return sp.open(ctx, oci.Range{})
 	case f.wantsBeginning():
-		return sp.open(ctx, oci.Range{Length: runLength})
+		content, err = sp.open(ctx, oci.Range{Length: runLength})
+	default:
+		content, err = sp.stat(ctx)
 	}
-	content, err := sp.stat(ctx)
-	if err == nil && content.Size < 0 {
-		return sp.open(ctx, oci.Range{}) // it will not say: one stream, then
+	if err != nil || content.Size >= 0 || content.Body != nil && content.Length < 0 {
+		return content, err
 	}
-	return content, err
+	if content.Body != nil { // a part, and it does not say of how much
+		closeBody(content.Body)
+	}
+	return sp.open(ctx, oci.Range{}) // one stream, then
 }
 
 func (f *fill) wantsBeginning() bool {
