@@ -95,6 +95,10 @@ type document struct {
 func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 	platforms := map[oci.Digest]string{}
 	documents := map[oci.Digest]document{}
+	known := make(map[oci.Digest]bool, len(s.manifests))
+	for _, d := range s.manifests {
+		known[d] = true
+	}
 	for _, d := range s.manifests {
 		text, err := c.store.Look(p.origin, d, maxManifest)
 		if err != nil {
@@ -107,6 +111,9 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 		documents[d] = doc
 		for _, m := range doc.Manifests {
 			child := m.Digest
+			if !known[child] { // an index can list anything
+				continue
+			}
 			s.tags[child] = append(s.tags[child], s.tags[d]...)
 			if m.Platform != nil {
 				platforms[child] = oci.OneLine(m.Platform.OS+"/"+m.Platform.Architecture, 60)
