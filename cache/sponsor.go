@@ -116,12 +116,16 @@ func (sp *sponsor) learn(err error) {
 
 // told is what the sponsor's own readers are told after the fill ended with err:
 // what the registry said to it if that is known, and never what it said about
-// another's account or repository.
+// another's account or repository. errAgain: the fill ended since all others were
+// refused, and nobody has asked as this one.
 func (sp *sponsor) told(err error) error {
 	select {
 	case <-sp.struck:
 		return sp.err
 	default:
+	}
+	if strikes(err) {
+		return errAgain
 	}
 	e, ok := errors.AsType[*oci.Error](err)
 	if !ok || e.About == (oci.About{}) || e.About.Repo == sp.key.repo && sameOwner(e.About.View, sp.key.view) {
