@@ -100,8 +100,13 @@ func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) 
 	}
 	seen := s.facts.Member(s.memberKey(o)) != facts.None
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
-		// A registry that hides what one may not see answers 404 too.
-		s.deny(s.accessKey(view, o.Repo, o.Digest), class)
+		// A registry that hides what one may not see answers 404 too. One that has
+		// shown the view the repository says that the object is gone.
+		key := s.accessKey(view, o.Repo, o.Digest)
+		if access, _ := s.facts.Access(key); access != facts.None {
+			s.facts.Gone(s.memberKey(o))
+		}
+		s.deny(key, class)
 	}
 	s.c.rememberMissing(mk, err)
 }

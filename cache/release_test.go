@@ -301,6 +301,38 @@ func TestSharedViewIsNobody(t *testing.T) {
 	}
 }
 
+// What the registry no longer has is refused, also when another object of the
+// repository has been proven since; until it is there again. To whom the repository
+// may only be hidden, a 404 says nothing about what is in it.
+func TestDeletedUpstream(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	gone := h.addManifest("acme/app", "", `{"schemaVersion":2,"layers":[]}`)
+	other := h.addManifest("acme/app", "", `{"schemaVersion":2,"config":{},"layers":[]}`)
+	data := h.objects[gone]
+	s, stranger := h.source("acme", "a"), h.source("globex", "g")
+	read(t, s, gone)
+	read(t, s, other)
+	refused := func(s oci.Source, why string) {
+		t.Helper()
+		if _, err := get(t.Context(), s, gone, oci.Range{}); oci.ClassOf(err) != oci.NotFound {
+			t.Errorf("%s: %v", why, err)
+		}
+		h.advance(10 * time.Second)
+	}
+	h.set(func() { delete(h.objects, gone) })
+	refused(stranger, "a stranger")
+	if c, err := s.Open(t.Context(), gone, oci.Range{}); err != nil || c.Result != oci.Hit {
+		t.Errorf("after a stranger's 404: %v", err)
+	}
+	h.advance(6 * time.Minute)
+	refused(s, "deleted")
+	read(t, s, other)
+	refused(s, "after another object was proven")
+	h.set(func() { h.objects[gone] = data })
+	read(t, s, gone)
+	read(t, s, gone)
+}
+
 // However many pulls come while a silent registry is asked in the background,
 // one question is all that waits for it.
 func TestRenewalIsOneQuestion(t *testing.T) {

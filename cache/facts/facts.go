@@ -282,6 +282,19 @@ func (f *Facts) Renew(m Member, asked time.Time) bool {
 	return true
 }
 
+// Gone records that m is not there now, as the origin has said.
+func (f *Facts) Gone(m Member) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.memberLocked(m).proven() {
+		return
+	}
+	f.members.Add(m, word{at: f.o.Now(), denied: true}) // a proof that was asked for before does not count
+	if f.disk != nil {
+		f.disk.surely(memberBucket, m.key(), nil)
+	}
+}
+
 // news says whether a proof that was asked for at asked replaces old. Against a
 // denial it must have been asked for later. A proof from the future (the clock
 // was set back) gives way to any: the new one has a time that can be trusted.
