@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -231,4 +232,25 @@ func TestTrouble(t *testing.T) {
 			t.Errorf("%q", e.Message)
 		}
 	})
+}
+
+// However calls that open it and calls that close it fall together: the gauge says
+// what it is in the end.
+func TestBreakerGaugeIsRightInTheEnd(t *testing.T) {
+	r := inMemoryRegistry(t, func(*http.Request) (*http.Response, error) { return nil, io.EOF })
+	for range 3000 {
+		var calls sync.WaitGroup
+		for range 2 {
+			calls.Go(func() { r.origin.failed(breakerLimit, fault{at: time.Now()}) })
+			calls.Go(r.origin.answered)
+		}
+		calls.Wait()
+		want := 0.0
+		if r.origin.open() {
+			want = 1
+		}
+		if got := testutil.ToFloat64(r.metrics.open.WithLabelValues("registry.test")); got != want {
+			t.Fatalf("the gauge says %v, and it is %v", got, want)
+		}
+	}
 }

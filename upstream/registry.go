@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"berth/auth"
@@ -98,6 +99,9 @@ type Registry struct {
 	sender
 	slots chan struct{}
 	log   *slog.Logger
+	// turning is held while what the breakers are is shown, so that what is shown
+	// last is the latest.
+	turning sync.Mutex
 }
 
 // New makes a Registry. It does no I/O; an error means that the options make
@@ -138,6 +142,8 @@ func New(o Options) (*Registry, error) {
 
 // turned shows that a breaker opened or closed.
 func (r *Registry) turned(open bool) {
+	r.turning.Lock()
+	defer r.turning.Unlock()
 	either := r.origin.open() || r.tokens.open()
 	r.metrics.breaker(r.name, either)
 	if open {
