@@ -17,7 +17,9 @@ const askTimeout = 30 * time.Second
 // missingFor is how long a 404 is remembered for the view that got it.
 const missingFor = 5 * time.Second
 
-type missingKey struct {
+// questionKey is what is asked of a registry, as whom: one at a time, and not again
+// soon where the answer was 404.
+type questionKey struct {
 	origin string
 	view   oci.View
 	repo   string
@@ -29,14 +31,14 @@ type missingEntry struct {
 	err   *oci.Error
 }
 
-func (s *source) missingKey(view oci.View, o oci.Object) missingKey {
-	return missingKey{s.origin, view, o.Repo, o.Kind.String() + o.Digest.String()}
+func (s *source) questionKey(view oci.View, o oci.Object) questionKey {
+	return questionKey{s.origin, view, o.Repo, o.Kind.String() + o.Digest.String()}
 }
 
 // ask puts o to upstream as view: once for all who want to know at the same
 // time. What the answer proves or denies is recorded before anyone gets it.
 func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Content, error) {
-	mk := s.missingKey(view, o)
+	mk := s.questionKey(view, o)
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
@@ -44,7 +46,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 }
 
 // question is what ask does when nobody is asking yet.
-func (s *source) question(view oci.View, o oci.Object, mk missingKey) func(context.Context) (*oci.Content, error) {
+func (s *source) question(view oci.View, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
 	return func(ctx context.Context) (*oci.Content, error) {
 		content, err := s.as(view).Stat(ctx, o)
 		if err != nil {
@@ -85,7 +87,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 }
 
 // refused records what an error says about view and o.
-func (s *source) refused(view oci.View, o oci.Object, mk missingKey, err error) {
+func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error) {
 	class := oci.ClassOf(err)
 	if class.Refuses() {
 		s.deny(s.accessKey(view, o.Repo, o.Digest), class)
@@ -121,11 +123,11 @@ func (s *source) deny(key facts.Access, class oci.Class) {
 	s.facts.Deny(key)
 }
 
-func (c *Cache) rememberMissing(k missingKey, err error) {
+func (c *Cache) rememberMissing(k questionKey, err error) {
 	c.missing.Add(k, missingEntry{until: c.o.Now().Add(missingFor), err: oci.AsError(err)})
 }
 
-func (c *Cache) knownMissing(k missingKey) error {
+func (c *Cache) knownMissing(k questionKey) error {
 	if e, ok := c.missing.Get(k); ok && c.o.Now().Before(e.until) {
 		return e.err
 	}
@@ -138,7 +140,7 @@ func (s *source) renewEarly(view oci.View, o oci.Object, proven time.Time) {
 	if ttl := s.facts.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
 		return
 	}
-	if mk := s.missingKey(view, o); s.c.knownMissing(mk) == nil {
+	if mk := s.questionKey(view, o); s.c.knownMissing(mk) == nil {
 		// Nobody waits for the answer: it is recorded, and whoever pulls next sees it.
 		s.c.stats.start(s.c, mk, s.question(view, o, mk))
 	}

@@ -64,7 +64,7 @@ type Cache struct {
 	stats    flights[oci.Content]
 	resolves flights[oci.Resolution]
 
-	missing *lru.Cache[missingKey, missingEntry]
+	missing *lru.Cache[questionKey, missingEntry]
 	// slow has until when nobody waits for an answer where there is a stale copy.
 	slow *lru.Cache[slowKey, time.Time]
 	// renewed says when a manifest last renewed what it lists.
@@ -129,7 +129,7 @@ func New(o Options) (*Cache, error) {
 	c.connections.limit = o.Connections
 	c.fills, c.suspect, c.promised = map[fillKey]*fill{}, map[fillKey]*suspicion{}, map[string]int64{}
 	c.slow, _ = lru.New[slowKey, time.Time](8192)
-	c.missing, _ = lru.New[missingKey, missingEntry](8192) // errors only for a size below 1
+	c.missing, _ = lru.New[questionKey, missingEntry](8192) // errors only for a size below 1
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil

@@ -12,7 +12,7 @@ import (
 // and goroutines that nobody can wait for.
 type flights[T any] struct {
 	mu    sync.Mutex
-	calls map[missingKey]*call[T]
+	calls map[questionKey]*call[T]
 }
 
 type call[T any] struct {
@@ -24,7 +24,7 @@ type call[T any] struct {
 // do waits for the call of k, and starts it if there is none. The call belongs
 // to none of its waiters: each waits as long as its own ctx allows, and the
 // call goes on for the others, at most askTimeout.
-func (f *flights[T]) do(ctx context.Context, c *Cache, k missingKey, fn func(context.Context) (*T, error)) (*T, error) {
+func (f *flights[T]) do(ctx context.Context, c *Cache, k questionKey, fn func(context.Context) (*T, error)) (*T, error) {
 	call := f.start(c, k, fn)
 	select {
 	case <-call.done:
@@ -34,14 +34,14 @@ func (f *flights[T]) do(ctx context.Context, c *Cache, k missingKey, fn func(con
 	}
 }
 
-func (f *flights[T]) start(c *Cache, k missingKey, fn func(context.Context) (*T, error)) *call[T] {
+func (f *flights[T]) start(c *Cache, k questionKey, fn func(context.Context) (*T, error)) *call[T] {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if running, ok := f.calls[k]; ok {
 		return running
 	}
 	if f.calls == nil {
-		f.calls = map[missingKey]*call[T]{}
+		f.calls = map[questionKey]*call[T]{}
 	}
 	started := &call[T]{done: make(chan struct{})}
 	f.calls[k] = started
@@ -61,8 +61,8 @@ func (f *flights[T]) start(c *Cache, k missingKey, fn func(context.Context) (*T,
 
 // forget keeps the calls that gone selects from those who come later: they start
 // anew. Who waits goes on waiting.
-func (f *flights[T]) forget(gone func(missingKey) bool) {
+func (f *flights[T]) forget(gone func(questionKey) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	maps.DeleteFunc(f.calls, func(k missingKey, _ *call[T]) bool { return gone(k) })
+	maps.DeleteFunc(f.calls, func(k questionKey, _ *call[T]) bool { return gone(k) })
 }

@@ -127,8 +127,7 @@ func (rd *reader) wait() (int64, error) {
 	}
 	rd.setWaiting(true)
 	defer rd.setWaiting(false)
-	n, err := rd.blocks.Wait(rd.ctx, rd.pos, rd.held)
-	return n, err
+	return rd.blocks.Wait(rd.ctx, rd.pos, rd.held)
 }
 
 func (rd *reader) setWaiting(w bool) {

@@ -36,20 +36,20 @@ func (s *source) as(view oci.View) oci.Source {
 // fill otherwise.
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.open(ctx, o, r) },
-		func(c *oci.Content, warning string) { c.Outcome = stale(c.Outcome, warning) })
+		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })
 }
 
 // Stat is Open without the bytes.
 func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.stat(ctx, o) },
-		func(c *oci.Content, warning string) { c.Outcome = stale(c.Outcome, warning) })
+		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })
 }
 
 // Resolve answers from what the tag meant to this view within its time, and
 // else asks.
 func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
 	r, err := withFallback(s, repo, func(s *source) (*oci.Resolution, error) { return s.resolve(ctx, repo, tag) },
-		func(r *oci.Resolution, warning string) { r.Outcome = stale(r.Outcome, warning) })
+		func(r *oci.Resolution, warning string) { r.Outcome = warned(r.Outcome, warning) })
 	if err != nil {
 		return oci.Resolution{}, err
 	}
@@ -71,7 +71,7 @@ func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, erro
 	return page, nil
 }
 
-func stale(o oci.Outcome, warning string) oci.Outcome {
+func warned(o oci.Outcome, warning string) oci.Outcome {
 	o.Warning = warning
 	return o
 }
@@ -202,7 +202,7 @@ var errAgain = errors.New("the fill ended while it was joined")
 // at the disk and at the fills, so it is tried again; each time round somebody
 // else made progress.
 func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
-	if err := s.c.knownMissing(s.missingKey(view, o)); err != nil {
+	if err := s.c.knownMissing(s.questionKey(view, o)); err != nil {
 		return nil, err // as it would be told of what is here: who may not have it must not see a difference
 	}
 	if err := s.c.suspected(s.fillKey(o)); err != nil {

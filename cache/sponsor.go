@@ -111,7 +111,7 @@ func (sp *sponsor) stat(ctx context.Context) (*oci.Content, error) {
 
 func (sp *sponsor) learn(err error) {
 	s, o := sp.source, sp.object
-	s.refused(sp.key.view, o, s.missingKey(sp.key.view, o), err)
+	s.refused(sp.key.view, o, s.questionKey(sp.key.view, o), err)
 }
 
 // told is what the sponsor's own readers are told after the fill ended with err:

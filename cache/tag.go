@@ -72,7 +72,7 @@ func (s *source) outcomeOf(r *oci.Resolution, known facts.Tag) *oci.Resolution {
 // askTag asks upstream what the tag means now, once for all who ask as the same
 // view, and records what the answer proves or denies.
 func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*oci.Resolution, error) {
-	mk := missingKey{s.origin, view, key.Repo, "tag " + key.Tag}
+	mk := questionKey{s.origin, view, key.Repo, "tag " + key.Tag}
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 	})
 }
 
-func (s *source) tagRefused(view oci.View, key facts.TagKey, mk missingKey, err error) {
+func (s *source) tagRefused(view oci.View, key facts.TagKey, mk questionKey, err error) {
 	if s.keeps(err) {
 		s.c.rememberMissing(mk, err)
 		return
