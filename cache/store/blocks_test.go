@@ -138,6 +138,24 @@ func TestHowABlobEnds(t *testing.T) {
 	wantClean(t, s)
 }
 
+// However much there is to hash, its ctx ends it: the end of the process must not wait
+// for gigabytes that an earlier one has left.
+func TestHashEndsWithItsContext(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	data := random(4, 3*BlockSize)
+	b := begun(t, s, data, 0, 1, 2)
+	defer b.Discard()
+	ended := errors.New("the process ends")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(ended)
+	if err := b.Hash(ctx); !errors.Is(err, ended) || b.Verified() {
+		t.Errorf("%v; verified: %v", err, b.Verified())
+	}
+	if err := b.Hash(t.Context()); err != nil || !b.Verified() {
+		t.Errorf("again: %v", err)
+	}
+}
+
 // A reader's ctx ends its waiting, and nothing of it stays.
 func TestWaitHonoursItsContext(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})

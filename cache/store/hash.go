@@ -19,6 +19,9 @@ func (b *Blocks) Hash(ctx context.Context) error {
 	h := b.digest.Algorithm().Hash()
 	buf := make([]byte, hashStep)
 	for off := int64(0); ; {
+		if ctx.Err() != nil { // wait only looks where it has to sleep
+			return context.Cause(ctx)
+		}
 		n, err := b.wait(ctx, &waiter{off: off, min: hashStep})
 		if errors.Is(err, io.EOF) {
 			return b.verify(h)

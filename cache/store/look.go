@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"berth/oci"
 )
 
@@ -17,7 +19,7 @@ func (s *Store) LastUse(origin string, d oci.Digest) (size int64, at time.Time, 
 	if err != nil {
 		return 0, time.Time{}, false
 	}
-	_ = os.NewFile(uintptr(fd), "").Close() // nothing was read from it
+	_ = unix.Close(fd) // nothing was read from it
 	return st.Size, time.Unix(st.Mtim.Sec, st.Mtim.Nsec), true
 }
 
