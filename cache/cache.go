@@ -67,6 +67,9 @@ type Cache struct {
 	missing *lru.Cache[questionKey, missingEntry]
 	// slow has until when nobody waits for an answer where there is a stale copy.
 	slow *lru.Cache[slowKey, time.Time]
+	// endless has until when blobs go past the disk that turned out to be larger than
+	// there was room for: the registry does not say their size before.
+	endless *lru.Cache[fillKey, time.Time]
 	// renewed says when a manifest last renewed what it lists.
 	renewed *lru.Cache[facts.Member, time.Time]
 
@@ -131,6 +134,7 @@ func New(o Options) (*Cache, error) {
 	c.slow, _ = lru.New[slowKey, time.Time](8192)
 	c.missing, _ = lru.New[questionKey, missingEntry](8192) // errors only for a size below 1
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
+	c.endless, _ = lru.New[fillKey, time.Time](1024)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
 }

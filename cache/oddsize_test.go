@@ -67,3 +67,25 @@ func TestPartOfUnknownSizePastTheDisk(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
+
+// What does not say how large it is, and turns out to be larger than there is room
+// for, ends the pull that finds out; the next one goes past the disk.
+func TestNoRoomForTheRestOfAStream(t *testing.T) {
+	h := newHouse(t, cache.Options{MaxSize: 4 * mib})
+	h.noLength = true
+	data := random(94, 6*mib)
+	obj := h.addBlob("acme/app", data)
+	s := h.source("acme", "a")
+	if _, err := get(t.Context(), s, obj, oci.Range{}); oci.ClassOf(err) != oci.Disk {
+		t.Errorf("the first pull: %v", err)
+	}
+	got, err := get(t.Context(), s, obj, oci.Range{})
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the next one: %d bytes, %v", len(got), err)
+	}
+	small := h.addBlob("acme/app", random(95, mib))
+	read(t, s, small)
+	if n := h.cache.Numbers(); !n.Writable {
+		t.Errorf("what there is room for: %+v", n)
+	}
+}

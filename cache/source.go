@@ -209,7 +209,7 @@ func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.R
 		return s.release(ctx, view, o, r, nil, err)
 	}
 	for range 5 {
-		if s.c.diskIsBad() {
+		if s.c.pastDisk(s.fillKey(o)) {
 			return s.pass(ctx, view, o, r)
 		}
 		content, err := s.join(ctx, view, o, r)

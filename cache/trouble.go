@@ -15,6 +15,9 @@ const (
 	// diskRest is how long requests go past a disk that failed, before one
 	// tries it again.
 	diskRest = 10 * time.Second
+	// endlessFor is how long what had no room goes past the disk, where only a
+	// download would tell how large it is.
+	endlessFor = time.Hour
 )
 
 // suspicion counts wrong copies of one object.
@@ -69,6 +72,31 @@ func (c *Cache) suspected(k fillKey) error {
 	}
 }
 
+// errDisk is in every error of our own disk, or about its room: the pull goes past
+// it.
+var errDisk = errors.New("the cache cannot keep this blob")
+
+// diskError is errDisk with its cause, for those who cannot go past the disk any
+// more: it is nobody's fault upstream.
+func diskError(err error) error {
+	if errors.Is(err, errDisk) {
+		return err
+	}
+	return &oci.Error{
+		Class: oci.Disk, Err: fmt.Errorf("%w: %w", errDisk, err),
+		Message: "this node's disk failed in the middle of a download: pull again",
+	}
+}
+
+// failedDisk is diskError, and pulls go past the disk for a while.
+func (f *fill) failedDisk(err error) error {
+	if errors.Is(err, store.ErrNoRoom) && f.blocks != nil && f.blocks.Size() < 0 {
+		f.c.endless.Add(f.key, f.c.o.Now().Add(endlessFor))
+	}
+	f.c.diskTrouble(err)
+	return diskError(err)
+}
+
 // diskTrouble notes why a blob cannot be kept: one that is too large is no fault
 // of the disk.
 func (c *Cache) diskTrouble(err error) {
@@ -104,6 +132,12 @@ func (c *Cache) noRoom(err error) {
 	if news {
 		c.o.Log.Warn("a download goes past the disk", "dir", c.o.Dir, "err", err)
 	}
+}
+
+// pastDisk says whether the object goes past the disk without being tried.
+func (c *Cache) pastDisk(k fillKey) bool {
+	until, ok := c.endless.Get(k)
+	return ok && c.o.Now().Before(until) || c.diskIsBad()
 }
 
 func (c *Cache) diskIsBad() bool {

@@ -15,13 +15,8 @@ import (
 	"berth/oci"
 )
 
-var (
-	// errDisk is in every error of our own disk, or about its room: the pull goes
-	// past it.
-	errDisk = errors.New("the cache cannot keep this blob")
-	// errParked ends a worker whose fill has no readers left.
-	errParked = errors.New("parked")
-)
+// errParked ends a worker whose fill has no readers left.
+var errParked = errors.New("parked")
 
 // run fetches until the object is published, nobody wants it, or it cannot be
 // had. A small object whose bytes are wrong is fetched once more before anyone
@@ -386,20 +381,6 @@ func (f *fill) ask(ctx context.Context, last *sponsor, run *store.Run) (*oci.Con
 		return nil, sp, fmt.Errorf("the size changed from %d to %d: %w", f.blocks.Size(), content.Size, store.ErrMismatch)
 	}
 	return content, sp, nil
-}
-
-// diskError marks trouble with our own disk.
-func diskError(err error) error {
-	if errors.Is(err, errDisk) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", errDisk, err)
-}
-
-// failedDisk is diskError, and pulls go past the disk for a while.
-func (f *fill) failedDisk(err error) error {
-	f.c.diskTrouble(err)
-	return diskError(err)
 }
 
 const copyBuffer = 256 << 10
