@@ -85,8 +85,10 @@ func (b *fileBody) ready() (int64, error) {
 		over, err = true, b.check.Wait(b.ctx)
 	}
 	switch {
-	case err != nil:
+	case err != nil && b.ctx.Err() != nil:
 		return 0, err
+	case err != nil:
+		return 0, diskError(err)
 	case over:
 		b.check = nil
 		return left, nil
@@ -103,10 +105,18 @@ func (b *fileBody) Read(p []byte) (int, error) {
 	}
 	got, err := b.file.Read(p[:min(int64(len(p)), n)])
 	b.pos += int64(got)
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	return got, unread(err)
+}
+
+// unread is what reading a file came to that has more than was read.
+func unread(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF): // shorter than it was said to be
+		return io.ErrUnexpectedEOF
 	}
-	return got, err
+	return diskError(err)
 }
 
 func (b *fileBody) Seek(offset int64, whence int) (int64, error) {

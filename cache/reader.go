@@ -114,10 +114,7 @@ func (rd *reader) Read(p []byte) (int, error) {
 	}
 	got, err := rd.file.Read(p[:min(int64(len(p)), n)])
 	rd.Moved(int64(got))
-	if err == io.EOF { // shorter than it was said to be
-		err = io.ErrUnexpectedEOF
-	}
-	return got, err
+	return got, unread(err)
 }
 
 // wait says how many bytes can be read at the position, at least one.

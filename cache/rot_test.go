@@ -244,6 +244,9 @@ func TestManyFirstReaders(t *testing.T) {
 			if err == nil && !bytes.Equal(got, data) || len(got) == len(data) && !bytes.Equal(got, data) {
 				t.Errorf("%d bytes, %v", len(got), err)
 			}
+			if err != nil && oci.ClassOf(err) != oci.Disk {
+				t.Errorf("%v is called %s", err, oci.ClassOf(err))
+			}
 			_ = c.Body.Close() // only read from
 		})
 	}

@@ -200,12 +200,20 @@ func (w *writer) sendPieces(b *body, limited *io.LimitedReader) (total int64, er
 		}
 		if err != nil {
 			if w.started && w.err == nil {
-				b.fail(err)
+				b.fail(unread(err))
 			}
 			return total, err
 		}
 	}
 	return total, nil
+}
+
+// unread is why a file was not read, which is not about the connection.
+func unread(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	return &oci.Error{Class: oci.Disk, Message: "this node's disk failed while the content was sent: pull again", Err: err}
 }
 
 // sendPiece goes on after a deadline when the client took enough by then, since

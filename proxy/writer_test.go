@@ -158,7 +158,7 @@ func TestPiecesEnd(t *testing.T) {
 		"read but not sent":          {leastProgress + 100, leastProgress, os.ErrDeadlineExceeded, oci.ClientGone},
 		"reset":                      {leastProgress, leastProgress, syscall.ECONNRESET, oci.ClientGone},
 		"closed":                     {leastProgress, leastProgress, syscall.EPIPE, oci.ClientGone},
-		"the disk":                   {leastProgress, leastProgress, syscall.EIO, oci.UpstreamError},
+		"the disk":                   {leastProgress, leastProgress, syscall.EIO, oci.Disk},
 		"the file is short":          {0, 0, nil, oci.Corrupt},
 	} {
 		t.Run(name, func(t *testing.T) {
