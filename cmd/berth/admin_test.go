@@ -114,9 +114,7 @@ func TestPurge(t *testing.T) {
 			t.Errorf("%q: %+v", args, got)
 		}
 	}
-	if log := n.log.String(); !strings.Contains(log, `"order":"POST /v1/purge"`) {
-		t.Errorf("the order is not in the log:\n%s", log)
-	}
+	n.await("the order is in the log", func() bool { return strings.Contains(n.log.String(), `"order":"POST /v1/purge"`) })
 }
 
 // The commands say why they cannot reach the node.
