@@ -56,7 +56,7 @@ func scrubWord(w string) string {
 	return w
 }
 
-// wireForms are the texts that betray cred, the longest first.
+// wireForms are the texts that betray cred: what is sent, before the parts of it.
 func wireForms(cred *Credential) []string {
 	if cred == nil || cred.Password.Empty() {
 		return nil

@@ -17,9 +17,3 @@ func (c *Cache) Forget(organisation string) error {
 	c.resolves.forget(its)
 	return c.facts.Forget(organisation)
 }
-
-// Size is how many bytes the folder holds or has promised to what is being
-// fetched, and how many it may; 0: the disk's own limit only.
-func (c *Cache) Size() (bytes, limit int64) {
-	return c.store.Size(), c.o.MaxSize
-}

@@ -50,6 +50,12 @@ func (c *Cache) Numbers() Numbers {
 	return n
 }
 
+// Size is how many bytes the folder holds or has promised to what is being
+// fetched, and how many it may; 0: the disk's own limit only.
+func (c *Cache) Size() (bytes, limit int64) {
+	return c.store.Size(), c.o.MaxSize
+}
+
 // counts is what nobody else counts.
 type counts struct {
 	mu       sync.Mutex

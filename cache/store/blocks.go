@@ -17,7 +17,7 @@ const BlockSize = 1 << 20
 
 // Errors that end a growing blob for all its readers.
 var (
-	// ErrMismatch: all bytes came, and they are not what the digest names.
+	// ErrMismatch: what came is not what the digest names, or not what was asked for.
 	ErrMismatch = errors.New("the content does not match its digest")
 	// ErrDiscarded: nobody finishes this blob any more.
 	ErrDiscarded = errors.New("the download was given up")
