@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -265,4 +266,46 @@ func TestCloseDuringTheCount(t *testing.T) {
 		}
 		closeStore(t, s)
 	}
+}
+
+// While a large folder is counted nobody waits for long, and nobody for each piece of
+// what comes without a length.
+func TestNobodyWaitsLongForTheCount(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		var opened atomic.Bool
+		s, err := Open(dir, Options{MaxSize: 1 << 30, Fault: func(op Op, path string) error {
+			switch {
+			case op != OpList:
+			case filepath.Base(path) == "tmp":
+				opened.Store(true) // it is the last that Open itself lists
+			case opened.Load():
+				<-gate
+			}
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		data := random(7, 300<<10)
+		b, err := s.NewBlocks(here, oci.DigestOf(data), -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := b.Claim(0, -1)
+		for p := range slices.Chunk(data, 30<<10) {
+			if _, err := run.Write(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		run.Release()
+		if took := time.Since(start); took > countWait {
+			t.Errorf("it took %v", took)
+		}
+		b.Discard()
+		close(gate)
+		closeStore(t, s)
+	})
 }

@@ -18,9 +18,9 @@ import (
 // ErrNoRoom says that a blob does not fit, even after evicting what could go.
 var ErrNoRoom = errors.New("no room in the cache")
 
-// countWait is how long a reservation waits for the first count of the folder.
-// Only a very large cache takes longer; it then goes over its limit by what is
-// fetched until then, and the sweep that follows the count sets that right.
+// countWait is how long reservations wait for the first count of the folder, from
+// its start. Only a very large cache takes longer; it then goes over its limit by
+// what is fetched until then, and the sweep that follows the count sets that right.
 const countWait = 2 * time.Second
 
 // room accounts for the bytes of the folder and evicts the least recently used
@@ -54,6 +54,7 @@ type room struct {
 
 	evicting sync.Mutex    // one walk at a time
 	counted  chan struct{} // closed after the first
+	begun    time.Time     // when that was begun
 	tight    chan struct{} // wakes the sweeper
 
 	ctx    context.Context // of the sweep
@@ -73,7 +74,10 @@ func newRoom(blobs string, o Options, d *disk, c *checks) *room {
 	return r
 }
 
-func (r *room) start() { r.wg.Go(func() { r.sweep(r.ctx) }) }
+func (r *room) start() {
+	r.begun = time.Now()
+	r.wg.Go(func() { r.sweep(r.ctx) })
+}
 
 func (r *room) close() {
 	r.cancel()
@@ -114,7 +118,7 @@ func (r *room) waitForCount() {
 			return
 		}
 	}
-	wait := time.NewTimer(countWait)
+	wait := time.NewTimer(countWait - time.Since(r.begun))
 	defer wait.Stop()
 	select {
 	case <-r.counted:
