@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -271,23 +272,7 @@ func TestCloseDuringTheCount(t *testing.T) {
 // While a large folder is counted nobody waits for long, and nobody for each piece of
 // what comes without a length.
 func TestNobodyWaitsLongForTheCount(t *testing.T) {
-	dir := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		gate := make(chan struct{})
-		var opened atomic.Bool
-		s, err := Open(dir, Options{MaxSize: 1 << 30, Fault: func(op Op, path string) error {
-			switch {
-			case op != OpList:
-			case filepath.Base(path) == "tmp":
-				opened.Store(true) // it is the last that Open itself lists
-			case opened.Load():
-				<-gate
-			}
-			return nil
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
+	whileCounting(t, Options{MaxSize: 1 << 30}, func(s *Store) {
 		start := time.Now()
 		data := random(7, 300<<10)
 		b, err := s.NewBlocks(here, oci.DigestOf(data), -1)
@@ -305,7 +290,52 @@ func TestNobodyWaitsLongForTheCount(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 		b.Discard()
+	})
+}
+
+// What has no room before it is known what could go, goes past the disk.
+func TestNoRoomWhileCounting(t *testing.T) {
+	whileCounting(t, Options{MaxSize: 1 << 30, MinFree: 1 << 50}, func(s *Store) {
+		ended := make(chan error)
+		go func() {
+			_, err := s.NewBlocks(here, oci.DigestOf(nil), 1000)
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, ErrNoRoom) {
+				t.Error(err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("it waits for the count")
+		}
+	})
+}
+
+// whileCounting runs f in a bubble, with a store whose first count takes long.
+func whileCounting(t *testing.T, o Options, f func(s *Store)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		var opened atomic.Bool
+		o.Fault = func(op Op, path string) error {
+			switch {
+			case op != OpList:
+			case filepath.Base(path) == "tmp":
+				opened.Store(true) // it is the last that Open itself lists
+			case opened.Load():
+				<-gate
+			}
+			return nil
+		}
+		s, err := Open(dir, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(s)
 		close(gate)
+		synctest.Wait()
 		closeStore(t, s)
 	})
 }

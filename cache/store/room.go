@@ -93,10 +93,15 @@ func (r *room) reserve(n int64) error {
 	if n > largestBlob {
 		return fmt.Errorf("%w: nothing has %d bytes", ErrNoRoom, n)
 	}
-	r.waitForCount()
+	if r.o.MaxSize > 0 {
+		r.waitForCount()
+	}
 	for !r.take(n) {
 		if !r.possible(n) {
 			return fmt.Errorf("%w: %d bytes, beside those that are growing", ErrNoRoom, n)
+		}
+		if !r.waitForCount() { // and to evict would wait for its end
+			return fmt.Errorf("%w: %d bytes, before the folder is counted", ErrNoRoom, n)
 		}
 		progress, err := r.evict(context.Background(), n)
 		if err != nil {
@@ -109,20 +114,28 @@ func (r *room) reserve(n int64) error {
 	return nil
 }
 
-func (r *room) waitForCount() {
+// isCounted says whether the first count is over.
+func (r *room) isCounted() bool {
 	select {
 	case <-r.counted:
-		return
+		return true
 	default:
-		if r.o.MaxSize <= 0 {
-			return
-		}
+		return false
+	}
+}
+
+// waitForCount says whether it is over by countWait.
+func (r *room) waitForCount() bool {
+	if r.isCounted() {
+		return true
 	}
 	wait := time.NewTimer(countWait - time.Since(r.begun))
 	defer wait.Stop()
 	select {
 	case <-r.counted:
+		return true
 	case <-wait.C:
+		return false
 	}
 }
 
@@ -193,12 +206,10 @@ func (r *room) total() int64 {
 func (r *room) possible(n int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	select {
-	case <-r.counted:
+	if r.isCounted() {
 		return r.free() >= n-r.kept-r.shelved()
-	default:
-		return r.o.MaxSize <= 0 || r.growing-r.shelved()+n <= r.o.MaxSize
 	}
+	return r.o.MaxSize <= 0 || r.growing-r.shelved()+n <= r.o.MaxSize
 }
 
 // enough says whether n bytes fit.
