@@ -54,6 +54,9 @@ type disk struct {
 	// goes on alone.
 	broken atomic.Bool
 
+	// unreadable: the last read failed and was logged.
+	unreadable atomic.Bool
+
 	// writing is held from taking a batch to its commit, so that an older
 	// batch cannot be committed after a newer one.
 	writing sync.Mutex
@@ -276,8 +279,8 @@ func (d *disk) get(b bucket, key []byte) (value []byte) {
 			return nil
 		})
 	})
-	if err != nil && !d.broken.Load() {
-		d.log.Warn("reading facts", "err", err)
+	if failed := err != nil && !d.broken.Load(); failed != d.unreadable.Swap(failed) && failed {
+		d.log.Warn("facts cannot be read: what they would have proven is asked for", "err", err)
 	}
 	return value
 }

@@ -31,8 +31,14 @@ const versionKey = "version"
 
 var factBuckets = [...]bucket{accessBucket, memberBucket, tagBucket}
 
-// lockTimeout bounds the waiting for another process that has the file.
-const lockTimeout = time.Second
+const (
+	// lockTimeout bounds the waiting for another process that has the file.
+	lockTimeout = time.Second
+	// mapped is how much of the file is mapped into memory, whatever is there, and
+	// grows how much longer than it must be the file is made.
+	mapped = 512 << 20
+	grows  = 64 << 10
+)
 
 // openFile opens the file at path, or makes it. One that cannot be used is moved
 // aside.
@@ -76,10 +82,17 @@ func moveAside(path string) error {
 // The list of free pages is kept in the file (bbolt's NoFreelistSync is off):
 // without it bbolt walks the whole file to open it, and does so in a goroutine
 // of its own, where a damaged page ends the process.
+//
+// mapped is more than the file grows to: where bbolt has to map it anew and the
+// disk has failed meanwhile, it has lost the old mapping by then, and reads nothing
+// any more. Ext4 refuses that when it has gone read-only. It is address space only.
 func openCurrent(path string, log *slog.Logger) (*bbolt.DB, error) {
 	var db *bbolt.DB
 	err := catch(func() (err error) {
-		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType})
+		db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: lockTimeout, FreelistType: bbolt.FreelistMapType, InitialMmapSize: mapped})
+		if err == nil {
+			db.AllocSize = grows
+		}
 		return err
 	})
 	if err != nil {
