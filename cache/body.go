@@ -26,7 +26,14 @@ type fileBody struct {
 	ctx   context.Context
 	// held: the last byte waits for the check.
 	held bool
+	// detour gives what is left from the position on when the disk fails; nil: it
+	// does not. past is where the bytes come from since.
+	detour func(cause error) (io.ReadCloser, error)
+	past   io.ReadCloser
 }
+
+// errNoSeek is for who would go back where the bytes come past the disk.
+var errNoSeek = errors.New("past the disk a blob is read in one go")
 
 // sound starts the verification of a blob that was not verified since the start,
 // before any of it is sent to a reader of r. What is small, and parts of what is
@@ -77,12 +84,17 @@ func (b *fileBody) ready() (int64, error) {
 	if left <= 0 {
 		return 0, io.EOF
 	}
-	if b.check == nil {
+	if b.check == nil || b.past != nil {
 		return left, nil
 	}
 	over, err := b.check.Done()
 	if !over && b.held && left == 1 {
 		over, err = true, b.check.Wait(b.ctx)
+	}
+	if err != nil && b.detour != nil && !errors.Is(err, store.ErrMismatch) && b.ctx.Err() == nil { // it cannot be read
+		if b.past, err = b.detour(err); err == nil {
+			return left, nil
+		}
 	}
 	switch {
 	case err != nil && b.ctx.Err() != nil:
@@ -103,8 +115,11 @@ func (b *fileBody) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	got, err := b.file.Read(p[:min(int64(len(p)), n)])
+	got, err := b.from().Read(p[:min(int64(len(p)), n)])
 	b.pos += int64(got)
+	if b.past != nil {
+		return got, err
+	}
 	return got, unread(err)
 }
 
@@ -119,7 +134,18 @@ func unread(err error) error {
 	return diskError(err)
 }
 
+// from is where the bytes come from.
+func (b *fileBody) from() io.Reader {
+	if b.past != nil {
+		return b.past
+	}
+	return b.file
+}
+
 func (b *fileBody) Seek(offset int64, whence int) (int64, error) {
+	if b.past != nil {
+		return 0, errNoSeek
+	}
 	pos, err := b.file.Seek(offset, whence)
 	b.pos = pos
 	return pos, err
@@ -131,10 +157,16 @@ func (b *fileBody) Piece(limit int64) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return io.LimitReader(b.file, min(limit, n)), nil
+	return io.LimitReader(b.from(), min(limit, n)), nil
 }
 
 // Moved says how much of the piece was sent.
 func (b *fileBody) Moved(n int64) { b.pos += n }
 
-func (b *fileBody) Close() error { return b.file.Close() }
+// Close ends the reading.
+func (b *fileBody) Close() error {
+	if b.past != nil {
+		closeBody(b.past)
+	}
+	return b.file.Close()
+}

@@ -26,6 +26,8 @@ type reader struct {
 	// held: the last byte waits until all bytes are verified. A reader of a
 	// bounded range checks what it got by itself, chunk by chunk.
 	held bool
+	// past is where the bytes come from since the disk failed; nil: it has not.
+	past io.ReadCloser
 
 	// Guarded by the fill's mutex.
 	pos     int64
@@ -112,19 +114,47 @@ func (rd *reader) Read(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if rd.past != nil {
+		got, err := rd.past.Read(p)
+		rd.Moved(int64(got))
+		return got, err
+	}
 	got, err := rd.file.Read(p[:min(int64(len(p)), n)])
 	rd.Moved(int64(got))
 	return got, unread(err)
 }
 
-// wait says how many bytes can be read at the position, at least one.
-func (rd *reader) wait() (int64, error) {
-	if n, err := rd.blocks.Ready(rd.pos, rd.held); n > 0 || err != nil {
+// wait says how many bytes can be read at the position, at least one. When the disk
+// has failed it leads past it.
+func (rd *reader) wait() (n int64, err error) {
+	if rd.past != nil {
+		if n = rd.end(rd.blocks.Size()) - rd.pos; n <= 0 {
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+	if n, err = rd.blocks.Ready(rd.pos, rd.held); n == 0 && err == nil {
+		rd.setWaiting(true)
+		n, err = rd.blocks.Wait(rd.ctx, rd.pos, rd.held)
+		rd.setWaiting(false)
+	}
+	if !errors.Is(err, errDisk) {
 		return n, err
 	}
-	rd.setWaiting(true)
-	defer rd.setWaiting(false)
-	return rd.blocks.Wait(rd.ctx, rd.pos, rd.held)
+	if rd.past, err = rd.detour(err); err != nil {
+		return 0, err
+	}
+	return rd.wait()
+}
+
+// detour is where the reader goes on when its fill has failed with cause.
+func (rd *reader) detour(cause error) (io.ReadCloser, error) {
+	size := rd.blocks.Size()
+	if size < 0 || rd.want.Sparse || rd.held && rd.start(size) > 0 {
+		return nil, cause
+	}
+	sp := rd.sponsor
+	return sp.source.detour(rd.ctx, sp.key.view, sp.object, rest{rd.file, rd.pos, rd.end(size), size, rd.held}, cause)
 }
 
 func (rd *reader) setWaiting(w bool) {
@@ -139,6 +169,9 @@ func (rd *reader) setWaiting(w bool) {
 
 // Seek moves the position; the blob's size must be known.
 func (rd *reader) Seek(offset int64, whence int) (int64, error) {
+	if rd.past != nil {
+		return 0, errNoSeek
+	}
 	switch whence {
 	case io.SeekCurrent:
 		offset += rd.pos
@@ -165,6 +198,9 @@ func (rd *reader) Piece(limit int64) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	if rd.past != nil {
+		return io.LimitReader(rd.past, min(limit, n)), nil
+	}
 	return io.LimitReader(rd.file, min(limit, n)), nil
 }
 
@@ -174,6 +210,9 @@ func (rd *reader) Moved(n int64) { rd.moveTo(rd.pos + n) }
 // Close leaves the fill. What was fetched stays.
 func (rd *reader) Close() error {
 	rd.leave()
+	if rd.past != nil {
+		closeBody(rd.past)
+	}
 	return rd.file.Close()
 }
 

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"berth/cache/facts"
@@ -254,6 +255,11 @@ func (s *source) verified(ctx context.Context, view oci.View, o oci.Object, r oc
 		return nil, err
 	case !sound:
 		return s.fetch(ctx, view, o, r)
+	}
+	if b, ok := content.Body.(*fileBody); ok && b.held && r.Start == 0 {
+		b.detour = func(cause error) (io.ReadCloser, error) {
+			return s.detour(ctx, view, o, rest{b.file, b.pos, b.size, b.size, true}, cause)
+		}
 	}
 	return content, nil
 }
