@@ -45,8 +45,8 @@ type Helper struct {
 }
 
 // HelperSource is a Source that asks h, at most every quarter of an hour, or when a
-// registry has refused what it said. Its fingerprint stands for the entry in the configuration: the secret itself
-// changes all the time.
+// registry has refused what it said. Its fingerprint stands for the entry in the
+// configuration: the secret itself changes all the time.
 func HelperSource(h Helper) Source {
 	if h.Now == nil {
 		h.Now = time.Now

@@ -109,7 +109,8 @@ func (f *fill) firstWorkerAt(end int64) {
 }
 
 // extra works as long as there is something to do, nobody is one too many and no
-// other fill lacks a connection. Its trouble is nobody's: what it leaves, the first worker takes.
+// other fill lacks a connection. Its trouble is nobody's: what it leaves, the first
+// worker takes.
 func (f *fill) extra(ctx context.Context) {
 	var sp *sponsor
 	for ctx.Err() == nil && f.c.connections.extraMayStay() {

@@ -135,8 +135,9 @@ type memory struct {
 
 // Open reads the file at path, or makes it. An empty path keeps facts in
 // memory only. A file that is damaged is moved aside, and of one of another version
-// only the memberships stay: it costs HEADs, nothing else. The error is about the folder or the disk, or says
-// that another process has the file; that takes a second to find out.
+// only the memberships stay: it costs HEADs, nothing else. The error is about the
+// folder or the disk, or says that another process has the file; that takes a second
+// to find out.
 func Open(path string, o Options) (*Facts, error) {
 	f := &Facts{o: o.withDefaults(), memory: &memory{}}
 	f.access, _ = lru.New[Access, word](f.o.Entries) // errors only for a size below 1
