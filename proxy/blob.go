@@ -8,37 +8,37 @@ import (
 )
 
 // blob answers end-2.
-func (x *exchange) blob(ctx context.Context, source oci.Source) error {
-	if x.w.noBody {
-		return x.blobHeader(ctx, source)
+func (q *request) blob(ctx context.Context, source oci.Source) error {
+	if q.w.noBody {
+		return q.blobHeader(ctx, source)
 	}
-	spans := x.spans(x.req.Digest)
-	err := x.blobBytes(ctx, source, hint(spans), spans)
+	spans := q.spans(q.parsed.Digest)
+	err := q.blobBytes(ctx, source, hint(spans), spans)
 	if errors.Is(err, errUnfit) {
 		// A stream that is not what was asked for, such as one piece for several
 		// ranges. The whole object always is.
-		err = x.blobBytes(ctx, source, oci.Range{}, nil)
+		err = q.blobBytes(ctx, source, oci.Range{}, nil)
 	}
 	if errors.Is(err, errUnfit) {
-		return &oci.Error{Class: oci.UpstreamError, Message: x.where() + " sent only a part of the content", Err: err}
+		return &oci.Error{Class: oci.UpstreamError, Message: q.where() + " sent only a part of the content", Err: err}
 	}
 	return err
 }
 
 // blobHeader answers a HEAD. A Range is for GET alone (RFC 9110, section 14.2).
-func (x *exchange) blobHeader(ctx context.Context, source oci.Source) error {
-	c, err := source.Stat(ctx, x.object(oci.Blob, x.req.Digest))
+func (q *request) blobHeader(ctx context.Context, source oci.Source) error {
+	c, err := source.Stat(ctx, q.object(oci.Blob, q.parsed.Digest))
 	if err != nil {
 		return err
 	}
-	x.outcome = c.Outcome
-	x.describeBlob(c)
-	x.sendHeader(c.Size)
+	q.outcome = c.Outcome
+	q.describeBlob(c)
+	q.sendHeader(c.Size)
 	return nil
 }
 
-func (x *exchange) blobBytes(ctx context.Context, source oci.Source, wanted oci.Range, spans []span) error {
-	c, err := source.Open(ctx, x.object(oci.Blob, x.req.Digest), wanted)
+func (q *request) blobBytes(ctx context.Context, source oci.Source, wanted oci.Range, spans []span) error {
+	c, err := source.Open(ctx, q.object(oci.Blob, q.parsed.Digest), wanted)
 	if err != nil {
 		return err
 	}
@@ -46,17 +46,17 @@ func (x *exchange) blobBytes(ctx context.Context, source oci.Source, wanted oci.
 	if err != nil {
 		return err
 	}
-	defer b.close(x.patience.end)
-	x.outcome = c.Outcome
-	x.describeBlob(c)
-	if c.Data != nil && x.plain() {
-		return x.sendData(c.Data)
+	defer b.close(q.patience.end)
+	q.outcome = c.Outcome
+	q.describeBlob(c)
+	if c.Data != nil && q.plain() {
+		return q.sendData(c.Data)
 	}
 	if b.seeker == nil || b.size < 0 {
-		x.w.Header().Del("Accept-Ranges") // what comes next may say otherwise
-		return x.sendStream(b, c, spans)
+		q.w.Header().Del("Accept-Ranges") // what comes next may say otherwise
+		return q.sendStream(b, c, spans)
 	}
-	return x.sendSeekable(b, spans)
+	return q.sendSeekable(b, spans)
 }
 
 // blobBody prefers bytes that are in memory.
@@ -75,16 +75,16 @@ func blobBody(c *oci.Content) (*body, error) {
 
 // describeBlob names what was asked for. The type of a blob is its manifest's
 // business, and no client looks at it here.
-func (x *exchange) describeBlob(c *oci.Content) {
-	x.describe(oci.Descriptor{Digest: x.req.Digest, Size: c.Size}, blobType)
+func (q *request) describeBlob(c *oci.Content) {
+	q.describe(oci.Descriptor{Digest: q.parsed.Digest, Size: c.Size}, blobType)
 	if c.Size >= 0 {
-		x.set("Accept-Ranges", "bytes")
+		q.set("Accept-Ranges", "bytes")
 	}
 }
 
 // plain says that the answer is the whole object, whatever it is.
-func (x *exchange) plain() bool {
-	header := x.r.Header
+func (q *request) plain() bool {
+	header := q.r.Header
 	for _, name := range [...]string{"Range", "If-Match", "If-None-Match"} {
 		if len(header[name]) > 0 {
 			return false
@@ -95,9 +95,9 @@ func (x *exchange) plain() bool {
 
 // spans are the ranges that are asked for: none where the client has another
 // object in mind (RFC 9110, section 13.1.5; a weak validator never matches).
-func (x *exchange) spans(d oci.Digest) []span {
-	if only := x.r.Header.Get("If-Range"); only != "" && only != etag(d) {
+func (q *request) spans(d oci.Digest) []span {
+	if only := q.r.Header.Get("If-Range"); only != "" && only != etag(d) {
 		return nil
 	}
-	return parseRange(x.r.Header.Get("Range"))
+	return parseRange(q.r.Header.Get("Range"))
 }

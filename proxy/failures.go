@@ -50,7 +50,7 @@ type Failures struct {
 }
 
 // failureList has the failures of one organisation, the latest last.
-type failureList = simplelru.LRU[failed, *Failure]
+type failureList = simplelru.LRU[failureKey, *Failure]
 
 // NewFailures makes an empty one. If now is nil, time.Now is the clock.
 func NewFailures(now func() time.Time) *Failures {
@@ -60,18 +60,18 @@ func NewFailures(now func() time.Time) *Failures {
 	return &Failures{now: now, lists: map[string]*failureList{}}
 }
 
-// add keeps what of says; counted: it is no repetition. Strings are copied: they
+// add keeps of under key; counted: it is no repetition. Strings are copied: they
 // may be pieces of long requests.
-func (f *Failures) add(what failed, of Failure, counted bool) {
+func (f *Failures) add(key failureKey, of Failure, counted bool) {
 	if f == nil {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	list := f.list(of.Organisation)
-	kept, ok := list.Get(what)
+	kept, ok := list.Get(key)
 	if !ok {
-		kept = f.enter(list, what, of)
+		kept = f.enter(list, key, of)
 	}
 	if counted || !ok {
 		kept.Count++
@@ -83,23 +83,23 @@ func (f *Failures) add(what failed, of Failure, counted bool) {
 func (f *Failures) list(organisation string) *failureList {
 	list, ok := f.lists[organisation]
 	if !ok {
-		list, _ = simplelru.NewLRU[failed, *Failure](maxFailuresEach, nil) // fails only for a size that is not positive
+		list, _ = simplelru.NewLRU[failureKey, *Failure](maxFailuresEach, nil) // fails only for a size that is not positive
 		f.lists[strings.Clone(organisation)] = list
 	}
 	return list
 }
 
 // enter makes room for a new failure and keeps it.
-func (f *Failures) enter(list *failureList, what failed, of Failure) *Failure {
+func (f *Failures) enter(list *failureList, key failureKey, of Failure) *Failure {
 	if f.kept == maxFailures && list.Len() < maxFailuresEach {
 		f.longest().RemoveOldest()
 		f.kept--
 	}
-	what = what.clone()
+	key = key.clone()
 	of.Organisation, of.Registry = strings.Clone(of.Organisation), strings.Clone(of.Registry)
-	of.Repository, of.Reference = what.repository, what.reference
+	of.Repository, of.Reference = key.repository, key.reference
 	of.First, of.Count = f.now(), 0
-	if evicted := list.Add(what, &of); !evicted {
+	if evicted := list.Add(key, &of); !evicted {
 		f.kept++
 	}
 	return &of
@@ -115,7 +115,7 @@ func (f *Failures) longest() (list *failureList) {
 	return list
 }
 
-// All gives what failed at or after since, the latest first.
+// All gives key failureKey at or after since, the latest first.
 func (f *Failures) All(since time.Time) []Failure {
 	return f.those(func(*Failure) bool { return true }, since)
 }

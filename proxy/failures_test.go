@@ -100,7 +100,7 @@ func TestFailuresOfAStranger(t *testing.T) {
 func TestFailuresAreBounded(t *testing.T) {
 	f := NewFailures(nil)
 	add := func(organisation string, i int) {
-		what := failed{organisation: organisation, repository: fmt.Sprint("r", i)}
+		what := failureKey{organisation: organisation, repository: fmt.Sprint("r", i)}
 		f.add(what, Failure{Organisation: organisation}, true)
 	}
 	add("quiet", 0)

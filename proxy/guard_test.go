@@ -34,7 +34,7 @@ func TestGuard(t *testing.T) {
 		"localhost.evil.com":  false,
 		"notlocalhost":        false,
 		"127.0.0.1.evil.com":  false,
-		"x.berth.internal":    false,
+		"q.berth.internal":    false,
 		"127.1":               false,
 		"0x7f.0.0.1":          false,
 		"2130706433":          false,

@@ -85,62 +85,62 @@ type handler struct {
 
 // ServeHTTP answers one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := h.begin(w, r)
-	defer x.patience.end()
-	defer func() { h.Limits.leave(x.share) }()
-	x.end(&x.patience, x.recovered(&x.patience))
+	q := h.begin(w, r)
+	defer q.patience.end()
+	defer func() { h.Limits.leave(q.share) }()
+	q.end(&q.patience, q.recovered(&q.patience))
 }
 
 // pull is a pull from top to bottom. Whatever it returns, end answers.
-func (x *exchange) pull(ctx context.Context) (err error) {
-	if err := x.h.guard.check(x.r); err != nil {
+func (q *request) pull(ctx context.Context) (err error) {
+	if err := q.h.guard.check(q.r); err != nil {
 		return err
 	}
-	if x.req, err = oci.ParseRequest(x.r.Method, x.r.URL); err != nil {
+	if q.parsed, err = oci.ParseRequest(q.r.Method, q.r.URL); err != nil {
 		return err
 	}
-	if err := x.identify(); err != nil {
+	if err := q.identify(); err != nil {
 		return err
 	}
-	if x.req.Endpoint == oci.EndpointPing {
-		return x.ping()
+	if q.parsed.Endpoint == oci.EndpointPing {
+		return q.ping()
 	}
-	if x.route, err = x.h.Router.Route(&x.req, x.caller.Organisation, x.h.Naming); err != nil {
+	if q.route, err = q.h.Router.Route(&q.parsed, q.caller.Organisation, q.h.Naming); err != nil {
 		return err
 	}
-	if x.share, err = x.h.Limits.enter(ctx, x.caller.Organisation); err != nil {
+	if q.share, err = q.h.Limits.enter(ctx, q.caller.Organisation); err != nil {
 		return err
 	}
-	source, err := x.h.Sources(ctx, x.caller, x.route.Registry)
+	source, err := q.h.Sources(ctx, q.caller, q.route.Registry)
 	if err != nil {
 		return err
 	}
-	switch x.req.Endpoint {
+	switch q.parsed.Endpoint {
 	case oci.EndpointManifest:
-		return x.manifest(ctx, source)
+		return q.manifest(ctx, source)
 	case oci.EndpointBlob:
-		return x.blob(ctx, source)
+		return q.blob(ctx, source)
 	default:
-		return x.list(ctx, source)
+		return q.list(ctx, source)
 	}
 }
 
 // recovered is pull, where a panic is an error like any other: the client gets
 // an answer, and the log has the stack.
-func (x *exchange) recovered(ctx context.Context) (err error) {
+func (q *request) recovered(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return x.pull(ctx)
+	return q.pull(ctx)
 }
 
 // ping answers end-1. Clients decide by it whether to send credentials at all,
 // and give up on it in 15 seconds, so no upstream is asked.
-func (x *exchange) ping() error {
-	if _, err := x.h.Router.selected(&x.req, x.caller.Organisation); err != nil {
+func (q *request) ping() error {
+	if _, err := q.h.Router.selected(&q.parsed, q.caller.Organisation); err != nil {
 		return err
 	}
-	return x.sendBytes(jsonType, []byte("{}"))
+	return q.sendBytes(jsonType, []byte("{}"))
 }

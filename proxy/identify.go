@@ -20,20 +20,20 @@ const challenge = `Basic realm="berth"`
 
 // identify finds out who is calling. It must come before anything that depends
 // on what is cached or known, so that who is nobody learns nothing.
-func (x *exchange) identify() error {
-	if x.h.Callers == nil {
-		x.caller = auth.Caller{Organisation: x.h.Organisation}
-		x.identified = true
+func (q *request) identify() error {
+	if q.h.Callers == nil {
+		q.caller = auth.Caller{Organisation: q.h.Organisation}
+		q.identified = true
 		return nil
 	}
-	caller, err := x.h.Callers.Identify(x.r)
+	caller, err := q.h.Callers.Identify(q.r)
 	if err == nil && caller.Organisation == "" {
 		err = fmt.Errorf("the caller is nobody")
 	}
 	if err != nil {
 		return unproven(err)
 	}
-	x.caller, x.identified = caller, true
+	q.caller, q.identified = caller, true
 	return nil
 }
 
@@ -50,14 +50,14 @@ func unproven(err error) error {
 	}
 }
 
-// challenged says that e is a mere invitation to log in: every client's first
+// isChallenge says that e is a mere invitation to log in: every client's first
 // request to a port that wants credentials comes without them.
-func (x *exchange) challenged(e *oci.Error) bool {
-	return x.mayChallenge(e) && x.r.Header.Get("Authorization") == ""
+func (q *request) isChallenge(e *oci.Error) bool {
+	return q.mayChallenge(e) && q.r.Header.Get("Authorization") == ""
 }
 
 // mayChallenge says whether e is a 401 to somebody unknown. A 401 from anywhere
 // behind identify is not the client's to answer: it has logged in.
-func (x *exchange) mayChallenge(e *oci.Error) bool {
-	return e.Class == oci.Caller && !x.identified && e.HTTPStatus() == http.StatusUnauthorized
+func (q *request) mayChallenge(e *oci.Error) bool {
+	return e.Class == oci.Caller && !q.identified && e.HTTPStatus() == http.StatusUnauthorized
 }

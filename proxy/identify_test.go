@@ -38,7 +38,7 @@ func basicHeader(user, password string) []string {
 
 var everywhere = []string{
 	"/v2/", "/v2", "/ghcr.io/v2/", "/v2/nginx/manifests/1", "/v2/ghcr.io/acme/app/tags/list",
-	"/v2/nginx/blobs/" + string(oci.DigestOf(nil)), "/v2/x.example/app/manifests/1", "/v2/nginx/referrers/" + string(oci.DigestOf(nil)),
+	"/v2/nginx/blobs/" + string(oci.DigestOf(nil)), "/v2/q.example/app/manifests/1", "/v2/nginx/referrers/" + string(oci.DigestOf(nil)),
 }
 
 func TestUnprovenCallersGetOneChallengeAndNothingElse(t *testing.T) {
@@ -108,7 +108,7 @@ func TestPing(t *testing.T) {
 		a.header(t, "Docker-Distribution-Api-Version", "registry/2.0").header(t, "Content-Type", "application/json").header(t, "Content-Length", "2")
 		s.head(path).wants(t, http.StatusOK).sends(t, nil)
 	}
-	s.get("/x.example/v2/").refuses(t, http.StatusNotFound, oci.CodeNameUnknown, `registry "x.example"`)
+	s.get("/q.example/v2/").refuses(t, http.StatusNotFound, oci.CodeNameUnknown, `registry "q.example"`)
 	if got := s.value("berth_requests_total"); got != 0 {
 		t.Errorf("%v pings counted as requests for content", got)
 	}
@@ -214,7 +214,7 @@ func TestCanariesStayOutOfTheLog(t *testing.T) {
 	for _, login := range [][]string{basicHeader("acme", "acme-canary-secret"), basicHeader("acme", "canary-wrong"), {"Authorization", "Bearer canary"}, nil} {
 		for _, path := range []string{
 			"/v2/", "/v2/nginx/manifests/1?canary=1", "/v2/nginx/tags/list?last=canary", "/v2/NGINX/manifests/1?token=canary",
-			"/elsewhere?canary", "/v2/nginx/manifests/1?ns=x.example&canary=1",
+			"/elsewhere?canary", "/v2/nginx/manifests/1?ns=q.example&canary=1",
 		} {
 			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
 				s.ask(method, path, append([]string{"Cookie", "canary=1", "X-Canary", "canary", "User-Agent", "canary/1", "Referer", "http://canary"}, login...)...)

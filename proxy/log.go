@@ -10,54 +10,54 @@ import (
 
 // log writes the one line of this request. Nothing in it comes from the query
 // or the Authorization header, and what comes from the path was parsed before.
-func (x *exchange) log(failure *oci.Error, aborted bool) {
-	ctx := x.r.Context()
-	logger := x.h.Logger
+func (q *request) log(failure *oci.Error, aborted bool) {
+	ctx := q.r.Context()
+	logger := q.h.Logger
 	if !logger.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	var room [22]slog.Attr
 	attrs := append(room[:0],
-		slog.String("request_id", x.id),
-		slog.String("method", oci.OneLine(x.r.Method, 16)),
-		slog.String("kind", kindOf(x.req.Endpoint)),
-		slog.Int("status", x.w.status),
-		slog.String("result", x.result(failure)),
-		slog.String("client", clientFamily(x.r.UserAgent())),
-		slog.Int64("bytes", x.w.sent),
-		slog.Duration("header_duration", x.untilHeaders()),
-		slog.Duration("duration", time.Since(x.start)),
+		slog.String("request_id", q.id),
+		slog.String("method", oci.OneLine(q.r.Method, 16)),
+		slog.String("kind", kindOf(q.parsed.Endpoint)),
+		slog.Int("status", q.w.status),
+		slog.String("result", q.result(failure)),
+		slog.String("client", clientFamily(q.r.UserAgent())),
+		slog.Int64("bytes", q.w.sent),
+		slog.Duration("header_duration", q.untilHeaders()),
+		slog.Duration("duration", time.Since(q.start)),
 	)
-	if x.w.sent > 0 && failure == nil && x.route.Registry != nil {
-		attrs = append(attrs, slog.String("source", source(x.outcome.Result)))
+	if q.w.sent > 0 && failure == nil && q.route.Registry != nil {
+		attrs = append(attrs, slog.String("source", source(q.outcome.Result)))
 	}
 	for _, a := range [...]slog.Attr{
-		slog.String("organisation", x.caller.Organisation),
-		slog.String("account", x.caller.Account),
-		slog.String("token", x.caller.TokenName),
-		slog.String("registry", x.registryName()),
-		slog.String("repository", x.repository()),
-		slog.String("reference", x.req.Tag),
-		slog.String("digest", string(x.contentDigest())),
+		slog.String("organisation", q.caller.Organisation),
+		slog.String("account", q.caller.Account),
+		slog.String("token", q.caller.TokenName),
+		slog.String("registry", q.registryName()),
+		slog.String("repository", q.repository()),
+		slog.String("reference", q.parsed.Tag),
+		slog.String("digest", string(q.contentDigest())),
 	} {
 		if a.Value.String() != "" {
 			attrs = append(attrs, a)
 		}
 	}
-	logger.LogAttrs(ctx, slog.LevelInfo, "request", x.why(attrs, failure, aborted)...)
+	logger.LogAttrs(ctx, slog.LevelInfo, "request", q.why(attrs, failure, aborted)...)
 }
 
 // why adds how the request failed, or what else is wrong.
-func (x *exchange) why(attrs []slog.Attr, failure *oci.Error, aborted bool) []slog.Attr {
-	if failure == nil && x.foreign != nil {
-		failure = x.foreign.err
+func (q *request) why(attrs []slog.Attr, failure *oci.Error, aborted bool) []slog.Attr {
+	if failure == nil && q.mismatch != nil {
+		failure = q.mismatch.err
 	}
 	if failure == nil {
 		return attrs
 	}
 	attrs = append(attrs,
 		slog.String("class", failure.Class.String()),
-		slog.String("message", x.message(failure)))
+		slog.String("message", q.message(failure)))
 	if aborted {
 		attrs = append(attrs, slog.Bool("aborted", true))
 	}
@@ -87,24 +87,24 @@ func withoutQueries(s string) string {
 	}
 }
 
-func (x *exchange) registryName() string {
-	if x.route.Registry == nil {
+func (q *request) registryName() string {
+	if q.route.Registry == nil {
 		return ""
 	}
-	return x.route.Registry.Name
+	return q.route.Registry.Name
 }
 
 // repository is what is asked for: the name as it came, until it is routed.
-func (x *exchange) repository() string {
-	if x.route.Repo != "" {
-		return x.route.Repo
+func (q *request) repository() string {
+	if q.route.Repo != "" {
+		return q.route.Repo
 	}
-	return x.req.Name
+	return q.parsed.Name
 }
 
-func (x *exchange) contentDigest() oci.Digest {
-	if x.digest != "" {
-		return x.digest
+func (q *request) contentDigest() oci.Digest {
+	if q.digest != "" {
+		return q.digest
 	}
-	return x.req.Digest
+	return q.parsed.Digest
 }

@@ -15,47 +15,47 @@ const maxManifest = 4 << 20
 
 // manifest answers end-3. A tag is resolved first, and everything else goes by
 // digest; a HEAD by tag needs no more than that (most clients send it first).
-func (x *exchange) manifest(ctx context.Context, source oci.Source) error {
-	d := oci.Descriptor{Digest: x.req.Digest, Size: -1}
-	if x.req.Tag != "" {
-		resolved, err := source.Resolve(ctx, x.route.Repo, x.req.Tag)
+func (q *request) manifest(ctx context.Context, source oci.Source) error {
+	d := oci.Descriptor{Digest: q.parsed.Digest, Size: -1}
+	if q.parsed.Tag != "" {
+		resolved, err := source.Resolve(ctx, q.route.Repo, q.parsed.Tag)
 		if err != nil {
 			return err
 		}
 		if resolved.Digest == "" {
 			return errors.New("a tag was resolved to nothing")
 		}
-		d, x.outcome = resolved.Descriptor, resolved.Outcome
+		d, q.outcome = resolved.Descriptor, resolved.Outcome
 	}
-	if x.w.noBody {
-		return x.manifestHeader(ctx, source, d)
+	if q.w.noBody {
+		return q.manifestHeader(ctx, source, d)
 	}
-	d, err := x.manifestBytes(ctx, source, d)
+	d, err := q.manifestBytes(ctx, source, d)
 	if err != nil {
 		return err
 	}
-	return x.sendManifest(d)
+	return q.sendManifest(d)
 }
 
 // manifestHeader answers a HEAD. Clients fail on one without a length or with
 // a length of 0, so where a registry does not tell, the manifest is read.
-func (x *exchange) manifestHeader(ctx context.Context, source oci.Source, d oci.Descriptor) error {
+func (q *request) manifestHeader(ctx context.Context, source oci.Source, d oci.Descriptor) error {
 	if !complete(d) {
-		c, err := source.Stat(ctx, x.object(oci.Manifest, d.Digest))
+		c, err := source.Stat(ctx, q.object(oci.Manifest, d.Digest))
 		if err != nil {
 			return err
 		}
-		d = x.merge(d, c)
+		d = q.merge(d, c)
 	}
 	if !complete(d) {
 		var err error
-		if d, err = x.manifestBytes(ctx, source, d); err != nil {
+		if d, err = q.manifestBytes(ctx, source, d); err != nil {
 			return err
 		}
 	}
-	x.lookAt(d)
-	x.describe(d, mediaType(d))
-	x.sendHeader(d.Size)
+	q.lookAt(d)
+	q.describe(d, mediaType(d))
+	q.sendHeader(d.Size)
 	return nil
 }
 
@@ -63,18 +63,18 @@ func complete(d oci.Descriptor) bool { return d.MediaType != "" && d.Size > 0 }
 
 // manifestBytes is d with its Data. It is read before the answer begins, so
 // that whatever goes wrong with it can still be told.
-func (x *exchange) manifestBytes(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
+func (q *request) manifestBytes(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
 	if d.Data != nil {
 		return d, nil
 	}
-	c, err := source.Open(ctx, x.object(oci.Manifest, d.Digest), oci.Range{})
+	c, err := source.Open(ctx, q.object(oci.Manifest, d.Digest), oci.Range{})
 	if err != nil {
 		return d, err
 	}
 	if c.Body != nil {
 		defer c.Body.Close()
 	}
-	d = x.merge(d, c)
+	d = q.merge(d, c)
 	if d.Data == nil {
 		if d.Data, err = readManifest(c); err != nil {
 			return d, fmt.Errorf("reading manifest %s: %w", d.Digest, err)
@@ -84,14 +84,14 @@ func (x *exchange) manifestBytes(ctx context.Context, source oci.Source, d oci.D
 	return d, nil
 }
 
-func (x *exchange) object(kind oci.Kind, d oci.Digest) oci.Object {
-	return oci.Object{Repo: x.route.Repo, Kind: kind, Digest: d}
+func (q *request) object(kind oci.Kind, d oci.Digest) oci.Object {
+	return oci.Object{Repo: q.route.Repo, Kind: kind, Digest: d}
 }
 
 // merge adds what c tells to what a tag told, and to how it came about: bytes
 // that had to be fetched say more about an answer than the tag they are for, but
 // that the tag is from memory says more than either.
-func (x *exchange) merge(d oci.Descriptor, c *oci.Content) oci.Descriptor {
+func (q *request) merge(d oci.Descriptor, c *oci.Content) oci.Descriptor {
 	if c.MediaType != "" {
 		d.MediaType = c.MediaType
 	}
@@ -101,11 +101,11 @@ func (x *exchange) merge(d oci.Descriptor, c *oci.Content) oci.Descriptor {
 	if c.Data != nil {
 		d.Data = c.Data
 	}
-	if x.outcome.Result == "" || c.Result != "" && c.Result != oci.Hit && x.outcome.Result != oci.Stale {
-		x.outcome.Result = c.Result
+	if q.outcome.Result == "" || c.Result != "" && c.Result != oci.Hit && q.outcome.Result != oci.Stale {
+		q.outcome.Result = c.Result
 	}
-	if x.outcome.Warning == "" {
-		x.outcome.Warning = c.Warning
+	if q.outcome.Warning == "" {
+		q.outcome.Warning = c.Warning
 	}
 	return d
 }
@@ -145,15 +145,15 @@ func tooLarge() error {
 }
 
 // sendManifest answers a GET. Nearly all come without Range or conditions.
-func (x *exchange) sendManifest(d oci.Descriptor) error {
-	x.lookAt(d)
+func (q *request) sendManifest(d oci.Descriptor) error {
+	q.lookAt(d)
 	kind := mediaType(d)
-	x.image = !oci.IsIndex(kind)
-	x.describe(d, kind)
-	if x.plain() {
-		return x.sendData(d.Data)
+	q.image = !oci.IsIndex(kind)
+	q.describe(d, kind)
+	if q.plain() {
+		return q.sendData(d.Data)
 	}
-	return x.sendSeekable(memoryBody(d.Data), x.spans(d.Digest))
+	return q.sendSeekable(memoryBody(d.Data), q.spans(d.Digest))
 }
 
 // mediaType is what d is sent as: without parameters, which clients do not

@@ -28,14 +28,14 @@ type MetricsOptions struct {
 // Metrics counts for all listeners together. Labels come from configuration
 // and enums only. Safe for concurrent use.
 type Metrics struct {
-	requests *counters                // organisation, registry, kind, result
-	failures *counters                // organisation, registry, reason
-	foreign  *counters                // organisation, registry
-	served   *counters                // organisation, registry, source
-	images   *counters                // organisation, registry
-	duration *prometheus.HistogramVec // kind, result
-	lastPull *prometheus.GaugeVec     // client
-	invited  prometheus.Counter
+	requests      *counters                // organisation, registry, kind, result
+	failures      *counters                // organisation, registry, reason
+	wrongPlatform *counters                // organisation, registry
+	served        *counters                // organisation, registry, source
+	images        *counters                // organisation, registry
+	duration      *prometheus.HistogramVec // kind, result
+	lastPull      *prometheus.GaugeVec     // client
+	challenges    prometheus.Counter
 
 	repeats *repeats
 	indexes *indexes
@@ -52,20 +52,20 @@ func NewMetrics(o MetricsOptions) *Metrics {
 		o.Now = time.Now
 	}
 	f := promauto.With(o.Registerer)
-	room := &room{left: o.MaxSeries, overflow: f.NewCounter(prometheus.CounterOpts{
+	budget := &seriesBudget{left: o.MaxSeries, overflow: f.NewCounter(prometheus.CounterOpts{
 		Name: "berth_metrics_overflow_total",
 		Help: "Series that were folded into organisation \"other\" since metrics.max_series was reached.",
 	})}
 	m := &Metrics{
-		requests: newCounters(f, room, "berth_requests_total",
+		requests: newCounters(f, budget, "berth_requests_total",
 			"Requests for content, by how they were answered.", "organisation", "registry", "kind", "result"),
-		failures: newCounters(f, room, "berth_pull_failures_total",
+		failures: newCounters(f, budget, "berth_pull_failures_total",
 			"Failed pulls, by reason. The same failure counts once in 30 seconds.", "organisation", "registry", "reason"),
-		foreign: newCounters(f, room, "berth_wrong_platform_total",
+		wrongPlatform: newCounters(f, budget, "berth_wrong_platform_total",
 			"Pulls of images that are not built for the client's platform, or else the node's. The same image counts once in 30 seconds.", "organisation", "registry"),
-		served: newCounters(f, room, "berth_served_bytes_total",
+		served: newCounters(f, budget, "berth_served_bytes_total",
 			"Bytes of content sent to clients, by where they came from.", "organisation", "registry", "source"),
-		images: newCounters(f, room, "berth_pulls_total",
+		images: newCounters(f, budget, "berth_pulls_total",
 			"Manifests of images sent to clients, indexes and HEADs left out: one for each image that a client pulls.", "organisation", "registry"),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "berth_request_duration_seconds",
@@ -76,7 +76,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			Name: "berth_last_pull_timestamp_seconds",
 			Help: "When a client of this family last got content.",
 		}, []string{"client"}),
-		invited: f.NewCounter(prometheus.CounterOpts{
+		challenges: f.NewCounter(prometheus.CounterOpts{
 			Name: "berth_challenges_total",
 			Help: "Requests without credentials that were asked for them: the first step of most pulls, no failure.",
 		}),
@@ -96,14 +96,14 @@ func (m *Metrics) Expect(organisation, registry string) {
 			m.failures.get(labels{label(organisation), registry, class.String()})
 		}
 	}
-	m.foreign.get(labels{label(organisation), registry})
+	m.wrongPlatform.get(labels{label(organisation), registry})
 }
 
 // Keep drops the series of organisations that there are no more, and makes room
 // for others. (A request of theirs that is still under way brings back a few,
 // until the next time.)
 func (m *Metrics) Keep(there func(organisation string) bool) {
-	for _, c := range [...]*counters{m.requests, m.failures, m.foreign, m.served, m.images} {
+	for _, c := range [...]*counters{m.requests, m.failures, m.wrongPlatform, m.served, m.images} {
 		c.keep(there)
 	}
 }
@@ -112,34 +112,34 @@ func (m *Metrics) Keep(there func(organisation string) bool) {
 func countsAsFailure(c oci.Class) bool { return c != oci.ClientGone && c != oci.WrongPlatform }
 
 // count counts an exchange once, at its end.
-func (x *exchange) count(failure *oci.Error, aborted bool) {
-	m := x.h.Metrics
-	if failure != nil && x.challenged(failure) {
-		m.invited.Inc()
+func (q *request) count(failure *oci.Error, aborted bool) {
+	m := q.h.Metrics
+	if failure != nil && q.isChallenge(failure) {
+		m.challenges.Inc()
 		return
 	}
-	organisation, registry := label(x.caller.Organisation), label(x.registryName())
-	kind := kindOf(x.req.Endpoint)
+	organisation, registry := label(q.caller.Organisation), label(q.registryName())
+	kind := kindOf(q.parsed.Endpoint)
 	switch {
 	case failure != nil:
-		x.countFailure(failure, organisation, registry)
-	case x.foreign != nil:
-		x.fail(x.foreign.err, m.foreign, labels{organisation, registry})
+		q.countFailure(failure, organisation, registry)
+	case q.mismatch != nil:
+		q.fail(q.mismatch.err, m.wrongPlatform, labels{organisation, registry})
 	}
 	if kind == nobody {
 		return
 	}
-	result := x.result(failure)
+	result := q.result(failure)
 	m.requests.get(labels{organisation, registry, kind, result}).Inc()
-	m.duration.WithLabelValues(kind, result).Observe(x.untilHeaders().Seconds())
-	if x.w.sent > 0 && (failure == nil || aborted) {
-		m.served.get(labels{organisation, registry, source(x.outcome.Result)}).Add(float64(x.w.sent))
+	m.duration.WithLabelValues(kind, result).Observe(q.untilHeaders().Seconds())
+	if q.w.sent > 0 && (failure == nil || aborted) {
+		m.served.get(labels{organisation, registry, source(q.outcome.Result)}).Add(float64(q.w.sent))
 	}
-	if failure == nil && x.image {
+	if failure == nil && q.image {
 		m.images.get(labels{organisation, registry}).Inc()
 	}
-	if failure == nil && x.isPull() {
-		m.lastPull.WithLabelValues(clientFamily(x.r.UserAgent())).Set(float64(m.now().UnixMilli()) / 1000)
+	if failure == nil && q.isPull() {
+		m.lastPull.WithLabelValues(clientFamily(q.r.UserAgent())).Set(float64(m.now().UnixMilli()) / 1000)
 	}
 }
 
@@ -147,65 +147,65 @@ func (x *exchange) count(failure *oci.Error, aborted bool) {
 // neither does a request that is none (oci.ParseRequest's 400, 404 and 405, and
 // 416); a refused login does, wherever it happens: dockerd never gets further
 // than /v2/ then.
-func (x *exchange) countFailure(failure *oci.Error, organisation, registry string) {
+func (q *request) countFailure(failure *oci.Error, organisation, registry string) {
 	status := failure.HTTPStatus()
 	misunderstood := failure.Class == oci.Policy && status < 500 && status != http.StatusForbidden
-	pulls := x.isPull() || failure.Class == oci.Caller
+	pulls := q.isPull() || failure.Class == oci.Caller
 	if misunderstood || !pulls || !countsAsFailure(failure.Class) {
 		return
 	}
-	x.fail(failure, x.h.Metrics.failures, labels{organisation, registry, failure.Class.String()})
+	q.fail(failure, q.h.Metrics.failures, labels{organisation, registry, failure.Class.String()})
 }
 
-// fail counts e in c, once for what belongs together, and keeps it for people.
-func (x *exchange) fail(e *oci.Error, c *counters, l labels) {
-	what := failed{organisation: l[0], registry: l[1], repository: x.repository(), reference: x.reference(), reason: e.Class.String()}
-	first := x.h.Metrics.repeats.first(what)
+// fail counts e in c, once for key belongs together, and keeps it for people.
+func (q *request) fail(e *oci.Error, c *counters, l labels) {
+	key := failureKey{organisation: l[0], registry: l[1], repository: q.repository(), reference: q.reference(), reason: e.Class.String()}
+	first := q.h.Metrics.repeats.first(key)
 	if first {
 		c.get(l).Inc()
 	}
-	x.h.Failures.add(what, Failure{
-		Organisation: x.caller.Organisation, Registry: x.registryName(), Class: e.Class, Message: x.message(e),
-		RequestID: x.id, Client: clientFamily(x.r.UserAgent()),
+	q.h.Failures.add(key, Failure{
+		Organisation: q.caller.Organisation, Registry: q.registryName(), Class: e.Class, Message: q.message(e),
+		RequestID: q.id, Client: clientFamily(q.r.UserAgent()),
 	}, first)
 }
 
 // reference is the tag or digest that was asked for; of an index that does not
 // fit, by whatever tag it was asked for before.
-func (x *exchange) reference() string {
+func (q *request) reference() string {
 	switch {
-	case x.req.Tag != "":
-		return x.req.Tag
-	case x.foreign != nil && x.foreign.tag != "":
-		return x.foreign.tag
+	case q.parsed.Tag != "":
+		return q.parsed.Tag
+	case q.mismatch != nil && q.mismatch.tag != "":
+		return q.mismatch.tag
 	}
-	return string(x.req.Digest)
+	return string(q.parsed.Digest)
 }
 
-func (x *exchange) isPull() bool {
-	return x.req.Endpoint == oci.EndpointManifest || x.req.Endpoint == oci.EndpointBlob
+func (q *request) isPull() bool {
+	return q.parsed.Endpoint == oci.EndpointManifest || q.parsed.Endpoint == oci.EndpointBlob
 }
 
-func (x *exchange) untilHeaders() time.Duration {
-	if x.w.started {
-		return x.w.startedAt.Sub(x.start)
+func (q *request) untilHeaders() time.Duration {
+	if q.w.started {
+		return q.w.startedAt.Sub(q.start)
 	}
-	return time.Since(x.start)
+	return time.Since(q.start)
 }
 
 // result is how the request was answered, for metrics and the log.
-func (x *exchange) result(failure *oci.Error) string {
+func (q *request) result(failure *oci.Error) string {
 	switch {
-	case failure != nil && x.challenged(failure):
+	case failure != nil && q.isChallenge(failure):
 		return "challenged" // in the log only
 	case failure != nil && failure.Class == oci.ClientGone:
 		return string(oci.Gone)
 	case failure != nil:
 		return string(oci.Failed)
-	case x.outcome.Result == "":
+	case q.outcome.Result == "":
 		return string(oci.Pass)
 	}
-	return string(x.outcome.Result)
+	return string(q.outcome.Result)
 }
 
 // kindOf is a label, "-" for what asks for no content.

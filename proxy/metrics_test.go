@@ -81,8 +81,8 @@ func TestLogOfAPull(t *testing.T) {
 func TestRepeatedFailuresAreOne(t *testing.T) {
 	now := time.Unix(1000, 0)
 	r := newRepeats(func() time.Time { return now })
-	pull := failed{"acme", "docker.io", "library/nginx", "1", "denied"}
-	others := []failed{
+	pull := failureKey{"acme", "docker.io", "library/nginx", "1", "denied"}
+	others := []failureKey{
 		{"globex", "docker.io", "library/nginx", "1", "denied"}, {"acme", "ghcr.io", "library/nginx", "1", "denied"},
 		{"acme", "docker.io", "library/redis", "1", "denied"}, {"acme", "docker.io", "library/nginx", "2", "denied"}, {"acme", "docker.io", "library/nginx", "1", "timeout"},
 	}
@@ -105,7 +105,7 @@ func TestRepeatedFailuresAreOne(t *testing.T) {
 		t.Errorf("counted %d times in two minutes", counted)
 	}
 	for i := range 3 * maxRepeats {
-		r.first(failed{reference: fmt.Sprint(i)})
+		r.first(failureKey{reference: fmt.Sprint(i)})
 	}
 	if n := r.since.Len(); n != maxRepeats {
 		t.Errorf("%d failures remembered", n)

@@ -68,14 +68,14 @@ func inBubble(t *testing.T, test func(t *testing.T, f *fake, conn net.Conn, log 
 	})
 }
 
-func request(t *testing.T, conn net.Conn, path string) {
+func sendRequest(t *testing.T, conn net.Conn, path string) {
 	t.Helper()
 	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func response(t *testing.T, conn net.Conn) answer {
+func readResponse(t *testing.T, conn net.Conn) answer {
 	t.Helper()
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
@@ -114,8 +114,8 @@ func TestHeaderTimeout(t *testing.T) {
 					return nil
 				}
 				start := time.Now()
-				request(t, conn, c.path)
-				a := response(t, conn)
+				sendRequest(t, conn, c.path)
+				a := readResponse(t, conn)
 				a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "docker.io gave no answer in time")
 				a.header(t, "Retry-After", "5")
 				if took := time.Since(start); took != 20*time.Second {
@@ -138,8 +138,8 @@ func TestHeaderTimeoutAsOpenReturns(t *testing.T) {
 			<-ctx.Done()
 			return nil
 		}
-		request(t, conn, "/v2/nginx/blobs/"+string(d))
-		a := response(t, conn)
+		sendRequest(t, conn, "/v2/nginx/blobs/"+string(d))
+		a := readResponse(t, conn)
 		a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "gave no answer in time")
 	})
 }
@@ -151,8 +151,8 @@ func TestHeaderTimeoutAsOpenFails(t *testing.T) {
 			<-ctx.Done()
 			return &oci.Error{Class: oci.Denied, Message: "not yours"}
 		}
-		request(t, conn, "/v2/nginx/manifests/1")
-		a := response(t, conn)
+		sendRequest(t, conn, "/v2/nginx/manifests/1")
+		a := readResponse(t, conn)
 		a.refuses(t, http.StatusForbidden, oci.CodeDenied, "not yours")
 	})
 }
@@ -189,8 +189,8 @@ func TestBodiesHaveNoTimer(t *testing.T) {
 		s := Server(server, nil)
 		var wg sync.WaitGroup
 		wg.Go(func() { _ = s.Serve(p) })
-		request(t, ours, "/v2/nginx/blobs/"+string(d))
-		a := response(t, ours)
+		sendRequest(t, ours, "/v2/nginx/blobs/"+string(d))
+		a := readResponse(t, ours)
 		a.wants(t, http.StatusOK).sends(t, data)
 		_ = ours.Close()
 		_ = s.Close()
@@ -233,7 +233,7 @@ func TestStalledClient(t *testing.T) {
 			inBubble(t, func(t *testing.T, f *fake, conn net.Conn, log *logBuffer) {
 				d := f.put("library/nginx", oci.Blob, &thing{data: pattern(1 << 20), form: c.form})
 				start := time.Now()
-				request(t, conn, "/v2/nginx/blobs/"+string(d))
+				sendRequest(t, conn, "/v2/nginx/blobs/"+string(d))
 				taken := 0
 				for c.every > 0 {
 					time.Sleep(c.every) // of the bubble's clock
@@ -263,8 +263,8 @@ func TestSlowClient(t *testing.T) {
 		data := pattern(1 << 20)
 		d := f.put("library/nginx", oci.Blob, &thing{data: data})
 		start := time.Now()
-		request(t, conn, "/v2/nginx/blobs/"+string(d))
-		a := response(t, slowConn{conn})
+		sendRequest(t, conn, "/v2/nginx/blobs/"+string(d))
+		a := readResponse(t, slowConn{conn})
 		a.wants(t, http.StatusOK).sends(t, data)
 		if took := time.Since(start); took < 4*time.Minute {
 			t.Errorf("it was not slow: %v", took)
@@ -307,7 +307,7 @@ func TestUnfinishedRequests(t *testing.T) {
 
 func TestIdleConnectionsEnd(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *fake, conn net.Conn, _ *logBuffer) {
-		request(t, conn, "/v2/")
+		sendRequest(t, conn, "/v2/")
 		start := time.Now()
 		_, _ = io.Copy(io.Discard, conn)
 		if took := time.Since(start); took != idleTimeout {

@@ -67,17 +67,17 @@ func newIndexes() *indexes {
 // lookAt notes an index that is answered with, and whether the client can use
 // what is in it. The pull itself goes on: the client knows best, and says so to
 // its user in its own words.
-func (x *exchange) lookAt(d oci.Descriptor) {
+func (q *request) lookAt(d oci.Descriptor) {
 	if !oci.IsIndex(mediaType(d)) {
 		return
 	}
-	note := x.h.Metrics.note(indexKey{x.caller.Organisation, x.registryName(), x.route.Repo, d.Digest})
-	if tag := x.req.Tag; tag != "" {
+	note := q.h.Metrics.note(indexKey{q.caller.Organisation, q.registryName(), q.route.Repo, d.Digest})
+	if tag := q.parsed.Tag; tag != "" {
 		if known := note.tag.Load(); known == nil || *known != tag {
 			note.tag.Store(new(strings.Clone(tag)))
 		}
 	}
-	if x.r.Method != http.MethodGet || d.Data == nil {
+	if q.r.Method != http.MethodGet || d.Data == nil {
 		return
 	}
 	if !note.read.Load() {
@@ -87,11 +87,11 @@ func (x *exchange) lookAt(d oci.Descriptor) {
 		note.read.Store(true)
 	}
 	all := note.platforms.Load()
-	wanted := clientPlatform(x.r.UserAgent())
+	wanted := clientPlatform(q.r.UserAgent())
 	if all == nil || slices.ContainsFunc(*all, wanted.Runs) {
 		return
 	}
-	x.foreign = x.wrongPlatform(d.Digest, note, wanted, *all)
+	q.mismatch = q.wrongPlatform(d.Digest, note, wanted, *all)
 }
 
 // note is what is remembered about an index.
@@ -107,24 +107,24 @@ func (m *Metrics) note(key indexKey) *indexNote {
 	return fresh
 }
 
-// foreign is an index without the client's platform.
-type foreign struct {
+// platformMismatch is an index without the client's platform.
+type platformMismatch struct {
 	err *oci.Error // for the log and the list of failures; it goes to no client
 	tag string     // by which it was last asked for; empty: by none
 }
 
 // wrongPlatform says what is wrong.
-func (x *exchange) wrongPlatform(d oci.Digest, note *indexNote, wanted oci.Platform, all []oci.Platform) *foreign {
-	f := &foreign{}
-	image := x.route.Repo + "@" + string(d)
+func (q *request) wrongPlatform(d oci.Digest, note *indexNote, wanted oci.Platform, all []oci.Platform) *platformMismatch {
+	f := &platformMismatch{}
+	image := q.route.Repo + "@" + string(d)
 	if tag := note.tag.Load(); tag != nil {
 		f.tag = *tag
-		image = x.route.Repo + ":" + f.tag
+		image = q.route.Repo + ":" + f.tag
 	}
 	f.err = &oci.Error{
 		Class: oci.WrongPlatform,
 		Message: fmt.Sprintf("%s of %s is not built for %s, it has %s: build it for %s too, or pull another",
-			image, x.where(), wanted, oci.NamePlatforms(all), wanted),
+			image, q.where(), wanted, oci.NamePlatforms(all), wanted),
 	}
 	return f
 }

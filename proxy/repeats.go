@@ -15,13 +15,13 @@ const (
 	maxRepeats = 4096
 )
 
-// failed is one failure of one pull. Clients try a few times, by HEAD and GET,
+// failureKey is one failure of one pull. Clients try a few times, by HEAD and GET,
 // with and without a platform, so one `docker pull` fails several times.
-type failed struct{ organisation, registry, repository, reference, reason string }
+type failureKey struct{ organisation, registry, repository, reference, reason string }
 
 // clone is f on its own: its strings may be pieces of long requests.
-func (f failed) clone() failed {
-	return failed{
+func (f failureKey) clone() failureKey {
+	return failureKey{
 		strings.Clone(f.organisation), strings.Clone(f.registry), strings.Clone(f.repository),
 		strings.Clone(f.reference), strings.Clone(f.reason),
 	}
@@ -32,11 +32,11 @@ type repeats struct {
 	now func() time.Time
 
 	mu    sync.Mutex
-	since *simplelru.LRU[failed, time.Time]
+	since *simplelru.LRU[failureKey, time.Time]
 }
 
 func newRepeats(now func() time.Time) *repeats {
-	since, err := simplelru.NewLRU[failed, time.Time](maxRepeats, nil)
+	since, err := simplelru.NewLRU[failureKey, time.Time](maxRepeats, nil)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
@@ -45,7 +45,7 @@ func newRepeats(now func() time.Time) *repeats {
 
 // first says whether f was not counted in the last 30 seconds. What fails
 // without end counts every 30 seconds.
-func (r *repeats) first(f failed) bool {
+func (r *repeats) first(f failureKey) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()

@@ -54,7 +54,7 @@ func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Ro
 		return Route{Registry: registry, Repo: repo}, nil
 	}
 	// Names at Docker Hub have two components, so what has three is none of them.
-	if unknown, ok := unknownAfter(organisation, req.Name, selected); ok && (naming.OrganisationRequired || registry.Library) {
+	if unknown, ok := registryAfterOrganisation(organisation, req.Name, selected); ok && (naming.OrganisationRequired || registry.Library) {
 		return Route{}, t.notConfigured(unknown, organisation)
 	}
 	if naming.OrganisationRequired {
@@ -110,7 +110,7 @@ func (t *Router) cutOrganisation(name, organisation string, selected *Registry) 
 	return "", false, &oci.Error{
 		Class: oci.Policy,
 		Message: fmt.Sprintf("%s: the name %s/%s/... belongs to organisation %s: use your own organisation in its place",
-			who(organisation), first, second, first),
+			callerName(organisation), first, second, first),
 	}
 }
 
@@ -159,9 +159,9 @@ func (r *Registry) repository(name string) (string, error) {
 	return name, nil
 }
 
-// unknownAfter is what stands where a registry belongs in a name that begins with
+// registryAfterOrganisation is what stands where a registry belongs in a name that begins with
 // the caller's organisation as it should: "write it before" would be no help.
-func unknownAfter(organisation, name string, selected *Registry) (unknown string, ok bool) {
+func registryAfterOrganisation(organisation, name string, selected *Registry) (unknown string, ok bool) {
 	rest, own := strings.CutPrefix(name, organisation+"/")
 	second, image, _ := strings.Cut(rest, "/")
 	return second, own && organisation != "" && selected == nil && image != "" && hostLike(second)
@@ -194,12 +194,12 @@ func organisationMissing(organisation string, registry *Registry, repo string) e
 	return &oci.Error{
 		Class: oci.Policy,
 		Message: fmt.Sprintf("organisation %s: names on this port must begin with the organisation: after host and port write %s/%s/%s",
-			organisation, organisation, inPath(registry.Name), repo),
+			organisation, organisation, pathForm(registry.Name), repo),
 	}
 }
 
-// who names the caller in a message.
-func who(organisation string) string {
+// callerName names the caller in a message.
+func callerName(organisation string) string {
 	if organisation == "" {
 		return "a caller without an organisation"
 	}

@@ -80,7 +80,7 @@ func (t *Router) add(r Registry, table map[string]entry) error {
 	r.Name = canonical(r.Name)
 	registry := &r
 	for _, spelling := range spellings(registry) {
-		path := inPath(spelling)
+		path := pathForm(spelling)
 		if !oci.ValidName(path) || strings.Contains(path, "/") {
 			return fmt.Errorf("registry %s: %q cannot be part of an image name", r.Name, spelling)
 		}
@@ -156,8 +156,8 @@ func canonical(name string) string {
 	return name
 }
 
-// inPath is how name is written in an image name, where a colon can't be.
-func inPath(name string) string { return strings.Replace(name, ":", "_", 1) }
+// pathForm is how name is written in an image name, where a colon can't be.
+func pathForm(name string) string { return strings.Replace(name, ":", "_", 1) }
 
 // hostLike says whether s can only be meant as a host: Docker's rule for the
 // first component of an image name.

@@ -29,22 +29,22 @@ const (
 )
 
 // describe writes the headers that tell about content. size -1: not known.
-func (x *exchange) describe(d oci.Descriptor, mediaType string) {
-	x.digest = d.Digest
-	x.set("Content-Type", mediaType)
-	x.set("Docker-Content-Digest", string(d.Digest))
-	x.set("Etag", etag(d.Digest))
-	x.set("Cache-Control", noCache)
-	x.mention()
+func (q *request) describe(d oci.Descriptor, mediaType string) {
+	q.digest = d.Digest
+	q.set("Content-Type", mediaType)
+	q.set("Docker-Content-Digest", string(d.Digest))
+	q.set("Etag", etag(d.Digest))
+	q.set("Cache-Control", noCache)
+	q.mention()
 }
 
 // mention writes the headers that tell how the answer came about.
-func (x *exchange) mention() {
-	if x.req.NS != "" {
-		x.set("Oci-Namespace", x.req.NS)
+func (q *request) mention() {
+	if q.parsed.NS != "" {
+		q.set("Oci-Namespace", q.parsed.NS)
 	}
-	if x.outcome.Warning != "" {
-		x.set("Warning", warning(x.outcome.Warning))
+	if q.outcome.Warning != "" {
+		q.set("Warning", warning(q.outcome.Warning))
 	}
 }
 
@@ -58,34 +58,34 @@ func warning(text string) string {
 }
 
 // sendBytes answers with data, whole.
-func (x *exchange) sendBytes(mediaType string, data []byte) error {
-	x.set("Content-Type", mediaType)
-	return x.sendData(data)
+func (q *request) sendBytes(mediaType string, data []byte) error {
+	q.set("Content-Type", mediaType)
+	return q.sendData(data)
 }
 
 // sendData is sendBytes for what has been described.
-func (x *exchange) sendData(data []byte) error {
-	x.set("Content-Length", strconv.Itoa(len(data)))
-	x.w.WriteHeader(http.StatusOK)
-	if x.w.noBody {
+func (q *request) sendData(data []byte) error {
+	q.set("Content-Length", strconv.Itoa(len(data)))
+	q.w.WriteHeader(http.StatusOK)
+	if q.w.noBody {
 		return nil
 	}
-	return x.w.writeWhole(data)
+	return q.w.writeWhole(data)
 }
 
 // sendHeader answers a HEAD.
-func (x *exchange) sendHeader(size int64) {
+func (q *request) sendHeader(size int64) {
 	if size >= 0 {
-		x.set("Content-Length", strconv.FormatInt(size, 10))
+		q.set("Content-Length", strconv.FormatInt(size, 10))
 	}
-	x.w.WriteHeader(http.StatusOK)
+	q.w.WriteHeader(http.StatusOK)
 }
 
 // sendSeekable answers with b, or the pieces of it that spans name.
-func (x *exchange) sendSeekable(b *body, spans []span) error {
+func (q *request) sendSeekable(b *body, spans []span) error {
 	shown := http.Header{}
 	for _, name := range conditions {
-		if v := x.r.Header.Get(name); v != "" {
+		if v := q.r.Header.Get(name); v != "" {
 			shown.Set(name, v)
 		}
 	}
@@ -93,16 +93,16 @@ func (x *exchange) sendSeekable(b *body, spans []span) error {
 	if len(spans) > 0 && b.size > 0 {
 		wanted := windows(spans, b.size)
 		if len(wanted) == 0 {
-			return x.unsatisfiable(b.size)
+			return q.unsatisfiable(b.size)
 		}
 		shown.Set("Range", rangeHeader(wanted))
 	}
-	http.ServeContent(&x.w, &http.Request{Method: x.r.Method, Header: shown}, "", time.Time{}, b)
+	http.ServeContent(&q.w, &http.Request{Method: q.r.Method, Header: shown}, "", time.Time{}, b)
 	return b.failure()
 }
 
-func (x *exchange) unsatisfiable(size int64) error {
-	x.contentRange = "bytes */" + strconv.FormatInt(size, 10)
+func (q *request) unsatisfiable(size int64) error {
+	q.contentRange = "bytes */" + strconv.FormatInt(size, 10)
 	return &oci.Error{
 		Class: oci.Policy, Status: http.StatusRequestedRangeNotSatisfiable, Code: oci.CodeUnsupported,
 		Message: fmt.Sprintf("the range lies outside of the object, which has %d bytes", size),
@@ -114,8 +114,8 @@ var errUnfit = errors.New("the content does not begin where it must")
 
 // sendStream answers with c, whose body can only be read from where it begins.
 // Nothing was sent when it returns errUnfit: then the whole object fits.
-func (x *exchange) sendStream(b *body, c *oci.Content, spans []span) error {
-	f, err := x.fit(c, spans)
+func (q *request) sendStream(b *body, c *oci.Content, spans []span) error {
+	f, err := q.fit(c, spans)
 	if err != nil {
 		return err
 	}
@@ -124,18 +124,18 @@ func (x *exchange) sendStream(b *body, c *oci.Content, spans []span) error {
 		return b.failure()
 	}
 	if f.contentRange != "" {
-		x.set("Content-Range", f.contentRange)
-		x.w.WriteHeader(http.StatusPartialContent)
+		q.set("Content-Range", f.contentRange)
+		q.w.WriteHeader(http.StatusPartialContent)
 	}
 	var src io.Reader = b
 	if f.length >= 0 {
-		x.set("Content-Length", strconv.FormatInt(f.length, 10))
+		q.set("Content-Length", strconv.FormatInt(f.length, 10))
 		src = io.LimitReader(b, f.length)
 		if f.toEnd {
 			src = &heldBack{src: b, left: f.length, fail: b.fail}
 		}
 	}
-	if _, err := x.w.ReadFrom(src); err != nil {
+	if _, err := q.w.ReadFrom(src); err != nil {
 		if failure := b.failure(); failure != nil {
 			return failure
 		}
@@ -154,7 +154,7 @@ type fitting struct {
 
 // fit finds the fitting of c: 206 for one range of an object of known size,
 // else the whole.
-func (x *exchange) fit(c *oci.Content, spans []span) (fitting, error) {
+func (q *request) fit(c *oci.Content, spans []span) (fitting, error) {
 	length := c.Length
 	if length < 0 && c.Size >= 0 {
 		length = c.Size - c.Offset
@@ -162,7 +162,7 @@ func (x *exchange) fit(c *oci.Content, spans []span) (fitting, error) {
 	if len(spans) > 0 && c.Size > 0 {
 		wanted := windows(spans, c.Size)
 		if len(wanted) == 0 {
-			return fitting{}, x.unsatisfiable(c.Size)
+			return fitting{}, q.unsatisfiable(c.Size)
 		}
 		if w := wanted[0]; len(wanted) == 1 && c.Offset <= w.start && c.Offset+length >= w.start+w.length && !wholeAnyway(c, w) {
 			return fitting{

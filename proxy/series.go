@@ -13,27 +13,27 @@ type labels [4]string
 // counters is a CounterVec that finds its series without allocating and keeps
 // within the room for series of organisations.
 type counters struct {
-	vec   *prometheus.CounterVec
-	width int
-	room  *room
+	vec    *prometheus.CounterVec
+	width  int
+	budget *seriesBudget
 
 	mu    sync.RWMutex
 	known map[labels]prometheus.Counter
 }
 
-// room is how many more series with an organisation there may be.
-type room struct {
+// seriesBudget is how many more series with an organisation there may be.
+type seriesBudget struct {
 	mu       sync.Mutex
 	left     int
 	overflow prometheus.Counter
 }
 
-func newCounters(f promauto.Factory, room *room, name, help string, names ...string) *counters {
+func newCounters(f promauto.Factory, budget *seriesBudget, name, help string, names ...string) *counters {
 	return &counters{
-		vec:   f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, names),
-		width: len(names),
-		room:  room,
-		known: map[labels]prometheus.Counter{},
+		vec:    f.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, names),
+		width:  len(names),
+		budget: budget,
+		known:  map[labels]prometheus.Counter{},
 	}
 }
 
@@ -51,7 +51,7 @@ func (c *counters) get(l labels) prometheus.Counter {
 		return counter
 	}
 	shown := l
-	if l[0] != nobody && !c.room.take() {
+	if l[0] != nobody && !c.budget.take() {
 		shown[0] = "other"
 	}
 	counter = c.vec.WithLabelValues(shown[:c.width]...)
@@ -69,25 +69,25 @@ func (c *counters) keep(there func(organisation string) bool) {
 			continue
 		}
 		if c.vec.DeleteLabelValues(l[:c.width]...) {
-			c.room.give()
+			c.budget.give()
 		}
 		delete(c.known, l)
 	}
 }
 
-func (r *room) give() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.left++
+func (b *seriesBudget) give() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left++
 }
 
-func (r *room) take() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.left == 0 {
-		r.overflow.Inc()
+func (b *seriesBudget) take() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.left == 0 {
+		b.overflow.Inc()
 		return false
 	}
-	r.left--
+	b.left--
 	return true
 }

@@ -174,10 +174,10 @@ func rawRequest(random *rand.Rand, blob string) string {
 	case 1:
 		return "GET /" + string(rubbish(random, random.IntN(100))) + " HTTP/1.1\r\nHost: localhost\r\n\r\n"
 	}
-	path := pick(random, "/v2/", "/v2", "/", "/ghcr.io/v2/", "/x.example/v2/a/manifests/1", "/v2/nginx/manifests/1", blob, blob, "/v2/nginx/tags/list",
+	path := pick(random, "/v2/", "/v2", "/", "/ghcr.io/v2/", "/q.example/v2/a/manifests/1", "/v2/nginx/manifests/1", blob, blob, "/v2/nginx/tags/list",
 		"/v2/docker.io/library/nginx/manifests/1", "/v2/acme/docker.io/nginx/manifests/1", "/v2/globex/ghcr.io/a/tags/list", "/v2/nginx/referrers/sha256:"+strings.Repeat("a", 64),
 		"*", "http://evil.example/v2/", "//v2//", "/v2/%2e%2e/manifests/1", "/v2/a/b/c/d/manifests/"+strings.Repeat("z", random.IntN(300)))
-	path += pick(random, "", "", "", "?ns=docker.io", "?ns=x.example", "?ns=docker.io&ns=ghcr.io", "?n=1&last=%", "?a;b", "?"+strings.Repeat("q", 5000))
+	path += pick(random, "", "", "", "?ns=docker.io", "?ns=q.example", "?ns=docker.io&ns=ghcr.io", "?n=1&last=%", "?a;b", "?"+strings.Repeat("q", 5000))
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s %s\r\n", pick(random, "GET", "GET", "GET", "GET", "HEAD", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "get", "\x00"), path,
 		pick(random, "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/9", ""))

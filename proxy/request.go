@@ -11,7 +11,7 @@ import (
 )
 
 // exchange is one request and its answer.
-type exchange struct {
+type request struct {
 	h     *handler
 	r     *http.Request
 	w     writer
@@ -19,15 +19,15 @@ type exchange struct {
 	start time.Time
 
 	// What was found out, in the order of pull. Zero: it did not come so far.
-	req        oci.Request
+	parsed     oci.Request
 	identified bool
 	caller     auth.Caller
 	route      Route
 	share      *share
 	outcome    oci.Outcome
-	digest     oci.Digest // of what was sent
-	image      bool       // what was sent is the manifest of an image
-	foreign    *foreign   // an index that the client cannot use
+	digest     oci.Digest        // of what was sent
+	image      bool              // what was sent is the manifest of an image
+	mismatch   *platformMismatch // an index that the client cannot use
 
 	values [12]string // of headers, so that each is no allocation of its own
 	used   int
@@ -40,10 +40,10 @@ type exchange struct {
 
 // begin starts the clock: until the first byte of the answer is there, the
 // request has HeaderTimeout.
-func (h *handler) begin(w http.ResponseWriter, r *http.Request) *exchange {
+func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 	now := time.Now()
-	x := &exchange{h: h, r: r, id: newID(), start: now, patience: patience{Context: r.Context(), until: now.Add(h.HeaderTimeout)}}
-	x.w = writer{
+	q := &request{h: h, r: r, id: newID(), start: now, patience: patience{Context: r.Context(), until: now.Add(h.HeaderTimeout)}}
+	q.w = writer{
 		under:   w,
 		conn:    connOf(r.Context()),
 		control: *http.NewResponseController(w),
@@ -53,51 +53,51 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request) *exchange {
 		noBody:  r.Method == http.MethodHead,
 		// After the time the answer is 503 and nothing of the content leaves, even
 		// if whoever fetches it is only about to be told.
-		mayStart: x.patience.stop,
+		mayStart: q.patience.stop,
 	}
-	x.set("Docker-Distribution-Api-Version", "registry/2.0")
-	x.set("X-Content-Type-Options", "nosniff")
-	x.set("X-Request-Id", x.id)
+	q.set("Docker-Distribution-Api-Version", "registry/2.0")
+	q.set("X-Content-Type-Options", "nosniff")
+	q.set("X-Request-Id", q.id)
 	if r.ContentLength != 0 {
 		// No pull has a body. net/http would wait for it before it answers, unless
 		// the connection ends with the answer.
-		x.set("Connection", "close")
+		q.set("Connection", "close")
 	}
-	return x
+	return q
 }
 
 // set sets a header. name must be in canonical form (Etag, not ETag).
-func (x *exchange) set(name, value string) {
-	if x.used == len(x.values) {
-		x.w.Header().Set(name, value)
+func (q *request) set(name, value string) {
+	if q.used == len(q.values) {
+		q.w.Header().Set(name, value)
 		return
 	}
-	x.values[x.used] = value
-	x.used++
-	x.w.Header()[name] = x.values[x.used-1 : x.used : x.used]
+	q.values[q.used] = value
+	q.used++
+	q.w.Header()[name] = q.values[q.used-1 : q.used : q.used]
 }
 
 // end is the one place that turns what happened into an answer, metrics and a
 // log line. It panics with http.ErrAbortHandler to cut an answer short that
 // could not be completed: a body must never seem to have ended well.
-func (x *exchange) end(ctx context.Context, err error) {
+func (q *request) end(ctx context.Context, err error) {
 	if err == nil {
-		err = x.w.finish()
+		err = q.w.finish()
 	}
-	if !x.w.started {
-		x.patience.stop(time.Now())
+	if !q.w.started {
+		q.patience.stop(time.Now())
 	}
 	var failure *oci.Error
 	aborted := false
 	if err != nil {
-		failure = x.classify(ctx, err)
-		aborted = x.w.started
+		failure = q.classify(ctx, err)
+		aborted = q.w.started
 		if !aborted {
-			x.sendError(failure)
+			q.sendError(failure)
 		}
 	}
-	x.count(failure, aborted)
-	x.log(failure, aborted)
+	q.count(failure, aborted)
+	q.log(failure, aborted)
 	if aborted {
 		panic(http.ErrAbortHandler)
 	}

@@ -41,37 +41,37 @@ type errorEntry struct {
 }
 
 // classify makes one *oci.Error of whatever ended the request.
-func (x *exchange) classify(ctx context.Context, err error) *oci.Error {
+func (q *request) classify(ctx context.Context, err error) *oci.Error {
 	e := oci.AsError(err)
 	// Being left, and running out of time, look like trouble below: a cancelled
 	// context makes dials and reads fail.
 	vague := e.Class == oci.ClientGone || e.Class.Indeterminate() && e.Class != oci.RateLimited
 	switch {
-	case vague && x.r.Context().Err() != nil:
+	case vague && q.r.Context().Err() != nil:
 		return &oci.Error{Class: oci.ClientGone, Message: "the client left", Err: err}
 	case vague && (errors.Is(err, errTooLate) || errors.Is(context.Cause(ctx), errTooLate)):
-		return &oci.Error{Class: oci.Timeout, Message: x.where() + " gave no answer in time: pull again, what has come so far is kept", Err: err}
+		return &oci.Error{Class: oci.Timeout, Message: q.where() + " gave no answer in time: pull again, what has come so far is kept", Err: err}
 	case e.Class == oci.ClientGone && !errors.Is(err, errLeft):
 		return &oci.Error{Class: oci.UpstreamError, Message: "the request was given up inside the proxy: pull again", Err: err}
 	}
 	// The request may have been made for somebody else, who asked as the same view.
-	return e.For(x.caller.Organisation)
+	return e.For(q.caller.Organisation)
 }
 
 // where names the registry for a message.
-func (x *exchange) where() string {
-	if x.route.Registry == nil {
+func (q *request) where() string {
+	if q.route.Registry == nil {
 		return "the proxy"
 	}
-	return x.route.Registry.Name
+	return q.route.Registry.Name
 }
 
 // sendError answers with e. Nothing has left yet, so what was prepared for a
 // better answer is taken back.
-func (x *exchange) sendError(e *oci.Error) {
-	status := x.status(e)
-	x.w.reset()
-	header := x.w.Header()
+func (q *request) sendError(e *oci.Error) {
+	status := q.status(e)
+	q.w.reset()
+	header := q.w.Header()
 	header.Del("Content-Range")
 	for _, name := range [...]string{"Accept-Ranges", "Cache-Control", "Docker-Content-Digest", "Etag", "Link", "Oci-Filters-Applied", "Warning"} {
 		header.Del(name)
@@ -79,34 +79,34 @@ func (x *exchange) sendError(e *oci.Error) {
 	if status == http.StatusUnauthorized {
 		header.Set("Www-Authenticate", challenge)
 	}
-	if status == http.StatusRequestedRangeNotSatisfiable && x.contentRange != "" {
-		header.Set("Content-Range", x.contentRange)
+	if status == http.StatusRequestedRangeNotSatisfiable && q.contentRange != "" {
+		header.Set("Content-Range", q.contentRange)
 	}
 	if after := retryAfter(status, e.RetryAfter); after != "" {
 		header.Set("Retry-After", after)
 	}
 	body := errorDocument(errorEntry{
-		Code:    x.code(e),
-		Message: x.message(e) + " [" + x.id + "]",
+		Code:    q.code(e),
+		Message: q.message(e) + " [" + q.id + "]",
 		Detail:  oci.OneLine(e.Detail, maxDetail),
 	})
 	header.Set("Content-Type", jsonType)
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	x.w.WriteHeader(status)
-	if !x.w.noBody {
-		x.w.Write(body) //nolint:errcheck // the client is told, or it is gone
+	q.w.WriteHeader(status)
+	if !q.w.noBody {
+		q.w.Write(body) //nolint:errcheck // the client is told, or it is gone
 	}
-	x.w.finish() //nolint:errcheck // likewise
+	q.w.finish() //nolint:errcheck // likewise
 }
 
 // message is e's, for the organisation that asked: what went wrong with an
 // answer that several wait for names none of them.
-func (x *exchange) message(e *oci.Error) string {
+func (q *request) message(e *oci.Error) string {
 	text := e.Message
-	if who := x.caller.Organisation; who != "" && !strings.HasPrefix(text, "organisation ") {
-		if e.Class == oci.NoCredential && x.route.Registry != nil {
+	if who := q.caller.Organisation; who != "" && !strings.HasPrefix(text, "organisation ") {
+		if e.Class == oci.NoCredential && q.route.Registry != nil {
 			// Asked for everyone without an account, in words for nobody.
-			text = auth.NoCredential(who, x.route.Registry.Name, x.route.Repo).Message
+			text = auth.NoCredential(who, q.route.Registry.Name, q.route.Repo).Message
 		} else {
 			text = "organisation " + who + ": " + text
 		}
@@ -127,10 +127,10 @@ func errorDocument(e errorEntry) []byte {
 
 // status is e's, within bounds: 401 belongs to identify alone, or a client
 // would throw a good login away; and an error is never a success.
-func (x *exchange) status(e *oci.Error) int {
+func (q *request) status(e *oci.Error) int {
 	status := e.HTTPStatus()
 	switch {
-	case status == http.StatusUnauthorized && !x.mayChallenge(e):
+	case status == http.StatusUnauthorized && !q.mayChallenge(e):
 		return http.StatusForbidden
 	case status < 400 || status > 599:
 		return http.StatusServiceUnavailable
@@ -140,12 +140,12 @@ func (x *exchange) status(e *oci.Error) int {
 
 // code is e's. Where e leaves it to its class, what is not found is named by
 // what was asked for.
-func (x *exchange) code(e *oci.Error) oci.Code {
-	if e.Code == "" && x.status(e) == http.StatusForbidden {
+func (q *request) code(e *oci.Error) oci.Code {
+	if e.Code == "" && q.status(e) == http.StatusForbidden {
 		return oci.CodeDenied
 	}
 	if e.Code == "" && e.Class == oci.NotFound {
-		switch x.req.Endpoint {
+		switch q.parsed.Endpoint {
 		case oci.EndpointBlob:
 			return oci.CodeBlobUnknown
 		case oci.EndpointTags:
