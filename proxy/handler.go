@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/internal/limit"
 	"berth/oci"
 )
 
@@ -32,9 +33,9 @@ type Options struct {
 	// clients may use for this listener. Ports in them are ignored.
 	Names []string
 
-	// Limits bounds how many requests of one organisation are answered at once;
+	// Limiter bounds how many requests of one organisation are answered at once;
 	// one for all listeners. If nil, nothing does.
-	Limits *Limits
+	Limiter *limit.Limiter
 
 	// HeaderTimeout is how long a client waits for the first byte of an answer
 	// before it gets 503. If 0, 20 seconds: containerd gives up after 30, and
@@ -87,7 +88,7 @@ type handler struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := h.begin(w, r)
 	defer q.patience.end()
-	defer func() { h.Limits.leave(q.share) }()
+	defer func() { q.slot.Release() }()
 	q.end(&q.patience, q.recovered(&q.patience))
 }
 
@@ -108,7 +109,7 @@ func (q *request) pull(ctx context.Context) (err error) {
 	if q.route, err = q.h.Router.Route(&q.parsed, q.caller.Organisation, q.h.Naming); err != nil {
 		return err
 	}
-	if q.share, err = q.h.Limits.enter(ctx, q.caller.Organisation); err != nil {
+	if q.slot, err = q.h.Limiter.Acquire(ctx, q.caller.Organisation); err != nil {
 		return err
 	}
 	source, err := q.h.Sources(ctx, q.caller, q.route.Registry)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/internal/limit"
 	"berth/oci"
 )
 
@@ -23,7 +24,7 @@ type request struct {
 	identified bool
 	caller     auth.Caller
 	route      Route
-	share      *share
+	slot       limit.Slot
 	outcome    oci.Outcome
 	digest     oci.Digest        // of what was sent
 	image      bool              // what was sent is the manifest of an image

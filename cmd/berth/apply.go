@@ -38,8 +38,8 @@ func (n *node) adopt(next *config.Config) error {
 	}
 	before, old := n.cfg, n.lines()
 	n.cfg, n.desk = next, d
-	n.limits.Set(limits(next, func(l config.Limits) int { return l.Requests }))
-	n.fills.Set(limits(next, func(l config.Limits) int { return l.Fills }))
+	n.limits.SetLimits(limits(next, func(l config.Limits) int { return l.Requests }))
+	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
 	for i, f := range n.fronts {
 		f.live.Set(d.handlers[i])
 	}

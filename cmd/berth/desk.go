@@ -103,7 +103,7 @@ func (d *desk) open(n *node, router *proxy.Router) error {
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
 			Names:        l.Names,
-			Limits:       n.limits,
+			Limiter:      n.limits,
 			Logger:       n.log,
 			Metrics:      n.pulls,
 			Failures:     n.failures,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -18,6 +19,7 @@ import (
 	"berth/cache"
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/internal/limit"
 	"berth/proxy"
 	"berth/upstream"
 )
@@ -37,8 +39,8 @@ type node struct {
 	pulls    *proxy.Metrics
 	failures *proxy.Failures
 	history  *admin.History
-	limits   *proxy.Limits
-	fills    *proxy.Limits
+	limits   *limit.Limiter
+	fills    *limit.Limiter
 	upstream *upstream.Metrics
 	auth     *auth.Metrics
 	config   *configMetrics
@@ -62,7 +64,7 @@ type node struct {
 func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	n := &node{
 		flags: s.flags, log: s.log, level: s.level, now: s.now, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &proxy.Limits{}, fills: newFills(), moved: make(chan struct{}, 1), adopted: make(chan struct{}, 1),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), moved: make(chan struct{}, 1), adopted: make(chan struct{}, 1),
 		manager: &manager{log: s.log},
 	}
 	n.failures = proxy.NewFailures(n.now)
@@ -119,7 +121,7 @@ func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error
 		Dir:     c.Directory,
 		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
 		Parallel: u.Parallel, Connections: u.Connections,
-		Turn: n.fills.Turn, Now: n.now, Log: n.log,
+		Turn: acquire(n.fills), Now: n.now, Log: n.log,
 	})
 }
 
@@ -130,8 +132,19 @@ const fillWait = 15 * time.Second
 
 // newFills bounds the downloads of each organisation. Who waits in its line is in
 // a request, and those are bounded already.
-func newFills() *proxy.Limits {
-	return &proxy.Limits{Wait: fillWait, Line: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+func newFills() *limit.Limiter {
+	return &limit.Limiter{Wait: fillWait, Queue: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+}
+
+// acquire gives a slot of l as the func that releases it.
+func acquire(l *limit.Limiter) func(ctx context.Context, organisation string) (release func(), err error) {
+	return func(ctx context.Context, organisation string) (func(), error) {
+		slot, err := l.Acquire(ctx, organisation)
+		if err != nil {
+			return nil, err
+		}
+		return sync.OnceFunc(slot.Release), nil
+	}
 }
 
 // loadKey reads the key of the fingerprints. Who ran berth without a service manager
