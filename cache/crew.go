@@ -125,7 +125,7 @@ func (f *fill) extra(ctx context.Context) {
 				f.strike(sp, err)
 			}
 			if errors.Is(err, store.ErrMismatch) {
-				f.blocks.Fail(corrupt(f.key.digest, err))
+				f.stop(corrupt(f.key.digest, err))
 			}
 			return
 		}

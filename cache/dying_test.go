@@ -30,9 +30,11 @@ func TestJoinsAfterTheLastWasRefused(t *testing.T) {
 		obj := h.addBlob("acme/app", data)
 		h.body = cut(1, 2*mib)
 		h.after = func(call) { h.set(func() { h.private["acme/app"] = []string{"globex"} }) }
-		if _, err := get(t.Context(), h.source("acme", "a"), obj, oci.Range{}); !oci.ClassOf(err).Refuses() {
-			t.Errorf("acme: %v", err)
-		}
+		refused := make(chan error, 1)
+		go func() {
+			_, err := get(t.Context(), h.source("acme", "a"), obj, oci.Range{})
+			refused <- err
+		}()
 		synctest.Wait()
 		var got []byte
 		done := make(chan struct{})
@@ -43,6 +45,9 @@ func TestJoinsAfterTheLastWasRefused(t *testing.T) {
 		synctest.Wait()
 		close(gate)
 		<-done
+		if err := <-refused; !oci.ClassOf(err).Refuses() {
+			t.Errorf("acme: %v", err)
+		}
 		if err != nil || !bytes.Equal(got, data) {
 			t.Errorf("globex: %d bytes, %v", len(got), err)
 		}

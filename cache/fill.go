@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -57,6 +58,8 @@ type fill struct {
 	whole   bool
 	running bool
 	turn    *turn // of who made it run
+	// stopFetching ends the requests upstream of the fetch that is under way.
+	stopFetching context.CancelFunc
 	// Where the first worker's run ends; 0 while it has none.
 	runEnd int64
 	// Workers besides the first: how many run, and where they may be hired.
@@ -184,6 +187,7 @@ func (f *fill) open(ctx context.Context, sp *sponsor, r oci.Range, turn *turn) (
 			}
 			if errors.Is(err, errAgain) {
 				f.waitForEnd(ctx) // to find it again would be no use
+				err = cmp.Or(f.failure(), err)
 			}
 		}
 	case <-f.failed:
@@ -271,34 +275,51 @@ func (f *fill) wake() {
 // end takes the fill out of the table, with err for those who still wait. Those
 // who come later find the blob on disk, or start anew: from what is there, if
 // nothing is wrong with that.
+//
+// What the fill holds is given back before anybody is woken, its room and its
+// file first: whoever is woken, a reader whose client pulls again at once or the
+// next in line for the turn, may be the one who needs it.
 func (f *fill) end(err error) {
-	if err != nil && !keeps(err) {
-		defer func() {
-			if f.blocks != nil {
-				f.blocks.Discard()
-			}
-		}()
+	if err != nil {
+		f.dropBlocks(err)
 	}
-	f.c.mu.Lock() // so that nobody looks for what is left before it is there
-	defer f.c.mu.Unlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.outOfTable()
-	f.release()
-	f.over, f.running = true, false
-	f.turn.over(err != nil)
+	f.withdraw(err).over(err != nil)
+	f.tellStruck()
 	close(f.ended)
 	if err == nil {
 		return
 	}
-	f.err = err
 	if f.blocks != nil {
 		f.blocks.Fail(err)
-		if keeps(err) {
-			f.blocks.Leave()
-		}
 	}
 	close(f.failed)
+}
+
+// dropBlocks gives back the room of what was fetched, but for what is worth
+// keeping. It comes before withdraw, so that nobody looks for what is left before
+// it is there, and without the cache's mutex: to delete a large file takes time.
+func (f *fill) dropBlocks(err error) {
+	if f.blocks == nil {
+		return
+	}
+	f.blocks.Stop(err)
+	if keeps(err) {
+		f.blocks.Shelve()
+	} else {
+		f.blocks.Drop()
+	}
+}
+
+// withdraw takes the fill out of the table and gives back its share. The turn is
+// for the caller to end, without the mutexes: others wait for it.
+func (f *fill) withdraw(err error) *turn {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+	f.leaveTable()
+	return f.turn
 }
 
 // keeps says whether what was fetched is worth keeping although the fill ended
@@ -307,45 +328,35 @@ func keeps(err error) bool {
 	return oci.ClassOf(err) != oci.Corrupt && !errors.Is(err, store.ErrMismatch) && !errors.Is(err, errDisk)
 }
 
-// retire lets whoever comes from now on start anew. It is called before the
-// readers' answers are aborted: one that tries again at once must not find the
-// bytes that it was just aborted for. Readers that wait for their first byte
-// stay, since what is small is fetched once more for them.
-func (f *fill) retire() {
-	select {
-	case <-f.opened:
-		f.c.mu.Lock()
-		defer f.c.mu.Unlock()
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.outOfTable()
-		f.over = true
-	default:
-	}
-}
-
-// outOfTable takes the fill out of the table, unless another has its place.
-// Caller holds the cache's mutex.
-func (f *fill) outOfTable() {
-	if f.c.fills[f.key] == f {
-		delete(f.c.fills, f.key)
-	}
+// leaveTable lets whoever comes from now on start anew. Caller holds the cache's
+// mutex and the fill's.
+func (f *fill) leaveTable() {
+	delete(f.c.fills, f.key)
+	f.release()
+	f.over, f.running = true, false
 }
 
 // park ends a fill that nobody reads, and leaves its blocks for the next one who
 // comes. It says false when somebody came meanwhile.
 func (f *fill) park() bool {
-	f.c.mu.Lock()
+	if !f.shelve() {
+		return false
+	}
+	f.turn.over(false)
+	close(f.ended)
+	return true
+}
+
+// shelve is the part of park under the mutexes.
+func (f *fill) shelve() bool {
+	f.c.mu.Lock() // so that nobody looks for what is left before it is there
 	defer f.c.mu.Unlock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.readers) > 0 {
 		return false
 	}
-	f.outOfTable()
-	f.over, f.running = true, false
-	f.turn.over(false)
-	close(f.ended)
 	f.blocks.Leave()
+	f.leaveTable()
 	return true
 }

@@ -46,11 +46,8 @@ func (rd *reader) content(ctx context.Context) (*oci.Content, error) {
 	}
 	file, err := rd.blocks.OpenReader()
 	if err != nil {
-		if gone := f.failure(); gone != nil {
-			return nil, gone
-		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, errAgain // published, and evicted already
+			return nil, errAgain // the fill ends, or what it published is evicted already
 		}
 		return nil, diskError(err)
 	}

@@ -25,6 +25,7 @@ type sponsor struct {
 	object oci.Object
 	// struck is closed when the registry refused this sponsor; err says why.
 	struck chan struct{}
+	woken  bool // struck is closed
 	err    error
 	// readers that came with this sponsor and are still there.
 	readers int

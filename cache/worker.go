@@ -1,10 +1,12 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -76,6 +78,7 @@ func (f *fill) fetch(ctx context.Context) error {
 	var hashing sync.WaitGroup
 	defer hashing.Wait()
 	defer cancel()
+	f.stopBy(cancel)
 	content, sp, err := f.first(ctx)
 	if err != nil {
 		return err
@@ -84,21 +87,44 @@ func (f *fill) fetch(ctx context.Context) error {
 	hashed := make(chan struct{})
 	hashing.Go(func() {
 		defer close(hashed)
-		if hashErr = f.blocks.Hash(ctx); hashErr != nil && ctx.Err() == nil {
+		if hashErr = f.blocks.Hash(ctx, f.proven); hashErr != nil && ctx.Err() == nil {
 			hashErr = f.unsound(hashErr)
-			f.retire()
-			f.blocks.Fail(hashErr) // every open answer is aborted
+			f.stop(hashErr)
 		}
 	})
 	f.openUnlessSmall()
 	if err := f.download(ctx, content, sp); err != nil {
-		return err
+		return cmp.Or(f.blocks.Err(), err) // why it was stopped says more than that it was
 	}
 	<-hashed
 	if hashErr != nil {
 		return hashErr
 	}
 	return f.finish()
+}
+
+// stopBy says how stop ends the fetch that begins.
+func (f *fill) stopBy(cancel context.CancelFunc) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopFetching = cancel
+}
+
+// stop ends the fetching with err. Of wrong bytes no more go out from now on;
+// the readers are told by end, when all that the fill holds is given back.
+func (f *fill) stop(err error) {
+	f.blocks.Stop(err)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopFetching()
+}
+
+// proven gives back what was promised: the bytes are real, and a client that has
+// the last of them asks for its next layer, which may need the share.
+func (f *fill) proven() {
+	f.c.mu.Lock()
+	defer f.c.mu.Unlock()
+	f.release()
 }
 
 // unsound is why the hash came to nothing: the bytes are wrong, somebody has
@@ -277,17 +303,37 @@ func (f *fill) pick(last *sponsor) (*sponsor, error) {
 	if best == nil {
 		return nil, lastErr
 	}
+	f.tellStruckLocked()
 	return best, nil
 }
 
 // strike takes a refused sponsor out: its readers that have no answer yet get
-// err, the others read on.
+// err, the others read on. Those of the last one get it from end, since the fill
+// goes with it.
 func (f *fill) strike(sp *sponsor, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if sp.err == nil { // two workers may be refused at once
 		sp.err = err
-		close(sp.struck)
+	}
+	if slices.ContainsFunc(f.sponsors, (*sponsor).live) {
+		f.tellStruckLocked()
+	}
+}
+
+func (f *fill) tellStruck() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tellStruckLocked()
+}
+
+// tellStruckLocked wakes the readers of the sponsors that were refused.
+func (f *fill) tellStruckLocked() {
+	for _, sp := range f.sponsors {
+		if !sp.live() && !sp.woken {
+			sp.woken = true
+			close(sp.struck)
+		}
 	}
 }
 

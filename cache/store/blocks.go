@@ -54,6 +54,7 @@ type Blocks struct {
 	ended    bool  // published or discarded
 	err      error // why this blob will never be whole
 	wrong    bool  // err is that some bytes are wrong
+	told     bool  // readers may learn of err: what the blob held is given back
 	waiters  map[*waiter]struct{}
 }
 
@@ -213,7 +214,7 @@ func (b *Blocks) wait(ctx context.Context, w *waiter) (int64, error) {
 // ready says what w waits for: bytes, an error, or neither yet. Caller holds mu.
 func (b *Blocks) ready(w *waiter) (int64, error) {
 	if b.wrong { // nothing more of it may go out, also of what is there
-		return 0, b.err
+		return 0, b.failure()
 	}
 	if b.size >= 0 && w.off >= b.size && (b.verified || !w.held) {
 		return 0, io.EOF
@@ -221,7 +222,16 @@ func (b *Blocks) ready(w *waiter) (int64, error) {
 	if n := b.available(w.off, w.held); n >= w.min || n > 0 && w.off+n == b.size {
 		return n, nil
 	}
-	return 0, b.err
+	return 0, b.failure()
+}
+
+// failure is why no more bytes come, once readers may learn of it. Caller holds
+// mu.
+func (b *Blocks) failure() error {
+	if b.told {
+		return b.err
+	}
+	return nil
 }
 
 // wakeReady wakes those who can go on. Caller holds mu.
@@ -236,15 +246,29 @@ func (b *Blocks) wakeReady() {
 	}
 }
 
-// Fail ends the blob with err for everybody, if it is not verified. The first
-// error stays. Readers get it where bytes are missing; if it is ErrMismatch, at
-// once.
-func (b *Blocks) Fail(err error) {
+// Stop ends the blob with err, if it is not verified. The first error stays.
+// Writers get it at once, and if it is ErrMismatch no further byte goes out.
+// Readers wait on until Fail, Discard or Leave: a client that is told comes back
+// at once, and must find the room of this blob free by then.
+func (b *Blocks) Stop(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.stop(err)
+}
+
+func (b *Blocks) stop(err error) {
 	if b.err == nil && !b.verified {
 		b.err = err
 		b.wrong = errors.Is(err, ErrMismatch)
 	}
+}
+
+// Fail is Stop, and tells the readers: each gets the error where bytes are
+// missing; if it is ErrMismatch, at once.
+func (b *Blocks) Fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stop(err)
+	b.told = b.err != nil
 	b.wakeReady()
 }

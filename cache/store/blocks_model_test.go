@@ -88,7 +88,7 @@ func (p plan) walk(t *rapid.T, s *Store) {
 	var all sync.WaitGroup
 	errs := make(chan error, 20)
 	all.Go(func() {
-		if err := b.Hash(context.Background()); err != nil {
+		if err := b.Hash(context.Background(), nil); err != nil {
 			b.Fail(err)
 		}
 	})

@@ -54,7 +54,7 @@ func TestTheLastByteIsHeld(t *testing.T) {
 				}
 				wantReady(t, b, size, false, 0, io.EOF)
 				wantReady(t, b, size, true, 0, nil)
-				if err := b.Hash(t.Context()); err != nil {
+				if err := b.Hash(t.Context(), nil); err != nil {
 					t.Fatal(err)
 				}
 				wantReady(t, b, size-1, true, 1, nil)
@@ -123,7 +123,7 @@ func TestHowABlobEnds(t *testing.T) {
 		if _, err := next.Write(data[BlockSize:]); !errors.Is(err, c.why) {
 			t.Errorf("%v: writing: %v", c.why, err)
 		}
-		if err := b.Hash(t.Context()); !errors.Is(err, c.why) {
+		if err := b.Hash(t.Context(), nil); !errors.Is(err, c.why) {
 			t.Errorf("%v: hashing: %v", c.why, err)
 		}
 		if err := b.Publish(); err == nil {
@@ -148,10 +148,10 @@ func TestHashEndsWithItsContext(t *testing.T) {
 	ended := errors.New("the process ends")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ended)
-	if err := b.Hash(ctx); !errors.Is(err, ended) || b.Verified() {
+	if err := b.Hash(ctx, nil); !errors.Is(err, ended) || b.Verified() {
 		t.Errorf("%v; verified: %v", err, b.Verified())
 	}
-	if err := b.Hash(t.Context()); err != nil || !b.Verified() {
+	if err := b.Hash(t.Context(), nil); err != nil || !b.Verified() {
 		t.Errorf("again: %v", err)
 	}
 }
@@ -169,7 +169,7 @@ func TestWaitHonoursItsContext(t *testing.T) {
 	for name, wait := range map[string]func(context.Context) error{
 		"Wait":      func(ctx context.Context) error { _, err := b.Wait(ctx, 0, false); return err },
 		"Wait held": func(ctx context.Context) error { _, err := b.Wait(ctx, 0, true); return err },
-		"Hash":      b.Hash,
+		"Hash":      func(ctx context.Context) error { return b.Hash(ctx, nil) },
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		ended := make(chan error)
@@ -352,7 +352,7 @@ func TestManyReaders(t *testing.T) {
 		})
 	}
 	all.Go(func() {
-		if err := b.Hash(t.Context()); err != nil {
+		if err := b.Hash(t.Context(), nil); err != nil {
 			t.Error(err)
 		}
 	})

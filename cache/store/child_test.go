@@ -154,7 +154,7 @@ func dieOnTheWay(s *Store, data []byte, step func()) {
 	}
 	r.Release()
 	if err == nil {
-		err = b.Hash(context.Background())
+		err = b.Hash(context.Background(), nil)
 	}
 	step()
 	if err == nil {

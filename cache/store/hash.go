@@ -14,8 +14,9 @@ const hashStep = 256 << 10
 
 // Hash follows the front of the blob until everything was hashed, and then
 // says whether it is what its digest names: nil, ErrMismatch, the blob's own
-// error, or ctx's cause. One caller at a time, who hands ErrMismatch to Fail.
-func (b *Blocks) Hash(ctx context.Context) error {
+// error, or ctx's cause. One caller at a time, who hands ErrMismatch to Stop or
+// Fail. The last byte goes out to readers after before, which may be nil.
+func (b *Blocks) Hash(ctx context.Context, before func()) error {
 	h := b.digest.Algorithm().Hash()
 	buf := make([]byte, hashStep)
 	for off := int64(0); ; {
@@ -24,7 +25,7 @@ func (b *Blocks) Hash(ctx context.Context) error {
 		}
 		n, err := b.wait(ctx, &waiter{off: off, min: hashStep})
 		if errors.Is(err, io.EOF) {
-			return b.verify(h)
+			return b.verify(h, before)
 		}
 		if err != nil {
 			return err
@@ -41,9 +42,12 @@ func (b *Blocks) Hash(ctx context.Context) error {
 	}
 }
 
-func (b *Blocks) verify(h hash.Hash) error {
+func (b *Blocks) verify(h hash.Hash, before func()) error {
 	if got := fmt.Sprintf("%x", h.Sum(nil)); got != b.digest.Encoded() {
 		return fmt.Errorf("%w: wanted %s, got %s", ErrMismatch, b.digest.Encoded(), got)
+	}
+	if before != nil {
+		before()
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -107,7 +107,7 @@ func grow(s *Store, origin string, data []byte) (*Blocks, error) {
 	_, err = r.Write(data)
 	r.Release()
 	if err == nil {
-		err = b.Hash(context.Background())
+		err = b.Hash(context.Background(), nil)
 	}
 	if err != nil {
 		b.Discard()

@@ -57,11 +57,18 @@ func (b *Blocks) publish() error {
 	return nil
 }
 
-// Discard drops the blob, unless it has been published. Its readers get
-// ErrDiscarded for what is not there yet; those that have all their bytes read
-// on.
+// Discard drops the blob, unless it has been published. When its room is given
+// back, readers get ErrDiscarded for what is not there yet, or the error that the
+// blob was stopped with; those that have all their bytes read on.
 func (b *Blocks) Discard() {
+	b.Drop()
 	b.Fail(ErrDiscarded)
+}
+
+// Drop is Discard without the last step: Fail must follow. It is for a caller
+// that has more to give back before the readers learn of the end.
+func (b *Blocks) Drop() {
+	b.Stop(ErrDiscarded)
 	b.writing.Lock()
 	defer b.writing.Unlock()
 	if b.end() {

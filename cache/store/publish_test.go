@@ -75,7 +75,7 @@ func TestPublishSHA512(t *testing.T) {
 	if _, err := b.Claim(0, 1000).Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(b.Hash(t.Context()), b.Publish()); err != nil {
+	if err := errors.Join(b.Hash(t.Context(), nil), b.Publish()); err != nil {
 		t.Fatal(err)
 	}
 	if n, ok := s.Has(here, d); !ok || n != 1000 {
@@ -98,7 +98,7 @@ func TestUnverifiedIsNotPublished(t *testing.T) {
 			if _, err := b.Claim(0, -1).Write(random(2, len(data))); err != nil {
 				t.Error(err)
 			}
-			if err := b.Hash(t.Context()); !errors.Is(err, ErrMismatch) {
+			if err := b.Hash(t.Context(), nil); !errors.Is(err, ErrMismatch) {
 				t.Errorf("hashing wrong bytes: %v", err)
 			}
 		},
@@ -107,7 +107,7 @@ func TestUnverifiedIsNotPublished(t *testing.T) {
 				t.Error(err)
 			}
 			b.Fail(errors.New("given up"))
-			if err := b.Hash(t.Context()); err == nil {
+			if err := b.Hash(t.Context(), nil); err == nil {
 				t.Error("verified all the same")
 			}
 		},

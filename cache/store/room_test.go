@@ -92,7 +92,7 @@ func TestRoomOverAnyHistory(t *testing.T) {
 					return
 				}
 				b.End()
-				if err := errors.Join(b.Hash(t.Context()), b.Publish()); err != nil {
+				if err := errors.Join(b.Hash(t.Context(), nil), b.Publish()); err != nil {
 					t.Fatal(err)
 				}
 			},

@@ -33,7 +33,13 @@ type blobKey struct {
 // wants it next (Resume): for a day, also over a restart, unless its room is
 // needed. What is wrong, or too small to be worth it, is discarded.
 func (b *Blocks) Leave() {
+	b.Shelve()
 	b.Fail(ErrDiscarded)
+}
+
+// Shelve is to Leave what Drop is to Discard: Fail must follow.
+func (b *Blocks) Shelve() {
+	b.Stop(ErrDiscarded)
 	b.writing.Lock()
 	defer b.writing.Unlock()
 	if !b.end() {

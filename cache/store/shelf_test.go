@@ -66,7 +66,7 @@ func finish(t *testing.T, b *Blocks, data []byte) {
 		}
 		run.Release()
 	}
-	if err := errors.Join(b.Hash(t.Context()), b.Publish()); err != nil {
+	if err := errors.Join(b.Hash(t.Context(), nil), b.Publish()); err != nil {
 		t.Fatal(err)
 	}
 }
