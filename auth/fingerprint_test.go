@@ -1,11 +1,14 @@
 package auth
 
 import (
+	"bytes"
 	"encoding/hex"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"berth/oci"
@@ -140,6 +143,63 @@ func TestMoveKey(t *testing.T) {
 		}
 		if err := os.Remove(bad); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// Where there are no hard links a key is made once all the same, whatever else is
+// there, and one that is there is never replaced.
+func TestKey_WithoutHardLinks(t *testing.T) {
+	t.Parallel()
+	refused := func(err error) func(string, string) error {
+		return func(string, string) error { return &os.LinkError{Op: "link", Err: err} }
+	}
+	for name, ways := range map[string][]func(string, string) error{
+		"no links":             {refused(syscall.EPERM), renameToFree, copyToFree},
+		"no such rename":       {refused(syscall.EPERM), refused(syscall.EINVAL), copyToFree},
+		"a system without any": {refused(syscall.ENOSYS), refused(syscall.ENOSYS), copyToFree},
+	} {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := keepKey(NewKey(), path, ways...); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		first, err := os.ReadFile(path)
+		if info, serr := os.Stat(path); err != nil || serr != nil || info.Mode() != 0o600 || len(first) != keySize {
+			t.Errorf("%s: %d bytes, %v, %v", name, len(first), err, serr)
+		}
+		if err := keepKey(NewKey(), path, ways...); err != nil {
+			t.Errorf("%s: the second one: %v", name, err)
+		}
+		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, first) {
+			t.Errorf("%s: the key was replaced: %v", name, err)
+		}
+		if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 1 {
+			t.Errorf("%s: other files are left: %v", name, left)
+		}
+	}
+	if err := keepKey(NewKey(), filepath.Join(t.TempDir(), "key"), refused(syscall.EIO), copyToFree); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a disk that fails: %v", err)
+	}
+}
+
+// A place that cannot be read or written can be told from a key that is refused:
+// the one can be done without.
+func TestKey_PlaceIsNoKey(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	short := filepath.Join(t.TempDir(), "key")
+	for path, content := range map[string]string{file: "x", short: "short"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, place := range map[string]bool{
+		filepath.Join(file, "key"):                   true, // a file for the folder
+		filepath.Join(t.TempDir(), "missing", "key"): true,
+		short: false,
+	} {
+		if _, err := LoadKey(path); err == nil || errors.Is(err, ErrNotKept) != place {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }
