@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -27,8 +28,9 @@ import (
 type Options struct {
 	// Dir is the cache folder. One process may use it at a time.
 	Dir string
-	// MaxSize and MinFree in bytes; see store.Options.
+	// MaxSize and MinFree in bytes, or Limits; see store.Options.
 	MaxSize, MinFree int64
+	Limits           func(total int64) (maxSize, minFree int64, err error)
 	// Times are the defaults of Upstream.Times; see facts.Options.
 	Times facts.Times
 	// HotBytes bounds the manifests and small blobs kept in memory. If 0, 16 MiB.
@@ -56,9 +58,11 @@ type Options struct {
 // concurrent use.
 type Cache struct {
 	o     Options
-	store *store.Store
+	store *folder
 	facts *facts.Facts
 	hot   *hot
+	// factsFile is what the facts are kept in; nil: in memory only.
+	factsFile os.FileInfo
 
 	// Requests that prove something, per view and object.
 	stats    flights[oci.Content]
@@ -86,17 +90,19 @@ type Cache struct {
 	// take, by organisation.
 	promised map[string]int64
 	suspect  map[fillKey]*suspicion
-	// diskBad is until when requests go past the disk after a write failed.
-	diskBad time.Time
-	// roomSaid is when a lack of room was logged last.
-	roomSaid time.Time
+	bad      badDisk
+	// lack is the last lack of room, logged at lackSaid.
+	lack     Past
+	lackSaid time.Time
 
 	ctx    context.Context // ends when Close is called
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
-// New opens the folder. It does not go upstream.
+// New opens the folder. It does not go upstream. A folder that cannot be used is no
+// error: pulls go past it until it can. Only what somebody has to decide is one:
+// store.ErrInUse and store.ErrForeign.
 func New(o Options) (*Cache, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -117,18 +123,19 @@ func New(o Options) (*Cache, error) {
 		o.ParkAfter = 30 * time.Second
 	}
 	c := &Cache{o: o, descs: newDescs()}
-	st, err := store.Open(o.Dir, store.Options{
-		MaxSize: o.MaxSize, MinFree: o.MinFree, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
-	})
-	if err != nil {
+	c.store = &folder{dir: o.Dir, log: o.Log, reopened: c.dropOldFacts, open: func() (*store.Store, error) {
+		return store.Open(o.Dir, store.Options{
+			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
+		})
+	}}
+	if err := c.store.begin(); err != nil {
 		return nil, err
 	}
-	fs, err := openFacts(o)
-	if err != nil {
-		_ = st.Close() // the first error counts
+	if err := c.openFacts(); err != nil {
+		_ = c.store.close() // the first error counts
 		return nil, err
 	}
-	c.store, c.facts, c.hot = st, fs, newHot(o.HotBytes)
+	c.hot = newHot(o.HotBytes)
 	c.connections.limit = o.Connections
 	c.fills, c.suspect, c.promised = map[fillKey]*fill{}, map[fillKey]*suspicion{}, map[string]int64{}
 	c.slow, _ = lru.New[slowKey, time.Time](8192)
@@ -136,21 +143,41 @@ func New(o Options) (*Cache, error) {
 	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
 	c.endless, _ = lru.New[fillKey, time.Time](1024)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.wg.Go(c.keepLooking)
 	return c, nil
+}
+
+func factsPath(o Options) string { return filepath.Join(o.Dir, "facts.db") }
+
+// dropOldFacts deletes a facts.db that came with a folder in the middle of a run. It
+// knows nothing of what was denied meanwhile, and the next start would take an older
+// proof in it for the last word.
+func (c *Cache) dropOldFacts() {
+	there, err := os.Lstat(factsPath(c.o))
+	if err != nil || c.factsFile != nil && os.SameFile(there, c.factsFile) {
+		return
+	}
+	if err := os.Remove(factsPath(c.o)); err != nil {
+		c.o.Log.Error("an old facts.db cannot be deleted: delete it before the next start, since it does not know what was denied meanwhile", "err", err)
+	}
 }
 
 // openFacts opens the facts. A disk that cannot keep them costs what they save
 // after a restart, and no pull.
-func openFacts(o Options) (*facts.Facts, error) {
+func (c *Cache) openFacts() (err error) {
+	o := c.o
 	fo := facts.Options{
 		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
 	}
-	fs, err := facts.Open(filepath.Join(o.Dir, "facts.db"), fo)
-	if err == nil {
-		return fs, nil
+	if c.store.trouble() == nil { // else that was said
+		if c.facts, err = facts.Open(factsPath(o), fo); err == nil {
+			c.factsFile, _ = os.Stat(factsPath(o)) // if it went at once there is none to be known again
+			return nil
+		}
+		o.Log.Error("facts.db cannot be opened; until the next start facts are kept in memory only", "err", err)
 	}
-	o.Log.Error("facts.db cannot be opened; until the next start facts are kept in memory only", "err", err)
-	return facts.Open("", fo)
+	c.facts, err = facts.Open("", fo)
+	return err
 }
 
 // Close ends running fills, waits for everything that was started, and writes
@@ -159,7 +186,7 @@ func (c *Cache) Close() error {
 	c.cancel()
 	c.wg.Wait()
 	err := c.facts.Close()
-	if serr := c.store.Close(); err == nil {
+	if serr := c.store.close(); err == nil {
 		err = serr
 	}
 	if err != nil {

@@ -10,3 +10,15 @@ func Failing(o Options, fault func(op store.Op, path string) error) Options {
 
 // PastTheDisk is as if the disk had failed just now.
 func (c *Cache) PastTheDisk() { c.diskFailed(errDisk) }
+
+// DiskRest and LackFor are what they are inside.
+const (
+	DiskRest = diskRest
+	LackFor  = lackFor
+)
+
+// Look is what is done every few seconds.
+func (c *Cache) Look() { c.look() }
+
+// Dir is the folder.
+func (c *Cache) Dir() string { return c.o.Dir }

@@ -22,8 +22,11 @@ type Numbers struct {
 	Evicted int64
 	// Fills that are under way.
 	Fills int
-	// Writable is false while pulls go past the disk since it failed.
+	// Writable is false while pulls go past the disk since it failed or the folder
+	// cannot be used.
 	Writable bool
+	// Past is why pulls go past the disk, or did in the last hour; nil: they did not.
+	Past *Past
 	// Bypassed pulls went past the disk.
 	Bypassed int64
 	// Errors of file operations, by operation.
@@ -34,12 +37,12 @@ type Numbers struct {
 
 // Numbers says how the cache is doing now.
 func (c *Cache) Numbers() Numbers {
-	u := c.store.Usage()
+	u, limit, failed := c.store.counted()
+	past := c.past()
 	n := Numbers{
-		Bytes: u.Bytes, Limit: c.o.MaxSize, Blobs: u.Blobs, Evicted: u.Evicted, Foreign: u.Foreign,
-		Writable: !c.diskIsBad(), Errors: map[string]int64{},
+		Bytes: u.Bytes, Limit: limit, Blobs: u.Blobs, Evicted: u.Evicted, Foreign: u.Foreign, Past: past,
+		Writable: past == nil || past.Reason != PastUnusable && past.Reason != PastFailed, Errors: map[string]int64{},
 	}
-	failed := c.store.Failures()
 	for _, op := range store.Ops() {
 		n.Errors[string(op)] = failed[op]
 	}
@@ -53,7 +56,7 @@ func (c *Cache) Numbers() Numbers {
 // Size is how many bytes the folder holds or has promised to what is being
 // fetched, and how many it may; 0: the disk's own limit only.
 func (c *Cache) Size() (bytes, limit int64) {
-	return c.store.Size(), c.o.MaxSize
+	return c.store.size(), c.store.limit()
 }
 
 // counts is what nobody else counts.
@@ -111,7 +114,7 @@ func newDescs() descs {
 		limit:     desc("cache_limit_bytes", "How many bytes may be kept. 0: no limit but the disk's."),
 		objects:   desc("cache_objects", "Blobs and manifests that are kept. The same bytes from two registries are two."),
 		foreign:   desc("cache_foreign_files", "Files in the cache folder that are not the cache's. They are left alone."),
-		writable:  desc("cache_writable", "Whether downloads are kept: 0 while pulls go past a disk that failed."),
+		writable:  desc("cache_writable", "Whether downloads are kept: 0 while pulls go past a disk that failed, or a cache folder that cannot be used."),
 		evictions: desc("cache_evictions_total", "Blobs and manifests that had to go for others."),
 		errors:    desc("cache_errors_total", "File operations in the cache folder that failed.", "operation"),
 		corrupt:   desc("corrupt_blobs_total", "Blobs and manifests that had gone bad on the disk. They are fetched again.", "registry"),

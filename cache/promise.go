@@ -10,13 +10,14 @@ const ownShare = 8
 // that never come. What is beyond the share goes past the cache.
 func (f *fill) promise(size int64) bool {
 	owner := f.owner
-	if owner == "" || f.c.o.MaxSize <= 0 || size <= 0 {
+	limit := f.c.store.limit()
+	if owner == "" || limit <= 0 || size <= 0 {
 		return true
 	}
 	f.c.mu.Lock()
 	defer f.c.mu.Unlock()
 	held := f.c.promised[owner] - f.promised
-	if size > f.c.o.MaxSize/ownShare-held { // and not held+size, which may be beyond all numbers
+	if size > limit/ownShare-held { // and not held+size, which may be beyond all numbers
 		return false
 	}
 	f.c.promised[owner], f.promised = held+size, size

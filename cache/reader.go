@@ -46,7 +46,7 @@ func (rd *reader) content(ctx context.Context) (*oci.Content, error) {
 	}
 	file, err := rd.blocks.OpenReader()
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && !rd.blocks.Gone() {
 			return nil, errAgain // the fill ends, or what it published is evicted already
 		}
 		return nil, diskError(err)

@@ -151,7 +151,9 @@ func (f *fill) finish() error {
 	f.openUp()
 	if err := f.blocks.Publish(); err != nil {
 		// Readers have their bytes; only the cache goes without.
-		f.c.diskFailed(err)
+		f.c.diskTrouble(err)
+	} else {
+		f.c.diskWorks()
 	}
 	return nil
 }
@@ -263,6 +265,7 @@ func (f *fill) makeBlocks(content *oci.Content) error {
 		if content.Body != nil {
 			closeBody(content.Body)
 		}
+		f.c.noRoom(PastShare, content.Size)
 		return fmt.Errorf("%w: %d bytes from an organisation's own registry", errDisk, content.Size)
 	}
 	blocks, err := f.c.store.NewBlocks(f.key.origin, f.key.digest, content.Size)
@@ -272,6 +275,7 @@ func (f *fill) makeBlocks(content *oci.Content) error {
 		}
 		return f.failedDisk(err)
 	}
+	f.c.hadRoom(content.Size)
 	f.setBlocks(blocks, content.MediaType)
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"berth/oci"
 )
 
@@ -77,6 +79,9 @@ func (s *Store) NewBlocks(origin string, d oci.Digest, size int64) (*Blocks, err
 	f, err := s.newFile(d, reserved)
 	if err != nil {
 		s.room.dropped(reserved, 0)
+		if errors.Is(err, unix.EFBIG) { // FAT has no files from 4 GiB on
+			return nil, &NoRoom{size, LackLimit}
+		}
 		return nil, fmt.Errorf("making a file in the cache: %w", err)
 	}
 	b := s.newBlocks(origin, d, f, max(size, -1))
@@ -97,6 +102,9 @@ func (s *Store) newBlocks(origin string, d oci.Digest, f *os.File, size int64) *
 
 // newFile makes a sparse file in tmp.
 func (s *Store) newFile(d oci.Digest, size int64) (*os.File, error) {
+	if s.Gone() {
+		return nil, ErrGone
+	}
 	// Somebody may have emptied the folder of a running cache.
 	if err := s.disk.mkdirAll(s.tmp()); err != nil {
 		return nil, err

@@ -54,8 +54,17 @@ type checks struct {
 	good    map[soundness]int64
 	running map[blobKey]*Check
 	// bad are those that could not be deleted.
-	bad map[blobKey]bool
-	wg  sync.WaitGroup
+	bad    map[blobKey]bool
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// close waits for the checks that run. No other begins.
+func (c *checks) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.wg.Wait()
 }
 
 // soundness is a blob, in as little memory as may be: there can be a million.
@@ -123,13 +132,15 @@ func (s *Store) Check(origin string, d oci.Digest, f *os.File, size int64) *Chec
 	if running := c.running[key]; running != nil {
 		return running
 	}
-	check := &Check{done: make(chan struct{})}
 	own, err := duplicate(f)
-	if err != nil {
-		check.err = fmt.Errorf("%w: %w", ErrUnchecked, err)
-		close(check.done)
-		return check
+	if err == nil && c.closed {
+		_ = own.Close() // only read from
+		err = ErrGone
 	}
+	if err != nil {
+		return Unchecked(err)
+	}
+	check := &Check{done: make(chan struct{})}
 	c.running[key] = check
 	c.wg.Go(func() {
 		defer close(check.done)
@@ -140,6 +151,13 @@ func (s *Store) Check(origin string, d oci.Digest, f *os.File, size int64) *Chec
 		delete(c.running, key)
 	})
 	return check
+}
+
+// Unchecked is a check that was not possible because of err.
+func Unchecked(err error) *Check {
+	c := &Check{done: make(chan struct{}), err: fmt.Errorf("%w: %w", ErrUnchecked, err)}
+	close(c.done)
+	return c
 }
 
 // duplicate gives the same file, which stays open when f is closed.

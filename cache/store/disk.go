@@ -4,9 +4,12 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,12 +24,20 @@ const (
 	OpRead   Op = "read"
 	OpWrite  Op = "write"
 	OpSync   Op = "sync"
-	OpRename Op = "rename" // and link
+	OpRename Op = "rename"
 	OpRemove Op = "remove"
 	OpList   Op = "list"
 )
 
-// Ops are all of them.
+// These may be made to fail, but are not counted: a filesystem that does not know
+// them is not one that fails.
+const (
+	OpLock  Op = "lock"
+	OpLink  Op = "link"
+	OpSpace Op = "space" // how much there is, and is left
+)
+
+// Ops are all that are counted.
 func Ops() []Op {
 	return []Op{OpMake, OpOpen, OpRead, OpWrite, OpSync, OpRename, OpRemove, OpList}
 }
@@ -35,6 +46,10 @@ func Ops() []Op {
 // them go through it, so that each can be made to fail.
 type disk struct {
 	fault func(op Op, path string) error // may be nil
+	log   *slog.Logger
+
+	// unsynced: the filesystem cannot sync, and this was said.
+	unsynced atomic.Bool
 
 	mu     sync.Mutex
 	failed map[Op]int64
@@ -147,7 +162,27 @@ func (d *disk) writeAt(f *os.File, p []byte, off int64) (n int, err error) {
 	return n, d.after(OpWrite, err)
 }
 
-func (d *disk) sync(f *os.File) error { return d.do(OpSync, f.Name(), f.Sync) }
+// sync makes f durable. Where the filesystem cannot do that, it is used without:
+// what was not written when the power went is either gone, or found to be wrong by
+// its digest when it is first read.
+func (d *disk) sync(f *os.File) error {
+	err := d.before(OpSync, f.Name())
+	if err == nil {
+		err = f.Sync()
+	}
+	if unsupported(err) || errors.Is(err, unix.EINVAL) {
+		if !d.unsynced.Swap(true) {
+			d.log.Warn("this filesystem cannot sync: what was just kept may be lost with the power, and is fetched again then", "path", f.Name(), "err", err)
+		}
+		return nil
+	}
+	return d.after(OpSync, err)
+}
+
+// unsupported says that the filesystem does not know the operation.
+func unsupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOLCK)
+}
 
 func (d *disk) syncFolder(dir string) error {
 	f, err := d.openFile(dir, os.O_RDONLY)
@@ -161,8 +196,38 @@ func (d *disk) rename(from, to string) error {
 	return d.do(OpRename, to, func() error { return os.Rename(from, to) })
 }
 
+// link is os.Link. Not every filesystem has links, and none has any number of them.
 func (d *disk) link(from, to string) error {
-	return d.do(OpRename, to, func() error { return os.Link(from, to) })
+	if err := d.before(OpLink, to); err != nil {
+		return err
+	}
+	return os.Link(from, to)
+}
+
+// space is what a filesystem has.
+type space struct {
+	// total and free bytes.
+	total, free int64
+	// files are how many more it can hold; math.MaxInt64 where any number.
+	files int64
+}
+
+// space of the filesystem of dir. One that does not say has no total, and is no
+// limit.
+func (d *disk) space(dir string) space {
+	var st unix.Statfs_t
+	err := d.before(OpSpace, dir)
+	if err == nil {
+		err = unix.Statfs(dir, &st)
+	}
+	if err != nil || st.Blocks == 0 {
+		return space{free: math.MaxInt64 / 2, files: math.MaxInt64}
+	}
+	s := space{total: int64(st.Blocks) * st.Bsize, free: int64(st.Bavail) * st.Bsize, files: math.MaxInt64}
+	if st.Files > 0 {
+		s.files = int64(st.Ffree)
+	}
+	return s
 }
 
 func (d *disk) remove(path string) error {

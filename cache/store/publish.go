@@ -38,7 +38,12 @@ func (b *Blocks) Publish() error {
 
 // publish either publishes or drops the file. Caller holds writing.
 func (b *Blocks) publish() error {
-	err := b.store.makeFolder(b.origin, b.digest)
+	var err error
+	if b.store.Gone() { // it would be made below a mount point
+		err = ErrGone
+	} else {
+		err = b.store.makeFolder(b.origin, b.digest)
+	}
 	if err == nil {
 		err = b.store.disk.sync(b.file)
 	}

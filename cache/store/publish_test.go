@@ -352,13 +352,13 @@ func TestPublishWhereAFolderIs(t *testing.T) {
 	wantClean(t, s)
 }
 
-// Somebody empties the folder of a running cache.
+// Somebody empties the folders of a running cache.
 func TestTheFolderIsEmptiedMeanwhile(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	data, d := newBlob(1, 1000)
 	keep(t, s, here, data)
-	for _, path := range glob(t, filepath.Join(s.dir, "*")) {
-		if err := os.RemoveAll(path); err != nil {
+	for _, name := range []string{"tmp", "blobs"} {
+		if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,18 +5,61 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// ErrNoRoom says that a blob does not fit, even after evicting what could go.
+// ErrNoRoom says that a blob does not fit, even after evicting what could go. It
+// comes as a NoRoom.
 var ErrNoRoom = errors.New("no room in the cache")
+
+// Lack is what there is too little of.
+type Lack string
+
+// The lacks.
+const (
+	// LackLimit: the blob is larger than all that may be kept.
+	LackLimit Lack = "too_large"
+	// LackBusy: what is growing takes what may be kept.
+	LackBusy Lack = "busy"
+	// LackBytes: the disk is full, and not with what could go.
+	LackBytes Lack = "bytes"
+	// LackInodes: it can hold no more files.
+	LackInodes Lack = "inodes"
+)
+
+// NoRoom is an ErrNoRoom and its reason.
+type NoRoom struct {
+	Bytes int64 // that were wanted
+	Lack  Lack
+}
+
+func (e *NoRoom) Error() string {
+	return fmt.Sprintf("%v: %d bytes (%s)", ErrNoRoom, e.Bytes, e.Lack)
+}
+
+// Is says that it is an ErrNoRoom.
+func (e *NoRoom) Is(target error) bool { return target == ErrNoRoom }
+
+// noRoom says why n bytes do not fit.
+func (r *room) noRoom(n int64) error {
+	has := r.disk.space(r.blobs)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lack := LackBytes
+	switch {
+	case r.o.MaxSize > 0 && n > r.o.MaxSize, has.total > 0 && n > has.total-r.o.MinFree:
+		lack = LackLimit
+	case has.files < minInodes:
+		lack = LackInodes
+	case r.o.MaxSize > 0 && n > r.o.MaxSize-r.growing+r.shelved():
+		lack = LackBusy
+	}
+	return &NoRoom{n, lack}
+}
 
 // countWait is how long reservations wait for the first count of the folder, from
 // its start. Only a very large cache takes longer; it then goes over its limit by
@@ -29,6 +72,8 @@ type room struct {
 	blobs string
 	o     Options
 	disk  *disk
+	// gone says that blobs is another folder now, from which nothing may go.
+	gone func() bool
 	// checks forgets what goes.
 	checks *checks
 
@@ -65,10 +110,10 @@ type room struct {
 // gone in room.changed is a blob that was removed.
 const gone = -1
 
-func newRoom(blobs string, o Options, d *disk, c *checks) *room {
+func newRoom(blobs string, o Options, d *disk, c *checks, gone func() bool) *room {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &room{
-		blobs: blobs, o: o, disk: d, checks: c, ctx: ctx, cancel: cancel, shelf: map[blobKey]*leftover{}, tallies: map[string]tally{},
+		blobs: blobs, o: o, disk: d, checks: c, gone: gone, ctx: ctx, cancel: cancel, shelf: map[blobKey]*leftover{}, tallies: map[string]tally{},
 		counted: make(chan struct{}), tight: make(chan struct{}, 1),
 	}
 	return r
@@ -91,24 +136,27 @@ const largestBlob = maxNotes * 8 * BlockSize
 // reserve takes n bytes. It evicts only where the sweeper did not keep up.
 func (r *room) reserve(n int64) error {
 	if n > largestBlob {
-		return fmt.Errorf("%w: nothing has %d bytes", ErrNoRoom, n)
+		return &NoRoom{n, LackLimit}
 	}
 	if r.o.MaxSize > 0 {
 		r.waitForCount()
 	}
+	if r.ctx.Err() != nil {
+		return ErrGone
+	}
 	for !r.take(n) {
 		if !r.possible(n) {
-			return fmt.Errorf("%w: %d bytes, beside those that are growing", ErrNoRoom, n)
+			return r.noRoom(n)
 		}
 		if !r.waitForCount() { // and to evict would wait for its end
-			return fmt.Errorf("%w: %d bytes, before the folder is counted", ErrNoRoom, n)
+			return &NoRoom{n, LackBusy}
 		}
 		progress, err := r.evict(context.Background(), n)
 		if err != nil {
 			return fmt.Errorf("evicting: %w", err)
 		}
 		if !progress {
-			return fmt.Errorf("%w: %d bytes", ErrNoRoom, n)
+			return r.noRoom(n)
 		}
 	}
 	return nil
@@ -169,21 +217,18 @@ func (r *room) free() int64 {
 // minInodes is how many files a filesystem has left when it counts as full.
 const minInodes = 8
 
-// available is what the filesystem has left. One that does not say is no limit.
+// available is what the filesystem has left.
 func (r *room) available() int64 {
-	var st unix.Statfs_t
-	if unix.Statfs(r.blobs, &st) != nil {
-		return math.MaxInt64 / 2
-	}
-	if st.Files > 0 && st.Ffree < minInodes {
+	has := r.disk.space(r.blobs)
+	if has.files < minInodes {
 		return 0
 	}
-	return int64(st.Bavail) * st.Bsize
+	return has.free
 }
 
 // margin is what the sweeper keeps free, so that a reservation need not wait.
 func (r *room) margin() int64 {
-	margin := r.total()
+	margin := r.disk.space(r.blobs).total
 	if r.o.MaxSize > 0 {
 		margin = min(margin, r.o.MaxSize)
 	} else if r.o.MinFree > 0 {
@@ -192,24 +237,33 @@ func (r *room) margin() int64 {
 	return margin / 20
 }
 
-// total is the size of the filesystem.
-func (r *room) total() int64 {
-	var st unix.Statfs_t
-	if unix.Statfs(r.blobs, &st) != nil {
-		return 0
-	}
-	return int64(st.Blocks) * st.Bsize
-}
-
 // possible says whether n bytes would fit if all blobs and leftovers went. If
 // not, none should.
 func (r *room) possible(n int64) bool {
+	has := r.disk.space(r.blobs)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.isCounted() {
-		return r.free() >= n-r.kept-r.shelved()
+		return r.fits(n, has, gain{r.kept, r.blobCount})
 	}
 	return r.o.MaxSize <= 0 || r.growing-r.shelved()+n <= r.o.MaxSize
+}
+
+// gain is what the filesystem would have more of.
+type gain struct{ bytes, files int64 }
+
+// fits says whether n bytes would fit if g came free and all leftovers went, and
+// only what grows stayed within the limit. Caller holds mu.
+func (r *room) fits(n int64, has space, g gain) bool {
+	g.bytes += r.shelved()
+	g.files += 2 * int64(len(r.shelf)) // with their notes
+	switch {
+	case r.o.MaxSize > 0 && n > r.o.MaxSize-r.growing+r.shelved():
+		return false
+	case has.files < minInodes && has.files+g.files < minInodes:
+		return false
+	}
+	return has.free-r.unwritten-r.o.MinFree+g.bytes >= n
 }
 
 // enough says whether n bytes fit.

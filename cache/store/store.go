@@ -17,8 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // Options of Open. The zero value works.
@@ -28,6 +26,9 @@ type Options struct {
 	MaxSize int64
 	// MinFree in bytes is left to others on the filesystem.
 	MinFree int64
+	// Limits, if not nil, says both for a filesystem of total bytes; 0: it does not
+	// say how large it is.
+	Limits func(total int64) (maxSize, minFree int64, err error)
 	// Boot names the time since the kernel started: what was written before it
 	// and not synced may be lost. If empty, the kernel is asked.
 	Boot string
@@ -44,7 +45,7 @@ type Options struct {
 type Store struct {
 	dir    string
 	o      Options
-	lock   *os.File
+	lock   *lock
 	disk   *disk
 	room   *room
 	checks *checks
@@ -54,8 +55,13 @@ type Store struct {
 	folders map[string]bool // folders known to be durable
 }
 
-// ErrInUse is returned by Open when another process has the folder.
-var ErrInUse = errors.New("another process uses this cache folder")
+// Errors of Open that somebody has to mend before anything may be kept there.
+var (
+	// ErrInUse: another process has the folder.
+	ErrInUse = errors.New("another process uses this cache folder")
+	// ErrForeign: the folder was something else before.
+	ErrForeign = errors.New("this is no cache folder")
+)
 
 // Open takes the folder for this process, makes it where needed, and empties
 // its tmp, but for parts of blobs that can be gone on with: what lies there
@@ -67,42 +73,27 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Boot == "" {
 		o.Boot = bootID()
 	}
-	d := &disk{fault: o.Fault}
+	d := &disk{fault: o.Fault, log: o.Log}
 	if err := d.mkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("making the cache folder: %w", err)
 	}
-	lock, err := d.lockFolder(dir)
+	if o.Limits != nil {
+		var err error
+		if o.MaxSize, o.MinFree, err = o.Limits(d.space(dir).total); err != nil {
+			return nil, err
+		}
+	}
+	lock, err := d.lockFolder(dir, o.Boot)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{o: o, lock: lock, disk: d, checks: newChecks(), origins: map[string]bool{}, folders: map[string]bool{}}
 	if err := s.prepare(dir); err != nil {
-		_ = lock.Close() // the first error counts
+		_ = lock.release() // the first error counts
 		return nil, fmt.Errorf("preparing the cache folder: %w", err)
 	}
 	s.room.start()
 	return s, nil
-}
-
-func (d *disk) lockFolder(dir string) (*os.File, error) {
-	path := filepath.Join(dir, "lock")
-	f, err := d.openFile(path, os.O_CREATE|os.O_RDWR)
-	if errors.Is(err, unix.EROFS) { // what lies there is served all the same
-		if there, openErr := d.openFile(path, os.O_RDONLY); openErr == nil {
-			f, err = there, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("locking the cache folder: %w: let this program's user write there, or name another folder with --cache", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close() // nothing was written
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("locking the cache folder %s: %w", dir, err)
-		}
-		return nil, fmt.Errorf("%w (%s): stop it, or give this one another --cache", ErrInUse, dir)
-	}
-	return f, nil
 }
 
 func (s *Store) prepare(dir string) (err error) {
@@ -120,7 +111,7 @@ func (s *Store) prepare(dir string) (err error) {
 	if err := s.findOrigins(); err != nil {
 		return err
 	}
-	s.room = newRoom(filepath.Join(s.dir, "blobs"), s.o, s.disk, s.checks)
+	s.room = newRoom(filepath.Join(s.dir, "blobs"), s.o, s.disk, s.checks, s.Gone)
 	return s.tidyTmp()
 }
 
@@ -137,7 +128,7 @@ func (s *Store) mark() error {
 	tagged := err == nil && bytes.HasPrefix(found, []byte(tag))
 	for _, name := range []string{"tmp", "blobs"} {
 		if _, err := os.Lstat(filepath.Join(s.dir, name)); err == nil && !tagged {
-			return fmt.Errorf("%s has a folder %s, but no CACHEDIR.TAG of this program: if nothing in it is needed, empty it, else choose another", s.dir, name)
+			return fmt.Errorf("%w: %s has a folder %s, but no CACHEDIR.TAG of this program: if nothing in it is needed, empty it, else choose another", ErrForeign, s.dir, name)
 		}
 	}
 	if !tagged {
@@ -182,12 +173,15 @@ func (s *Store) findOrigins() error {
 // Files that are open stay readable.
 func (s *Store) Close() error {
 	s.room.close()
-	s.checks.wg.Wait()
-	return s.lock.Close()
+	s.checks.close()
+	return s.lock.release()
 }
 
 // Dir is the folder.
 func (s *Store) Dir() string { return s.dir }
+
+// Limit is how many bytes may be kept; 0: no limit but the disk's.
+func (s *Store) Limit() int64 { return s.o.MaxSize }
 
 func (s *Store) tmp() string { return filepath.Join(s.dir, "tmp") }
 

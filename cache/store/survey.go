@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"berth/oci"
@@ -18,6 +19,8 @@ type entry struct {
 	path string
 	size int64
 	used time.Time
+	// frees is what the filesystem would have more of without it.
+	frees gain
 }
 
 // tally is what a leaf, a folder of blobs, sums up to.
@@ -110,12 +113,27 @@ func (r *room) list(leaf string) (all []entry, foreign int64) {
 			continue
 		}
 		if info, err := e.Info(); err == nil { // else evicted meanwhile
-			all = append(all, entry{path: path, size: info.Size(), used: info.ModTime()})
+			all = append(all, entry{path: path, size: info.Size(), used: info.ModTime(), frees: freedBy(info)})
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			foreign++
 		}
 	}
 	return all, foreign
+}
+
+// freedBy is what the filesystem would have more of without this file. One with
+// more names, in other origins, counts with its part of the bytes.
+func freedBy(info fs.FileInfo) gain {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return gain{info.Size(), 1}
+	}
+	names := max(int64(st.Nlink), 1)
+	const block = 512                          // whatever the filesystem's own is
+	if bytes := st.Blocks * block; bytes > 0 { // not all filesystems count them
+		return gain{bytes / names, 1 / names}
+	}
+	return gain{info.Size() / names, 1 / names}
 }
 
 // isBlob says whether path is one that Store.path makes, "/origin/sha256/ab/ab...".
@@ -194,10 +212,14 @@ const (
 type oldest struct {
 	need, bytes int64
 	all         []entry
+	// most is what would come free if every blob went.
+	most gain
 }
 
 // see takes e in, and lets go of what is not needed any more.
 func (o *oldest) see(e entry) {
+	o.most.bytes += e.frees.bytes
+	o.most.files += e.frees.files
 	heap.Push(o, e)
 	for len(o.all) > fewOldest && (o.bytes-o.all[0].size >= o.need || len(o.all) > mostOldest) {
 		heap.Pop(o)

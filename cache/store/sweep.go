@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"time"
@@ -19,9 +20,13 @@ func used(path string, last time.Time) {
 	}
 }
 
-// sweepRest is the shortest time between two sweeps. When nothing more can go,
-// one would follow the other.
-const sweepRest = time.Second
+const (
+	// sweepRest is the shortest time between two sweeps.
+	sweepRest = time.Second
+	// vainRest is that after a sweep that made too little room: the next one would
+	// find no more, and looks at every blob for it.
+	vainRest = time.Minute
+)
 
 // sweep counts the folder, and then keeps a margin free so that reservations
 // need not wait for evictions.
@@ -32,11 +37,12 @@ func (r *room) sweep(ctx context.Context) {
 	for {
 		for r.clear(shelfLife) {
 		}
-		if _, err := r.evict(ctx, r.margin()); err != nil && ctx.Err() == nil {
-			r.o.Log.Warn("evicting from the cache", "err", err)
+		rest := sweepRest
+		if !r.makeRoom(ctx) {
+			rest = vainRest
 		}
 		select {
-		case <-time.After(sweepRest):
+		case <-time.After(rest):
 		case <-ctx.Done():
 			return
 		}
@@ -47,6 +53,22 @@ func (r *room) sweep(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// makeRoom makes the margin, or at least what is to be left to others, and says
+// whether there is the former.
+func (r *room) makeRoom(ctx context.Context) bool {
+	margin := r.margin()
+	for _, n := range []int64{margin, 0} {
+		if _, err := r.evict(ctx, n); err != nil && !errors.Is(err, ErrGone) && ctx.Err() == nil {
+			r.o.Log.Warn("evicting from the cache", "err", err)
+			return false
+		}
+		if r.enough(n) {
+			return n == margin
+		}
+	}
+	return false
 }
 
 func (r *room) count(ctx context.Context) {
@@ -61,12 +83,18 @@ func (r *room) count(ctx context.Context) {
 	close(r.counted)
 }
 
-// evict removes the least recently used blobs until n more bytes fit. Readers
-// that have one open read on. Without progress, there is nothing to evict.
+// evict removes what is left of downloads, and then the least recently used
+// blobs, until n more bytes fit. Readers that have one open read on. Where all of
+// them would not make enough room, as on a disk that others have filled, none
+// goes: they are what pulls live on. Without progress, there is nothing to evict.
 func (r *room) evict(ctx context.Context, n int64) (progress bool, err error) {
 	r.evicting.Lock()
 	defer r.evicting.Unlock()
-	for !r.enough(n) && r.clear(0) { // what is left of downloads goes first
+	if r.gone() {
+		return false, ErrGone
+	}
+	if r.leftoversSuffice(n) {
+		r.clearFor(n)
 	}
 	for !r.enough(n) {
 		went, failed := r.evictOldest(ctx, n)
@@ -78,12 +106,30 @@ func (r *room) evict(ctx context.Context, n int64) (progress bool, err error) {
 	return true, nil
 }
 
+func (r *room) leftoversSuffice(n int64) bool {
+	has := r.disk.space(r.blobs)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	within := r.o.MaxSize <= 0 || n <= r.o.MaxSize-r.kept-r.growing+r.shelved()
+	return within && r.fits(n, has, gain{})
+}
+
+// clearFor discards the oldest leftovers until n bytes fit.
+func (r *room) clearFor(n int64) {
+	for !r.enough(n) && r.clear(0) {
+	}
+}
+
 // evictOldest is one round of evict.
 func (r *room) evictOldest(ctx context.Context, n int64) (progress bool, err error) {
 	old := oldest{need: r.lacks(n)}
 	if err := r.survey(ctx, old.see); err != nil {
 		return false, err
 	}
+	if !r.worthwhile(n, old.most) {
+		return false, nil
+	}
+	r.clearFor(n)
 	for _, e := range old.sorted() {
 		if r.enough(n) {
 			return true, nil
@@ -98,6 +144,14 @@ func (r *room) evictOldest(ctx context.Context, n int64) (progress bool, err err
 		return true, nil
 	}
 	return false, err
+}
+
+// worthwhile says whether n bytes fit when most has come free.
+func (r *room) worthwhile(n int64, most gain) bool {
+	has := r.disk.space(r.blobs)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fits(n, has, most)
 }
 
 // lacks is how many bytes must go for n to fit.

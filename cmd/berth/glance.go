@@ -181,9 +181,21 @@ func (n *node) cacheOf(s *samples) admin.Cache {
 	var st unix.Statfs_t
 	if unix.Statfs(c.Directory, &st) == nil {
 		c.DiskBytes, c.FreeBytes = int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
+		if st.Files > 0 {
+			c.FreeFiles = new(int64(st.Ffree))
+		}
 	}
 	if writable, known := s.one("berth_cache_writable", map[string]string{}); known {
 		c.Unwritable = writable == 0
+	}
+	if p := n.cache.Numbers().Past; p != nil {
+		c.PastDisk = &admin.PastDisk{Reason: string(p.Reason), Bytes: p.Bytes}
+		if p.Err != nil {
+			c.PastDisk.Error = p.Err.Error()
+		}
+		if !p.Last.IsZero() {
+			c.PastDisk.Last = new(p.Last.UTC())
+		}
 	}
 	return c
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -29,7 +30,9 @@ type home struct {
 	registries    []string
 	organisations map[string]*tenant
 	cache         map[string]string
+	cacheAt       string // the folder of the cache, if not the usual one
 	admin         string // its address
+	socket        string // of commands; empty: none
 }
 
 // tenant is one organisation.
@@ -106,7 +109,7 @@ func (h *home) write(file, content string) {
 }
 
 // cacheDir is the folder of the cache.
-func (h *home) cacheDir() string { return filepath.Join(h.dir, "cache") }
+func (h *home) cacheDir() string { return cmp.Or(h.cacheAt, filepath.Join(h.dir, "cache")) }
 
 // config writes the configuration file.
 func (h *home) config() (file string) {
@@ -128,7 +131,7 @@ func (h *home) config() (file string) {
 	for key, value := range h.cache {
 		fmt.Fprintf(&b, "  %s: %s\n", key, value)
 	}
-	fmt.Fprintf(&b, "admin: {address: %q, socket: \"\"}\nlog: {level: debug, format: json}\n", h.admin)
+	fmt.Fprintf(&b, "admin: {address: %q, socket: %q}\nlog: {level: debug, format: json}\n", h.admin, h.socket)
 	if len(h.registries) == 0 {
 		return h.save(strings.Replace(b.String(), "registries:\n", "", 1))
 	}

@@ -41,6 +41,12 @@ func asProgram() {
 			return d.DialContext(ctx, "udp", at)
 		}}
 	}
+	if calls := os.Getenv(refusedCalls); calls != "" {
+		if err := refuse(calls); err != nil {
+			fmt.Fprintln(os.Stderr, "refusing system calls:", err)
+			os.Exit(exitFailed)
+		}
+	}
 	main()
 }
 

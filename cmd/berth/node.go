@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"math"
 	"os"
@@ -13,7 +13,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/sys/unix"
 
 	"berth/auth"
 	"berth/cache"
@@ -110,16 +109,14 @@ func (n *node) measure(r prometheus.Registerer) (err error) {
 }
 
 func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error) {
-	if err := os.MkdirAll(c.Directory, 0o700); err != nil {
-		return nil, fmt.Errorf("making the cache folder: %w: name another one with --cache or cache.directory", err)
-	}
-	total, err := diskSize(c.Directory)
-	if err != nil {
-		return nil, fmt.Errorf("looking at the cache folder %s: %w", c.Directory, err)
-	}
 	return cache.New(cache.Options{
-		Dir:     c.Directory,
-		MaxSize: c.MaxSize.Of(total), MinFree: c.MinFree.Of(total),
+		Dir: c.Directory,
+		Limits: func(total int64) (maxSize, minFree int64, err error) {
+			if total == 0 && c.MaxSize.Percent > 0 {
+				return 0, 0, errors.New("its filesystem does not say how large it is, so that cache.max_size cannot be a share of it: write bytes, such as 20GiB")
+			}
+			return c.MaxSize.Of(total), c.MinFree.Of(total), nil
+		},
 		Parallel: u.Parallel, Connections: u.Connections,
 		Turn: acquire(n.fills), Now: n.now, Log: n.log,
 	})
@@ -159,7 +156,12 @@ func (n *node) loadKey(cache string) (auth.Key, error) {
 			n.log.Info("the fingerprint key was moved to the state folder", "path", path)
 		}
 	}
-	return auth.LoadKey(path)
+	key, err := auth.LoadKey(path)
+	if errors.Is(err, auth.ErrNotKept) {
+		n.log.Warn("the fingerprint key is in memory only: after the next start every right is proven again", "path", path, "err", err)
+		return auth.NewKey(), nil
+	}
+	return key, err
 }
 
 // keyFile is where the key of the fingerprints lies: in the state folder, if the
@@ -170,15 +172,6 @@ func keyFile(cache string) string {
 		return filepath.Join(dir, "key")
 	}
 	return filepath.Join(cache, "key")
-}
-
-// diskSize is that of the whole file system, in bytes.
-func diskSize(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Blocks) * st.Bsize, nil
 }
 
 // close ends what newNode began. Nothing may be served any more.

@@ -86,14 +86,23 @@ func showListener(w io.Writer, l admin.Listener) {
 
 func showCache(w io.Writer, c admin.Cache) {
 	limit := "no limit"
-	if c.LimitBytes > 0 {
+	switch {
+	case c.PastDisk != nil && c.PastDisk.Reason == "unusable":
+		limit = "not in use"
+	case c.LimitBytes > 0:
 		limit = "at most " + inBytes(c.LimitBytes)
 	}
 	fmt.Fprintf(w, "cache %s: %s, %s", c.Directory, inBytes(c.Bytes), limit)
 	if c.DiskBytes > 0 {
 		fmt.Fprintf(w, ", disk %s with %s free", inBytes(c.DiskBytes), inBytes(c.FreeBytes))
 	}
+	if p := c.PastDisk; p != nil && p.Reason == "inodes" && c.FreeFiles != nil {
+		fmt.Fprintf(w, " and %d free inodes", *c.FreeFiles)
+	}
 	fmt.Fprintln(w)
+	if p := c.PastDisk; p != nil && p.Error != "" {
+		fmt.Fprintf(w, "pulls go past the disk: %s\n", p.Error)
+	}
 }
 
 func showAccounts(w io.Writer, all []admin.Account) {

@@ -85,8 +85,26 @@ type Cache struct {
 	// DiskBytes is the size of the whole file system, FreeBytes what it has left.
 	DiskBytes int64 `json:"disk_bytes"`
 	FreeBytes int64 `json:"free_bytes"`
+	// FreeFiles is how many more files (inodes) it can hold; nil: any number.
+	FreeFiles *int64 `json:"free_files,omitempty"`
 	// Unwritable: the disk cannot be written, and pulls go past it.
 	Unwritable bool `json:"unwritable"`
+	// PastDisk is why pulls go past the disk, or some did in the last hour; nil:
+	// none did.
+	PastDisk *PastDisk `json:"past_disk,omitempty"`
+}
+
+// PastDisk is why pulls go past the disk.
+type PastDisk struct {
+	// Reason is unusable (the folder), failed (the disk), bytes or inodes (the disk
+	// is full), too_large (a blob is larger than all that may be kept), busy (the
+	// downloads under way fill it) or share (an organisation's own registry).
+	Reason string `json:"reason"`
+	// Error is what happened, where there is more to say.
+	Error string `json:"error,omitempty"`
+	// Bytes did not fit, and that was Last so.
+	Bytes int64      `json:"bytes,omitempty"`
+	Last  *time.Time `json:"last,omitempty"`
 }
 
 // AccountState is what a registry last thought of an account.
@@ -192,8 +210,10 @@ func (s *Status) Problems() []Problem {
 	for _, registry := range s.Troubled {
 		bad = append(bad, Problem{Bad: true, Text: registry + " does not answer, or not well: what is kept is served to whoever has proven access lately. berth diagnose " + registry + " says more"})
 	}
-	if s.Cache.Unwritable {
-		bad = append(bad, Problem{Bad: true, Text: "the cache's disk cannot be written: pulls go past it"})
+	if p, ok := s.Cache.problem(); ok && p.Bad {
+		bad = append(bad, p)
+	} else if ok {
+		odd = append(odd, p)
 	}
 	for _, l := range s.Listeners {
 		if l.CertificateEnds != nil && l.CertificateEnds.Sub(s.Now) < soonEnds {
@@ -241,6 +261,9 @@ func (s *Status) Recent() []Failure {
 func (s Status) Public() Status {
 	s.PID = 0
 	s.Cache.Directory = ""
+	if p := s.Cache.PastDisk; p != nil {
+		s.Cache.PastDisk = &PastDisk{Reason: p.Reason, Error: hidden(p.Error), Bytes: p.Bytes, Last: p.Last}
+	}
 	s.Configuration.Warnings = make([]string, len(s.Configuration.Warnings))
 	if m := s.Configuration.Main; m != nil {
 		s.Configuration.Main = &File{State: m.State}

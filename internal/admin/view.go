@@ -186,12 +186,14 @@ func (v *view) cache(c *Cache) {
 	}
 	if c.DiskBytes > 0 {
 		v.Disk, v.DiskPercent = bytesOf(c.FreeBytes)+" free", percent(c.DiskBytes-c.FreeBytes, c.DiskBytes)
-		switch {
-		case c.Unwritable:
-			v.Disk, v.DiskMood = "cannot be written", "bad"
-		case v.DiskPercent >= 95:
-			v.DiskMood = "odd"
-		}
+	}
+	switch full := c.PastDisk != nil && (c.PastDisk.Reason == "bytes" || c.PastDisk.Reason == "inodes"); {
+	case c.Unwritable:
+		v.Disk, v.DiskMood = "cannot be written", "bad"
+	case full && c.PastDisk.Reason == "inodes":
+		v.Disk, v.DiskMood = v.Disk+", but no inodes", "odd"
+	case full, v.DiskPercent >= 95:
+		v.DiskMood = "odd"
 	}
 }
 

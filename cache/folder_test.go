@@ -1,0 +1,288 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"berth/cache"
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// logged is a log that a test reads while it is written.
+type logged struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), what)
+}
+
+// settle waits until what was fetched is published, or is not.
+func (h *house) settle() {
+	for h.cache.Numbers().Fills > 0 {
+		runtime.Gosched()
+	}
+}
+
+// Each kind of operation is refused for good, from the start or from some moment on:
+// every pull succeeds, and when it works again what is pulled is kept, without a
+// restart.
+func TestFolder_EveryRefusalIsSurvived(t *testing.T) {
+	for _, op := range append(store.Ops(), store.OpLock, store.OpLink, store.OpSpace) {
+		for _, why := range []unix.Errno{unix.EIO, unix.EPERM, unix.EACCES, unix.EROFS, unix.ENOSPC, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP, unix.ENOLCK} {
+			for _, atStart := range []bool{true, false} {
+				if op == store.OpLock && (why == unix.EACCES || !atStart) {
+					continue // EACCES says that another has the lock, and later none is taken
+				}
+				t.Run(fmt.Sprint(op, " ", unix.ErrnoName(why), " ", atStart), func(t *testing.T) {
+					refused(t, op, why, atStart)
+				})
+			}
+		}
+	}
+}
+
+func refused(t *testing.T, op store.Op, why error, atStart bool) {
+	t.Helper()
+	var on atomic.Bool
+	on.Store(atStart)
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	dir := filepath.Join(inMemory(t), "cache")
+	h.cache = open(t, cache.Failing(cache.Options{Dir: dir, Now: h.clock, Limits: func(int64) (int64, int64, error) { return 64 * mib, 0, nil }},
+		func(o store.Op, _ string) error {
+			if o == op && on.Load() {
+				return why
+			}
+			return nil
+		}))
+	s := h.source("acme", "a")
+	pull := func(seed uint64) {
+		t.Helper()
+		data := random(seed, 100_000)
+		if got := read(t, s, h.addBlob("acme/app", data)); !bytes.Equal(got, data) {
+			t.Errorf("%d bytes", len(got))
+		}
+	}
+	pull(1)
+	on.Store(true)
+	for seed := range uint64(3) {
+		pull(2 + seed)
+	}
+	on.Store(false)
+	h.advance(cache.DiskRest)
+	h.cache.Look()
+	if n := h.cache.Numbers(); !n.Writable || n.Past != nil {
+		t.Errorf("it works again, and: %+v", n)
+	}
+	before := h.cache.Numbers().Bypassed
+	pull(9)
+	h.settle()
+	if now := h.cache.Numbers(); now.Bypassed != before || now.Blobs == 0 {
+		t.Errorf("pulls go past a disk that works: %+v", now)
+	}
+}
+
+// The folder cannot be used at first, then it can, is taken away, and is back: each
+// is logged once, and the numbers say it.
+func TestFolder_ComesAndGoes(t *testing.T) {
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	dir := filepath.Join(inMemory(t), "cache")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := &logged{}
+	h.cache = open(t, cache.Options{Dir: dir, Now: h.clock, Log: slog.New(slog.NewTextHandler(log, nil))})
+	s := h.source("acme", "a")
+	pull := func(data []byte, kept bool) {
+		t.Helper()
+		if got := read(t, s, h.addBlob("acme/app", data)); !bytes.Equal(got, data) {
+			t.Errorf("%d bytes", len(got))
+		}
+		h.settle()
+		n := h.cache.Numbers()
+		if n.Writable != kept || (n.Past == nil) != kept {
+			t.Errorf("kept: want %v: %+v", kept, n)
+		}
+	}
+	pull(random(1, 6*mib), false)
+	pull(random(2, 1000), false)
+	if n := h.cache.Numbers(); n.Past.Reason != cache.PastUnusable || n.Past.Err == nil || n.Bypassed != 2 {
+		t.Errorf("%+v", n)
+	}
+	h.cache.Look()
+	if got := log.count("cannot be used"); got != 1 {
+		t.Errorf("it was said %d times:\n%s", got, &log.text)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	h.cache.Look()
+	pull(random(3, 6*mib), true)
+	if got := log.count("can be used again"); got != 1 {
+		t.Errorf("it was said %d times:\n%s", got, &log.text)
+	}
+
+	evicted := h.cache.Numbers().Evicted
+	if err := os.RemoveAll(dir); err != nil { // emptied: it is used at once
+		t.Fatal(err)
+	}
+	pull(random(4, 6*mib), true)
+	if got := log.count("emptied or replaced"); got != 1 || h.cache.Numbers().Evicted < evicted {
+		t.Errorf("it was said %d times:\n%s", got, &log.text)
+	}
+	if got := read(t, s, h.addBlob("acme/app", random(4, 6*mib))); len(got) != 6*mib {
+		t.Errorf("%d bytes", len(got))
+	}
+
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pull(random(5, 1000), false)
+	pull(random(6, 1000), false)
+	if got := log.count("not where it was"); got != 1 {
+		t.Errorf("it was said %d times:\n%s", got, &log.text)
+	}
+}
+
+// What somebody has to decide ends the start.
+func TestFolder_IsNobodysElse(t *testing.T) {
+	dir := t.TempDir()
+	h := &house{cache: open(t, cache.Options{Dir: dir})}
+	if _, err := cache.New(cache.Options{Dir: h.cache.Dir()}); !errors.Is(err, store.ErrInUse) {
+		t.Errorf("another one: %v", err)
+	}
+	home := t.TempDir()
+	if err := os.Mkdir(filepath.Join(home, "tmp"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cache.New(cache.Options{Dir: home}); !errors.Is(err, store.ErrForeign) {
+		t.Errorf("somebody's home: %v", err)
+	}
+}
+
+// The folder goes in the middle of a download: who reads gets the rest, and who
+// comes in the middle gets all.
+func TestFolder_GoesInMidDownload(t *testing.T) {
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	h.chunk = 1 << 20
+	dir := filepath.Join(inMemory(t), "cache")
+	h.cache = open(t, cache.Options{Dir: dir, Now: h.clock})
+	data := random(1, 6*mib)
+	obj, s := h.addBlob("acme/app", data), h.source("acme", "a")
+	c, err := s.Open(t.Context(), obj, oci.Range{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Body.Close() }()
+	got := make([]byte, len(data)+1)
+	n, err := c.Body.Read(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if second, err := get(ctx, s, obj, oci.Range{}); err != nil || !bytes.Equal(second, data) {
+		t.Errorf("who came in the middle: %d bytes, %v", len(second), err)
+	}
+	for err == nil && n < len(got) {
+		var more int
+		more, err = c.Body.Read(got[n:])
+		n += more
+	}
+	if !bytes.Equal(got[:n], data) {
+		t.Errorf("who read: %d bytes, %v", n, err)
+	}
+}
+
+// Why pulls go past a disk that works is told for an hour, or until something as
+// large has room.
+func TestFolder_LackOfRoomIsTold(t *testing.T) {
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	log := &logged{}
+	h.cache = open(t, cache.Options{Dir: inMemory(t), Now: h.clock, MaxSize: mib, Log: slog.New(slog.NewTextHandler(log, nil))})
+	s := h.source("acme", "a")
+	for seed := range uint64(3) {
+		data := random(seed, 2*mib)
+		if got := read(t, s, h.addBlob("acme/app", data)); !bytes.Equal(got, data) {
+			t.Errorf("%d bytes", len(got))
+		}
+	}
+	n := h.cache.Numbers()
+	if n.Past == nil || n.Past.Reason != cache.PastReason(store.LackLimit) || n.Past.Bytes != 2*mib || !n.Writable || n.Bypassed != 3 {
+		t.Errorf("%+v", n)
+	}
+	if got := log.count("a download goes past the disk"); got != 1 {
+		t.Errorf("it was said %d times:\n%s", got, &log.text)
+	}
+	h.advance(cache.LackFor)
+	if n := h.cache.Numbers(); n.Past != nil {
+		t.Errorf("%+v", n.Past)
+	}
+}
+
+// A facts.db that comes back with its folder does not know what was denied
+// meanwhile: it goes, so that the next start revives nothing. The one that is in use
+// stays.
+func TestFolder_BringsNoOldFactsBack(t *testing.T) {
+	parent := inMemory(t)
+	dir, aside := filepath.Join(parent, "cache"), filepath.Join(parent, "aside")
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	data := random(1, 1000)
+	obj := h.addBlob("acme/app", data)
+	first, err := cache.New(cache.Options{Dir: dir, Now: h.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.cache = first
+	read(t, h.source("acme", "a"), obj)
+	if err := os.Remove(filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	first.Look()
+	if _, err := os.Stat(filepath.Join(dir, "facts.db")); err != nil {
+		t.Errorf("the one in use: %v", err)
+	}
+	if err := errors.Join(first.Close(), os.Rename(dir, aside), os.WriteFile(dir, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	h.cache = open(t, cache.Options{Dir: dir, Now: h.clock})
+	read(t, h.source("acme", "a"), obj)
+	if err := errors.Join(os.Remove(dir), os.Rename(aside, dir)); err != nil {
+		t.Fatal(err)
+	}
+	h.cache.Look()
+	if _, err := os.Stat(filepath.Join(dir, "facts.db")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an old one: %v", err)
+	}
+	if n := h.cache.Numbers(); !n.Writable {
+		t.Errorf("%+v", n)
+	}
+}
