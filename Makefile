@@ -8,7 +8,7 @@ ARCH ?= $(shell $(GO) env GOARCH)
 # Run from its own module: what it needs is not what berth needs.
 NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 
-.PHONY: build test lint e2e fuzz deb ci
+.PHONY: build test lint e2e fuzz walk size deb ci
 
 build: ## a static binary: ./berth
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(VERSION)' -o berth ./cmd/berth
@@ -36,6 +36,12 @@ fuzz: ## every fuzz target for FUZZTIME
 	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
 	  done; \
 	done
+
+walk: ## what a pull runs through: functions, files, packages
+	$(GO) run ./bench/walk
+
+size: ## lines and functions of each package
+	$(GO) run ./bench/size
 
 ci: ## all of it
 	.ci/run
