@@ -77,6 +77,8 @@ func (b *body) Read(p []byte) (int, error) {
 		return n, err
 	}
 	switch cause := b.ended(); {
+	case cause == nil && errors.Is(err, errStall):
+		return n, b.fault(err)
 	case cause == nil:
 		return n, b.broken(err)
 	case errors.Is(cause, os.ErrClosed):

@@ -112,7 +112,7 @@ func classOf(err error) oci.Class {
 	}
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {
-	case errors.Is(err, errNoHeader), errors.Is(err, errStall), errors.Is(err, errTooSlow), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, errNoHeader), errors.Is(err, errStall), errors.Is(err, errTooSlow), errors.Is(err, errLost), errors.Is(err, context.DeadlineExceeded):
 		return oci.Timeout
 	case errors.Is(err, context.Canceled):
 		return oci.ClientGone

@@ -9,10 +9,22 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// dialTimeout bounds a look-up and the connection attempts that follow it.
-const dialTimeout = 5 * time.Second
+const (
+	// dialTimeout bounds a look-up and the connection attempts that follow it.
+	dialTimeout = 5 * time.Second
+	// keepAliveAfter and keepAliveEvery are when the kernel asks whether the other
+	// end is still there: an idle connection that lost it is closed before a request
+	// is put on it, and one in the middle of a body before the body's own limit.
+	keepAliveAfter = 10 * time.Second
+	keepAliveEvery = 5 * time.Second
+	// unackedLimit is how long the other end may acknowledge nothing of what was
+	// sent. Without it the kernel tries for a quarter of an hour.
+	unackedLimit = 15 * time.Second
+)
 
 // dialer opens connections to whatever host is asked for, but only to
 // addresses that the policy lets through.
@@ -36,14 +48,30 @@ func newDialer(allow []netip.Prefix, named []*url.URL, resolver *net.Resolver) *
 // is really dialled and after all look-ups: a name that answered with a public
 // address a moment ago (DNS rebinding) gets no second chance.
 func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	dial := net.Dialer{Timeout: dialTimeout, Resolver: d.resolver}
-	if !d.named[strings.ToLower(addr)] {
-		dial.Control = d.control
+	named := d.named[strings.ToLower(addr)]
+	dial := net.Dialer{
+		Timeout: dialTimeout, Resolver: d.resolver,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveAfter, Interval: keepAliveEvery, Count: 3},
+		Control: func(_, address string, raw syscall.RawConn) error {
+			limitUnacked(raw)
+			if named {
+				return nil
+			}
+			return d.check(address)
+		},
 	}
 	return dial.DialContext(ctx, network, addr)
 }
 
-func (d *dialer) control(_, address string, _ syscall.RawConn) error {
+// limitUnacked asks the kernel not to wait for acknowledgements for ever. A kernel
+// that cannot do that has other limits, only later ones.
+func limitUnacked(raw syscall.RawConn) {
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedLimit.Milliseconds())) // see above
+	})
+}
+
+func (d *dialer) check(address string) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return fmt.Errorf("checking an address before dialling: %w", err)

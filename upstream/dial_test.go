@@ -251,7 +251,7 @@ func TestNothingFromTheEnvironment(t *testing.T) {
 		t.Setenv(v, "http://127.0.0.1:"+proxy)
 	}
 	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth})
-	if r.conns.meta.Proxy != nil || r.conns.blob.Proxy != nil {
+	if p := r.conns.now(); p.meta.Proxy != nil || p.blob.Proxy != nil {
 		t.Error("a transport has a proxy")
 	}
 }

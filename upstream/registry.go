@@ -93,8 +93,8 @@ type Registry struct {
 	authority Authority
 	accounts  *accounts
 	shares    shares
-	conns     transports
-	// Requests go through these: the transports, and what stands before them.
+	conns     *pools
+	// Requests go through these: the pools, and what stands before them.
 	meta, blob http.RoundTripper
 	sender
 	slots chan struct{}
@@ -120,17 +120,17 @@ func New(o Options) (*Registry, error) {
 		named = append(named, o.Proxy)
 	}
 	d := newDialer(o.AllowPrivate, named, o.Resolver)
-	t := newTransports(d, o.CAs, o.Proxy, o.Connections)
+	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, connections: o.Connections})
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
-		conns: t, meta: t.meta, blob: t.blob,
-		sender: sender{name: o.Name, url: u, budget: newBudget(time.Now()), metrics: o.Metrics, now: o.Now, pause: firstWait},
+		conns: conns, meta: lane{conns, false}, blob: lane{conns, true},
+		sender: sender{name: o.Name, url: u, budget: newBudget(time.Now()), metrics: o.Metrics, manners: newManners(), now: o.Now, pause: firstWait},
 		slots:  make(chan struct{}, o.Connections),
 		log:    o.Logger,
 	}
 	r.accounts = newAccounts(&o)
 	if o.Proxy != nil {
-		r.meta, r.blob = literals{t.meta, d}, literals{t.blob, d}
+		r.meta, r.blob = literals{r.meta, d}, literals{r.blob, d}
 	}
 	r.origin, r.tokens = &breaker{turned: r.turned}, &breaker{turned: r.turned}
 	r.metrics.breaker(r.name, false)

@@ -83,6 +83,9 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 		return nil, err
 	}
 	return s.within(ctx, c.op, who, func(ctx context.Context) (*answer, error) {
+		if c.op == opManifest {
+			ctx = counting(ctx)
+		}
 		for targets := 1; ; targets++ {
 			a, err := s.ask(ctx, c, cred, who)
 			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead ||

@@ -39,6 +39,7 @@ type sender struct {
 	url     *url.URL
 	budget  *budget
 	metrics *Metrics
+	manners *manners
 	now     func() time.Time
 	pause   time.Duration // firstWait, but in tests
 	// origin is the breaker of the registry, tokens that of token endpoints on
@@ -85,7 +86,7 @@ func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Requ
 	}
 	err := retry.Do(ctx, s.backoff(ctx, b, retries, &last), func(context.Context) error {
 		last.drop()
-		last = s.try(ctx, via, req, op)
+		last = s.lively(ctx, via, req, op)
 		if last.again == oci.Unclassified {
 			return nil
 		}
@@ -113,17 +114,38 @@ type attempt struct {
 	unsaid bool
 }
 
-func (s *sender) try(ctx context.Context, via http.RoundTripper, req *http.Request, op operation) attempt {
+// lively tries, and again at once where the connection was dead. That is no retry of
+// what the registry did, so it costs nothing of the budget; there cannot be more of
+// it than there were connections.
+func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Request, op operation) attempt {
+	most := maxLost
+	if isCounted(ctx) {
+		most = 1
+	}
+	for lost := 0; ; lost++ {
+		a := s.try(ctx, s.begin(ctx, via, req, op, most-lost))
+		if !errors.Is(a.err, errLost) || ctx.Err() != nil {
+			return a
+		}
+		s.metrics.retry(s.name, a.again)
+	}
+}
+
+func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	a := attempt{reply: reply{sent: s.now()}}
 	start := time.Now()
-	if op == opAuth {
-		a.Response, a.err = hastily(ctx, via, req) //nolint:bodyclose // likewise
+	if x.op == opAuth {
+		a.Response, a.err = hastily(x.via, x.req) //nolint:bodyclose // likewise
 	} else {
-		a.Response, a.err = via.RoundTrip(req.WithContext(ctx)) //nolint:bodyclose // drop closes it, or whoever gets the answer
+		a.Response, a.err = x.via.RoundTrip(x.req) //nolint:bodyclose // drop closes it, or whoever gets the answer
 	}
 	took := time.Since(start)
-	s.metrics.try(s.name, op, a.Response, a.err, took)
-	s.heard(ctx, req, op, &a, took)
+	var about bool
+	a.err, about = x.ended(a.Response, a.err)
+	s.metrics.try(s.name, x.op, a.Response, a.err, took)
+	if about {
+		s.heard(ctx, x.req, x.op, &a, took)
+	}
 	switch {
 	case a.err == nil:
 		a.judge(s.now())
@@ -148,8 +170,8 @@ func (s *sender) heard(ctx context.Context, req *http.Request, op operation, a *
 const authTimeout = 4 * time.Second
 
 // hastily sends req, whose header must be there within authTimeout.
-func hastily(ctx context.Context, via http.RoundTripper, req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+func hastily(via http.RoundTripper, req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
 	clock := time.AfterFunc(authTimeout, func() { cancel(errNoHeader) })
 	resp, err := via.RoundTrip(req.WithContext(ctx))
 	switch {

@@ -393,7 +393,7 @@ func TestHeaderTimeout(t *testing.T) {
 		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: "registry.test"}, Authority: withoutAuth})
 		var dials []time.Duration
 		start := time.Now()
-		r.conns.meta.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		r.conns.dial = func(context.Context, string, string) (net.Conn, error) {
 			dials = append(dials, time.Since(start))
 			client, server := net.Pipe()
 			go func() {

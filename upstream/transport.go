@@ -19,45 +19,42 @@ const (
 	pingTimeout = 5 * time.Second
 )
 
-// transports are the two ways to an origin. Requests and short answers share
-// HTTP/2 connections: Quay, for one, lets ten times as many requests through
-// there. The bytes of blobs come over HTTP/1.1: parallel ranges on one HTTP/2
-// connection share its one TCP window and gain nothing.
-type transports struct {
-	meta, blob *http.Transport
+// transportOptions are what all transports of a Registry have in common.
+type transportOptions struct {
+	dialer      *dialer
+	secure      *tls.Config
+	proxy       *url.URL
+	connections int
 }
 
-func newTransports(d *dialer, cas *x509.CertPool, proxy *url.URL, connections int) transports {
-	secure := &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		RootCAs:            cas,
+func newSecure(cas *x509.CertPool) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		RootCAs:    cas,
+		// One for all pools: a connection that takes the place of a dead one
+		// resumes its session.
 		ClientSessionCache: tls.NewLRUClientSessionCache(64),
 	}
-	return transports{
-		meta: newTransport(d, secure, proxy, connections, true),
-		blob: newTransport(d, secure, proxy, connections, false),
-	}
 }
 
-func newTransport(d *dialer, secure *tls.Config, proxy *url.URL, connections int, http2 bool) *http.Transport {
+func newTransport(o transportOptions, http2 bool) *http.Transport {
 	t := &http.Transport{
-		DialContext:            d.DialContext,
-		TLSClientConfig:        secure.Clone(), // the transport adds to it which protocols it speaks
+		TLSClientConfig:        o.secure.Clone(), // the transport adds to it which protocols it speaks
 		TLSHandshakeTimeout:    tlsTimeout,
 		ResponseHeaderTimeout:  headerTimeout,
 		MaxResponseHeaderBytes: maxHeader,
 		DisableCompression:     true, // digests are over the bytes as they are stored
-		MaxConnsPerHost:        connections,
-		MaxIdleConnsPerHost:    connections,
-		MaxIdleConns:           4 * connections, // redirect targets are other hosts
+		MaxConnsPerHost:        o.connections,
+		MaxIdleConnsPerHost:    o.connections,
+		MaxIdleConns:           4 * o.connections, // redirect targets are other hosts
 		IdleConnTimeout:        idleTimeout,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		Protocols:              new(http.Protocols),
 	}
 	t.Protocols.SetHTTP1(true)
 	t.Protocols.SetHTTP2(http2)
-	if proxy != nil { // nil must stay nil: nothing comes from the environment
-		t.Proxy = http.ProxyURL(proxy)
+	if o.proxy != nil { // nil must stay nil: nothing comes from the environment
+		t.Proxy = http.ProxyURL(o.proxy)
 	}
 	return t
 }
@@ -74,9 +71,4 @@ func (l literals) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return l.RoundTripper.RoundTrip(req)
-}
-
-func (t transports) close() {
-	t.meta.CloseIdleConnections()
-	t.blob.CloseIdleConnections()
 }

@@ -46,7 +46,7 @@ func sail(t *testing.T, o ocitest.Options, kind string, f func(v *voyage)) {
 				})
 			},
 		})
-		r.conns.meta.DialContext, r.conns.blob.DialContext = memory.DialContext, memory.DialContext
+		r.conns.dial = memory.DialContext
 		c, err := cache.New(cache.Options{Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,82 @@
+package upstream
+
+import (
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+const (
+	// leastQuiet is how long a host may say nothing on a connection that was open
+	// before, until that is a sign that the connection is dead.
+	leastQuiet = time.Second
+	// usualTimes is how many times the usual time a host may take instead, if that
+	// is longer: one that looks everything up in a slow store is slow, not dead.
+	usualTimes = 3
+	// keptHosts bounds what is remembered: redirect targets are many.
+	keptHosts = 512
+)
+
+// manner is what is known of how a host answers requests of one kind.
+type manner struct {
+	// header is how long it usually takes until a header is there.
+	header time.Duration
+	// cut is when a body of it was last given up since its connection seemed dead.
+	cut time.Time
+}
+
+type mannerKey struct {
+	host string
+	op   operation
+}
+
+// manners are those of the hosts that were spoken to last.
+type manners struct {
+	mu    sync.Mutex
+	hosts *lru.LRU[mannerKey, manner]
+}
+
+func newManners() *manners {
+	hosts, err := lru.NewLRU[mannerKey, manner](keptHosts, nil)
+	if err != nil {
+		panic(err) // only for a size of nothing
+	}
+	return &manners{hosts: hosts}
+}
+
+// answered notes that a header was there after a time. The average forgets
+// quickly: a host that has become slow is found to be so after two or three
+// answers, and until then each costs one request more.
+func (m *manners) answered(k mannerKey, took time.Duration) {
+	m.change(k, func(n *manner) {
+		if n.header == 0 {
+			n.header = took
+			return
+		}
+		n.header += (took - n.header) / 4
+	})
+}
+
+// gaveUp notes that a body was given up.
+func (m *manners) gaveUp(k mannerKey) { m.change(k, func(n *manner) { n.cut = time.Now() }) }
+
+func (m *manners) change(k mannerKey, f func(*manner)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, _ := m.hosts.Get(k)
+	f(&n)
+	m.hosts.Add(k, n)
+}
+
+func (m *manners) of(k mannerKey) manner {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, _ := m.hosts.Get(k)
+	return n
+}
+
+// quiet is how long a host may say nothing before its connection is in doubt.
+func (m *manners) quiet(k mannerKey) time.Duration {
+	return max(leastQuiet, usualTimes*m.of(k).header)
+}
