@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -57,15 +58,17 @@ func levelOf(l config.Log) slog.Level {
 	}[l.Level]
 }
 
-// logBuffer is a writer that never waits: whoever reads the log may stall (a
-// full pipe, a stopped journald), and pulls must not. Another goroutine writes
-// what came together; lines that find no room are dropped and counted.
+// logBuffer is a writer that never waits and never fails: whoever reads the log may
+// stall (a full pipe, a stopped journald) or be gone, and pulls must go on. Another
+// goroutine writes what came together; lines that find no room are dropped, and
+// counted with those that could not be written.
 type logBuffer struct {
 	to      io.Writer
 	dropped atomic.Uint64
 	more    chan struct{} // something waits
 	stop    func()
 	done    chan struct{} // closed when everything was written
+	torn    bool          // a write ended within a line; only run looks at it
 
 	mu      sync.Mutex
 	waiting []byte
@@ -132,13 +135,40 @@ func linger(stop <-chan struct{}) {
 	}
 }
 
-// flush writes what waits. There is nowhere to say that the log cannot be written.
+// flush writes what waits. There is nowhere to say that the log cannot be written;
+// what is lost is counted, and the next lines are tried again: a pipe may get
+// another reader, and a full disk room.
 func (b *logBuffer) flush() {
 	lines := b.take()
-	_, _ = b.to.Write(lines)
+	b.write(lines)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.spare = lines[:0]
+}
+
+func (b *logBuffer) write(lines []byte) {
+	if len(lines) == 0 {
+		return
+	}
+	if b.torn { // or the next line would go on behind half of another
+		if _, err := b.to.Write([]byte{'\n'}); err != nil {
+			b.lost(lines)
+			return
+		}
+		b.torn = false
+	}
+	n, err := b.to.Write(lines)
+	if err == nil {
+		return
+	}
+	n = min(max(n, 0), len(lines))
+	b.torn = n > 0 && lines[n-1] != '\n'
+	b.lost(lines[n:])
+}
+
+// lost counts lines that were not written, one that was written in part included.
+func (b *logBuffer) lost(lines []byte) {
+	b.dropped.Add(uint64(bytes.Count(lines, []byte{'\n'})))
 }
 
 // take empties the buffer.

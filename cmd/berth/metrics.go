@@ -79,10 +79,10 @@ func buildInfo() prometheus.Collector {
 	}, func() float64 { return 1 })
 }
 
-// droppedLines counts what the log had no room for.
+// droppedLines counts what never came to the log.
 func droppedLines(b *logBuffer) prometheus.Collector {
 	return prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "berth_log_dropped_total",
-		Help: "Lines of the log that were dropped because they could not be written fast enough.",
+		Help: "Lines of the log that were dropped because they could not be written, or not fast enough.",
 	}, func() float64 { return float64(b.dropped.Load()) })
 }

@@ -27,6 +27,7 @@ func serveCommand(o *options) *cobra.Command {
 		Short: "Answer pulls",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
+			outlive() // whoever reads the log may go in the middle of pulls
 			cfg, err := o.load()
 			if err != nil {
 				return err
