@@ -112,7 +112,10 @@ func TestResumesWhatAStopCutOff(t *testing.T) {
 	const size, held = 12 << 20, 5 << 20
 	d := hub.AddNoise("library/big", layerSeed, size)
 	gate := ocitest.NewGate()
-	hub.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: d}, 0, ocitest.Fault{HoldBody: gate, HoldAt: held})
+	// The registry stops in the middle, and gives no more to new connections either:
+	// else the first berth would go on there.
+	hub.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: d}, 1, ocitest.Fault{HoldBody: gate, HoldAt: held})
+	hub.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: d}, 0, ocitest.Fault{HoldBody: gate})
 	n := k.start()
 	c := k.client(door)
 	c.resumes = true

@@ -123,7 +123,7 @@ func (r *Registry) tooManyCopies() []string {
 	}
 	sent := map[oci.Digest]int64{}
 	for _, q := range r.records {
-		if q.Kind == Blob && q.Range != "bytes=0-0" && (q.Status == http.StatusOK || q.Status == http.StatusPartialContent) {
+		if q.Kind == Blob && !isProbe(q.Range) && (q.Status == http.StatusOK || q.Status == http.StatusPartialContent) {
 			sent[q.Digest] += q.Sent
 		}
 	}
@@ -142,4 +142,11 @@ func (r *Registry) tooManyCopies() []string {
 func isBasic(authorization string) bool {
 	scheme, _, _ := strings.Cut(authorization, " ")
 	return strings.EqualFold(scheme, "Basic")
+}
+
+// isProbe says whether a range asks for one byte: for what it proves, or to find out
+// whether a connection that is silent is dead.
+func isProbe(rng string) bool {
+	from, to, ok := strings.Cut(strings.TrimPrefix(rng, "bytes="), "-")
+	return ok && from != "" && from == to
 }
