@@ -43,6 +43,7 @@ type Blocks struct {
 	// It comes before mu.
 	writing sync.Mutex
 	notes   *notes // of what is there; nil: none are taken
+	hashing hashing
 
 	mu       sync.Mutex
 	size     int64 // -1 until the end of a blob of unknown length
@@ -65,7 +66,9 @@ type waiter struct {
 	off  int64
 	min  int64 // how many, unless the blob ends before
 	held bool  // the last byte counts only after verification
-	wake chan struct{}
+	// hasher: it waits where the hash stands, wherever that has come to.
+	hasher bool
+	wake   chan struct{}
 }
 
 // NewBlocks makes room for a blob of size bytes (-1: unknown) and an empty file
@@ -94,10 +97,12 @@ func (s *Store) NewBlocks(origin string, d oci.Digest, size int64) (*Blocks, err
 }
 
 func (s *Store) newBlocks(origin string, d oci.Digest, f *os.File, size int64) *Blocks {
-	return &Blocks{
+	b := &Blocks{
 		store: s, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.path(origin, d), size: size,
 		claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
 	}
+	b.hashing.hash = d.Algorithm().Hash()
+	return b
 }
 
 // newFile makes a sparse file in tmp.
@@ -223,6 +228,9 @@ func (b *Blocks) wait(ctx context.Context, w *waiter) (int64, error) {
 func (b *Blocks) ready(w *waiter) (int64, error) {
 	if b.wrong { // nothing more of it may go out, also of what is there
 		return 0, b.failure()
+	}
+	if w.hasher {
+		w.off = b.hashing.pos.Load()
 	}
 	if b.size >= 0 && w.off >= b.size && (b.verified || !w.held) {
 		return 0, io.EOF

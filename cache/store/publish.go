@@ -30,35 +30,81 @@ func (b *Blocks) Publish() error {
 	}
 	_ = b.file.Close() // fsync has told all there is to know
 	b.dropNotes()
-	b.store.room.forget(blobKey{b.origin, b.digest})
-	b.store.checks.isGood(b.origin, b.digest, b.Size())
-	b.store.share(b.origin, b.digest, b.path)
+	b.store.published(b.origin, b.digest, b.Size())
 	return nil
 }
 
 // publish either publishes or drops the file. Caller holds writing.
 func (b *Blocks) publish() error {
-	var err error
-	if b.store.Gone() { // it would be made below a mount point
-		err = ErrGone
-	} else {
-		err = b.store.makeFolder(b.origin, b.digest)
-	}
-	if err == nil {
-		err = b.store.disk.sync(b.file)
-	}
-	if err == nil {
-		err = b.store.room.publish(b.tmp, b.path, b.reserved)
-	}
-	if err != nil {
-		b.drop()
-		return err
-	}
-	if err := b.store.disk.syncFolder(filepath.Dir(b.path)); err != nil {
+	named, err := b.store.publishFile(b.file, b.origin, b.digest, b.reserved)
+	switch {
+	case err != nil && named:
 		_ = b.file.Close() // the error that counts is the one before
 		b.dropNotes()
-		return errors.Join(err, b.store.room.remove(b.path))
+	case err != nil:
+		b.drop()
 	}
+	return err
+}
+
+// publishFile gives f, which lies in tmp and holds size reserved bytes, its name.
+// After an error it has no name; named says that it had one, so that it is gone
+// from tmp and its bytes are reserved no more.
+func (s *Store) publishFile(f *os.File, origin string, d oci.Digest, size int64) (named bool, err error) {
+	path := s.path(origin, d)
+	if s.Gone() { // it would be made below a mount point
+		return false, ErrGone
+	}
+	if err := s.makeFolder(origin, d); err != nil {
+		return false, err
+	}
+	if err := s.disk.sync(f); err != nil {
+		return false, err
+	}
+	if err := s.room.publish(f.Name(), path, size); err != nil {
+		return false, err
+	}
+	if err := s.disk.syncFolder(filepath.Dir(path)); err != nil {
+		return true, errors.Join(err, s.room.remove(path))
+	}
+	return true, nil
+}
+
+// published notes that a verified blob has its name.
+func (s *Store) published(origin string, d oci.Digest, size int64) {
+	s.room.forget(blobKey{origin, d})
+	s.checks.isGood(origin, d, size)
+	s.share(origin, d, s.path(origin, d))
+}
+
+// Put keeps an object that is whole and verified in memory: written, synced and
+// renamed as Publish does. The error is about our disk; ErrNoRoom if there is no
+// room.
+func (s *Store) Put(origin string, d oci.Digest, data []byte) error {
+	size := int64(len(data))
+	if err := s.room.reserve(size); err != nil {
+		return err
+	}
+	f, err := s.newFile(d, size)
+	if err != nil {
+		s.room.dropped(size, 0)
+		return fmt.Errorf("making a file in the cache: %w", err)
+	}
+	named := false
+	n, err := s.disk.writeAt(f, data, 0)
+	s.room.wrote(int64(n))
+	if err == nil {
+		named, err = s.publishFile(f, origin, d, size)
+	}
+	_ = f.Close() // fsync has told all there is to know
+	if err != nil {
+		if !named {
+			_ = s.disk.remove(f.Name()) // best effort: tmp is emptied at the next start
+			s.room.dropped(size, int64(n))
+		}
+		return fmt.Errorf("keeping %s: %w", d, err)
+	}
+	s.published(origin, d, size)
 	return nil
 }
 

@@ -139,6 +139,7 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("writing to the cache: %w", err)
 	}
+	b.hashInOrder(p[:n], r.pos)
 	b.wrote(block, int64(n))
 	r.pos += int64(n)
 	return n, nil
