@@ -2,10 +2,10 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
+	"berth/cache/download"
 	"berth/cache/facts"
 	"berth/oci"
 )
@@ -26,11 +26,6 @@ type questionKey struct {
 	ref    string // kind and digest, or tag
 }
 
-type missingEntry struct {
-	until time.Time
-	err   *oci.Error
-}
-
 func (s *source) questionKey(view oci.View, o oci.Object) questionKey {
 	return questionKey{s.origin, view, o.Repo, o.Kind.String() + o.Digest.String()}
 }
@@ -42,7 +37,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
-	return s.c.stats.do(ctx, s.c, mk, s.question(view, o, mk))
+	return s.c.stats.Do(ctx, mk, s.question(view, o, mk))
 }
 
 // question is what ask does when nobody is asking yet.
@@ -58,10 +53,6 @@ func (s *source) question(view oci.View, o oci.Object, mk questionKey) func(cont
 	}
 }
 
-// errAccountChanged is the cause of an error about an answer that belongs to
-// another credential than it was asked for.
-var errAccountChanged = errors.New("the credential was changed meanwhile")
-
 // prove records a 2xx to a request that was sent at asked. The error: a denial
 // has come since, and wins; or the credential was changed since view was looked
 // up, so that nobody can tell which one the answer is for.
@@ -70,7 +61,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 		return &oci.Error{
 			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{View: view, Repo: o.Repo},
 			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Name, o.Repo),
-			Err:     errAccountChanged,
+			Err:     download.ErrCredentialChanged,
 		}
 	}
 	key := s.accessKey(view, o.Repo, o.Digest)
@@ -124,14 +115,12 @@ func (s *source) deny(key facts.Access, class oci.Class) {
 }
 
 func (c *Cache) rememberMissing(k questionKey, err error) {
-	c.missing.Add(k, missingEntry{until: c.o.Now().Add(missingFor), err: oci.AsError(err)})
+	c.missing.For(k, missingFor, oci.AsError(err))
 }
 
 func (c *Cache) knownMissing(k questionKey) error {
-	if e, ok := c.missing.Get(k); ok && c.o.Now().Before(e.until) {
-		return e.err
-	}
-	return nil
+	_, why, _ := c.missing.Held(k)
+	return why
 }
 
 // renewEarly asks again in the background when access, proven then, is past four
@@ -142,6 +131,6 @@ func (s *source) renewEarly(view oci.View, o oci.Object, proven time.Time) {
 	}
 	if mk := s.questionKey(view, o); s.c.knownMissing(mk) == nil {
 		// Nobody waits for the answer: it is recorded, and whoever pulls next sees it.
-		s.c.stats.start(s.c, mk, s.question(view, o, mk))
+		s.c.stats.Start(mk, s.question(view, o, mk))
 	}
 }

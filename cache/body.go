@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"berth/cache/download"
 	"berth/cache/store"
 	"berth/oci"
 )
@@ -26,14 +27,11 @@ type fileBody struct {
 	ctx   context.Context
 	// held: the last byte waits for the check.
 	held bool
-	// detour gives what is left from the position on when the disk fails; nil: it
-	// does not. past is where the bytes come from since.
-	detour func(cause error) (io.ReadCloser, error)
-	past   io.ReadCloser
+	// openBypass gives what is left from the position on when the disk fails; nil: it
+	// does not. bypass is where the bytes come from since.
+	openBypass func(cause error) (io.ReadCloser, error)
+	bypass     io.ReadCloser
 }
-
-// errNoSeek is for who would go back where the bytes come past the disk.
-var errNoSeek = errors.New("past the disk a blob is read in one go")
 
 // sound starts the verification of a blob that was not verified since the start,
 // before any of it is sent to a reader of r. What is small, and parts of what is
@@ -49,7 +47,7 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 	if check == nil {
 		return true, nil
 	}
-	if b.size > waitForCheck || b.size > verifyFirst && !r.Bounded() {
+	if b.size > waitForCheck || b.size > download.VerifyFirst && !r.Bounded() {
 		b.check, b.ctx, b.held = check, ctx, !r.Bounded()
 		return true, nil
 	}
@@ -84,15 +82,15 @@ func (b *fileBody) ready() (int64, error) {
 	if left <= 0 {
 		return 0, io.EOF
 	}
-	if b.check == nil || b.past != nil {
+	if b.check == nil || b.bypass != nil {
 		return left, nil
 	}
 	over, err := b.check.Done()
 	if !over && b.held && left == 1 {
 		over, err = true, b.check.Wait(b.ctx)
 	}
-	if err != nil && b.detour != nil && !errors.Is(err, store.ErrMismatch) && b.ctx.Err() == nil { // it cannot be read
-		if b.past, err = b.detour(err); err == nil {
+	if err != nil && b.openBypass != nil && !errors.Is(err, store.ErrMismatch) && b.ctx.Err() == nil { // it cannot be read
+		if b.bypass, err = b.openBypass(err); err == nil {
 			return left, nil
 		}
 	}
@@ -100,7 +98,7 @@ func (b *fileBody) ready() (int64, error) {
 	case err != nil && b.ctx.Err() != nil:
 		return 0, err
 	case err != nil:
-		return 0, diskError(err)
+		return 0, store.DiskError(err)
 	case over:
 		b.check = nil
 		return left, nil
@@ -117,34 +115,23 @@ func (b *fileBody) Read(p []byte) (int, error) {
 	}
 	got, err := b.from().Read(p[:min(int64(len(p)), n)])
 	b.pos += int64(got)
-	if b.past != nil {
+	if b.bypass != nil {
 		return got, err
 	}
-	return got, unread(err)
-}
-
-// unread is what reading a file came to that has more than was read.
-func unread(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, io.EOF): // shorter than it was said to be
-		return io.ErrUnexpectedEOF
-	}
-	return diskError(err)
+	return got, store.ReadError(err)
 }
 
 // from is where the bytes come from.
 func (b *fileBody) from() io.Reader {
-	if b.past != nil {
-		return b.past
+	if b.bypass != nil {
+		return b.bypass
 	}
 	return b.file
 }
 
 func (b *fileBody) Seek(offset int64, whence int) (int64, error) {
-	if b.past != nil {
-		return 0, errNoSeek
+	if b.bypass != nil {
+		return 0, download.ErrNoSeek
 	}
 	pos, err := b.file.Seek(offset, whence)
 	b.pos = pos
@@ -165,8 +152,8 @@ func (b *fileBody) Moved(n int64) { b.pos += n }
 
 // Close ends the reading.
 func (b *fileBody) Close() error {
-	if b.past != nil {
-		closeBody(b.past)
+	if b.bypass != nil {
+		closeBody(b.bypass)
 	}
 	return b.file.Close()
 }

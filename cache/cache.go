@@ -19,8 +19,11 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"berth/cache/download"
 	"berth/cache/facts"
 	"berth/cache/store"
+	"berth/internal/flight"
+	"berth/internal/hold"
 	"berth/oci"
 )
 
@@ -65,39 +68,27 @@ type Cache struct {
 	factsFile os.FileInfo
 
 	// Requests that prove something, per view and object.
-	stats    flights[oci.Content]
-	resolves flights[oci.Resolution]
+	stats    *flight.Group[questionKey, *oci.Content]
+	resolves *flight.Group[questionKey, *oci.Resolution]
 
-	missing *lru.Cache[questionKey, missingEntry]
-	// slow has until when nobody waits for an answer where there is a stale copy.
-	slow *lru.Cache[slowKey, time.Time]
-	// endless has until when blobs go past the disk that turned out to be larger than
-	// there was room for: the registry does not say their size before.
-	endless *lru.Cache[fillKey, time.Time]
+	manifests *manifestGets
+	downloads *download.Table
+	trouble   *trouble
+
+	// missing holds the answer 404, for the principal that got it.
+	missing *hold.Table[questionKey]
+	// slow holds what nobody waits for where there is a stale copy.
+	slow *hold.Table[slowKey]
 	// renewed says when a manifest last renewed what it lists.
 	renewed *lru.Cache[facts.Member, time.Time]
 
-	connections connections
-	counts      counts
-	descs       descs
-	line        line
-
-	// mu comes before a fill's mutex, and that before its blocks'
-	// and the line's.
-	mu    sync.Mutex
-	fills map[fillKey]*fill
-	// promised is what downloads from organisations' own registries may still
-	// take, by organisation.
-	promised map[string]int64
-	suspect  map[fillKey]*suspicion
-	bad      badDisk
-	// lack is the last lack of room, logged at lackSaid.
-	lack     Past
-	lackSaid time.Time
+	counts counts
+	descs  descs
 
 	ctx    context.Context // ends when Close is called
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	wg     sync.WaitGroup // what looks after the folder
+	writes sync.WaitGroup // of manifests, after their requests were answered
 }
 
 // New opens the folder. It does not go upstream. A folder that cannot be used is no
@@ -113,15 +104,6 @@ func New(o Options) (*Cache, error) {
 	if o.HotBytes == 0 {
 		o.HotBytes = 16 << 20
 	}
-	if o.Parallel == 0 {
-		o.Parallel = 4
-	}
-	if o.Connections == 0 {
-		o.Connections = 16
-	}
-	if o.ParkAfter == 0 {
-		o.ParkAfter = 30 * time.Second
-	}
 	c := &Cache{o: o, descs: newDescs()}
 	c.store = &folder{dir: o.Dir, log: o.Log, reopened: c.dropOldFacts, open: func() (*store.Store, error) {
 		return store.Open(o.Dir, store.Options{
@@ -136,12 +118,16 @@ func New(o Options) (*Cache, error) {
 		return nil, err
 	}
 	c.hot = newHot(o.HotBytes)
-	c.connections.limit = o.Connections
-	c.fills, c.suspect, c.promised = map[fillKey]*fill{}, map[fillKey]*suspicion{}, map[string]int64{}
-	c.slow, _ = lru.New[slowKey, time.Time](8192)
-	c.missing, _ = lru.New[questionKey, missingEntry](8192) // errors only for a size below 1
-	c.renewed, _ = lru.New[facts.Member, time.Time](8192)
-	c.endless, _ = lru.New[fillKey, time.Time](1024)
+	c.trouble = newTrouble(&c.o, c.store)
+	c.downloads = download.NewTable(download.Options{
+		Store: c.store, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,
+		Admit: o.Turn, Report: c.trouble, Log: o.Log,
+	})
+	c.manifests = newManifestGets()
+	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
+	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
+	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[slowKey](8192, o.Now)
+	c.renewed, _ = lru.New[facts.Member, time.Time](8192) // errors only for a size below 1
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wg.Go(c.keepLooking)
 	return c, nil
@@ -184,6 +170,11 @@ func (c *Cache) openFacts() (err error) {
 // pending facts. Nothing may call the cache any more.
 func (c *Cache) Close() error {
 	c.cancel()
+	c.stats.Close()
+	c.resolves.Close()
+	c.manifests.calls.Close()
+	c.downloads.Close()
+	c.writes.Wait()
 	c.wg.Wait()
 	err := c.facts.Close()
 	if serr := c.store.close(); err == nil {
@@ -244,3 +235,6 @@ func (c *Cache) Through(u Upstream) oci.Source {
 	}
 	return s
 }
+
+// Downloads are those that run, for people.
+func (c *Cache) Downloads() []download.Progress { return c.downloads.List() }

@@ -9,7 +9,10 @@ func Failing(o Options, fault func(op store.Op, path string) error) Options {
 }
 
 // PastTheDisk is as if the disk had failed just now.
-func (c *Cache) PastTheDisk() { c.diskFailed(errDisk) }
+func (c *Cache) PastTheDisk() { c.trouble.diskFailed(store.ErrDisk) }
+
+// Settle waits until what has come is on the disk.
+func (c *Cache) Settle() { c.writes.Wait() }
 
 // DiskRest and LackFor are what they are inside.
 const (

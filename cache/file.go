@@ -71,17 +71,26 @@ func (s *source) warm(o oci.Object, file *os.File, size int64) (*oci.Content, er
 
 // keepHot puts verified bytes into memory and gives them as content.
 func (s *source) keepHot(o oci.Object, data []byte) (*oci.Content, error) {
+	e, err := s.remember(o, data)
+	if err != nil {
+		return nil, err
+	}
+	return e.content(o), nil
+}
+
+// remember puts verified bytes into memory.
+func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 	e := hotEntry{data: data, told: &atomic.Int64{}}
 	e.told.Store(s.c.o.Now().UnixNano())
 	if o.Kind == oci.Manifest {
 		mediaType, err := manifestType(data)
 		if err != nil {
-			return nil, notAManifest(o, err)
+			return hotEntry{}, notAManifest(o, err)
 		}
 		e.mediaType = mediaType
 	}
 	s.c.hot.add(hotKey{s.origin, o.Digest}, e)
-	return e.content(o), nil
+	return e, nil
 }
 
 func (e hotEntry) content(o oci.Object) *oci.Content {

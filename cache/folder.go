@@ -174,7 +174,7 @@ func (f *folder) counted() (u store.Usage, limit int64, failed map[store.Op]int6
 
 // The rest is what store.Store has, and of nothing where there is none.
 
-func (f *folder) limit() int64 {
+func (f *folder) Limit() int64 {
 	if s := f.now.Load(); s != nil {
 		return s.Limit()
 	}
@@ -260,4 +260,13 @@ func (f *folder) NewBlocks(origin string, d oci.Digest, size int64) (*store.Bloc
 		return nil, err
 	}
 	return s.NewBlocks(origin, d, size)
+}
+
+// Put keeps an object that is whole.
+func (f *folder) Put(origin string, d oci.Digest, data []byte) error {
+	s, err := f.there()
+	if err != nil {
+		return err
+	}
+	return s.Put(origin, d, data)
 }

@@ -8,12 +8,8 @@ package cache
 // until the next restart only.
 func (c *Cache) Forget(organisation string) error {
 	its := func(k questionKey) bool { return k.view.Organisation == organisation }
-	for _, k := range c.missing.Keys() {
-		if its(k) {
-			c.missing.Remove(k)
-		}
-	}
-	c.stats.forget(its)
-	c.resolves.forget(its)
+	c.missing.ReleaseIf(its)
+	c.stats.Forget(its)
+	c.resolves.Forget(its)
 	return c.facts.Forget(organisation)
 }

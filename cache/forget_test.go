@@ -66,6 +66,7 @@ func TestSize(t *testing.T) {
 		}
 		want += c.Size
 	}
+	h.cache.Settle()
 	if got, limit := h.cache.Size(); got != want || limit != 1<<30 {
 		t.Errorf("%d bytes of %d, want %d", got, limit, want)
 	}

@@ -25,6 +25,7 @@ func TestImagesOfALargeIndex(t *testing.T) {
 	s := h.source("evil", "e")
 	read(t, s, index)
 	read(t, s, child)
+	h.cache.Settle()
 	for i := range tags {
 		tag := fmt.Sprint("tag", i)
 		h.set(func() { h.tags["evil/app:"+tag] = index.Digest })

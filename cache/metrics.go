@@ -38,7 +38,7 @@ type Numbers struct {
 // Numbers says how the cache is doing now.
 func (c *Cache) Numbers() Numbers {
 	u, limit, failed := c.store.counted()
-	past := c.past()
+	past := c.trouble.past()
 	n := Numbers{
 		Bytes: u.Bytes, Limit: limit, Blobs: u.Blobs, Evicted: u.Evicted, Foreign: u.Foreign, Past: past,
 		Writable: past == nil || past.Reason != PastUnusable && past.Reason != PastFailed, Errors: map[string]int64{},
@@ -47,16 +47,14 @@ func (c *Cache) Numbers() Numbers {
 		n.Errors[string(op)] = failed[op]
 	}
 	n.Bypassed, n.Corrupt = c.counts.read()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n.Fills = len(c.fills)
+	n.Fills = c.downloads.Len()
 	return n
 }
 
 // Size is how many bytes the folder holds or has promised to what is being
 // fetched, and how many it may; 0: the disk's own limit only.
 func (c *Cache) Size() (bytes, limit int64) {
-	return c.store.size(), c.store.limit()
+	return c.store.size(), c.store.Limit()
 }
 
 // counts is what nobody else counts.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"berth/cache/download"
 	"berth/cache/facts"
 	"berth/oci"
 )
@@ -52,7 +53,7 @@ func (s *source) hurried(ctx context.Context, view oci.View, repo string, copied
 	defer cancel()
 	err := ask(ctx)
 	if errors.Is(err, errPatience) {
-		s.c.slow.Add(slowKey{s.origin, view, repo}, s.c.o.Now().Add(impatientFor))
+		s.c.slow.For(slowKey{s.origin, view, repo}, impatientFor, nil)
 		return s.late(repo)
 	}
 	return err
@@ -65,7 +66,7 @@ func (s *source) trouble(view oci.View, repo string) error {
 			return err
 		}
 	}
-	if until, ok := s.c.slow.Get(slowKey{s.origin, view, repo}); ok && s.c.o.Now().Before(until) {
+	if _, _, held := s.c.slow.Held(slowKey{s.origin, view, repo}); held {
 		return s.late(repo)
 	}
 	return nil
@@ -76,13 +77,13 @@ func (s *source) late(repo string) error {
 }
 
 // heard notes that view got an answer about repo.
-func (s *source) heard(view oci.View, repo string) { s.c.slow.Remove(slowKey{s.origin, view, repo}) }
+func (s *source) heard(view oci.View, repo string) { s.c.slow.Release(slowKey{s.origin, view, repo}) }
 
 // twice does do again when the credential was changed in the middle of it: the
 // next time round it is asked for with the new one.
 func twice[T any](do func() (T, error)) (T, error) {
 	t, err := do()
-	if errors.Is(err, errAccountChanged) {
+	if errors.Is(err, download.ErrCredentialChanged) {
 		return do()
 	}
 	return t, err

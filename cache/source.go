@@ -3,11 +3,10 @@ package cache
 import (
 	"context"
 	"errors"
-	"io"
 	"time"
 
+	"berth/cache/download"
 	"berth/cache/facts"
-	"berth/cache/store"
 	"berth/oci"
 )
 
@@ -170,7 +169,7 @@ func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Ou
 		_, err := s.ask(ctx, view, o)
 		return err
 	})
-	if err != nil && (ctx.Err() != nil || errors.Is(err, errAccountChanged)) {
+	if err != nil && (ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged)) {
 		return oci.Outcome{}, err
 	}
 	state, _ = s.state(view, o)
@@ -197,36 +196,15 @@ func (s *source) state(view oci.View, o oci.Object) (facts.State, time.Time) {
 	return facts.State{Access: access, Member: s.facts.Member(s.memberKey(o)), Bytes: true}, proven
 }
 
-var errAgain = errors.New("the fill ended while it was joined")
-
-// fetch joins the fill of o, or starts it. The fill may end between the looks
-// at the disk and at the fills, so it is tried again; each time round somebody
-// else made progress.
+// fetch gets what is not here.
 func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
-	if err := s.c.knownMissing(s.questionKey(view, o)); err != nil {
-		return nil, err // as it would be told of what is here: who may not have it must not see a difference
+	if o.Kind == oci.Manifest {
+		return s.fetchManifest(ctx, view, o)
 	}
-	if err := s.c.suspected(s.fillKey(o)); err != nil {
-		return s.release(ctx, view, o, r, nil, err)
-	}
-	for range 5 {
-		if s.c.pastDisk(s.fillKey(o)) {
-			return s.pass(ctx, view, o, r)
-		}
-		content, err := s.join(ctx, view, o, r)
-		switch {
-		case errors.Is(err, errAgain):
-			if content, err := s.cached(o); err != nil || content != nil {
-				return s.release(ctx, view, o, r, content, err)
-			}
-			continue
-		case errors.Is(err, errDisk):
-			return s.pass(ctx, view, o, r)
-		}
-		return content, err
-	}
-	return nil, &oci.Error{Class: oci.UpstreamError, Message: "the download of " + o.Digest.String() + " keeps ending early; try again"}
+	return s.fetchBlob(ctx, view, o, r)
 }
+
+func (s *source) blobKey(d oci.Digest) download.Key { return download.Key{Origin: s.origin, Digest: d} }
 
 // release gives what is cached, or what is wrong with that, to a view that is
 // admitted. To any other not even the latter: it would show that somebody had it.
@@ -243,23 +221,4 @@ func (s *source) release(ctx context.Context, view oci.View, o oci.Object, r oci
 		return nil, denied
 	}
 	return nil, err
-}
-
-// verified gives content that is sound, and else what upstream has.
-func (s *source) verified(ctx context.Context, view oci.View, o oci.Object, r oci.Range, content *oci.Content) (*oci.Content, error) {
-	sound, err := s.sound(ctx, o, content, r)
-	switch {
-	case errors.Is(err, store.ErrUnchecked):
-		return s.pass(ctx, view, o, r)
-	case err != nil:
-		return nil, err
-	case !sound:
-		return s.fetch(ctx, view, o, r)
-	}
-	if b, ok := content.Body.(*fileBody); ok && b.held && r.Start == 0 {
-		b.detour = func(cause error) (io.ReadCloser, error) {
-			return s.detour(ctx, view, o, rest{b.file, b.pos, b.size, b.size, true}, cause)
-		}
-	}
-	return content, nil
 }

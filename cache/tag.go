@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"berth/cache/download"
 	"berth/cache/facts"
 	"berth/oci"
 )
@@ -25,7 +26,7 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 	if err == nil {
 		return s.outcomeOf(r, known), nil
 	}
-	if ctx.Err() != nil || errors.Is(err, errAccountChanged) || !s.mayResolveStale(view, key, s.answerOf(err)) {
+	if ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged) || !s.mayResolveStale(view, key, s.answerOf(err)) {
 		return nil, err
 	}
 	return resolution(known, oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}), nil
@@ -76,7 +77,7 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
-	return s.c.resolves.do(ctx, s.c, mk, func(ctx context.Context) (*oci.Resolution, error) {
+	return s.c.resolves.Do(ctx, mk, func(ctx context.Context) (*oci.Resolution, error) {
 		if known, fresh := s.freshTag(view, key); fresh { // an answer came while this one was on its way here
 			return resolution(known, oci.Outcome{}), nil
 		}

@@ -3,99 +3,27 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"berth/cache/download"
 	"berth/cache/store"
+	"berth/internal/hold"
 	"berth/oci"
 )
 
 const (
-	// suspectFor is how long an object that came wrong twice is refused.
-	suspectFor = time.Minute
-	// diskRest is how long requests go past a disk that failed, before one
-	// tries it again.
+	// corruptFor is how long an object that came wrong twice is refused.
+	corruptFor = time.Minute
+	// diskRest is how long requests go past a disk that failed, before one tries it
+	// again.
 	diskRest = 10 * time.Second
-	// endlessFor is how long what had no room goes past the disk, where only a
-	// download would tell how large it is.
-	endlessFor = time.Hour
+	// unboundedFor is how long a blob goes past the disk that had no room, where only
+	// a download would tell how large it is.
+	unboundedFor = time.Hour
 )
-
-// suspicion counts wrong copies of one object.
-type suspicion struct {
-	count int
-	until time.Time
-}
-
-// maxSuspects bounds the table; above it the oldest state is forgotten as a
-// whole, which costs one more bad download each.
-const maxSuspects = 4096
-
-// suspectBytes counts a copy that did not match its digest.
-func (c *Cache) suspectBytes(k fillKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := c.suspect[k]
-	if s == nil {
-		if len(c.suspect) >= maxSuspects {
-			clear(c.suspect)
-		}
-		s = &suspicion{}
-		c.suspect[k] = s
-	}
-	if s.count++; s.count >= 2 {
-		s.until = c.o.Now().Add(suspectFor)
-		s.count = 0
-	}
-}
-
-func (c *Cache) cleared(k fillKey) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.suspect, k)
-}
-
-// suspected is the answer for an object that keeps coming wrong.
-func (c *Cache) suspected(k fillKey) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := c.suspect[k]
-	if s == nil || s.until.IsZero() {
-		return nil
-	}
-	left := s.until.Sub(c.o.Now())
-	if left <= 0 {
-		return nil
-	}
-	return &oci.Error{
-		Class: oci.Corrupt, RetryAfter: left,
-		Message: fmt.Sprintf("the registry sent wrong bytes for %s twice; it is asked again in %d s", k.digest, int(left.Seconds())+1),
-	}
-}
-
-// errDisk is in every error of our own disk, or about its room: the pull goes past
-// it.
-var errDisk = errors.New("the cache cannot keep this blob")
-
-// diskError is errDisk with its cause, for those who cannot go past the disk any
-// more: it is nobody's fault upstream.
-func diskError(err error) error {
-	if errors.Is(err, errDisk) {
-		return err
-	}
-	return &oci.Error{
-		Class: oci.Disk, Err: fmt.Errorf("%w: %w", errDisk, err),
-		Message: "this node's disk failed in the middle of a download: pull again",
-	}
-}
-
-// failedDisk is diskError, and pulls go past the disk for a while.
-func (f *fill) failedDisk(err error) error {
-	if errors.Is(err, store.ErrNoRoom) && f.blocks != nil && f.blocks.Size() < 0 {
-		f.c.endless.Add(f.key, f.c.o.Now().Add(endlessFor))
-	}
-	f.c.diskTrouble(err)
-	return diskError(err)
-}
 
 // PastReason is why pulls go past the disk.
 type PastReason string
@@ -135,99 +63,173 @@ type badDisk struct {
 	said  bool      // in the log, and that it is over has not been
 }
 
-// diskTrouble notes why a blob cannot be kept: one that is too large is no fault
-// of the disk, and of a folder that is gone the folder itself tells.
-func (c *Cache) diskTrouble(err error) {
-	none, is := errors.AsType[*store.NoRoom](err)
+// trouble is what went wrong with objects and with the disk, and until when it
+// counts. It is what downloads report to.
+type trouble struct {
+	o *Options
+	// corrupt holds objects whose bytes came wrong twice; once counts the first time.
+	corrupt *hold.Table[download.Key]
+	once    *lru.Cache[download.Key, struct{}]
+	// unbounded holds blobs of unknown size that turned out to be larger than there
+	// was room for.
+	unbounded *hold.Table[download.Key]
+
+	folder *folder
+
+	mu  sync.Mutex
+	bad badDisk
+	// lack is the last lack of room, logged at lackSaid.
+	lack     Past
+	lackSaid time.Time
+}
+
+func newTrouble(o *Options, f *folder) *trouble {
+	once, _ := lru.New[download.Key, struct{}](4096) // errors only for a size below 1
+	return &trouble{
+		o: o, folder: f, corrupt: hold.New[download.Key](4096, o.Now), once: once,
+		unbounded: hold.New[download.Key](1024, o.Now),
+	}
+}
+
+// Corrupt counts a copy that did not match its digest. Two of them, and the
+// object is refused for a while.
+func (t *trouble) Corrupt(k download.Key) {
+	if seen, _ := t.once.ContainsOrAdd(k, struct{}{}); seen {
+		t.corrupt.For(k, corruptFor, nil)
+		t.once.Remove(k)
+	}
+}
+
+// Sound clears what was counted.
+func (t *trouble) Sound(k download.Key) {
+	t.once.Remove(k)
+	t.corrupt.Release(k)
+}
+
+// DiskFailed notes why a blob could not be kept. That there is no room for one is
+// no fault of the disk, and of a folder that is gone the folder itself tells.
+func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
+	none, lacks := errors.AsType[*store.NoRoom](err)
 	switch {
-	case is:
-		c.noRoom(PastReason(none.Lack), none.Bytes)
-	case c.store.isGone(), errors.Is(err, store.ErrGone):
+	case lacks:
+		if size < 0 {
+			t.unbounded.For(k, unboundedFor, nil)
+		}
+		t.noRoom(PastReason(none.Lack), none.Bytes)
+	case t.folder.isGone(), errors.Is(err, store.ErrGone):
 	default:
-		c.diskFailed(err)
+		t.diskFailed(err)
+	}
+}
+
+// NoShare notes that a blob is more than its registry's organisation may have.
+func (t *trouble) NoShare(_ download.Key, size int64) { t.noRoom(PastShare, size) }
+
+// Reserved notes that there was room for this many bytes.
+func (t *trouble) Reserved(_ download.Key, size int64) { t.hadRoom(size) }
+
+// Kept notes that a blob was written to the disk, all the way.
+func (t *trouble) Kept(download.Key) { t.diskWorks() }
+
+// refusal is the answer for an object that keeps coming wrong; nil: it does not.
+func (t *trouble) refusal(k download.Key) error {
+	left, _, held := t.corrupt.Held(k)
+	if !held {
+		return nil
+	}
+	return &oci.Error{
+		Class: oci.Corrupt, RetryAfter: left,
+		Message: fmt.Sprintf("the registry sent wrong bytes for %s twice; it is asked again in %d s", k.Digest, int(left.Seconds())+1),
 	}
 }
 
 // diskFailed notes that the folder cannot be written, so that pulls go past it
 // for a while.
-func (c *Cache) diskFailed(err error) {
-	c.mu.Lock()
-	now := c.o.Now()
-	news := c.bad.err == nil && now.After(c.bad.until.Add(time.Minute))
-	c.bad.err, c.bad.until = err, now.Add(diskRest)
-	c.bad.said = c.bad.said || news
-	c.mu.Unlock()
+func (t *trouble) diskFailed(err error) {
+	t.mu.Lock()
+	now := t.o.Now()
+	news := t.bad.err == nil && now.After(t.bad.until.Add(time.Minute))
+	t.bad.err, t.bad.until = err, now.Add(diskRest)
+	t.bad.said = t.bad.said || news
+	t.mu.Unlock()
 	if news {
-		c.o.Log.Error("the cache folder cannot be written; pulls go past it until it can", "dir", c.o.Dir, "err", err)
+		t.o.Log.Error("the cache folder cannot be written; pulls go past it until it can", "dir", t.o.Dir, "err", err)
 	}
 }
 
 // diskWorks notes that something was written to the disk, all the way.
-func (c *Cache) diskWorks() {
-	c.mu.Lock()
-	said := c.bad.said
-	c.bad.err, c.bad.said = nil, false
-	c.mu.Unlock()
+func (t *trouble) diskWorks() {
+	t.mu.Lock()
+	said := t.bad.said
+	t.bad.err, t.bad.said = nil, false
+	t.mu.Unlock()
 	if said {
-		c.o.Log.Info("the cache folder can be written again", "dir", c.o.Dir)
+		t.o.Log.Info("the cache folder can be written again", "dir", t.o.Dir)
 	}
 }
 
 // noRoom says now and then that what is pulled does not fit.
-func (c *Cache) noRoom(reason PastReason, bytes int64) {
-	c.mu.Lock()
-	now := c.o.Now()
-	news := c.lack.Reason != reason || !now.Before(c.lackSaid.Add(lackSaid))
-	c.lack = Past{Reason: reason, Bytes: bytes, Last: now}
+func (t *trouble) noRoom(reason PastReason, bytes int64) {
+	t.mu.Lock()
+	now := t.o.Now()
+	news := t.lack.Reason != reason || !now.Before(t.lackSaid.Add(lackSaid))
+	t.lack = Past{Reason: reason, Bytes: bytes, Last: now}
 	if full := reason == PastReason(store.LackBytes) || reason == PastReason(store.LackInodes); full && bytes <= maxManifest {
 		// Nothing fits then, and to try costs a request that the registry counts.
-		c.bad.until = now.Add(diskRest)
+		t.bad.until = now.Add(diskRest)
 	}
 	if news {
-		c.lackSaid = now
+		t.lackSaid = now
 	}
-	c.mu.Unlock()
+	t.mu.Unlock()
 	if news {
-		c.o.Log.Warn("a download goes past the disk", "dir", c.o.Dir, "reason", string(reason), "bytes", bytes, "err", &store.NoRoom{Bytes: bytes, Lack: store.Lack(reason)})
+		t.o.Log.Warn("a download goes past the disk", "dir", t.o.Dir, "reason", string(reason), "bytes", bytes, "err", &store.NoRoom{Bytes: bytes, Lack: store.Lack(reason)})
 	}
 }
 
 // hadRoom notes that there was room for this many bytes, so that a lack of less is
 // over.
-func (c *Cache) hadRoom(bytes int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.lack.Reason != "" && bytes >= c.lack.Bytes {
-		c.lack = Past{}
+func (t *trouble) hadRoom(bytes int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.lack.Reason != "" && bytes >= t.lack.Bytes {
+		t.lack = Past{}
 	}
 }
 
 // past is why pulls go past the disk now, or did lately; nil: they do not.
-func (c *Cache) past() *Past {
-	if err := c.store.trouble(); err != nil {
+func (t *trouble) past() *Past {
+	if err := t.folder.trouble(); err != nil {
 		return &Past{Reason: PastUnusable, Err: err}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	switch {
-	case c.bad.err != nil:
-		return &Past{Reason: PastFailed, Err: c.bad.err}
-	case c.lack.Reason != "" && c.o.Now().Sub(c.lack.Last) < lackFor:
-		return new(c.lack)
+	case t.bad.err != nil:
+		return &Past{Reason: PastFailed, Err: t.bad.err}
+	case t.lack.Reason != "" && t.o.Now().Sub(t.lack.Last) < lackFor:
+		return new(t.lack)
 	}
 	return nil
 }
 
-// pastDisk says whether the object goes past the disk without being tried.
-func (c *Cache) pastDisk(k fillKey) bool {
-	until, ok := c.endless.Get(k)
-	return ok && c.o.Now().Before(until) || c.store.now.Load() == nil || c.diskIsBad()
+// pastDisk reports whether the object goes past the disk without being tried.
+func (t *trouble) pastDisk(k download.Key) bool {
+	_, _, unbounded := t.unbounded.Held(k)
+	return unbounded || t.folder.now.Load() == nil || t.diskIsBad()
 }
 
-func (c *Cache) diskIsBad() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.o.Now().Before(c.bad.until)
+func (t *trouble) diskIsBad() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.o.Now().Before(t.bad.until)
+}
+
+// mayProbe reports whether the disk has failed, and may be tried again.
+func (t *trouble) mayProbe() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.bad.err != nil && !t.o.Now().Before(t.bad.until)
 }
 
 // keepLooking looks after the folder until the cache is closed: one that comes
@@ -247,10 +249,7 @@ func (c *Cache) keepLooking() {
 
 func (c *Cache) look() {
 	c.store.look()
-	c.mu.Lock()
-	due := c.bad.err != nil && !c.o.Now().Before(c.bad.until)
-	c.mu.Unlock()
-	if s := c.store.now.Load(); due && s != nil && s.Probe() == nil {
-		c.diskWorks()
+	if s := c.store.now.Load(); s != nil && c.trouble.mayProbe() && s.Probe() == nil {
+		c.trouble.diskWorks()
 	}
 }

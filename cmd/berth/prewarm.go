@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"berth/cache"
+	"berth/cache/download"
 	"berth/internal/admin"
 )
 
@@ -147,7 +147,7 @@ func (n *node) settled(ctx context.Context, w *warming) {
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	mine := func(d cache.Download) bool { return d.Registry == w.registry && d.Repository == w.repo }
+	mine := func(d download.Progress) bool { return d.Registry == w.registry && d.Repository == w.repo }
 	for slices.ContainsFunc(n.cache.Downloads(), mine) {
 		select {
 		case <-tick.C:

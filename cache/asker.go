@@ -1,0 +1,162 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"berth/cache/download"
+	"berth/cache/facts"
+	"berth/oci"
+)
+
+// asker asks the origin for one object as one principal, and is how downloads,
+// manifests and the bypass go upstream.
+type asker struct {
+	s         *source
+	principal oci.View
+	object    oci.Object
+	// proven: the right to the object was shown, by what was proven before or by an
+	// answer of the registry to this asker.
+	proven atomic.Bool
+
+	mu sync.Mutex
+	// again reopens the object where the registry has last sent this asker to.
+	again func(context.Context, oci.Range) (*oci.Content, error)
+}
+
+func (s *source) asker(principal oci.View, o oci.Object) *asker {
+	return &asker{s: s, principal: principal, object: o}
+}
+
+// Open asks for r by the shortest way that is left. What the registry's answer
+// proves or denies is recorded before Open returns.
+func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
+	if again := a.target(); again != nil {
+		content, err := again(ctx, r)
+		if err == nil {
+			return content, nil
+		}
+		// The target is worn out (its signature has a time limit) or in trouble: the
+		// registry may name another one.
+		a.setTarget(nil)
+	}
+	content, err := a.s.as(a.principal).Open(ctx, a.object, r)
+	if err != nil {
+		a.record(err)
+		content := a.mirrored(ctx, r, err)
+		if content == nil {
+			return nil, err
+		}
+		a.proven.Store(true) // mayMirror has decided so
+		a.setTarget(content.Again)
+		return content, nil
+	}
+	if err := a.prove(content); err != nil {
+		closeBody(content.Body)
+		return nil, err
+	}
+	a.setTarget(content.Again)
+	return content, nil
+}
+
+// Stat asks for as little as tells the size.
+func (a *asker) Stat(ctx context.Context) (*oci.Content, error) {
+	content, err := a.s.as(a.principal).Stat(ctx, a.object)
+	if err != nil {
+		a.record(err)
+		return nil, err
+	}
+	return content, a.prove(content)
+}
+
+// Admit is the release decision.
+func (a *asker) Admit(ctx context.Context) (oci.Outcome, error) {
+	outcome, err := a.s.admit(ctx, a.principal, a.object)
+	if err == nil {
+		a.proven.Store(true)
+	}
+	return outcome, err
+}
+
+// Proven reports whether the right to the object was shown.
+func (a *asker) Proven() bool { return a.proven.Load() }
+
+// Restart forgets the redirect target: the copy there is bad.
+func (a *asker) Restart() { a.setTarget(nil) }
+
+// prove records what an answer proves. An asker whose right was shown goes on when
+// its secret changes: the bytes are what their digest says, whichever secret they
+// came for, and the answer then proves nothing for either.
+func (a *asker) prove(content *oci.Content) error {
+	err := a.s.prove(a.principal, a.object, content.Asked)
+	if errors.Is(err, download.ErrCredentialChanged) && a.proven.Load() {
+		return nil
+	}
+	if err == nil {
+		a.proven.Store(true)
+	}
+	return err
+}
+
+func (a *asker) record(err error) {
+	a.s.refused(a.principal, a.object, a.s.questionKey(a.principal, a.object), err)
+}
+
+func (a *asker) target() func(context.Context, oci.Range) (*oci.Content, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.again
+}
+
+func (a *asker) setTarget(again func(context.Context, oci.Range) (*oci.Content, error)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.again = again
+}
+
+// mirrored opens a part at the first mirror that has it, when the origin could not
+// give it because of cause. A mirror proves nothing: its bytes count by their
+// digest alone, and go only to those whom the origin has shown them to before, as
+// they do from the disk. Nil: no mirror helps.
+func (a *asker) mirrored(ctx context.Context, r oci.Range, cause error) *oci.Content {
+	s := a.s
+	if len(s.u.Mirrors) == 0 || !oci.ClassOf(cause).Indeterminate() || !a.mayMirror(ctx, cause) {
+		return nil
+	}
+	for _, m := range s.u.Mirrors {
+		if ctx.Err() != nil {
+			return nil
+		}
+		content, err := m.Open(ctx, a.object, r)
+		if err == nil {
+			s.c.o.Log.Debug("a mirror stands in", "registry", s.u.Name, "repository", a.object.Repo, "digest", a.object.Digest)
+			return content
+		}
+		s.c.o.Log.Debug("a mirror did not help", "registry", s.u.Name, "repository", a.object.Repo, "digest", a.object.Digest, "err", err)
+	}
+	return nil
+}
+
+// mayMirror reports whether the principal may have the object although the origin
+// does not give it now. A pull limit stops GETs of manifests and no HEADs, so
+// there the origin can still be asked.
+func (a *asker) mayMirror(ctx context.Context, cause error) bool {
+	if a.withinGrace() {
+		return true
+	}
+	if a.object.Kind == oci.Manifest && oci.ClassOf(cause) == oci.RateLimited {
+		_, err := a.Stat(ctx)
+		return err == nil && a.withinGrace()
+	}
+	return false
+}
+
+// withinGrace reports whether what the origin has proven stands in while it is in
+// trouble.
+func (a *asker) withinGrace() bool {
+	state, _ := a.s.state(a.principal, a.object)
+	state.Answer = facts.Indeterminate
+	return facts.Decide(state) == facts.ServeStale
+}

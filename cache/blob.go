@@ -1,0 +1,85 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"berth/cache/download"
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// fetchBlob joins the download of a blob that is not here, or starts it. The
+// download may end between the looks at the disk and at the table, so it is tried
+// again; each time round somebody else made progress.
+func (s *source) fetchBlob(ctx context.Context, principal oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
+		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
+	}
+	key := s.blobKey(o.Digest)
+	if err := s.c.trouble.refusal(key); err != nil {
+		return s.release(ctx, principal, o, r, nil, err)
+	}
+	for range 5 {
+		if s.c.trouble.pastDisk(key) {
+			return s.bypass(ctx, principal, o, r)
+		}
+		content, err := s.c.downloads.Join(ctx, download.Request{
+			Key: key, Asker: s.asker(principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Name,
+			Organisation: s.u.Organisation, Owner: s.u.Origin.Owner, Range: r,
+		})
+		switch {
+		case errors.Is(err, download.ErrRetry):
+			if content, err := s.cached(o); err != nil || content != nil {
+				return s.release(ctx, principal, o, r, content, err)
+			}
+			continue
+		case errors.Is(err, store.ErrDisk):
+			return s.bypass(ctx, principal, o, r)
+		case err == nil && content.Size >= 0 && content.Size <= hotBlob:
+			return s.intoMemory(o, content)
+		}
+		return content, err
+	}
+	return nil, endsEarly(o.Digest)
+}
+
+// intoMemory reads a small blob, which was verified before it could be read at all,
+// so that those who come next find it in memory.
+func (s *source) intoMemory(o oci.Object, c *oci.Content) (*oci.Content, error) {
+	defer closeBody(c.Body)
+	e, ok := s.c.hot.get(hotKey{s.origin, o.Digest})
+	if !ok {
+		data := make([]byte, c.Size)
+		_, err := io.ReadFull(c.Body, data)
+		if err == nil {
+			e, err = s.remember(o, data)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	warm := e.content(o)
+	warm.Outcome = c.Outcome
+	return warm, nil
+}
+
+// verified gives a kept blob that is sound, and else what upstream has.
+func (s *source) verified(ctx context.Context, principal oci.View, o oci.Object, r oci.Range, content *oci.Content) (*oci.Content, error) {
+	sound, err := s.sound(ctx, o, content, r)
+	switch {
+	case errors.Is(err, store.ErrUnchecked):
+		return s.bypass(ctx, principal, o, r)
+	case err != nil:
+		return nil, err
+	case !sound:
+		return s.fetch(ctx, principal, o, r)
+	}
+	if b, ok := content.Body.(*fileBody); ok && b.held && r.Start == 0 {
+		b.openBypass = func(cause error) (io.ReadCloser, error) {
+			return s.asker(principal, o).Bypass(ctx, download.Rest{File: b.file, Pos: b.pos, End: b.size, Size: b.size, Whole: true}, cause)
+		}
+	}
+	return content, nil
+}

@@ -1,0 +1,255 @@
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// ErrRetry says that the download ended while it was being joined, or that there
+// was no need for one: look at the disk again, and else join anew.
+var ErrRetry = errors.New("the download ended while it was joined")
+
+// Download is one blob on its way from an origin to the disk, and everyone who
+// waits for it.
+type Download struct {
+	table *Table
+	key   Key
+	// owner is the organisation that brought the registry, if one did; promised
+	// are the bytes that the download has of its share, guarded by the table's lock.
+	owner    string
+	promised int64
+
+	mu    sync.Mutex
+	state State
+	err   error // why it failed
+	// changed is closed and replaced at each move.
+	changed    chan struct{}
+	requesters []*requester
+	readers    map[*Reader]struct{}
+	blocks     *store.Blocks // nil until the first answer
+	slot       *slot
+	// whole: somebody wanted all of it, so it goes on to the end even if that
+	// reader left. A docker pull comes back for the rest after seconds.
+	whole     bool
+	idleSince time.Time // when the last reader left
+	pool      pool
+
+	// wake tells a waiting worker to look again at who wants what. It holds one
+	// token, so that nobody waits to give it.
+	wake chan struct{}
+}
+
+// Request is a wish for a blob.
+type Request struct {
+	Key Key
+	// Asker goes upstream as the principal that wants the blob.
+	Asker Asker
+	// Principal and Repo are as whom and where the blob is asked for.
+	Principal oci.View
+	Repo      string
+	// Registry is its name, for people.
+	Registry string
+	// Organisation is who pulls, and pays for starting a download; empty: nobody.
+	Organisation string
+	// Owner is the organisation that brought the registry; empty: the platform.
+	Owner string
+	Range oci.Range
+}
+
+// Join attaches a reader to the download of the blob, starting it where there is
+// none, and waits until it may read. ctx bounds the waiting and all its reading.
+// The content's outcome says whether the download was started or joined, and
+// carries the warning under which the principal was let in.
+//
+// It fails with ErrRetry, with store.ErrDisk where the blob cannot be kept, with
+// what the registry answered to this principal, or with why the download failed.
+func (t *Table) Join(ctx context.Context, r Request) (*oci.Content, error) {
+	slot, err := t.acquire(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	defer slot.giveBack()
+	d, rq, started, err := t.attach(r)
+	if err != nil {
+		return nil, err
+	}
+	var admitted oci.Outcome
+	if rq == nil {
+		// The principal is decided about before it gets anywhere near the bytes.
+		if admitted, err = r.Asker.Admit(ctx); err != nil {
+			return nil, err
+		}
+		if rq = d.request(r); rq == nil {
+			return nil, ErrRetry
+		}
+	}
+	content, err := d.open(ctx, rq, r.Range, slot)
+	if err != nil {
+		return nil, err
+	}
+	content.Result, content.Warning = oci.Join, admitted.Warning
+	if started {
+		content.Result = oci.Fill
+	}
+	return content, nil
+}
+
+// attach finds the download or makes it. Without a requester in the answer the
+// principal must be admitted first. One whose own first request for this blob is
+// under way needs no other: what the registry answers to it, this reader gets.
+func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d, ok := t.all[r.Key]; ok {
+		rq, final := d.unanswered(r)
+		if final {
+			return nil, nil, false, ErrRetry
+		}
+		return d, rq, false, nil
+	}
+	// A download may have published between the caller's look at the disk and
+	// this one.
+	if _, ok := t.o.Store.Has(r.Key.Origin, r.Key.Digest); ok {
+		return nil, nil, false, ErrRetry
+	}
+	rq = newRequester(r)
+	rq.readers++
+	d = &Download{
+		table: t, key: r.Key, owner: r.Owner, state: Starting,
+		changed: make(chan struct{}), wake: make(chan struct{}, 1),
+		readers: map[*Reader]struct{}{}, requesters: []*requester{rq},
+	}
+	t.all[r.Key] = d
+	return d, rq, true, nil
+}
+
+// open attaches a reader and waits until it may read, or has an answer.
+func (d *Download) open(ctx context.Context, rq *requester, want oci.Range, slot *slot) (*oci.Content, error) {
+	rd, ok := d.enter(rq, want, slot)
+	if !ok {
+		return nil, ErrRetry
+	}
+	content, err := d.awaitContent(ctx, rd)
+	if err != nil {
+		rd.leave()
+		return nil, err
+	}
+	return content, nil
+}
+
+// awaitContent waits until the reader may have bytes, or gets its answer.
+func (d *Download) awaitContent(ctx context.Context, rd *Reader) (*oci.Content, error) {
+	for {
+		now := d.look(rd.requester)
+		switch {
+		case now.rejected != nil:
+			return nil, now.rejected
+		case now.state == Failed || now.state == Parked:
+			return nil, rd.requester.errorFor(now.err)
+		case now.state.readable():
+			content, err := (*oci.Content)(nil), ErrRetry
+			if now.proven { // else nobody asked as this principal: its readers have to be admitted
+				content, err = rd.content(ctx)
+			}
+			if errors.Is(err, ErrRetry) {
+				d.awaitFinal(ctx) // to find this download again would be no use
+			}
+			return content, err
+		}
+		select {
+		case <-now.changed:
+		case <-rd.requester.refused:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// view is what a waiting reader sees of its download at one moment.
+type view struct {
+	state    State
+	err      error
+	changed  <-chan struct{}
+	rejected error
+	proven   bool
+}
+
+func (d *Download) look(rq *requester) view {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := view{state: d.state, err: d.err, changed: d.changed, proven: rq.want.Asker.Proven()}
+	if rq.told {
+		now.rejected = rq.rejected
+	}
+	return now
+}
+
+// awaitFinal waits until those who come find another download, or what this one
+// has published.
+func (d *Download) awaitFinal(ctx context.Context) {
+	for {
+		d.mu.Lock()
+		final, changed := d.state.Final(), d.changed
+		d.mu.Unlock()
+		if final {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// enter counts a reader in and makes sure that a worker runs, in the reader's
+// slot if none does yet.
+func (d *Download) enter(rq *requester, want oci.Range, slot *slot) (*Reader, bool) {
+	d.mu.Lock()
+	if d.state.Final() {
+		rq.readers--
+		d.mu.Unlock()
+		return nil, false
+	}
+	rd := &Reader{download: d, requester: rq, want: want}
+	d.readers[rd] = struct{}{}
+	if !want.Bounded() {
+		d.whole = true
+	}
+	starts := d.state == Starting && d.slot == nil
+	if starts {
+		d.slot = slot.take()
+	}
+	d.mu.Unlock()
+	if starts && d.move(Fetching, nil) {
+		d.table.slots.announce(d.key)
+		d.table.wg.Go(d.run)
+	}
+	d.nudge()
+	return rd, true
+}
+
+// nudge tells the worker to look again.
+func (d *Download) nudge() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// Corrupt is the error of a blob whose bytes were wrong.
+func Corrupt(digest oci.Digest, err error) error {
+	if _, done := errors.AsType[*oci.Error](err); done {
+		return err
+	}
+	return &oci.Error{
+		Class: oci.Corrupt, Err: err, RetryAfter: 10 * time.Second,
+		Message: fmt.Sprintf("the registry sent wrong bytes for %s; nothing of them was kept: try again", digest),
+	}
+}

@@ -1,0 +1,430 @@
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+const (
+	// VerifyFirst is the size up to which a blob is verified before its first byte
+	// leaves, so that a bad copy can be fetched again unseen.
+	VerifyFirst = 4 << 20
+	// runLength is what one upstream request asks for at most.
+	runLength = 16 << 20
+	// leastProgress is what a few tries must bring together for there to be more of
+	// them: an upstream that cuts every answer after some bytes would else be asked
+	// for ever.
+	leastProgress = 256 << 10
+	// copyBuffer is what one read from a connection takes in.
+	copyBuffer = 256 << 10
+)
+
+// errIdle ends a worker whose download has no readers left.
+var errIdle = errors.New("nobody reads this download")
+
+// run fetches until the blob is published, nobody wants it, or it cannot be had.
+// A small blob whose bytes are wrong is fetched once more before anyone has seen
+// them.
+func (d *Download) run() {
+	report := d.table.o.Report
+	err := d.fetch(d.table.ctx)
+	if errors.Is(err, store.ErrMismatch) && d.startOver() {
+		report.Corrupt(d.key)
+		err = d.fetch(d.table.ctx)
+	}
+	for errors.Is(err, errIdle) {
+		if d.move(Parked, nil) {
+			return
+		}
+		err = d.fetch(d.table.ctx) // somebody came meanwhile
+	}
+	if err != nil {
+		if errors.Is(err, store.ErrMismatch) {
+			report.Corrupt(d.key)
+			err = Corrupt(d.key.Digest, err)
+		}
+		d.move(Failed, err)
+		return
+	}
+	report.Sound(d.key)
+	d.move(Verified, nil)
+	if err := d.blocks.Publish(); err != nil {
+		report.DiskFailed(d.key, d.blocks.Size(), err) // readers have their bytes; only the cache goes without
+	} else {
+		report.Kept(d.key)
+	}
+	d.move(Done, nil)
+}
+
+// startOver drops the blocks if nobody can have read from them.
+func (d *Download) startOver() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state != Fetching {
+		return false
+	}
+	d.blocks.Discard()
+	d.blocks = nil
+	for _, rq := range d.requesters {
+		rq.want.Asker.Restart()
+	}
+	return true
+}
+
+// fetch is one way from nothing, or from what was parked, to verified bytes. The
+// hash follows the front of what has come; when it ends badly, the workers end
+// with its error.
+func (d *Download) fetch(ctx context.Context) error {
+	content, rq, err := d.firstAnswer(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var hashing sync.WaitGroup
+	var hashed error
+	hashing.Go(func() {
+		if hashed = d.blocks.Hash(ctx, d.giveBackShare); hashed != nil {
+			hashed = d.unsound(ctx, hashed)
+			cancel(hashed)
+		}
+	})
+	if size := d.blocks.Size(); size < 0 || size > VerifyFirst {
+		d.move(Open, nil)
+	}
+	err = d.work(ctx, cancel, content, rq)
+	if err != nil {
+		cancel(err)
+	}
+	hashing.Wait()
+	cancel(nil)
+	if err != nil {
+		return err
+	}
+	return hashed
+}
+
+// unsound is why the hash came to nothing: the bytes are wrong, the workers have
+// given up, or the disk does not give back what it took.
+func (d *Download) unsound(ctx context.Context, err error) error {
+	switch {
+	case errors.Is(err, store.ErrMismatch):
+		return Corrupt(d.key.Digest, err)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return d.failedDisk(err)
+}
+
+// failedDisk reports that the disk failed, and is the error for those who cannot
+// go past it any more.
+func (d *Download) failedDisk(err error) error {
+	size := int64(-1)
+	if d.blocks != nil {
+		size = d.blocks.Size()
+	}
+	d.table.o.Report.DiskFailed(d.key, size, err)
+	return store.DiskError(err)
+}
+
+// firstAnswer gets the answer that tells the size, and makes the blocks, unless a
+// partial was left by an earlier download. For a download that goes on there is
+// nothing to ask. A nil content, or one without a body: only the size was asked.
+func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, error) {
+	if d.blocks != nil {
+		return nil, nil, nil
+	}
+	d.resume()
+	for {
+		rq, err := d.pick(nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		content, err := d.askFirst(ctx, rq)
+		switch {
+		case err != nil && rejects(err):
+			d.reject(rq, err)
+		case err != nil:
+			return nil, nil, err
+		case d.blocks == nil:
+			return content, rq, d.makeBlocks(content)
+		case content.Size == d.blocks.Size():
+			return content, rq, nil
+		default: // another size than the partial's, which is then worth nothing
+			closeContent(content)
+			d.blocks.Discard()
+			d.setBlocks(nil)
+		}
+	}
+}
+
+// resume takes up the partial that an earlier download left, in this process or
+// the one before. It says nothing about rights: readers wait until the registry
+// has answered a requester. What is beyond an owner's share stays where it is: the
+// first answer then goes past the cache.
+func (d *Download) resume() {
+	size, ok := d.table.o.Store.Left(d.key.Origin, d.key.Digest)
+	if !ok || !d.reserveShare(size) {
+		return
+	}
+	if blocks, ok := d.table.o.Store.Resume(d.key.Origin, d.key.Digest); ok {
+		d.setBlocks(blocks)
+	}
+}
+
+func (d *Download) setBlocks(b *store.Blocks) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.blocks = b
+}
+
+// askFirst asks for what is most urgent: of a partial, for the first part that is
+// missing; of a new blob for its beginning, or, where all readers want something
+// further on, for the size alone.
+func (d *Download) askFirst(ctx context.Context, rq *requester) (content *oci.Content, err error) {
+	asker := rq.want.Asker
+	switch {
+	case d.blocks != nil:
+		run, ok := d.mostUrgent()
+		if !ok {
+			return asker.Stat(ctx)
+		}
+		run.Release() // it is claimed by the answer
+		return asker.Open(ctx, oci.Range{Start: run.Pos(), Length: run.End() - run.Pos()})
+	case d.wantsBeginning():
+		content, err = asker.Open(ctx, oci.Range{Length: runLength})
+	default:
+		content, err = asker.Stat(ctx)
+	}
+	if err != nil || content.Size >= 0 || content.Body != nil && content.Length < 0 {
+		return content, err
+	}
+	closeContent(content) // a part, and it does not say of how much
+	return asker.Open(ctx, oci.Range{})
+}
+
+func (d *Download) wantsBeginning() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for rd := range d.readers {
+		if rd.want.Start == 0 && !rd.want.Bounded() {
+			return true
+		}
+	}
+	return d.whole && len(d.readers) == 0
+}
+
+func (d *Download) makeBlocks(content *oci.Content) error {
+	var blocks *store.Blocks
+	var err error
+	if d.reserveShare(content.Size) {
+		blocks, err = d.table.o.Store.NewBlocks(d.key.Origin, d.key.Digest, content.Size)
+		if err != nil {
+			err = d.failedDisk(err)
+		}
+	} else {
+		d.table.o.Report.NoShare(d.key, content.Size)
+		err = fmt.Errorf("%w: %d bytes from an organisation's own registry", store.ErrDisk, content.Size)
+	}
+	if err != nil {
+		closeContent(content)
+		return err
+	}
+	d.table.o.Report.Reserved(d.key, content.Size)
+	d.setBlocks(blocks)
+	return nil
+}
+
+// work fetches run after run until every byte is there. Trouble on the way is
+// tried again from where it stopped, as long as there is progress.
+func (d *Download) work(ctx context.Context, cancel context.CancelCauseFunc, content *oci.Content, rq *requester) error {
+	ctx, stop := context.WithCancel(ctx)
+	d.startPool(ctx, cancel)
+	defer d.stopPool()
+	defer stop()
+	wait, progress := newBackoff(), d.blocks.Have()
+	var run *store.Run
+	if content != nil && content.Body != nil { // else only the size was asked
+		run = d.blocks.Claim(content.Offset, content.End())
+		d.primaryAt(run.End())
+	}
+	for {
+		var err error
+		if run == nil {
+			if run, err = d.nextRun(ctx); run == nil {
+				return err
+			}
+			d.primaryAt(run.End())
+			content, rq, err = d.ask(ctx, rq, run)
+		}
+		if err == nil {
+			err = d.stream(content, run)
+		}
+		d.primaryAt(0)
+		run.Release()
+		run = nil
+		if have := d.blocks.Have(); have-progress >= leastProgress {
+			wait, progress = newBackoff(), have
+		}
+		if err = d.pauseBeforeRetry(ctx, rq, err, wait); err != nil {
+			return err
+		}
+	}
+}
+
+func newBackoff() retry.Backoff {
+	return retry.WithMaxRetries(5, retry.WithJitterPercent(30, retry.NewExponential(200*time.Millisecond)))
+}
+
+// pauseBeforeRetry decides after a request whether there is another one: it
+// returns nil to go on, at once or after a pause.
+func (d *Download) pauseBeforeRetry(ctx context.Context, rq *requester, err error, wait retry.Backoff) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrDisk):
+		return d.failedDisk(err)
+	case errors.Is(err, store.ErrMismatch), d.blocks.Size() < 0:
+		return err // without a length there is nothing to go on from
+	case rq != nil && rejects(err):
+		d.reject(rq, err)
+		_, err := d.pick(nil)
+		return err
+	}
+	pause, stop := wait.Next()
+	if stop {
+		return err
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ask opens run upstream as one of the requesters.
+func (d *Download) ask(ctx context.Context, last *requester, run *store.Run) (*oci.Content, *requester, error) {
+	rq, err := d.pick(last)
+	if err != nil {
+		return nil, nil, err
+	}
+	content, err := rq.want.Asker.Open(ctx, oci.Range{Start: run.Pos(), Length: run.End() - run.Pos()})
+	if err != nil {
+		return nil, rq, err
+	}
+	if content.Size >= 0 && content.Size != d.blocks.Size() {
+		closeContent(content)
+		return nil, rq, fmt.Errorf("the size changed from %d to %d: %w", d.blocks.Size(), content.Size, store.ErrMismatch)
+	}
+	return content, rq, nil
+}
+
+// stream writes one upstream answer into the blocks. A registry that ignores
+// ranges sends everything: then there is one stream, from the start.
+func (d *Download) stream(content *oci.Content, run *store.Run) error {
+	defer closeContent(content)
+	if content.Offset != run.Pos() {
+		d.singleStream()
+		run = d.blocks.Claim(content.Offset, content.End())
+		defer run.Release()
+	}
+	buf, _ := d.table.buffers.Get().(*[]byte)
+	defer d.table.buffers.Put(buf)
+	pace := newPace()
+	for !run.Done() {
+		n, err := content.Body.Read(*buf)
+		pace.read(n)
+		if werr := d.write(run, (*buf)[:n]); werr != nil {
+			return werr
+		}
+		if pace.slow() {
+			d.addWorker()
+		}
+		switch {
+		case err == io.EOF && run.End() < 0:
+			if run.Pos() < d.blocks.Size() { // an earlier answer said how much there is
+				return io.ErrUnexpectedEOF
+			}
+			d.blocks.End()
+			return nil
+		case err == io.EOF && !run.Done():
+			return io.ErrUnexpectedEOF
+		case err != nil && err != io.EOF:
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Download) write(run *store.Run, p []byte) error {
+	_, err := run.Write(p)
+	switch {
+	case err == nil, errors.Is(err, store.ErrMismatch), err == d.blocks.Err():
+		return err
+	}
+	return store.DiskError(err)
+}
+
+// nextRun waits for the next run of bytes that somebody wants, and claims it. No
+// run and no error: all bytes are there.
+func (d *Download) nextRun(ctx context.Context) (*store.Run, error) {
+	for {
+		idle := d.idle()
+		if idle >= d.table.o.ParkAfter {
+			return nil, errIdle
+		}
+		if run, ok := d.mostUrgent(); ok {
+			return run, nil
+		}
+		if d.blocks.Have() == d.blocks.Size() {
+			return nil, nil
+		}
+		if err := d.awaitNudge(ctx, d.table.o.ParkAfter-idle); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// awaitNudge waits for a nudge, at most for limit.
+func (d *Download) awaitNudge(ctx context.Context, limit time.Duration) error {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-d.wake:
+	case <-timer.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// idle is how long the download has had no reader.
+func (d *Download) idle() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.readers) > 0 {
+		return 0
+	}
+	return time.Since(d.idleSince)
+}
+
+// closeContent ends an upstream answer that is not read to its end. What was
+// read from it has been checked or dropped.
+func closeContent(c *oci.Content) {
+	if c.Body != nil {
+		_ = c.Body.Close()
+	}
+}

@@ -1,0 +1,195 @@
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"berth/oci"
+)
+
+// Asker goes upstream for one blob as one principal. What an answer of the
+// registry proves or denies is recorded before a method returns. It is safe for
+// concurrent use.
+type Asker interface {
+	// Open asks for a part of the blob.
+	Open(ctx context.Context, r oci.Range) (*oci.Content, error)
+	// Stat asks for as little as tells the size and proves the right.
+	Stat(ctx context.Context) (*oci.Content, error)
+	// Admit decides, by what was proven and if need be by asking, whether the
+	// principal may have what is kept. The error is the answer where it may not.
+	Admit(ctx context.Context) (oci.Outcome, error)
+	// Proven reports whether the principal's right to the blob was shown, by Admit
+	// or by an answer of the registry to this Asker.
+	Proven() bool
+	// Restart forgets where the registry has sent this Asker to: the copy there is
+	// bad.
+	Restart()
+	// Bypass gives the rest of the blob past the disk, which failed with cause.
+	Bypass(ctx context.Context, r Rest, cause error) (io.ReadCloser, error)
+}
+
+// Rest is what a reader lacks when the disk fails in the middle of a blob.
+type Rest struct {
+	// File has what the reader was given so far: everything before Pos, if Whole.
+	File *os.File
+	// Pos is where it stands, End where its interest ends, and Size the blob's size.
+	Pos, End, Size int64
+	// Whole: its last byte may leave only if all bytes match the digest. Else its
+	// client checks for itself, chunk by chunk.
+	Whole bool
+}
+
+// ErrCredentialChanged is the cause of an error about an answer that came for
+// another credential than the one it was asked for: nobody can tell what it
+// proves.
+var ErrCredentialChanged = errors.New("the credential was changed meanwhile")
+
+// requester is a principal on whose behalf a download may go upstream. It is
+// guarded by the download's lock.
+type requester struct {
+	want Request
+	// rejected is why the registry refused this requester; refused is closed when
+	// its readers may know.
+	rejected error
+	refused  chan struct{}
+	told     bool
+	readers  int
+}
+
+func newRequester(r Request) *requester { return &requester{want: r, refused: make(chan struct{})} }
+
+func (rq *requester) is(r Request) bool {
+	return rq.want.Principal == r.Principal && rq.want.Repo == r.Repo
+}
+
+// unanswered counts a reader in for the requester of r whose first request is
+// still under way. A reader that was not admitted may only join such a one: that
+// answer then decides for both. It must not join one that is proven (the proof
+// may have been withdrawn since), nor one that was never asked for because
+// another one's answer opened the download.
+func (d *Download) unanswered(r Request) (rq *requester, final bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state.Final() {
+		return nil, true
+	}
+	if d.state.readable() {
+		return nil, false
+	}
+	for _, rq := range d.requesters {
+		if rq.is(r) && rq.rejected == nil && !rq.want.Asker.Proven() {
+			rq.readers++
+			return rq, false
+		}
+	}
+	return nil, false
+}
+
+// request adds a requester that was admitted, or counts a reader in for it. Nil:
+// the download is over.
+func (d *Download) request(r Request) *requester {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state.Final() {
+		return nil
+	}
+	for _, rq := range d.requesters {
+		if rq.is(r) && rq.rejected == nil && rq.want.Asker.Proven() {
+			rq.readers++
+			return rq
+		}
+	}
+	rq := newRequester(r)
+	rq.readers++
+	d.requesters = append(d.requesters, rq)
+	d.tellRejected() // the download goes on without them
+	return rq
+}
+
+// pick chooses as whom to go upstream: the requester that was used last if it is
+// still live and has readers, else a live one that has readers, else a live one.
+// The error is why the last of them was rejected.
+func (d *Download) pick(last *requester) (*requester, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if last != nil && last.rejected == nil && last.readers > 0 {
+		return last, nil
+	}
+	var best *requester
+	var rejected error
+	for _, rq := range d.requesters {
+		switch {
+		case rq.rejected != nil:
+			rejected = rq.rejected
+		case best == nil || best.readers == 0 && rq.readers > 0:
+			best = rq
+		}
+	}
+	if best == nil {
+		return nil, rejected
+	}
+	return best, nil
+}
+
+// reject takes a requester out that the registry has refused: its readers that
+// have no answer yet get err, the others read on. Where no other requester is left
+// the download is about to fail, and they learn of it with that.
+func (d *Download) reject(rq *requester, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if rq.rejected == nil { // two workers may be refused at once
+		rq.rejected = err
+	}
+	if slices.ContainsFunc(d.requesters, func(rq *requester) bool { return rq.rejected == nil }) {
+		d.tellRejected()
+	}
+}
+
+// tellRejected wakes the readers of rejected requesters. Caller holds the lock.
+func (d *Download) tellRejected() {
+	for _, rq := range d.requesters {
+		if rq.rejected != nil && !rq.told {
+			rq.told = true
+			close(rq.refused)
+		}
+	}
+}
+
+// errorFor is what the requester's own readers are told after the download failed
+// with err.
+func (rq *requester) errorFor(err error) error {
+	return ErrorFor(rq.want.Principal, rq.want.Repo, rq.want.Key.Digest, err)
+}
+
+// ErrorFor is what someone who waited as principal, for repo, is told after what
+// was fetched for everyone has failed with err: never what a registry said about
+// another's account or repository. ErrRetry: it is about those who were asked as,
+// and nobody has asked as this principal.
+func ErrorFor(principal oci.View, repo string, d oci.Digest, err error) error {
+	if rejects(err) {
+		return ErrRetry
+	}
+	e, ok := errors.AsType[*oci.Error](err)
+	if !ok || e.About == (oci.About{}) || e.About.Repo == repo && sameOwner(e.About.View, principal) {
+		return err
+	}
+	return &oci.Error{
+		Class: e.Class, RetryAfter: e.RetryAfter, Err: err,
+		Message: fmt.Sprintf("the download of %s that this pull had joined has failed (%s): pull again", d, e.Class),
+	}
+}
+
+// sameOwner reports whether a and b are one principal, or one organisation's.
+func sameOwner(a, b oci.View) bool { return a == b || !a.Shared() && a.Organisation == b.Organisation }
+
+// rejects reports whether an error is about the requester and not about the
+// origin: another one may still get the blob.
+func rejects(err error) bool {
+	class := oci.ClassOf(err)
+	return class.Refuses() || class == oci.NotFound || class == oci.RateLimited || class == oci.Policy ||
+		errors.Is(err, ErrCredentialChanged)
+}

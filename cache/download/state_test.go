@@ -1,0 +1,183 @@
+package download
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// legal are the moves of the design, written down once more.
+var legal = map[State][]State{
+	Starting: {Fetching, Failed},
+	Fetching: {Open, Verified, Parked, Failed},
+	Open:     {Verified, Parked, Failed},
+	Verified: {Done},
+	Parked:   {},
+	Failed:   {},
+	Done:     {},
+}
+
+func allowed(from, to State) bool {
+	return slices.Contains(legal[from], to)
+}
+
+// limited is a store with a limit, in a folder of its own.
+type limited struct{ *store.Store }
+
+func (limited) Limit() int64 { return 64 << 20 }
+
+func newStore(t *testing.T) limited {
+	t.Helper()
+	s, err := store.Open(t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return limited{s}
+}
+
+// model is what a download that has moved must look like from outside.
+type model struct {
+	t     *Table
+	d     *Download
+	state State
+	slots int // that are taken
+}
+
+const owner = "globex"
+
+func newModel(tb rapid.TB, table *Table, n int) *model {
+	m := &model{t: table, state: Starting, slots: 1}
+	key := Key{Origin: "registry.example", Digest: oci.DigestOf(fmt.Append(nil, n))}
+	d := &Download{
+		table: table, key: key, owner: owner, state: Starting, changed: make(chan struct{}),
+		wake: make(chan struct{}, 1), readers: map[*Reader]struct{}{},
+	}
+	d.slot = &slot{release: func() {
+		m.slots--
+		select {
+		case <-d.changed:
+			tb.Error("readers were woken before the slot was given back")
+		default:
+		}
+		if table.all[key] == d {
+			tb.Error("the slot was given back while the download was in the table")
+		}
+	}}
+	m.d = d
+	table.all[key] = d
+	return m
+}
+
+// move tries one move and says whether it went well.
+func (m *model) move(tb rapid.TB, to State) {
+	tb.Helper()
+	if m.d.blocks == nil && m.state == Fetching {
+		if !m.d.reserveShare(1 << 20) {
+			tb.Fatal("there is no share")
+		}
+		blocks, err := m.t.o.Store.NewBlocks(m.d.key.Origin, m.d.key.Digest, 1<<20)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		m.d.blocks = blocks
+	}
+	want := allowed(m.state, to) && (to != Parked || len(m.d.readers) == 0)
+	before := m.d.changed
+	var why error
+	if to == Failed {
+		why = errors.New("the registry is gone")
+	}
+	if got := m.d.move(to, why); got != want {
+		tb.Fatalf("from %s to %s: %v, want %v", m.state, to, got, want)
+	}
+	select {
+	case <-before:
+		if !want {
+			tb.Errorf("from %s to %s: readers were woken for nothing", m.state, to)
+		}
+	default:
+		if want {
+			tb.Errorf("from %s to %s: nobody was woken", m.state, to)
+		}
+	}
+	if want {
+		m.state = to
+	}
+	m.check(tb)
+}
+
+func (m *model) check(tb rapid.TB) {
+	tb.Helper()
+	if m.d.state != m.state {
+		tb.Fatalf("it is %s, want %s", m.d.state, m.state)
+	}
+	over := m.state == Parked || m.state == Failed || m.state == Done
+	if there := m.t.all[m.d.key] == m.d; there == over {
+		tb.Errorf("%s: in the table: %v", m.state, there)
+	}
+	if taken := m.slots == 1; taken == over {
+		tb.Errorf("%s: the slot is taken: %v", m.state, taken)
+	}
+	if promised := m.t.shares[owner]; over && promised != 0 {
+		tb.Errorf("%s: %d bytes of the share are taken", m.state, promised)
+	}
+	if m.state == Failed && m.d.err == nil {
+		tb.Error("it failed for no reason")
+	}
+}
+
+// Every walk through the states, legal and illegal moves mixed, keeps to the table
+// of legal moves, and whatever ends a download gives all back, once, before anyone
+// is woken.
+func TestState_Moves(t *testing.T) {
+	s := newStore(t)
+	n := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		table := NewTable(Options{Store: s})
+		defer table.Close()
+		n++
+		m := newModel(rt, table, n)
+		if rapid.Bool().Draw(rt, "a reader") {
+			m.d.readers[&Reader{}] = struct{}{}
+		}
+		for range rapid.IntRange(1, 12).Draw(rt, "moves") {
+			to := State(rapid.IntRange(int(Starting), int(Done)).Draw(rt, "to"))
+			if to == Failed && !allowed(m.state, Failed) {
+				continue // only a worker that runs fails a download
+			}
+			if rapid.Bool().Draw(rt, "the reader leaves") {
+				clear(m.d.readers)
+			}
+			m.move(rt, to)
+		}
+		if m.d.blocks != nil {
+			m.d.blocks.Discard()
+		}
+	})
+}
+
+// Each pair of states, once.
+func TestState_Pairs(t *testing.T) {
+	for from := Starting; from <= Done; from++ {
+		for to := Starting; to <= Done; to++ {
+			got := slices.Contains(from.after(), to)
+			if got != allowed(from, to) {
+				t.Errorf("from %s to %s: %v", from, to, got)
+			}
+		}
+		if final := len(legal[from]) == 0; from.Final() != final {
+			t.Errorf("%s is final: %v", from, from.Final())
+		}
+	}
+}

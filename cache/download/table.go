@@ -1,0 +1,202 @@
+package download
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"berth/cache/store"
+	"berth/oci"
+)
+
+// Key says which blob of which origin. Origin is oci.Origin's Dir.
+type Key struct {
+	Origin string
+	Digest oci.Digest
+}
+
+// Options of NewTable. The zero value works but for Store.
+type Options struct {
+	Store Store
+	// Parallel is how many connections one large download may use. If 0, 4.
+	Parallel int
+	// Connections is how many the downloads from one origin may use together,
+	// beyond the first connection that each has. If 0, 16.
+	Connections int
+	// ParkAfter is how long a download goes on without a reader. If 0, 30 s.
+	ParkAfter time.Duration
+	// Admit waits until organisation may start another download, which goes on
+	// until release is called. If nil, everybody may at once.
+	Admit func(ctx context.Context, organisation string) (release func(), err error)
+	// Report is told how downloads end. If nil, nobody is.
+	Report Reporter
+	// Log gets what an operator should know. If nil, nothing is logged.
+	Log *slog.Logger
+}
+
+// Store is where blobs grow and lie; see store.Store. Where it cannot be used it has
+// nothing, and its errors say so.
+type Store interface {
+	Has(origin string, d oci.Digest) (size int64, ok bool)
+	Left(origin string, d oci.Digest) (size int64, ok bool)
+	Resume(origin string, d oci.Digest) (*store.Blocks, bool)
+	NewBlocks(origin string, d oci.Digest, size int64) (*store.Blocks, error)
+	// Limit is how many bytes may be kept; 0: no limit but the disk's.
+	Limit() int64
+}
+
+// Reporter is told what downloads find out. Its methods return at once.
+type Reporter interface {
+	// Corrupt: the registry sent a copy that does not match its digest.
+	Corrupt(Key)
+	// Sound: it sent one that does.
+	Sound(Key)
+	// DiskFailed: the blob of this size (-1: the registry did not say) could not
+	// be kept. err is store.ErrNoRoom, or what the disk refused.
+	DiskFailed(k Key, size int64, err error)
+	// NoShare: it is more than its registry's organisation may have under way.
+	NoShare(k Key, size int64)
+	// Reserved: there was room for it.
+	Reserved(k Key, size int64)
+	// Kept: it was published.
+	Kept(Key)
+}
+
+// silent is the Reporter of a table that has none.
+type silent struct{}
+
+func (silent) Corrupt(Key)                  {}
+func (silent) Sound(Key)                    {}
+func (silent) DiskFailed(Key, int64, error) {}
+func (silent) NoShare(Key, int64)           {}
+func (silent) Reserved(Key, int64)          {}
+func (silent) Kept(Key)                     {}
+
+// Table has the downloads that are in progress. It is safe for concurrent use.
+//
+// Locks are taken in this order: the table's, a download's, its blocks'. The
+// wait list's and the connections' come last and lead to no other.
+type Table struct {
+	o           Options
+	slots       slots
+	connections connections
+	buffers     sync.Pool // of *[]byte, what one read takes in
+
+	mu     sync.Mutex
+	all    map[Key]*Download
+	shares map[string]int64 // bytes promised to owners' own registries, by owner
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// NewTable makes an empty table.
+func NewTable(o Options) *Table {
+	if o.Parallel == 0 {
+		o.Parallel = 4
+	}
+	if o.Connections == 0 {
+		o.Connections = 16
+	}
+	if o.ParkAfter == 0 {
+		o.ParkAfter = 30 * time.Second
+	}
+	if o.Report == nil {
+		o.Report = silent{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	t := &Table{o: o, all: map[Key]*Download{}, shares: map[string]int64{}}
+	t.connections = newConnections(o.Connections)
+	t.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t
+}
+
+// Close ends all downloads, parks what can be gone on with, and waits. Nothing
+// may use the table any more.
+func (t *Table) Close() {
+	t.cancel()
+	t.wg.Wait()
+}
+
+// remove takes d out, unless another has its place, and gives back its share.
+// Caller holds mu.
+func (t *Table) remove(d *Download) {
+	if t.all[d.key] == d {
+		delete(t.all, d.key)
+	}
+	t.promise(d, 0)
+}
+
+// Running reports whether the blob is being fetched, so that to join it costs
+// nothing.
+func (t *Table) Running(k Key) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d, ok := t.all[k]
+	if !ok {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state > Starting
+}
+
+// Len is how many downloads there are.
+func (t *Table) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.all)
+}
+
+// Progress is how far a download has come, for people.
+type Progress struct {
+	// Registry and Repository are where it is fetched from, as whoever came first
+	// asked for it.
+	Registry, Repository string
+	Digest               oci.Digest
+	// Have is how many bytes are there, of Size; -1: the registry has not said.
+	Have, Size int64
+	// Readers wait for it or read along.
+	Readers int
+}
+
+// List gives the downloads that run, ordered by registry, repository and digest.
+func (t *Table) List() []Progress {
+	t.mu.Lock()
+	downloads := make([]*Download, 0, len(t.all))
+	for _, d := range t.all {
+		downloads = append(downloads, d)
+	}
+	t.mu.Unlock()
+	var all []Progress
+	for _, d := range downloads {
+		if p, ok := d.progress(); ok {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b Progress) int {
+		return strings.Compare(a.Registry+"/"+a.Repository+a.Digest.String(), b.Registry+"/"+b.Repository+b.Digest.String())
+	})
+	return all
+}
+
+func (d *Download) progress() (Progress, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.state.Final() || len(d.requesters) == 0 {
+		return Progress{}, false
+	}
+	first := d.requesters[0].want
+	p := Progress{Registry: first.Registry, Repository: first.Repo, Digest: d.key.Digest, Size: -1, Readers: len(d.readers)}
+	if d.blocks != nil {
+		p.Have, p.Size = d.blocks.Have(), d.blocks.Size()
+	}
+	return p, true
+}

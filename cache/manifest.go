@@ -1,0 +1,259 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"berth/cache/download"
+	"berth/cache/store"
+	"berth/internal/flight"
+	"berth/oci"
+)
+
+// manifestTimeout bounds the GET of a manifest, which belongs to none of those who
+// wait for it.
+const manifestTimeout = time.Minute
+
+// fetchManifest gets a manifest that is not here. It arrives whole and verified in
+// memory, so it needs no download: one GET, which registries count, for everyone
+// who misses it meanwhile.
+//
+// A request with the principal and the repository that the GET was sent with
+// shares its answer. Any other proves itself with a HEAD and takes the bytes of
+// that GET; if the GET was refused, it sends its own.
+func (s *source) fetchManifest(ctx context.Context, principal oci.View, o oci.Object) (*oci.Content, error) {
+	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
+		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
+	}
+	key := s.blobKey(o.Digest)
+	if err := s.c.trouble.refusal(key); err != nil {
+		return s.release(ctx, principal, o, oci.Range{}, nil, err)
+	}
+	own := sender{principal, o.Repo}
+	var admitted *oci.Outcome // of a request that has proven itself
+	for range 5 {             // each time round somebody else made progress
+		get := s.c.manifests.begin(s, key, own, o)
+		if get.call == nil { // it has come meanwhile
+			if content, err := s.cached(o); content != nil || err != nil {
+				return s.release(ctx, principal, o, oci.Range{}, content, err)
+			}
+			continue
+		}
+		if get.sender != own && admitted == nil {
+			outcome, err := s.admit(ctx, principal, o)
+			if err != nil {
+				return nil, err
+			}
+			admitted = &outcome
+		}
+		m, err := get.call.Wait(ctx)
+		if err == nil {
+			return m.content(o, get, admitted), nil
+		}
+		if get.sender == own || ctx.Err() != nil {
+			return nil, err
+		}
+		if err = download.ErrorFor(principal, o.Repo, o.Digest, err); !errors.Is(err, download.ErrRetry) {
+			return nil, err
+		}
+	}
+	return nil, endsEarly(o.Digest)
+}
+
+func endsEarly(d oci.Digest) error {
+	return &oci.Error{Class: oci.UpstreamError, Message: "the download of " + d.String() + " keeps ending early; try again"}
+}
+
+// sender is as whom a GET is sent, and for what repository.
+type sender struct {
+	principal oci.View
+	repo      string
+}
+
+// manifest is one that was fetched.
+type manifest struct {
+	hotEntry
+
+	asked time.Time
+	kept  bool // it goes to the disk
+}
+
+// content answers one of those who waited. admitted is how a request that did not
+// share the sender's answer was let in.
+func (m manifest) content(o oci.Object, get manifestGet, admitted *oci.Outcome) *oci.Content {
+	c := m.hotEntry.content(o)
+	switch {
+	case get.started && m.kept:
+		c.Result, c.Asked = oci.Fill, m.asked
+	case get.started:
+		c.Result, c.Asked = oci.Pass, m.asked
+	default:
+		c.Result = oci.Join
+	}
+	if admitted != nil {
+		c.Warning = admitted.Warning
+	}
+	return c
+}
+
+// manifestGets are the GETs of manifests that are under way, one for each object.
+type manifestGets struct {
+	calls *flight.Group[manifestGetKey, manifest]
+
+	mu      sync.Mutex
+	senders map[download.Key]sender
+}
+
+type manifestGetKey struct {
+	download.Key
+	sender
+}
+
+func newManifestGets() *manifestGets {
+	return &manifestGets{calls: flight.New[manifestGetKey, manifest](manifestTimeout), senders: map[download.Key]sender{}}
+}
+
+// manifestGet is a GET, as whom it was sent, and whether the caller made it start.
+type manifestGet struct {
+	call *flight.Call[manifest]
+	sender
+	started bool
+}
+
+// begin joins the GET that is under way or sends one as own. Without a call the
+// manifest is in memory by now.
+func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Object) manifestGet {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at, under := g.senders[key]
+	if !under {
+		if e, ok := s.c.hot.get(hotKey{key.Origin, key.Digest}); ok && e.mediaType != "" {
+			return manifestGet{}
+		}
+		at = own
+		g.senders[key] = own
+	}
+	call, started := g.calls.Start(manifestGetKey{key, at}, func(ctx context.Context) (manifest, error) {
+		defer g.end(key)
+		return s.getManifest(ctx, at.principal, o)
+	})
+	return manifestGet{call: call, sender: at, started: started}
+}
+
+func (g *manifestGets) end(key download.Key) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.senders, key)
+}
+
+// getManifest sends the GET as principal and keeps what comes: in memory before
+// anyone is answered, on the disk after that.
+func (s *source) getManifest(ctx context.Context, principal oci.View, o oci.Object) (m manifest, err error) {
+	undo, err := s.spendShare(principal)
+	if err != nil {
+		return manifest{}, err
+	}
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
+	data, asked, err := s.readManifest(ctx, s.asker(principal, o))
+	if err != nil {
+		return manifest{}, err
+	}
+	e, err := s.remember(o, data)
+	if err != nil {
+		return manifest{}, err
+	}
+	m = manifest{hotEntry: e, asked: asked, kept: !s.c.trouble.pastDisk(s.blobKey(o.Digest))}
+	if m.kept {
+		s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
+	} else {
+		s.c.counts.bypass()
+	}
+	return m, nil
+}
+
+// spendShare takes one of what the organisation may use of the shared principal's
+// pulls: what registries count are the GETs of manifests.
+func (s *source) spendShare(principal oci.View) (undo func(), err error) {
+	if s.u.Spend == nil || !principal.Shared() {
+		return func() {}, nil
+	}
+	return s.u.Spend()
+}
+
+func (s *source) putManifest(d oci.Digest, data []byte) {
+	if err := s.c.store.Put(s.origin, d, data); err != nil {
+		s.c.trouble.DiskFailed(s.blobKey(d), int64(len(data)), err) // only the cache goes without
+		return
+	}
+	s.c.trouble.Reserved(s.blobKey(d), int64(len(data)))
+	s.c.trouble.Kept(s.blobKey(d))
+}
+
+// readManifest gives the bytes, which match the digest, and when they were asked
+// for. Wrong bytes are fetched once more.
+func (s *source) readManifest(ctx context.Context, a *asker) (data []byte, asked time.Time, err error) {
+	key := s.blobKey(a.object.Digest)
+	for range 2 {
+		content, err := a.Open(ctx, oci.Range{})
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+		data, err = manifestBytes(a.object, content)
+		if err == nil {
+			s.c.trouble.Sound(key)
+			return data, content.Asked, checkType(a.object, content.MediaType, data)
+		}
+		if !errors.Is(err, store.ErrMismatch) {
+			return nil, time.Time{}, err
+		}
+		s.c.trouble.Corrupt(key)
+		a.Restart()
+	}
+	return nil, time.Time{}, download.Corrupt(a.object.Digest, store.ErrMismatch)
+}
+
+// manifestBytes reads an answer to its end.
+func manifestBytes(o oci.Object, c *oci.Content) ([]byte, error) {
+	defer closeBody(c.Body)
+	tooLarge := func(n int64) error {
+		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest %s has %d bytes; the limit is %d", o.Digest, n, maxManifest)}
+	}
+	if c.Size > maxManifest {
+		return nil, tooLarge(c.Size)
+	}
+	if c.Data != nil {
+		return c.Data, nil // verified by whoever made the Content
+	}
+	data, err := io.ReadAll(io.LimitReader(c.Body, maxManifest+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(data) > maxManifest:
+		return nil, tooLarge(int64(len(data)))
+	case !matches(o.Digest, data):
+		return nil, fmt.Errorf("%w: %d bytes", store.ErrMismatch, len(data))
+	}
+	return data, nil
+}
+
+// checkType refuses a manifest that names another type than its header did: one
+// digest must mean one thing.
+func checkType(o oci.Object, header string, data []byte) error {
+	got, err := manifestType(data)
+	if err == nil && strings.HasPrefix(header, "application/vnd.") && header != got {
+		err = fmt.Errorf("it came as %s and says that it is %s", header, got)
+	}
+	if err != nil {
+		return &oci.Error{Class: oci.UpstreamError, Err: err, Message: fmt.Sprintf("%s is no image manifest or index", o.Digest)}
+	}
+	return nil
+}
