@@ -342,7 +342,9 @@ func TestSignals_BackgroundOfATerminal(t *testing.T) {
 	if m.process, err = os.FindProcess(job); err != nil {
 		t.Fatal(err)
 	}
-	x, _ := exec.Command("ps", "-o", "pid,ppid,pgid,sid,tpgid,stat,args", "-p", fmt.Sprint(job)).Output(); y,_ := exec.Command("grep", "-E", "Sig", fmt.Sprintf("/proc/%d/status",job)).Output(); t.Log(string(x),string(y), shown)
+	x, _ := exec.Command("ps", "-o", "pid,ppid,pgid,sid,tpgid,stat,args", "-p", fmt.Sprint(job)).Output()
+	y, _ := exec.Command("grep", "-E", "Sig", fmt.Sprintf("/proc/%d/status", job)).Output()
+	t.Log(string(x), string(y), shown)
 	m.client.mustPull("nginx", m.image, "")
 	for ctx := soon(t); !strings.Contains(shown.String(), "request_id"); { // a request's line: written while it serves
 		select {
