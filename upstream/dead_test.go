@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -265,7 +266,7 @@ func TestDeadConnection_MiddleOfABlob(t *testing.T) {
 					if err != nil {
 						b.t.Fatal(err)
 					}
-					if got := append(begun, readAll(b.t, rest)...); oci.DigestOf(got) != layer {
+					if got := slices.Concat(begun, readAll(b.t, rest)); oci.DigestOf(got) != layer {
 						b.t.Errorf("%d bytes, and others", len(got))
 					}
 				})

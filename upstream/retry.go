@@ -141,7 +141,7 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	}
 	took := time.Since(start)
 	var about bool
-	a.err, about = x.ended(a.Response, a.err)
+	about, a.err = x.ended(a.Response, a.err)
 	s.metrics.try(s.name, x.op, a.Response, a.err, took)
 	if about {
 		s.heard(ctx, x.req, x.op, &a, took)

@@ -172,7 +172,7 @@ func (x *exchange) ask(ctx context.Context) (answered, reused bool) {
 // ended notes that there is a header, or an error, which it returns. about says
 // whether that tells anything about the registry: not when a connection that was
 // open before gave no byte.
-func (x *exchange) ended(resp *http.Response, err error) (_ error, about bool) {
+func (x *exchange) ended(resp *http.Response, err error) (about bool, _ error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.over = true
@@ -180,14 +180,14 @@ func (x *exchange) ended(resp *http.Response, err error) (_ error, about bool) {
 	c := x.conn
 	switch {
 	case c == nil:
-		return err, true
+		return true, err
 	case err == nil:
 		x.s.manners.answered(x.key(), time.Since(x.got))
 		resp.Body = x.watched(resp, c)
-		return nil, true
+		return true, nil
 	case x.lost:
 		c.pool.retire()
-		return errLost, false
+		return false, errLost
 	}
 	x.cancel(nil)
 	timeout := classOf(err) == oci.Timeout || errors.Is(context.Cause(x.ctx), errNoHeader)
@@ -195,5 +195,5 @@ func (x *exchange) ended(resp *http.Response, err error) (_ error, about bool) {
 	if timeout && (silent || !x.reused) { // a new one of HTTP/2 has at least begun to speak
 		c.pool.retire() // nothing else shall wait for it
 	}
-	return err, !(timeout && silent && x.reused)
+	return !timeout || !silent || !x.reused, err
 }

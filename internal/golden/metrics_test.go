@@ -107,7 +107,7 @@ func (c *city) metrics(t *testing.T) {
 			continue
 		}
 		labels := map[string]bool{}
-		for _, l := range strings.Fields(m[2]) {
+		for l := range strings.FieldsSeq(m[2]) {
 			labels[strings.Trim(l, "`,")] = true
 		}
 		delete(f.labels, "le")
