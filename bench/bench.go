@@ -15,7 +15,8 @@ type bench struct {
 	upstream *upstream
 	peers    []*peer
 	missing  []string
-	warm     *warm // what the warm rows ask for; nil until one does
+	warm     *warm   // what the warm rows ask for; nil until one does
+	engine   *engine // what pulls in the rows of pulls; nil until one does
 }
 
 // open starts the registry and finds the peers.
@@ -52,18 +53,31 @@ func (b *bench) measure(ctx context.Context) (*result, error) {
 	all := newResult(ctx, b)
 	for i := range b.plan.rows {
 		r := &b.plan.rows[i]
+		if r.needs != nil {
+			if err := r.needs(ctx, b); err != nil {
+				b.missing = append(b.missing, fmt.Sprintf("%s: %v", r.name, err))
+				say("missing: %s: %v", r.name, err)
+				continue
+			}
+		}
 		if err := b.measureRow(ctx, r, all.add(r)); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
 	all.Missing = b.missing
+	if b.engine != nil {
+		all.Machine["containerd"] = b.engine.version
+	}
 	return all, nil
 }
 
 func (b *bench) measureRow(ctx context.Context, r *row, into *rowResult) error {
 	say("%s: %s", r.name, r.title)
 	for run := range b.plan.runs {
-		for _, p := range b.peers {
+		for i := range b.peers {
+			// Another one begins each time: who is first after a rest pays for memory
+			// that the machine has not used lately.
+			p := b.peers[(run+i)%len(b.peers)]
 			if !r.takes(p.name) {
 				continue
 			}

@@ -1,8 +1,9 @@
 // Command bench measures berth beside other pull-through caches, in front of the
 // same registry, on the same machine, in one run:
 //
-//	go run ./bench                       everything, about ten minutes
-//	go run ./bench --only manifest-tag --runs 5 --peers berth,bare
+//	go run ./bench                       everything, about half an hour
+//	go run ./bench --only manifest-tag --rounds 5 --peers berth,bare
+//	go run ./bench --only pull           images fetched by a real containerd; as root
 //
 // It starts a registry of its own (upstream.go), each peer as a process of its
 // own, and asks them from here, on the same cores. The peers take turns within

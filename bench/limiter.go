@@ -7,9 +7,15 @@ import (
 )
 
 // limiter makes each connection of a listener as slow as a far registry's.
-type limiter struct{ perSecond atomic.Int64 }
+type limiter struct {
+	perSecond atomic.Int64
+	connect   atomic.Int64 // nanoseconds
+}
 
-func (l *limiter) set(bytesPerSecond int) { l.perSecond.Store(int64(bytesPerSecond)) }
+func (l *limiter) set(bytesPerSecond int, connect time.Duration) {
+	l.perSecond.Store(int64(bytesPerSecond))
+	l.connect.Store(int64(connect))
+}
 
 // listen limits what in accepts.
 func (l *limiter) listen(in net.Listener) net.Listener { return limited{in, l} }
@@ -26,7 +32,12 @@ func (s limited) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &slowConn{Conn: c, l: s.l}, nil
+	return s.l.slow(c), nil
+}
+
+// slow is c as if it had just been made from far away.
+func (l *limiter) slow(c net.Conn) *slowConn {
+	return &slowConn{Conn: c, l: l, made: time.Now().Add(time.Duration(l.connect.Load()))}
 }
 
 // slowConn sends in steps, each when its time has come.
@@ -34,7 +45,16 @@ type slowConn struct {
 	net.Conn
 
 	l    *limiter
+	made time.Time // when the other side would have its connection, and its first byte be here
 	next time.Time // when the next byte may leave
+}
+
+// Read reads what could have arrived.
+func (c *slowConn) Read(p []byte) (int, error) {
+	if early := time.Until(c.made); early > 0 {
+		time.Sleep(early)
+	}
+	return c.Conn.Read(p)
 }
 
 // step is how much goes at once: 1 ms at 60 MB/s.

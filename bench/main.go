@@ -50,9 +50,10 @@ func parse(args []string) (*plan, error) {
 	var p plan
 	var only, peers string
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.StringVar(&only, "only", "", "rows, comma-separated: "+strings.Join(names(table()), ", "))
+	f.StringVar(&only, "only", "", "rows, comma-separated, or what their names begin with (pull, cold): "+strings.Join(names(table()), ", "))
 	f.StringVar(&peers, "peers", "", "peers, comma-separated: berth, distribution, zot, nginx, bare, direct")
-	f.IntVar(&p.runs, "runs", 3, "how often each row is measured for each peer")
+	f.IntVar(&p.runs, "rounds", 3, "how often each row is measured for each peer, the peers in turn")
+	f.IntVar(&p.runs, "runs", 3, "the same as --rounds")
 	f.StringVar(&p.out, "out", "", "folder for results.md, results.json and results.svg")
 	f.StringVar(&p.berth, "berth", "", "program to measure instead of building ./cmd/berth")
 	if err := f.Parse(args); err != nil {

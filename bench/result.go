@@ -93,7 +93,9 @@ func (c column) format(v float64) string { return strconv.FormatFloat(v, 'f', c.
 func (f figures) line(r *row) string {
 	var all []string
 	for _, c := range r.columns {
-		all = append(all, c.format(f[c.name])+" "+c.name)
+		if v, ok := f[c.name]; ok {
+			all = append(all, c.format(v)+" "+c.name)
+		}
 	}
 	return strings.Join(all, "; ")
 }

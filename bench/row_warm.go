@@ -113,7 +113,7 @@ func (p *peer) get(ctx context.Context, kind, reference string) (string, error) 
 
 // put writes an object of the registry into bare's folder.
 func (p *peer) put(ctx context.Context, kind, reference string) error {
-	f, err := os.Create(filepath.Join(p.plain.dir, filepath.Base(reference)))
+	f, err := os.Create(p.file(reference))
 	if err != nil {
 		return err
 	}
@@ -121,6 +121,11 @@ func (p *peer) put(ctx context.Context, kind, reference string) error {
 	t := target{address: p.b.upstream.Plain, path: "/v2/team/app/" + kind + "/" + reference, into: fileHash{f}}
 	_, err = fetch(ctx, t)
 	return err
+}
+
+// file is where bare looks for an object.
+func (p *peer) file(reference string) string {
+	return filepath.Join(p.plain.dir, filepath.Base(reference))
 }
 
 // fileHash writes a download to a file.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,8 @@ const (
 // row is one line of the table: the same work for each peer.
 type row struct {
 	name, title string
+	// needs says what is missing for the row, whoever the peer. nil: nothing ever is.
+	needs func(ctx context.Context, b *bench) error
 	// columns are the figures, the first one being what the row is about.
 	columns []column
 	// without are the peers for which the row makes no sense.
@@ -44,7 +47,7 @@ func table() []row {
 	cached := []string{"direct"} // has no cache to be warm
 	fetched := []string{"bare"}  // fetches nothing
 	cost := []column{{"s", 2, true}, {"first byte ms, slowest client", 0, true}, {"copies from upstream", 2, true}, {"CPU s/GB delivered", 2, true}}
-	return []row{
+	return append([]row{
 		{
 			name: "blob-large", title: "warm 512 MiB blob, 16 clients", without: cached,
 			columns: []column{{"MB/s", 0, false}, {"CPU s/GB", 3, true}},
@@ -86,7 +89,7 @@ func table() []row {
 			columns: []column{{"start ms", 0, true}, {"idle MiB", 0, true}, {"peak MiB", 0, true}},
 			measure: process,
 		},
-	}
+	}, pulls()...)
 }
 
 func smallColumns() []column {
@@ -101,18 +104,23 @@ func names(rows []row) []string {
 	return all
 }
 
-// choose is the rows with the names in only; all if that is empty.
+// choose is the rows with the names in only, a name being also that of all rows that
+// begin with it and a dash; all rows if only is empty.
 func choose(all []row, only []string) ([]row, error) {
 	if len(only) == 0 {
 		return all, nil
 	}
 	var chosen []row
 	for _, name := range only {
-		at := slices.IndexFunc(all, func(r row) bool { return r.name == name })
-		if at < 0 {
+		found := len(chosen)
+		for i := range all {
+			if all[i].name == name || strings.HasPrefix(all[i].name, name+"-") {
+				chosen = append(chosen, all[i])
+			}
+		}
+		if found == len(chosen) {
 			return nil, fmt.Errorf("no row %q: there are %v", name, names(all))
 		}
-		chosen = append(chosen, all[at])
 	}
 	return chosen, nil
 }

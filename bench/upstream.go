@@ -22,8 +22,9 @@ const (
 
 // conditions are what the registry does besides answering.
 type conditions struct {
-	// LatencyMS passes before every answer.
-	LatencyMS int
+	// LatencyMS passes before every answer, ConnectMS before the first request of a
+	// connection is read: the round trips of a request, and of making a connection.
+	LatencyMS, ConnectMS int
 	// PerConnection is how many bytes a connection carries in a second; 0: all it can.
 	PerConnection int
 	// Trouble for the next requests for blobs: how many are cut in the middle,
@@ -81,11 +82,42 @@ const manifestType = "application/vnd.oci.image.manifest.v1+json"
 
 // addManifest makes an image of blobs of 10 KiB, under tag and its digest.
 func (r *registry) addManifest(tag string, blobs []string) string {
+	return r.put(tag, descriptor(layerType, blobs[0], smallBlob), blobs, smallBlob)
+}
+
+const (
+	layerType  = "application/vnd.oci.image.layer.v1.tar+gzip"
+	configType = "application/vnd.oci.image.config.v1+json"
+	configSize = 2 << 10
+)
+
+// addImage makes an image that nobody has seen, of so many layers of that size. Who
+// unpacks it finds that it is noise.
+func (r *registry) addImage(tag string, layers int, size int64) image {
+	i := image{Tag: tag, Blobs: []string{r.addBlob(configSize)}}
+	for range layers {
+		i.Blobs = append(i.Blobs, r.addBlob(size))
+	}
+	i.Manifest = r.put(tag, descriptor(configType, i.Blobs[0], configSize), i.Blobs[1:], size)
+	return i
+}
+
+// image says where its pieces are: digests, the configuration's first.
+type image struct {
+	Tag, Manifest string
+	Blobs         []string
+}
+
+func descriptor(kind, digest string, size int64) map[string]any {
+	return map[string]any{"mediaType": kind, "digest": digest, "size": size}
+}
+
+// put makes the manifest of an image whose blobs are there, and gives its digest.
+func (r *registry) put(tag string, config map[string]any, blobs []string, size int64) string {
 	layers := make([]map[string]any, len(blobs))
 	for i, d := range blobs {
-		layers[i] = map[string]any{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": d, "size": smallBlob}
+		layers[i] = descriptor(layerType, d, size)
 	}
-	config := layers[0]
 	data, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": manifestType, "config": config, "layers": layers}) // no error: strings and numbers
 	m := manifest{digest: fmt.Sprintf("sha256:%x", sha256.Sum256(data)), data: data}
 	r.mu.Lock()
@@ -195,7 +227,7 @@ func (r *registry) set(c conditions) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.c = c
-	r.limiter.set(c.PerConnection)
+	r.limiter.set(c.PerConnection, time.Duration(c.ConnectMS)*time.Millisecond)
 	r.take()
 }
 

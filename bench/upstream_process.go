@@ -105,6 +105,15 @@ func (r *registry) control() http.Handler {
 		r.mu.RUnlock()
 		reply(w, r.addManifest(q.PathValue("tag"), blobs))
 	})
+	m.HandleFunc("POST /image/{tag}/{layers}/{size}", func(w http.ResponseWriter, q *http.Request) {
+		layers, err := strconv.Atoi(q.PathValue("layers"))
+		size, bad := strconv.ParseInt(q.PathValue("size"), 10, 64)
+		if err != nil || bad != nil || layers < 1 || size < 32 || size > maxBlob {
+			http.Error(w, "a number of layers, and a size", http.StatusBadRequest)
+			return
+		}
+		reply(w, r.addImage(q.PathValue("tag"), layers, size))
+	})
 	m.HandleFunc("POST /conditions", func(w http.ResponseWriter, q *http.Request) {
 		var c conditions
 		if err := json.NewDecoder(q.Body).Decode(&c); err != nil {
@@ -160,6 +169,11 @@ func (u *upstream) blob(ctx context.Context, size int64) (digest string, err err
 // manifest makes an image of all blobs of 10 KiB.
 func (u *upstream) manifest(ctx context.Context, tag string) (digest string, err error) {
 	return digest, u.order(ctx, "manifest/"+tag, nil, &digest)
+}
+
+// image makes an image that nobody has seen.
+func (u *upstream) image(ctx context.Context, tag string, layers int, size int64) (i image, err error) {
+	return i, u.order(ctx, fmt.Sprintf("image/%s/%d/%d", tag, layers, size), nil, &i)
 }
 
 // set says how the registry behaves from now on, and counts from 0.
