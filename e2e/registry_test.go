@@ -100,7 +100,11 @@ func (tp *tap) slow(r *http.Response) error {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
 	if tp.gate != nil && r.Request.Method == http.MethodGet && strings.Contains(r.Request.URL.Path, "/blobs/") {
-		r.Body = &heldBody{r.Body, r.Request.Context(), tp.gate, holdAfter, sync.OnceFunc(tp.noteHeld)}
+		// Where a body begins counts: what is held on one connection is not to be had
+		// on a new one either.
+		var from int
+		_, _ = fmt.Sscanf(r.Header.Get("Content-Range"), "bytes %d-", &from) // 0 for a whole blob
+		r.Body = &heldBody{r.Body, r.Request.Context(), tp.gate, max(holdAfter-from, 0), sync.OnceFunc(tp.noteHeld)}
 	}
 	return nil
 }
