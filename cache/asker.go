@@ -24,6 +24,8 @@ type asker struct {
 	mu sync.Mutex
 	// again reopens the object where the registry has last sent this asker to.
 	again func(context.Context, oci.Range) (*oci.Content, error)
+	// warning is why a mirror stands in.
+	warning string
 }
 
 func (s *source) asker(principal oci.View, o oci.Object) *asker {
@@ -51,6 +53,7 @@ func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
 		}
 		a.proven.Store(true) // mayMirror has decided so
 		a.setTarget(content.Again)
+		a.warn(staleWarning(err))
 		return content, nil
 	}
 	if err := a.prove(content); err != nil {
@@ -82,6 +85,19 @@ func (a *asker) Admit(ctx context.Context) (oci.Outcome, error) {
 
 // Proven reports whether the right to the object was shown.
 func (a *asker) Proven() bool { return a.proven.Load() }
+
+// Warning is why a mirror stands in; empty: none does.
+func (a *asker) Warning() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.warning
+}
+
+func (a *asker) warn(warning string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.warning = warning
+}
 
 // Restart forgets the redirect target: the copy there is bad.
 func (a *asker) Restart() { a.setTarget(nil) }

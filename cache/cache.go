@@ -1,7 +1,7 @@
 // Package cache is a registry read through the disk: an oci.Source that wraps
 // the one that asks upstream. It decides who may have what (Decide, in facts),
-// serves what is there, and joins everyone who wants the same blob into one
-// download (fill).
+// serves what is there, and fetches once for everyone who wants the same: a
+// manifest by one GET (manifest.go), a blob by one download (package download).
 //
 // It leaves HTTP to proxy and upstream, and files to store. Cache trouble fails
 // open: the pull goes past the disk. Doubt about rights fails closed: upstream
@@ -38,13 +38,9 @@ type Options struct {
 	Times facts.Times
 	// HotBytes bounds the manifests and small blobs kept in memory. If 0, 16 MiB.
 	HotBytes int64
-	// ParkAfter is how long a fill goes on without a reader. If 0, 30 s.
-	ParkAfter time.Duration
-	// Parallel is how many connections one large fill may use. If 0, 4.
-	Parallel int
-	// Connections is how many all fills together may use, but that each fill has
-	// its first one. If 0, 16.
-	Connections int
+	// ParkAfter, Parallel and Connections are those of download.Options.
+	ParkAfter             time.Duration
+	Parallel, Connections int
 	// Turn waits until organisation may start another download of a blob, which
 	// goes on until end is called. If nil, everybody may at once.
 	Turn func(ctx context.Context, organisation string) (end func(), err error)

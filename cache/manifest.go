@@ -79,8 +79,9 @@ type sender struct {
 type manifest struct {
 	hotEntry
 
-	asked time.Time
-	kept  bool // it goes to the disk
+	asked   time.Time
+	kept    bool   // it goes to the disk
+	warning string // a mirror stood in
 }
 
 // content answers one of those who waited. admitted is how a request that did not
@@ -95,6 +96,7 @@ func (m manifest) content(o oci.Object, get manifestGet, admitted *oci.Outcome) 
 	default:
 		c.Result = oci.Join
 	}
+	c.Warning = m.warning
 	if admitted != nil {
 		c.Warning = admitted.Warning
 	}
@@ -163,7 +165,8 @@ func (s *source) getManifest(ctx context.Context, principal oci.View, o oci.Obje
 			undo()
 		}
 	}()
-	data, asked, err := s.readManifest(ctx, s.asker(principal, o))
+	a := s.asker(principal, o)
+	data, asked, err := s.readManifest(ctx, a)
 	if err != nil {
 		return manifest{}, err
 	}
@@ -171,7 +174,7 @@ func (s *source) getManifest(ctx context.Context, principal oci.View, o oci.Obje
 	if err != nil {
 		return manifest{}, err
 	}
-	m = manifest{hotEntry: e, asked: asked, kept: !s.c.trouble.pastDisk(s.blobKey(o.Digest))}
+	m = manifest{hotEntry: e, asked: asked, warning: a.Warning(), kept: !s.c.trouble.pastDisk(s.blobKey(o.Digest))}
 	if m.kept {
 		s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
 	} else {

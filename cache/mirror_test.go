@@ -152,3 +152,28 @@ func TestMirrorThatLies(t *testing.T) {
 		t.Errorf("%d bytes afterwards", len(got))
 	}
 }
+
+// What a mirror gives while the registry is in trouble says so, as a kept copy does.
+func TestMirror_Warns(t *testing.T) {
+	h, acme, m := mirrored(t, "acme")
+	const index = `{"schemaVersion":2,"manifests":[]}`
+	blob, manifest := h.addBlob("acme/app", random(1, 6*mib)), h.addManifest("acme/app", "", index)
+	m.addBlob("acme/app", random(1, 6*mib))
+	m.addManifest("acme/app", "", index)
+	for _, o := range []oci.Object{blob, manifest} {
+		if _, err := acme.Stat(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.set(func() { h.fault = down(oci.Unreachable) })
+	for _, o := range []oci.Object{blob, manifest} {
+		c, err := acme.Open(t.Context(), o, oci.Range{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Warning == "" {
+			t.Errorf("%s: no warning", o.Kind)
+		}
+		_ = c.Body.Close() // only the outcome counts
+	}
+}

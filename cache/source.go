@@ -32,8 +32,8 @@ func (s *source) as(view oci.View) oci.Source {
 	return s.u.As
 }
 
-// Open serves an object from memory or disk where that is allowed, and from a
-// fill otherwise.
+// Open serves an object from memory or disk where that is allowed, and fetches it
+// otherwise.
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.open(ctx, o, r) },
 		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })

@@ -1,6 +1,7 @@
 package download
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,7 +94,7 @@ func (t *Table) Join(ctx context.Context, r Request) (*oci.Content, error) {
 	if err != nil {
 		return nil, err
 	}
-	content.Result, content.Warning = oci.Join, admitted.Warning
+	content.Result, content.Warning = oci.Join, cmp.Or(admitted.Warning, rq.want.Asker.Warning())
 	if started {
 		content.Result = oci.Fill
 	}
@@ -148,10 +149,13 @@ func (d *Download) awaitContent(ctx context.Context, rd *Reader) (*oci.Content, 
 	for {
 		now := d.look(rd.requester)
 		switch {
-		case now.rejected != nil:
+		case now.rejected != nil && now.told:
 			return nil, now.rejected
 		case now.state == Failed || now.state == Parked:
 			return nil, rd.requester.errorFor(now.err)
+		case now.rejected != nil:
+			// It gets no byte, and its answer when the download has ended or goes on
+			// without it.
 		case now.state.readable():
 			content, err := (*oci.Content)(nil), ErrRetry
 			if now.proven { // else nobody asked as this principal: its readers have to be admitted
@@ -177,17 +181,17 @@ type view struct {
 	err      error
 	changed  <-chan struct{}
 	rejected error
+	told     bool // it may know that it was rejected
 	proven   bool
 }
 
 func (d *Download) look(rq *requester) view {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	now := view{state: d.state, err: d.err, changed: d.changed, proven: rq.want.Asker.Proven()}
-	if rq.told {
-		now.rejected = rq.rejected
+	return view{
+		state: d.state, err: d.err, changed: d.changed,
+		rejected: rq.rejected, told: rq.told, proven: rq.want.Asker.Proven(),
 	}
-	return now
 }
 
 // awaitFinal waits until those who come find another download, or what this one

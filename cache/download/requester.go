@@ -25,6 +25,9 @@ type Asker interface {
 	// Proven reports whether the principal's right to the blob was shown, by Admit
 	// or by an answer of the registry to this Asker.
 	Proven() bool
+	// Warning is for the client's Warning header where an earlier proof stands in for
+	// an answer of the registry, which is in trouble; else empty.
+	Warning() string
 	// Restart forgets where the registry has sent this Asker to: the copy there is
 	// bad.
 	Restart()
