@@ -14,6 +14,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"berth/internal/flight"
 	"berth/oci"
 )
 
@@ -60,7 +61,7 @@ type Authority struct {
 	exchange  exchange
 	standings *standings
 	tokens    *lru.Cache[tokenKey, bearerToken]
-	fetching  flights[tokenKey, bearerToken]
+	fetching  *flight.Group[tokenKey, bearerToken]
 	purges    purges
 
 	warned struct {
@@ -104,7 +105,8 @@ func NewAuthority(o AuthorityOptions) (*Authority, error) {
 		tokens:    tokens,
 	}
 	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged}
-	a.probe.flights.limit, a.fetching.limit = o.Timeout, o.Timeout
+	a.probe.flights = flight.New[struct{}, Challenge](o.Timeout)
+	a.fetching = flight.New[tokenKey, bearerToken](o.Timeout)
 	return a, nil
 }
 
@@ -128,8 +130,8 @@ func (o *AuthorityOptions) fill() {
 
 // Close ends what is under way and waits for it. Nothing is authorised afterwards.
 func (a *Authority) Close() {
-	a.probe.flights.close()
-	a.fetching.close()
+	a.probe.flights.Close()
+	a.fetching.Close()
 }
 
 // Authorize puts the right Authorization header for pulling repo as cred on
@@ -207,7 +209,7 @@ func (a *Authority) token(ctx context.Context, c Challenge, cred *Credential, re
 		old.kept.Store(true)
 		return old, nil
 	}
-	t, err := a.fetching.do(ctx, key, func(ctx context.Context) (bearerToken, error) {
+	t, err := a.fetching.Do(ctx, key, func(ctx context.Context) (bearerToken, error) {
 		return a.fetch(ctx, key, c, cred, repo)
 	})
 	if err != nil && ok && ctx.Err() == nil && a.now().Before(old.expires) && oci.ClassOf(err).Indeterminate() {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/flight"
 	"berth/oci"
 )
 
@@ -233,7 +234,7 @@ func TestClose(t *testing.T) {
 		t.Error("authorised after the end")
 	}
 	err := a.Authorize(t.Context(), f.pull("y"), nil, "y")
-	if err == nil || !errors.Is(err, errClosed) {
+	if err == nil || !errors.Is(err, flight.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 }

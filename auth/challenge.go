@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"berth/internal/flight"
 	"berth/oci"
 )
 
@@ -47,7 +48,7 @@ type prober struct {
 	send      http.RoundTripper
 	now       func() time.Time
 	changed   func() // called when a challenge replaces another one
-	flights   flights[struct{}, Challenge]
+	flights   *flight.Group[struct{}, Challenge]
 
 	mu    sync.Mutex // guards all below
 	known *Challenge
@@ -61,7 +62,7 @@ func (p *prober) challenge(ctx context.Context) (Challenge, error) {
 	if c := p.settled(); c != nil {
 		return *c, nil
 	}
-	c, err := p.flights.do(ctx, struct{}{}, p.ask)
+	c, err := p.flights.Do(ctx, struct{}{}, p.ask)
 	if err == nil || ctx.Err() != nil {
 		return c, err
 	}

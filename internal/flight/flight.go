@@ -14,7 +14,7 @@ import (
 )
 
 // ErrClosed is the error of a call that was asked for after Close.
-var ErrClosed = errors.New("closed")
+var ErrClosed = errors.New("it is closed: nothing is asked any more")
 
 // Group runs one call at a time for each key. A call belongs to nobody: whoever
 // started it may leave, and the others still get its result. It has a limit of its
