@@ -28,6 +28,10 @@ type Download struct {
 
 	mu    sync.Mutex
 	state State
+	// shown is the state that waiting readers see. It follows state when a move has
+	// given everything back: a reader that looks in the middle of one must not be
+	// the first to know.
+	shown State
 	err   error // why it failed
 	// changed is closed and replaced at each move.
 	changed    chan struct{}
@@ -122,7 +126,7 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	rq = newRequester(r)
 	rq.readers++
 	d = &Download{
-		table: t, key: r.Key, owner: r.Owner, state: Starting,
+		table: t, key: r.Key, owner: r.Owner, state: Starting, shown: Starting,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		readers: map[*Reader]struct{}{}, requesters: []*requester{rq},
 	}
@@ -189,7 +193,7 @@ func (d *Download) look(rq *requester) view {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return view{
-		state: d.state, err: d.err, changed: d.changed,
+		state: d.shown, err: d.err, changed: d.changed,
 		rejected: rq.rejected, told: rq.told, proven: rq.want.Asker.Proven(),
 	}
 }
@@ -199,7 +203,7 @@ func (d *Download) look(rq *requester) view {
 func (d *Download) awaitFinal(ctx context.Context) {
 	for {
 		d.mu.Lock()
-		final, changed := d.state.Final(), d.changed
+		final, changed := d.shown.Final(), d.changed
 		d.mu.Unlock()
 		if final {
 			return

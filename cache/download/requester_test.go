@@ -9,18 +9,18 @@ import (
 	"berth/oci"
 )
 
-// shown is an Asker whose right was shown, and who is asked for nothing here.
-type shown struct{}
+// provenAsker is an Asker whose right was shown, and who is asked for nothing here.
+type provenAsker struct{}
 
 var errNotAsked = errors.New("nobody should ask")
 
-func (shown) Open(context.Context, oci.Range) (*oci.Content, error) { return nil, errNotAsked }
-func (shown) Stat(context.Context) (*oci.Content, error)            { return nil, errNotAsked }
-func (shown) Admit(context.Context) (oci.Outcome, error)            { return oci.Outcome{}, nil }
-func (shown) Proven() bool                                          { return true }
-func (shown) Warning() string                                       { return "" }
-func (shown) Restart()                                              {}
-func (shown) Bypass(context.Context, Rest, error) (io.ReadCloser, error) {
+func (provenAsker) Open(context.Context, oci.Range) (*oci.Content, error) { return nil, errNotAsked }
+func (provenAsker) Stat(context.Context) (*oci.Content, error)            { return nil, errNotAsked }
+func (provenAsker) Admit(context.Context) (oci.Outcome, error)            { return oci.Outcome{}, nil }
+func (provenAsker) Proven() bool                                          { return true }
+func (provenAsker) Warning() string                                       { return "" }
+func (provenAsker) Restart()                                              {}
+func (provenAsker) Bypass(context.Context, Rest, error) (io.ReadCloser, error) {
 	return nil, errNotAsked
 }
 
@@ -35,7 +35,7 @@ func TestRequester_RejectedWhileItsReaderComes(t *testing.T) {
 		m.move(t, to)
 	}
 	d := m.d
-	rq := newRequester(Request{Key: d.key, Asker: shown{}})
+	rq := newRequester(Request{Key: d.key, Asker: provenAsker{}})
 	d.requesters = []*requester{rq}
 	rd := &Reader{download: d, requester: rq}
 	d.readers[rd] = struct{}{}

@@ -90,6 +90,7 @@ func (d *Download) move(to State, err error) bool {
 	if to.Final() {
 		d.tellRejected()
 	}
+	d.shown = to
 	close(d.changed)
 	d.changed = make(chan struct{})
 	if to == Failed && d.blocks != nil {

@@ -60,7 +60,7 @@ func newModel(tb rapid.TB, table *Table, n int) *model {
 	m := &model{t: table, state: Starting, slots: 1}
 	key := Key{Origin: "registry.example", Digest: oci.DigestOf(fmt.Append(nil, n))}
 	d := &Download{
-		table: table, key: key, owner: owner, state: Starting, changed: make(chan struct{}),
+		table: table, key: key, owner: owner, state: Starting, shown: Starting, changed: make(chan struct{}),
 		wake: make(chan struct{}, 1), readers: map[*Reader]struct{}{},
 	}
 	d.slot = &slot{release: func() {
@@ -69,6 +69,9 @@ func newModel(tb rapid.TB, table *Table, n int) *model {
 		case <-d.changed:
 			tb.Error("readers were woken before the slot was given back")
 		default:
+		}
+		if d.look(newRequester(Request{Asker: provenAsker{}})).state.Final() {
+			tb.Error("readers could see the end before the slot was given back")
 		}
 		if table.all[key] == d {
 			tb.Error("the slot was given back while the download was in the table")
@@ -119,8 +122,8 @@ func (m *model) move(tb rapid.TB, to State) {
 
 func (m *model) check(tb rapid.TB) {
 	tb.Helper()
-	if m.d.state != m.state {
-		tb.Fatalf("it is %s, want %s", m.d.state, m.state)
+	if m.d.state != m.state || m.d.shown != m.state {
+		tb.Fatalf("it is %s and shows %s, want %s", m.d.state, m.d.shown, m.state)
 	}
 	over := m.state == Parked || m.state == Failed || m.state == Done
 	if there := m.t.all[m.d.key] == m.d; there == over {
