@@ -96,7 +96,7 @@ func (w *watched) doubt() {
 	defer w.mu.Unlock()
 	if w.waiting && w.reads == read {
 		w.dead = true
-		w.x.s.manners.gaveUp(w.x.key())
+		w.x.s.hostStats.gaveUp(w.x.key())
 		w.x.cancel(errStall)
 	}
 }
@@ -104,7 +104,7 @@ func (w *watched) doubt() {
 // mayCut is false for a host that is known to stop on new connections as well.
 // Caller holds mu.
 func (w *watched) mayCut() bool {
-	cut := w.x.s.manners.of(w.x.key()).cut
+	cut := w.x.s.hostStats.of(w.x.key()).cut
 	return w.got >= leastFlow || w.opened.Before(cut) || time.Since(cut) >= cutAgain
 }
 

@@ -96,14 +96,14 @@ func (p *pools) close() {
 	}
 }
 
-// lane is one of the two transports of whatever pool is the present one.
-type lane struct {
+// pooledTransport is one of the two transports of whatever pool is the present one.
+type pooledTransport struct {
 	of   *pools
 	blob bool
 }
 
 // RoundTrip sends req.
-func (l lane) RoundTrip(req *http.Request) (*http.Response, error) {
+func (l pooledTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	p := l.of.now()
 	if l.blob {
 		return p.blob.RoundTrip(req)

@@ -123,8 +123,8 @@ func New(o Options) (*Registry, error) {
 	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, connections: o.Connections})
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
-		conns: conns, meta: lane{conns, false}, blob: lane{conns, true},
-		sender: sender{name: o.Name, url: u, budget: newBudget(time.Now()), metrics: o.Metrics, manners: newManners(), now: o.Now, pause: firstWait},
+		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
+		sender: sender{name: o.Name, url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
 		slots:  make(chan struct{}, o.Connections),
 		log:    o.Logger,
 	}

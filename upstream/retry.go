@@ -39,7 +39,7 @@ type sender struct {
 	url     *url.URL
 	budget  *budget
 	metrics *Metrics
-	manners *manners
+	hostStats *hostStats
 	now     func() time.Time
 	pause   time.Duration // firstWait, but in tests
 	// origin is the breaker of the registry, tokens that of token endpoints on

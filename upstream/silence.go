@@ -96,10 +96,10 @@ func (x *exchange) stop() {
 	}
 }
 
-func (x *exchange) key() mannerKey { return mannerKey{x.req.URL.Host, x.op} }
+func (x *exchange) key() hostKey { return hostKey{x.req.URL.Host, x.op} }
 
 // quiet is how long a connection may be silent.
-func (x *exchange) quiet() time.Duration { return x.s.manners.quiet(x.key()) }
+func (x *exchange) quiet() time.Duration { return x.s.hostStats.quiet(x.key()) }
 
 // silent looks whether c, which the request went over at got, is dead.
 func (x *exchange) silent(c *conn, got time.Time) {
@@ -182,7 +182,7 @@ func (x *exchange) ended(resp *http.Response, err error) (about bool, _ error) {
 	case c == nil:
 		return true, err
 	case err == nil:
-		x.s.manners.answered(x.key(), time.Since(x.got))
+		x.s.hostStats.answered(x.key(), time.Since(x.got))
 		resp.Body = x.watched(resp, c)
 		return true, nil
 	case x.lost:

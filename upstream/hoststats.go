@@ -18,38 +18,38 @@ const (
 	keptHosts = 512
 )
 
-// manner is what is known of how a host answers requests of one kind.
-type manner struct {
+// hostStat is what is known of how a host answers requests of one kind.
+type hostStat struct {
 	// header is how long it usually takes until a header is there.
 	header time.Duration
 	// cut is when a body of it was last given up since its connection seemed dead.
 	cut time.Time
 }
 
-type mannerKey struct {
+type hostKey struct {
 	host string
 	op   operation
 }
 
-// manners are those of the hosts that were spoken to last.
-type manners struct {
+// hostStats is a bounded table of what is known of the hosts that were asked last.
+type hostStats struct {
 	mu    sync.Mutex
-	hosts *lru.LRU[mannerKey, manner]
+	hosts *lru.LRU[hostKey, hostStat]
 }
 
-func newManners() *manners {
-	hosts, err := lru.NewLRU[mannerKey, manner](keptHosts, nil)
+func newHostStats() *hostStats {
+	hosts, err := lru.NewLRU[hostKey, hostStat](keptHosts, nil)
 	if err != nil {
 		panic(err) // only for a size of nothing
 	}
-	return &manners{hosts: hosts}
+	return &hostStats{hosts: hosts}
 }
 
 // answered notes that a header was there after a time. The average forgets
 // quickly: a host that has become slow is found to be so after two or three
 // answers, and until then each costs one request more.
-func (m *manners) answered(k mannerKey, took time.Duration) {
-	m.change(k, func(n *manner) {
+func (m *hostStats) answered(k hostKey, took time.Duration) {
+	m.change(k, func(n *hostStat) {
 		if n.header == 0 {
 			n.header = took
 			return
@@ -59,9 +59,9 @@ func (m *manners) answered(k mannerKey, took time.Duration) {
 }
 
 // gaveUp notes that a body was given up.
-func (m *manners) gaveUp(k mannerKey) { m.change(k, func(n *manner) { n.cut = time.Now() }) }
+func (m *hostStats) gaveUp(k hostKey) { m.change(k, func(n *hostStat) { n.cut = time.Now() }) }
 
-func (m *manners) change(k mannerKey, f func(*manner)) {
+func (m *hostStats) change(k hostKey, f func(*hostStat)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, _ := m.hosts.Get(k)
@@ -69,7 +69,7 @@ func (m *manners) change(k mannerKey, f func(*manner)) {
 	m.hosts.Add(k, n)
 }
 
-func (m *manners) of(k mannerKey) manner {
+func (m *hostStats) of(k hostKey) hostStat {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, _ := m.hosts.Get(k)
@@ -77,6 +77,6 @@ func (m *manners) of(k mannerKey) manner {
 }
 
 // quiet is how long a host may say nothing before its connection is in doubt.
-func (m *manners) quiet(k mannerKey) time.Duration {
+func (m *hostStats) quiet(k hostKey) time.Duration {
 	return max(leastQuiet, usualTimes*m.of(k).header)
 }
