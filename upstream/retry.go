@@ -35,13 +35,13 @@ const (
 // sender is the one place that sends a request again. Everything goes through
 // it, so attempts do not multiply.
 type sender struct {
-	name    string // of the registry
-	url     *url.URL
-	budget  *budget
-	metrics *Metrics
+	name      string // of the registry
+	url       *url.URL
+	budget    *budget
+	metrics   *Metrics
 	hostStats *hostStats
-	now     func() time.Time
-	pause   time.Duration // firstWait, but in tests
+	now       func() time.Time
+	pause     time.Duration // firstWait, but in tests
 	// origin is the breaker of the registry, tokens that of token endpoints on
 	// other hosts.
 	origin, tokens *breaker
