@@ -248,6 +248,37 @@ func TestFolder_LackOfRoomIsTold(t *testing.T) {
 	}
 }
 
+// Room that comes back is used for a blob that had none, when the rest of the disk is
+// over: only a blob whose size nobody knows is not tried for longer.
+func TestFolder_RoomThatComesBackIsUsed(t *testing.T) {
+	var none atomic.Bool
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	h.cache = open(t, cache.Failing(cache.Options{Dir: inMemory(t), Now: h.clock}, func(op store.Op, _ string) error {
+		if none.Load() && op == store.OpMake {
+			return &store.NoRoom{Bytes: 2 * mib, Lack: store.LackInodes}
+		}
+		return nil
+	}))
+	s := h.source("acme", "a")
+	data := random(1, 2*mib)
+	obj := h.addBlob("acme/app", data)
+	none.Store(true)
+	if got := read(t, s, obj); !bytes.Equal(got, data) || h.cache.Numbers().Past == nil {
+		t.Fatalf("%d bytes, past the disk: %+v", len(got), h.cache.Numbers().Past)
+	}
+	none.Store(false)
+	h.advance(cache.DiskRest)
+	for range 2 {
+		if got := read(t, s, obj); !bytes.Equal(got, data) {
+			t.Errorf("%d bytes", len(got))
+		}
+		h.settle()
+	}
+	if n := h.cache.Numbers(); n.Past != nil || n.Blobs != 1 {
+		t.Errorf("it is not kept: %+v", n)
+	}
+}
+
 // A facts.db that comes back with its folder does not know what was denied
 // meanwhile: it goes, so that the next start revives nothing. The one that is in use
 // stays.

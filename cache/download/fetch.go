@@ -121,16 +121,12 @@ func (d *Download) unsound(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	return d.failedDisk(err)
+	return d.failedDisk(d.blocks.Size(), err)
 }
 
-// failedDisk reports that the disk failed, and is the error for those who cannot
-// go past it any more.
-func (d *Download) failedDisk(err error) error {
-	size := int64(-1)
-	if d.blocks != nil {
-		size = d.blocks.Size()
-	}
+// failedDisk reports that the disk failed under a blob of this size (-1: the registry
+// did not say), and is the error for those who cannot go past it any more.
+func (d *Download) failedDisk(size int64, err error) error {
 	d.table.o.Report.DiskFailed(d.key, size, err)
 	return store.DiskError(err)
 }
@@ -185,7 +181,7 @@ func (d *Download) pauseBeforeRetry(ctx context.Context, rq *requester, err erro
 	case err == nil:
 		return nil
 	case errors.Is(err, store.ErrDisk):
-		return d.failedDisk(err)
+		return d.failedDisk(d.blocks.Size(), err)
 	case errors.Is(err, store.ErrMismatch), d.blocks.Size() < 0:
 		return err // without a length there is nothing to go on from
 	case rq != nil && rejects(err):

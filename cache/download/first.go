@@ -101,7 +101,7 @@ func (d *Download) makeBlocks(content *oci.Content) error {
 	if d.reserveShare(content.Size) {
 		blocks, err = d.table.o.Store.NewBlocks(d.key.Origin, d.key.Digest, content.Size)
 		if err != nil {
-			err = d.failedDisk(err)
+			err = d.failedDisk(content.Size, err)
 		}
 	} else {
 		d.table.o.Report.NoShare(d.key, content.Size)
