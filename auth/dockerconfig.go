@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"berth/oci"
+
 	"github.com/google/go-containerregistry/pkg/authn"
 )
 
@@ -144,7 +146,7 @@ func noAuth(config dockerConfig, hosts []string) error {
 // storeKey is what docker login calls a registry when it gives a secret to a
 // store.
 func storeKey(host string) string {
-	if host == "docker.io" {
+	if host == oci.DockerHub {
 		return "https://index.docker.io/v1/"
 	}
 	return host
@@ -161,8 +163,8 @@ func dockerHosts(hosts []string) []string {
 	for _, h := range hosts {
 		h = strings.ToLower(h)
 		all = append(all, h)
-		if h == "docker.io" {
-			all = append(all, "index.docker.io", "registry-1.docker.io")
+		if h == oci.DockerHub {
+			all = append(all, oci.DockerHubNames()[1:]...)
 		}
 	}
 	return all

@@ -1,6 +1,10 @@
 package auth
 
-import "slices"
+import (
+	"slices"
+
+	"berth/oci"
+)
 
 // Registry is a registry that is known without any configuration.
 type Registry struct {
@@ -20,7 +24,7 @@ type Registry struct {
 }
 
 var registries = [...]Registry{
-	{Name: "docker.io", Aliases: []string{"index.docker.io", "registry-1.docker.io"}, Type: DockerHub, Endpoint: "https://registry-1.docker.io", UniformView: true},
+	{Name: oci.DockerHub, Aliases: oci.DockerHubNames()[1:], Type: DockerHub, Endpoint: "https://registry-1.docker.io", UniformView: true},
 	{Name: "ghcr.io", Type: GHCR, Endpoint: "https://ghcr.io", UniformView: true},
 	{Name: "registry.digitalocean.com", Type: DigitalOcean, Endpoint: "https://registry.digitalocean.com", UniformView: true},
 	{Name: "quay.io", Type: Quay, Endpoint: "https://quay.io", UniformView: true},

@@ -136,7 +136,7 @@ func (t *Router) cutRegistry(name, organisation string, selected *Registry, stan
 		return nil, "", t.notConfigured(first, organisation)
 	}
 	if standard == "" {
-		standard = dockerHub
+		standard = oci.DockerHub
 	}
 	if e, ok := t.find(organisation, strings.ToLower(standard)); ok {
 		return e.registry, name, nil

@@ -24,14 +24,6 @@ type Registry struct {
 	Value any
 }
 
-// dockerHub is the name of Docker Hub that users write.
-const dockerHub = "docker.io"
-
-// dockerHubNames are one registry: docker.io is in image names, index.docker.io
-// in credential files and old daemons, registry-1.docker.io serves the API and
-// is what containerd's hosts.toml calls it, registry.hub.docker.com its alias.
-var dockerHubNames = [...]string{dockerHub, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
-
 // Router is the table of registries. It never changes after NewRouter: a new
 // configuration makes a new one. Safe for concurrent use.
 type Router struct {
@@ -136,8 +128,8 @@ func (t *Router) names(organisation string) (all []string) {
 // spellings are all the names of r, its own first.
 func spellings(r *Registry) []string {
 	all := []string{r.Name}
-	if r.Name == dockerHub {
-		all = dockerHubNames[:]
+	if r.Name == oci.DockerHub {
+		all = oci.DockerHubNames()
 	}
 	for _, alias := range r.Aliases {
 		all = append(slices.Clip(all), strings.ToLower(alias))
@@ -147,13 +139,10 @@ func spellings(r *Registry) []string {
 
 // canonical is the name that labels, messages and look-ups use.
 func canonical(name string) string {
-	name = strings.ToLower(name)
-	for _, hub := range dockerHubNames {
-		if name == hub {
-			return dockerHub
-		}
+	if oci.IsDockerHub(name) {
+		return oci.DockerHub
 	}
-	return name
+	return strings.ToLower(name)
 }
 
 // pathForm is how name is written in an image name, where a colon can't be.

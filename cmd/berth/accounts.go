@@ -9,6 +9,7 @@ import (
 
 	"berth/auth"
 	"berth/internal/config"
+	"berth/oci"
 )
 
 // sharedAccount is what the shared view's account at a registry is called.
@@ -93,7 +94,7 @@ func (d *desk) secret(before secrets, a config.Account, s *spec) auth.Source {
 // helperServer is how a registry is called in the protocol of helpers: by its
 // host, but for Docker Hub, which has kept the URL of its first API there.
 func helperServer(s *spec) string {
-	if s.name == dockerHub {
+	if s.name == oci.DockerHub {
 		return "https://index.docker.io/v1/"
 	}
 	return s.origin.Host

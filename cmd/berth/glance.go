@@ -35,7 +35,7 @@ func pullsOf(s *samples) admin.Pulls {
 	return admin.Pulls{
 		Served: s.sum("berth_pulls_total", nil),
 		ChargedDockerHub: s.sum("berth_upstream_requests_total", func(l map[string]string) bool {
-			return l["registry"] == dockerHub && l["operation"] == "manifest_get" && l["code"] == "200"
+			return l["registry"] == oci.DockerHub && l["operation"] == "manifest_get" && l["code"] == "200"
 		}),
 		Failed:       s.sum("berth_pull_failures_total", nil),
 		SavedBytes:   s.sum("berth_served_bytes_total", func(l map[string]string) bool { return l["source"] == "cache" }),

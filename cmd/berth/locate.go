@@ -42,7 +42,7 @@ func (d *desk) route(image, organisation string) (proxy.Route, string, error) {
 		return proxy.Route{}, "", &oci.Error{Class: oci.NotFound, Message: fmt.Sprintf("%q is neither a registry of this node nor the name of an image", oci.OneLine(image, 300))}
 	}
 	host, name := reference.Domain(ref), reference.Path(ref)
-	if _, known := d.router.Lookup(organisation, host); known && host != dockerHub || !known && !isHere(host) {
+	if _, known := d.router.Lookup(organisation, host); known && host != oci.DockerHub || !known && !isHere(host) {
 		name = host + "/" + name
 	}
 	route, err := d.router.Route(&oci.Request{Endpoint: oci.EndpointManifest, Name: name}, organisation, proxy.Naming{})

@@ -114,11 +114,8 @@ func specs(cfg *config.Config) ([]*spec, error) {
 
 // entry is the registry in the table of names.
 func (s *spec) entry(at *site) proxy.Registry {
-	return proxy.Registry{Name: s.name, Aliases: s.aliases, Organisation: s.owner, Library: s.name == dockerHub, Value: at}
+	return proxy.Registry{Name: s.name, Aliases: s.aliases, Organisation: s.owner, Library: s.name == oci.DockerHub, Value: at}
 }
-
-// dockerHub is the one registry whose short names mean library/.
-const dockerHub = "docker.io"
 
 // newSpec lays c over what is built in. c may be nil.
 func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {

@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"net/netip"
+
+	"berth/oci"
 )
 
 // Listener is one port where pulls are answered.
@@ -93,7 +95,7 @@ func defaultListener() Listener {
 
 func (l *Listener) setDefaults() {
 	l.Callers = CallersOpen
-	l.Registry = dockerHub
+	l.Registry = oci.DockerHub
 	l.OrganisationInName = InNameOptional
 }
 
@@ -138,7 +140,7 @@ func (k *checker) listener(l *Listener, path string) {
 	}
 	switch {
 	case l.Registry == "":
-		k.errorf(path+".registry", "it is empty: name a registry, or remove the key for %s", dockerHub)
+		k.errorf(path+".registry", "it is empty: name a registry, or remove the key for %s", oci.DockerHub)
 	case k.names.complete && !k.names.knows(l.Registry):
 		k.errorf(path+".registry", "registry %s is not configured: add it under registries%s", quote(l.Registry), k.names.orMeant(l.Registry))
 	}

@@ -9,8 +9,6 @@ import (
 	"berth/oci"
 )
 
-const dockerHub = "docker.io"
-
 // names knows every registry of the platform under every spelling: its name,
 // its aliases, and each of them as it stands in a path (reg.acme.com_5443).
 type names struct {
@@ -59,8 +57,8 @@ func (n *names) resolve(spelling string) string {
 // nicknames are how people call registries that are built in: by their type, or by
 // the site where one signs up.
 var nicknames = [...][2]string{
-	{"dockerhub", dockerHub}, {"docker-hub", dockerHub}, {"docker", dockerHub}, {"hub", dockerHub},
-	{"docker.com", dockerHub}, {"hub.docker.com", dockerHub},
+	{"dockerhub", oci.DockerHub}, {"docker-hub", oci.DockerHub}, {"docker", oci.DockerHub}, {"hub", oci.DockerHub},
+	{"docker.com", oci.DockerHub}, {"hub.docker.com", oci.DockerHub},
 	{"ghcr", "ghcr.io"}, {"github", "ghcr.io"}, {"github.com", "ghcr.io"},
 	{"quay", "quay.io"},
 	{"digitalocean", digitalOcean}, {"digitalocean.com", digitalOcean},
@@ -119,7 +117,7 @@ func (k *checker) registryNames(registries map[string]Registry, n *names, path s
 // letters and digits (docs.docker.com/accounts). What an organisation calls its own
 // registry is its own business.
 func (k *checker) shadows(alias, path string) {
-	hub := slices.ContainsFunc(k.c.Listeners, func(l Listener) bool { return l.Registry == dockerHub })
+	hub := slices.ContainsFunc(k.c.Listeners, func(l Listener) bool { return l.Registry == oci.DockerHub })
 	if !hub || k.organisation != "" || len(alias) < 4 || len(alias) > 30 || strings.Trim(alias, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
 		return
 	}

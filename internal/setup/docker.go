@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"berth/oci"
 )
 
 // DaemonJSON is where dockerd looks for its configuration.
@@ -61,8 +63,8 @@ func DockerKeys(o Options) DaemonKeys {
 	var k DaemonKeys
 	if l, ok := mirror(o.Listeners, o.Organisation); ok && !l.Token {
 		url := l.URL()
-		if l.registry() != dockerHub {
-			url += "/" + dockerHub
+		if l.registry() != oci.DockerHub {
+			url += "/" + oci.DockerHub
 		}
 		k.Mirrors = []string{url}
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"berth/oci"
 )
 
 // Listener is one port of the node as clients see it.
@@ -37,7 +39,7 @@ func (l Listener) plain() bool { return !l.TLS }
 
 func (l Listener) registry() string {
 	if l.Registry == "" {
-		return dockerHub
+		return oci.DockerHub
 	}
 	return l.Registry
 }

@@ -2,19 +2,12 @@ package setup
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
 
 	"berth/oci"
 )
-
-const dockerHub = "docker.io"
-
-// dockerHubNames all mean Docker Hub. The first is in image names, the second in
-// credential files and old daemons, the third is the host that serves the API.
-var dockerHubNames = []string{dockerHub, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 
 // Name is an image as it is called on this node, and what that means.
 type Name struct {
@@ -37,8 +30,8 @@ func LocalName(image, listener, organisation string) (Name, error) {
 		return Name{}, fmt.Errorf("%q is no image name: %w", oci.OneLine(image, 300), err)
 	}
 	n := Name{Registry: strings.ToLower(reference.Domain(ref)), Repository: reference.Path(ref)}
-	if slices.Contains(dockerHubNames, n.Registry) {
-		n.Registry = dockerHub
+	if oci.IsDockerHub(n.Registry) {
+		n.Registry = oci.DockerHub
 		if !strings.Contains(n.Repository, "/") {
 			n.Repository = "library/" + n.Repository
 		}
