@@ -8,7 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
+
+	"berth/internal/fileid"
 )
 
 // File is a file that holds a secret. Links are followed, since deployments
@@ -26,44 +27,28 @@ type File struct {
 	Trusted bool
 }
 
-// version tells one content of a file from the next, without reading it.
-type version struct {
-	dev, ino     uint64
-	size         int64
-	mtime, ctime int64
-}
-
-// racy is how long after a change another one could go unseen: timestamps come
-// from the kernel's tick, so two writes within one look alike.
-const racy = 2 * time.Second
-
-// settled says whether v can be told from any later change at now.
-func (v version) settled(now time.Time) bool {
-	return now.Sub(time.Unix(0, max(v.mtime, v.ctime))) > racy
-}
-
-// read returns the content, of less than limit bytes, and which version it is.
-func (f File) read(limit int64) ([]byte, version, error) {
+// read returns the content, of less than limit bytes, and which ID the file had.
+func (f File) read(limit int64) ([]byte, fileid.ID, error) {
 	file, err := f.open()
 	if err != nil {
-		return nil, version{}, advised(err)
+		return nil, fileid.ID{}, advised(err)
 	}
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return nil, version{}, err
+		return nil, fileid.ID{}, err
 	}
 	if err := f.check(info); err != nil {
-		return nil, version{}, err
+		return nil, fileid.ID{}, err
 	}
 	content, err := io.ReadAll(io.LimitReader(file, limit))
 	if err != nil {
-		return nil, version{}, err
+		return nil, fileid.ID{}, err
 	}
 	if int64(len(content)) == limit {
-		return nil, version{}, fmt.Errorf("%s is too large: %d bytes is the limit", f.shown(), limit-1)
+		return nil, fileid.ID{}, fmt.Errorf("%s is too large: %d bytes is the limit", f.shown(), limit-1)
 	}
-	return content, versionOf(info), nil
+	return content, fileid.Of(info), nil
 }
 
 // Check says whether the file may hold a secret, by its owner and mode. It is for
@@ -136,12 +121,12 @@ func (f File) shown() string {
 }
 
 // stat is the version of what lies there now.
-func (f File) stat() (version, error) {
+func (f File) stat() (fileid.ID, error) {
 	info, err := f.lookAt()
 	if err != nil {
-		return version{}, err
+		return fileid.ID{}, err
 	}
-	return versionOf(info), nil
+	return fileid.Of(info), nil
 }
 
 func (f File) lookAt() (fs.FileInfo, error) {
@@ -154,13 +139,4 @@ func (f File) lookAt() (fs.FileInfo, error) {
 	}
 	defer root.Close()
 	return root.Stat(f.Path)
-}
-
-func versionOf(info fs.FileInfo) version {
-	v := version{size: info.Size(), mtime: info.ModTime().UnixNano()}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		v.dev, v.ino = uint64(stat.Dev), stat.Ino //nolint:unconvert // Dev is narrower elsewhere
-		v.ctime = time.Unix(stat.Ctim.Unix()).UnixNano()
-	}
-	return v
 }

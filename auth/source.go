@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"berth/internal/fileid"
 )
 
 // maxSecretFile is the largest password file, in bytes: some tokens are
@@ -86,7 +88,7 @@ type fileSource struct {
 	parse func([]byte) (Login, error)
 
 	mu      sync.Mutex // guards all below
-	seen    version
+	seen    fileid.ID
 	settled bool
 	login   Login
 }
@@ -111,6 +113,6 @@ func (s *fileSource) Login(context.Context) (Login, error) {
 	}
 	// Whether the timestamps settle is a question about the kernel's clock, so
 	// it is not asked of one that was handed in.
-	s.seen, s.login, s.settled = v, login, v.settled(time.Now())
+	s.seen, s.login, s.settled = v, login, v.Settled(time.Now())
 	return login, nil
 }

@@ -9,21 +9,17 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"berth/internal/fileid"
 )
 
 // glance is what can be seen of a file without reading it, to tell whether it
 // has to be read again.
 type glance struct {
-	dev, ino     uint64 // zero: there is none, or it cannot be seen
-	size         int64
-	mtime, ctime int64
-	// settled says that a change after this glance would show in the next one:
-	// timestamps come from the kernel's tick, so two changes within one look alike.
+	id fileid.ID // zero: there is none, or it cannot be seen
+	// settled says that a change after this glance would show in the next one.
 	settled bool
 }
-
-// tick is more than a kernel's tick, which is 10 ms at the most.
-const tick = 50 * time.Millisecond
 
 // glanceAt follows links, since deployments swap them.
 func glanceAt(path string, now time.Time) glance {
@@ -31,14 +27,8 @@ func glanceAt(path string, now time.Time) glance {
 	if err != nil {
 		return glance{settled: true}
 	}
-	g := glance{size: info.Size(), mtime: info.ModTime().UnixNano()}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		g.dev, g.ino = uint64(stat.Dev), stat.Ino //nolint:unconvert // Dev is narrower elsewhere
-		g.ctime = time.Unix(stat.Ctim.Unix()).UnixNano()
-	}
-	// A time far in the future is another machine's clock, and says nothing.
-	g.settled = now.Sub(time.Unix(0, max(g.mtime, g.ctime))).Abs() > tick
-	return g
+	id := fileid.Of(info)
+	return glance{id, id.Settled(now)}
 }
 
 // same says that nothing has changed since before.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/internal/config"
+	"berth/internal/fileid"
 )
 
 // goneAfter is how long the folder of drop-ins must be missing before that is
@@ -81,7 +82,7 @@ func (f *follower) look() (again time.Duration) {
 		again = f.lookInto(dir)
 	}
 	if !settled {
-		again = max(again, 2*tick)
+		again = max(again, fileid.Racy)
 	}
 	return again
 }
@@ -114,7 +115,7 @@ func (f *follower) lookInto(dir string) (again time.Duration) {
 			changed = append(changed, name)
 		}
 		if !g.settled {
-			again = 2 * tick
+			again = fileid.Racy
 		}
 	}
 	for name := range f.seen {
