@@ -90,7 +90,7 @@ func (c *Callers) Identify(r *http.Request) (Caller, error) {
 	}
 	o, ok := c.organisations[string(b.organisation)]
 	if ok && o.broken {
-		return Caller{}, broken(o.name)
+		return Caller{}, Broken(o.name)
 	}
 	if !ok {
 		o = nobody()
@@ -130,7 +130,9 @@ func unproven(message string) *oci.Error {
 	return &oci.Error{Class: oci.Caller, Message: message}
 }
 
-func broken(organisation string) *oci.Error {
+// Broken is what callers are told of an organisation whose configuration cannot be
+// read: to try again, not that they are somebody else.
+func Broken(organisation string) *oci.Error {
 	return &oci.Error{
 		Class:  oci.Caller,
 		Status: http.StatusServiceUnavailable,

@@ -6,11 +6,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"time"
 
 	"berth/auth"
 	"berth/internal/config"
-	"berth/oci"
 	"berth/proxy"
 )
 
@@ -117,9 +115,5 @@ type out string
 
 // Identify lets nobody in.
 func (o out) Identify(*http.Request) (auth.Caller, error) {
-	return auth.Caller{}, &oci.Error{
-		Class: oci.Caller, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown,
-		Message:    fmt.Sprintf("organisation %s: its configuration on this node cannot be read; whoever runs the node finds the reason in its log", string(o)),
-		RetryAfter: 10 * time.Second,
-	}
+	return auth.Caller{}, auth.Broken(string(o))
 }
