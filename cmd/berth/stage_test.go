@@ -129,6 +129,9 @@ type said struct {
 // command runs berth as a person would, with the node's configuration.
 func (s *stage) command(args ...string) said {
 	s.t.Helper()
+	if args[0] == "check" && os.Geteuid() == 0 { // else as a user berth, who cannot read the folders of tests
+		args = append(args, "--user", "root")
+	}
 	var out, err bytes.Buffer
 	code := (&options{}).run(s.t.Context(), append(args, "--config", s.path("berth.yaml")), &out, &err)
 	return said{code, out.String(), err.String()}
