@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -154,8 +153,11 @@ func (x *exchange) read(body []byte) (bearerToken, error) {
 	if len(body) > maxTokenBody {
 		return nonsense("too long")
 	}
-	var t transport.Token
-	if json.Unmarshal(body, &t) != nil {
+	t, err := oci.DecodeJSON[transport.Token](body)
+	switch {
+	case errors.Is(err, oci.ErrAmbiguousJSON):
+		return nonsense(err.Error())
+	case err != nil:
 		return nonsense("no JSON")
 	}
 	text := t.Token

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+
+	"berth/oci"
 )
 
 // MaxErrorBody is how much of an error's body is worth reading, in bytes.
@@ -36,17 +38,23 @@ func readForeign(header http.Header, body []byte) foreign {
 
 func readJSON(body []byte) foreign {
 	// Raw where types differ between servers: one odd field must not hide the rest.
-	var doc struct {
-		Errors                        []json.RawMessage
-		Details, Message, Error, Code json.RawMessage
-		Description                   json.RawMessage `json:"error_description"`
-	}
-	if json.Unmarshal(body, &doc) != nil {
+	doc, err := oci.DecodeJSON[struct {
+		Errors      []json.RawMessage `json:"errors"`
+		Details     json.RawMessage   `json:"details"`
+		Message     json.RawMessage   `json:"message"`
+		Error       json.RawMessage   `json:"error"`
+		Code        json.RawMessage   `json:"code"`
+		Description json.RawMessage   `json:"error_description"`
+	}](body)
+	if err != nil {
 		return foreign{message: string(body)}
 	}
 	for _, raw := range doc.Errors {
-		var e struct{ Code, Message json.RawMessage }
-		if json.Unmarshal(raw, &e) == nil {
+		e, err := oci.DecodeJSON[struct {
+			Code    json.RawMessage `json:"code"`
+			Message json.RawMessage `json:"message"`
+		}](raw)
+		if err == nil {
 			return foreign{code: errorCode(text(e.Code)), message: text(e.Message)}
 		}
 		if s := text(raw); s != "" {

@@ -2,17 +2,13 @@ package cache
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"mime"
+	"net/http"
 	"os"
-	"strings"
 	"sync/atomic"
-
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/cache/store"
 	"berth/oci"
@@ -55,7 +51,7 @@ const blobType = "application/octet-stream"
 func (s *source) warm(o oci.Object, file *os.File, size int64) (*oci.Content, error) {
 	defer func() { _ = file.Close() }() // only read from
 	if size > maxManifest {
-		return nil, notAManifest(o, errors.New("it is too large"))
+		return nil, notAManifest(o.Digest, errors.New("it is too large"))
 	}
 	data := make([]byte, size)
 	_, err := io.ReadFull(file, data)
@@ -83,11 +79,11 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 	e := hotEntry{data: data, told: &atomic.Int64{}}
 	e.told.Store(s.c.o.Now().UnixNano())
 	if o.Kind == oci.Manifest {
-		mediaType, err := manifestType(data)
+		parsed, err := oci.ParseManifest(data)
 		if err != nil {
-			return hotEntry{}, notAManifest(o, err)
+			return hotEntry{}, notAManifest(o.Digest, err)
 		}
-		e.mediaType = mediaType
+		e.mediaType = parsed.MediaType
 	}
 	s.c.hot.add(hotKey{s.origin, o.Digest}, e)
 	return e, nil
@@ -124,61 +120,14 @@ func matches(d oci.Digest, data []byte) bool {
 	return d.Algorithm().FromBytes(data) == d
 }
 
-func notAManifest(o oci.Object, err error) error {
+// notAManifest is about bytes that are what their digest says, and that nobody
+// should get as a manifest. Another try gets the same bytes, for another pull that
+// counts: 404 is what clients take as final.
+func notAManifest(d oci.Digest, err error) error {
 	return &oci.Error{
-		Class: oci.UpstreamError, Err: err,
-		Message: fmt.Sprintf("%s@%s is no image manifest or index", o.Repo, o.Digest),
+		Class: oci.UpstreamError, Status: http.StatusNotFound, Code: oci.CodeManifestUnknown,
+		Message: fmt.Sprintf("%s cannot be used as an image manifest or index: %s", d, err),
 	}
-}
-
-// Media types that a manifest does not always name itself.
-const (
-	dockerSchema1       = "application/vnd.docker.distribution.manifest.v1+json"
-	dockerSchema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
-)
-
-// manifestType reads a manifest's media type from its bytes, so that one digest
-// always has one type, whatever header it came with (CVE-2021-41190). A
-// document that could be read as an index and as an image is refused.
-func manifestType(data []byte) (string, error) {
-	var m struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Manifests     json.RawMessage `json:"manifests"`
-		Layers        json.RawMessage `json:"layers"`
-		Config        json.RawMessage `json:"config"`
-		Signatures    json.RawMessage `json:"signatures"`
-		FSLayers      json.RawMessage `json:"fsLayers"`
-	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		return "", fmt.Errorf("reading a manifest: %w", err)
-	}
-	image := m.Layers != nil || m.Config != nil
-	switch {
-	case m.Manifests != nil && image:
-		return "", errors.New("the manifest has both manifests and layers")
-	case m.MediaType != "":
-		return documentType(m.MediaType)
-	case m.SchemaVersion == 1 && m.FSLayers != nil && m.Signatures != nil:
-		return dockerSchema1Signed, nil
-	case m.SchemaVersion == 1 && m.FSLayers != nil:
-		return dockerSchema1, nil
-	case m.Manifests != nil:
-		return v1.MediaTypeImageIndex, nil
-	case image:
-		return v1.MediaTypeImageManifest, nil
-	}
-	return "", errors.New("the document has neither manifests nor layers")
-}
-
-// documentType is a media type that a manifest names itself, but for those that
-// a browser would show: whoever makes a manifest writes what he likes.
-func documentType(named string) (string, error) {
-	t, _, err := mime.ParseMediaType(named)
-	if err != nil || len(t) > 200 || !strings.HasPrefix(t, "application/") {
-		return "", errors.New("its media type is none of a manifest")
-	}
-	return t, nil
 }
 
 // memoryBody is content in memory.

@@ -3,13 +3,10 @@ package cache
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"berth/cache/facts"
 	"berth/oci"
@@ -83,18 +80,11 @@ func (c *Cache) Images(ctx context.Context) ([]Image, error) {
 	return all, ctx.Err()
 }
 
-// document is a manifest or an index.
-type document struct {
-	Manifests []v1.Descriptor `json:"manifests"`
-	Config    v1.Descriptor   `json:"config"`
-	Layers    []v1.Descriptor `json:"layers"`
-}
-
 // imagesAt are the images of one place. What an index is called by, the images
 // in it are.
 func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 	platforms := map[oci.Digest]string{}
-	documents := map[oci.Digest]document{}
+	documents := map[oci.Digest]*oci.Document{}
 	known := make(map[oci.Digest]bool, len(s.manifests))
 	for _, d := range s.manifests {
 		known[d] = true
@@ -104,8 +94,8 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 		if err != nil {
 			continue // it is not here any more
 		}
-		var doc document
-		if json.Unmarshal(text, &doc) != nil {
+		doc, err := oci.ParseManifest(text)
+		if err != nil {
 			continue
 		}
 		documents[d] = doc
@@ -121,7 +111,7 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 		}
 	}
 	for d, doc := range documents {
-		if doc.Manifests != nil {
+		if doc.Index() {
 			continue
 		}
 		tags := slices.Clone(s.tags[d])
@@ -134,10 +124,10 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 }
 
 // measure adds up what of the image is here.
-func (i *Image) measure(c *Cache, origin string, doc document) {
+func (i *Image) measure(c *Cache, origin string, doc *oci.Document) {
 	size, used, _ := c.store.LastUse(origin, i.Digest)
 	i.Size, i.Of, i.LastUse = size, size, used
-	for _, d := range append(slices.Clone(doc.Layers), doc.Config) {
+	for _, d := range doc.Blobs() {
 		i.Of += max(d.Size, 0)
 		checked, err := oci.ParseDigest(string(d.Digest))
 		if err != nil {

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"encoding/json"
 	"time"
 
 	"berth/cache/facts"
@@ -12,19 +11,6 @@ import (
 // membership lives a day, so an hour is soon enough, and a tag that is asked
 // about every minute does not have its manifests read each time.
 const renewListedEvery = time.Hour
-
-// listed are the descriptors of a manifest or an index.
-type listed struct {
-	Manifests []struct {
-		Digest oci.Digest `json:"digest"`
-	} `json:"manifests"`
-	Config struct {
-		Digest oci.Digest `json:"digest"`
-	} `json:"config"`
-	Layers []struct {
-		Digest oci.Digest `json:"digest"`
-	} `json:"layers"`
-}
 
 // renewListed extends the membership of what the manifest o lists, which the
 // registry has just shown to be there (the request was sent at asked): a
@@ -40,8 +26,8 @@ func (s *source) renewListed(o oci.Object, asked time.Time) {
 		return // it is asked about before it is there
 	}
 	defer closeBody(c.Body)
-	var l listed
-	if json.Unmarshal(c.Descriptor.Data, &l) != nil {
+	l, err := oci.ParseManifest(c.Descriptor.Data)
+	if err != nil {
 		return
 	}
 	for _, m := range l.Manifests {
@@ -50,9 +36,8 @@ func (s *source) renewListed(o oci.Object, asked time.Time) {
 			s.renewListed(child, asked)
 		}
 	}
-	s.renewBlob(o.Repo, l.Config.Digest, asked)
-	for _, layer := range l.Layers {
-		s.renewBlob(o.Repo, layer.Digest, asked)
+	for _, blob := range l.Blobs() {
+		s.renewBlob(o.Repo, blob.Digest, asked)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
@@ -251,12 +250,12 @@ func manifestBytes(o oci.Object, c *oci.Content) ([]byte, error) {
 // checkType refuses a manifest that names another type than its header did: one
 // digest must mean one thing.
 func checkType(o oci.Object, header string, data []byte) error {
-	got, err := manifestType(data)
-	if err == nil && strings.HasPrefix(header, "application/vnd.") && header != got {
-		err = fmt.Errorf("it came as %s and says that it is %s", header, got)
+	m, err := oci.ParseManifest(data)
+	if err == nil {
+		err = m.SentAs(header)
 	}
 	if err != nil {
-		return &oci.Error{Class: oci.UpstreamError, Err: err, Message: fmt.Sprintf("%s is no image manifest or index", o.Digest)}
+		return notAManifest(o.Digest, err)
 	}
 	return nil
 }

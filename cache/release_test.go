@@ -3,6 +3,7 @@ package cache_test
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -405,20 +406,22 @@ func TestManifestTypes(t *testing.T) {
 		"no manifest":  `{"hello":"world"}`,
 		"no JSON":      `<html>`,
 		"empty object": `{}`,
+		"schema 1":     `{"schemaVersion":1,"fsLayers":[],"signatures":[]}`,
+		"nothing":      `{"schemaVersion":2,"manifests":null,"config":{},"layers":[]}`,
+		"a key twice":  `{"schemaVersion":2,"layers":[],"layers":[]}`,
+		"another case": `{"mediATYpe":"0","layers":[]}`,
 		// A browser would show it, at an address that pulls are answered at.
 		"a web page": `{"schemaVersion":2,"mediaType":"text/html","layers":[],"x":"<script>"}`,
 		"no type":    `{"schemaVersion":2,"mediaType":"application","layers":[]}`,
 	} {
 		obj := h.addManifest("acme/app", "", doc)
-		if _, err := s.Open(t.Context(), obj, oci.Range{}); oci.ClassOf(err) != oci.UpstreamError {
+		if _, err := s.Open(t.Context(), obj, oci.Range{}); oci.ClassOf(err) != oci.UpstreamError || oci.AsError(err).Status != http.StatusNotFound {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for doc, want := range map[string]string{
-		`{"schemaVersion":2,"manifests":[]}`:                indexType,
-		`{"schemaVersion":2,"config":{},"layers":[]}`:       "application/vnd.oci.image.manifest.v1+json",
-		`{"schemaVersion":1,"fsLayers":[]}`:                 "application/vnd.docker.distribution.manifest.v1+json",
-		`{"schemaVersion":1,"fsLayers":[],"signatures":[]}`: "application/vnd.docker.distribution.manifest.v1+prettyjws",
+		`{"schemaVersion":2,"manifests":[]}`:          indexType,
+		`{"schemaVersion":2,"config":{},"layers":[]}`: "application/vnd.oci.image.manifest.v1+json",
 		`{"schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","config":{},"layers":[],"x":1}`: "application/vnd.docker.distribution.manifest.v2+json",
 	} {
 		obj := h.addManifest("acme/app", "", doc)

@@ -1,18 +1,12 @@
 package oci
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 )
 
-const (
-	mediaTypeIndex      = "application/vnd.oci.image.index.v1+json"
-	mediaTypeDockerList = "application/vnd.docker.distribution.manifest.list.v2+json"
-
-	// maxPlatforms is how many platforms of an index are looked at.
-	maxPlatforms = 64
-)
+// maxPlatforms is how many platforms of an index are looked at.
+const maxPlatforms = 64
 
 // Platform is what an image runs on, without the variant of the architecture.
 type Platform struct{ OS, Architecture string }
@@ -52,39 +46,47 @@ func (p Platform) Runs(other Platform) bool {
 		p.Architecture == "arm64" && other.Architecture == "arm"
 }
 
-// IsIndex says whether a manifest of this media type is a list of manifests.
-func IsIndex(mediaType string) bool {
-	return mediaType == mediaTypeIndex || mediaType == mediaTypeDockerList
-}
-
 // PlatformsIn are the platforms that an index has images for, without
 // repetition. Nil: it does not tell, since something in it is for no platform in
 // particular, or there is no image in it (one of signatures, or something
 // that cannot be read).
 func PlatformsIn(index []byte) (all []Platform) {
-	var doc struct {
-		Manifests []struct {
-			MediaType string
-			Platform  *struct{ OS, Architecture string }
-		}
-	}
-	if json.Unmarshal(index, &doc) != nil {
+	m, err := ParseManifest(index)
+	if err != nil {
 		return nil
 	}
-	for _, m := range doc.Manifests {
-		if m.Platform == nil || IsIndex(m.MediaType) {
-			return nil
-		}
-		p, ok := MakePlatform(m.Platform.OS, m.Platform.Architecture)
+	for _, e := range m.Manifests {
+		p, ok := e.On()
 		switch {
-		case !ok || len(all) == maxPlatforms:
+		case !ok || IsIndex(e.MediaType) || len(all) == maxPlatforms:
 			return nil
-		case p == Platform{"unknown", "unknown"}: // BuildKit's attestations
+		case p == attestation():
 		case !slices.Contains(all, p):
 			all = append(all, p)
 		}
 	}
 	return all
+}
+
+// attestation is the platform of what BuildKit puts beside images.
+func attestation() Platform { return Platform{"unknown", "unknown"} }
+
+// ChoosePlatform is the image of an index for p: exactly, else as clients take it.
+// If there is none it is empty, and found are the platforms that there are.
+func ChoosePlatform(all []Entry, p Platform) (d Digest, found []Platform) {
+	for _, e := range all {
+		other, ok := e.On()
+		switch {
+		case !ok || other == attestation():
+		case other == p:
+			return e.Digest, nil
+		case p.Runs(other) && d == "":
+			d = e.Digest
+		case len(found) < maxPlatforms && !slices.Contains(found, other):
+			found = append(found, other)
+		}
+	}
+	return d, found
 }
 
 // NamePlatforms names some of all for a message.

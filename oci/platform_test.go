@@ -46,7 +46,7 @@ func TestPlatformsIn(t *testing.T) {
 		image + `,{"digest":"sha256:y"}`:                                                  "",
 		image + "," + entry(`{"os":"linux"}`):                                             "",
 		image + "," + entry(`{"os":"lin\u001bux","architecture":"x"}`):                    "",
-		`{"mediaType":"` + mediaTypeIndex + `","platform":{"os":"a","architecture":"b"}}`: "",
+		`{"mediaType":"` + MediaTypeIndex + `","platform":{"os":"a","architecture":"b"}}`: "",
 		strings.Join(many, ","):                                                           "",
 		strings.Join(many[:13], ","):                                                      "linux/a0, linux/a1, linux/a2, linux/a3, linux/a4, linux/a5, linux/a6, linux/a7, linux/a8, linux/a9, linux/a10, linux/a11, and more",
 		"":                                                                                "",

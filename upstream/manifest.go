@@ -16,7 +16,7 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 	if err != nil {
 		return oci.Resolution{}, err
 	}
-	if h.digest != "" && h.size > 0 && isManifestType(h.mediaType) {
+	if h.digest != "" && h.size > 0 && oci.IsManifestType(h.mediaType) {
 		return oci.Resolution{
 			Descriptor: oci.Descriptor{MediaType: h.mediaType, Digest: h.digest, Size: h.size},
 			Outcome:    oci.Outcome{Result: oci.Pass, Asked: h.asked},
@@ -37,7 +37,7 @@ func (s *source) statManifest(ctx context.Context, o oci.Object) (*oci.Content, 
 	if err != nil {
 		return nil, err
 	}
-	if (h.digest == o.Digest || !h.named) && isManifestType(h.mediaType) && h.size > 0 {
+	if (h.digest == o.Digest || !h.named) && oci.IsManifestType(h.mediaType) && h.size > 0 {
 		return &oci.Content{
 			Descriptor: oci.Descriptor{MediaType: h.mediaType, Digest: o.Digest, Size: h.size},
 			Outcome:    oci.Outcome{Result: oci.Pass, Asked: h.asked},
@@ -164,7 +164,7 @@ func (s *source) manifest(ctx context.Context, repo, reference string, want oci.
 func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descriptor, error) {
 	who := a.body.who
 	if strings.HasPrefix(typeOf(a.Header), schema1) {
-		return oci.Descriptor{}, unusable(who, errSchema1)
+		return oci.Descriptor{}, unusable(who, oci.ErrSchema1)
 	}
 	if want == "" {
 		want, _ = oci.ParseDigest(a.Header.Get("Docker-Content-Digest")) // then it is what the hash says

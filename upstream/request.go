@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -299,10 +298,10 @@ func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 // speaksRegistry says whether text is an error document of the distribution
 // specification.
 func speaksRegistry(text []byte) bool {
-	var doc struct {
+	doc, err := oci.DecodeJSON[struct {
 		Errors []struct {
 			Code string `json:"code"`
 		} `json:"errors"`
-	}
-	return json.Unmarshal(text, &doc) == nil && len(doc.Errors) > 0 && strings.HasSuffix(doc.Errors[0].Code, "_UNKNOWN")
+	}](text)
+	return err == nil && len(doc.Errors) > 0 && strings.HasSuffix(doc.Errors[0].Code, "_UNKNOWN")
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"berth/auth"
@@ -94,39 +92,18 @@ func (w *warming) image(ctx context.Context, d oci.Digest) error {
 		if err != nil {
 			return err
 		}
-		var doc struct {
-			Manifests []v1.Descriptor `json:"manifests"`
-			Config    v1.Descriptor   `json:"config"`
-			Layers    []v1.Descriptor `json:"layers"`
+		doc, err := oci.ParseManifest(text)
+		if err != nil {
+			return fmt.Errorf("%s@%s cannot be used as an image: %w", w.repo, d, err)
 		}
-		if err := json.Unmarshal(text, &doc); err != nil {
-			return fmt.Errorf("%s@%s is no manifest: %w", w.repo, d, err)
+		if !doc.Index() {
+			return w.blobs(ctx, doc.Blobs())
 		}
-		if doc.Manifests == nil {
-			return w.blobs(ctx, append(doc.Layers, doc.Config))
-		}
-		if d = w.choose(doc.Manifests); d == "" {
+		if d, _ = oci.ChoosePlatform(doc.Manifests, w.platform); d == "" {
 			return &oci.Error{Class: oci.WrongPlatform, Message: fmt.Sprintf("%s has no image for %s: name another with --platform", w.repo, w.platform)}
 		}
 	}
 	return &oci.Error{Class: oci.UpstreamError, Message: w.repo + " has an index within an index, which no client pulls"}
-}
-
-// choose is the image of an index that fits: exactly, else as clients take it.
-func (w *warming) choose(all []v1.Descriptor) (d oci.Digest) {
-	for _, m := range all {
-		if m.Platform == nil {
-			continue
-		}
-		of := oci.Platform{OS: m.Platform.OS, Architecture: m.Platform.Architecture}
-		if of == w.platform {
-			return m.Digest
-		}
-		if d == "" && w.platform.Runs(of) {
-			d = m.Digest
-		}
-	}
-	return d
 }
 
 func (w *warming) manifest(ctx context.Context, d oci.Digest) ([]byte, error) {
@@ -156,8 +133,8 @@ func (w *warming) manifest(ctx context.Context, d oci.Digest) ([]byte, error) {
 }
 
 // blobs fetches all but what clients fetch from elsewhere.
-func (w *warming) blobs(ctx context.Context, all []v1.Descriptor) error {
-	all = slices.DeleteFunc(all, func(d v1.Descriptor) bool { return len(d.URLs) > 0 })
+func (w *warming) blobs(ctx context.Context, all []oci.Entry) error {
+	all = slices.DeleteFunc(all, func(d oci.Entry) bool { return len(d.URLs) > 0 })
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(warmingBlobs)
 	for _, b := range all {
@@ -171,7 +148,7 @@ func (w *warming) blobs(ctx context.Context, all []v1.Descriptor) error {
 	return g.Wait()
 }
 
-func (w *warming) blob(ctx context.Context, b v1.Descriptor) error {
+func (w *warming) blob(ctx context.Context, b oci.Entry) error {
 	d, err := oci.ParseDigest(string(b.Digest))
 	if err != nil {
 		return err

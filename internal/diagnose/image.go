@@ -2,7 +2,6 @@ package diagnose
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,12 +28,15 @@ func (w *walk) image(ctx context.Context) bool {
 	if !ok {
 		return false
 	}
-	var doc v1.Manifest
-	if oci.IsIndex(d.MediaType) {
-		if doc, ok = w.child(ctx, source, d); !ok {
+	doc, ok := w.decode(StepManifest, d.Data)
+	if !ok {
+		return false
+	}
+	if doc.Index() {
+		if doc, ok = w.child(ctx, source, doc); !ok {
 			return false
 		}
-	} else if !w.decode(StepManifest, d.Data, &doc) || !w.single(ctx, source, doc) {
+	} else if !w.single(ctx, source, doc) {
 		return false
 	}
 	if !w.firstByte(ctx, source, doc) {
@@ -84,53 +86,30 @@ func (w *walk) open(ctx context.Context, source oci.Source, digest oci.Digest) (
 	return d, err
 }
 
-func (w *walk) decode(step string, data []byte, into any) bool {
-	if err := json.Unmarshal(data, into); err != nil {
-		w.report.fail(step, &oci.Error{Class: oci.UpstreamError, Message: "its manifest cannot be read: is it an image?", Err: err}, 0)
-		return false
+func (w *walk) decode(step string, data []byte) (*oci.Document, bool) {
+	doc, err := oci.ParseManifest(data)
+	if err != nil {
+		w.report.fail(step, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("it is no image that can be used: %s", err), Err: err}, 0)
+		return nil, false
 	}
-	return true
+	return doc, true
 }
 
 // child is the manifest for the platform, of an index.
-func (w *walk) child(ctx context.Context, source oci.Source, index oci.Descriptor) (doc v1.Manifest, ok bool) {
-	var list v1.Index
-	if !w.decode(StepManifest, index.Data, &list) {
-		return doc, false
-	}
-	digest, found := choose(list.Manifests, w.Platform)
+func (w *walk) child(ctx context.Context, source oci.Source, index *oci.Document) (*oci.Document, bool) {
+	digest, found := oci.ChoosePlatform(index.Manifests, w.Platform)
 	if digest == "" {
 		w.notBuilt(oci.NamePlatforms(found))
-		return doc, false
+		return nil, false
 	}
 	begun := time.Now()
 	d, err := w.open(ctx, source, digest)
 	if err != nil {
 		w.report.fail(StepPlatform, err, time.Since(begun))
-		return doc, false
+		return nil, false
 	}
 	w.report.add(StepPlatform, OK, fmt.Sprintf("%s is there: %s", w.Platform, digest), time.Since(begun))
-	return doc, w.decode(StepPlatform, d.Data, &doc)
-}
-
-// choose is the manifest for p, or all that there is.
-func choose(all []v1.Descriptor, p oci.Platform) (digest oci.Digest, found []oci.Platform) {
-	for _, m := range all {
-		if m.Platform == nil {
-			continue
-		}
-		other, ok := oci.MakePlatform(m.Platform.OS, m.Platform.Architecture)
-		switch {
-		case !ok:
-		case other == p:
-			return m.Digest, nil
-		case p.Runs(other) && digest == "":
-			digest = m.Digest
-		default:
-			found = append(found, other)
-		}
-	}
-	return digest, found
+	return w.decode(StepPlatform, d.Data)
 }
 
 func (w *walk) notBuilt(has string) {
@@ -144,7 +123,7 @@ func (w *walk) notBuilt(has string) {
 }
 
 // single looks into the configuration of an image that is for one platform.
-func (w *walk) single(ctx context.Context, source oci.Source, doc v1.Manifest) bool {
+func (w *walk) single(ctx context.Context, source oci.Source, doc *oci.Document) bool {
 	if doc.Config.Digest == "" || doc.Config.Size > maxSmall || !isImageConfig(doc.Config.MediaType) {
 		w.report.add(StepPlatform, Unknown, "it does not say for which platform it is", 0)
 		return true
@@ -155,8 +134,11 @@ func (w *walk) single(ctx context.Context, source oci.Source, doc v1.Manifest) b
 		w.report.fail(StepPlatform, err, time.Since(begun))
 		return false
 	}
-	var config v1.Image
-	p, ok := oci.Platform{}, json.Unmarshal(data, &config) == nil
+	config, err := oci.DecodeJSON[struct {
+		OS           string `json:"os"`
+		Architecture string `json:"architecture"`
+	}](data)
+	p, ok := oci.Platform{}, err == nil
 	if ok {
 		p, ok = oci.MakePlatform(config.OS, config.Architecture)
 	}
@@ -187,13 +169,13 @@ func (w *walk) read(ctx context.Context, source oci.Source, digest oci.Digest, r
 }
 
 // firstByte shows that layers can be fetched, wherever the registry sends us.
-func (w *walk) firstByte(ctx context.Context, source oci.Source, doc v1.Manifest) bool {
-	blobs := append(doc.Layers, doc.Config)
-	digest, begun := blobs[0].Digest, time.Now()
-	if digest == "" {
+func (w *walk) firstByte(ctx context.Context, source oci.Source, doc *oci.Document) bool {
+	blobs, begun := doc.Blobs(), time.Now()
+	if len(blobs) == 0 {
 		w.report.add(StepBlob, Skipped, "it has none", 0)
 		return true
 	}
+	digest := blobs[0].Digest
 	var t trace
 	first, err := w.read(t.with(ctx), source, digest, oci.Range{Length: 1}, 1)
 	if err == nil && len(first) == 0 && blobs[0].Size > 0 {
