@@ -8,7 +8,7 @@ ARCH ?= $(shell $(GO) env GOARCH)
 # Run from its own module: what it needs is not what berth needs.
 NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
 
-.PHONY: build test lint e2e fuzz walk size deb ci
+.PHONY: build test race lint e2e fuzz walk size deb ci
 
 build: ## a static binary: ./berth
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(VERSION)' -o berth ./cmd/berth
@@ -21,6 +21,9 @@ deb: ## dist/berth_VERSION_ARCH.deb, for this machine's architecture
 	ARCH=$(ARCH) VERSION=$(VERSION) $(NFPM) package --config packaging/nfpm.yaml --packager deb --target dist/
 
 test: ## what the README says
+	$(GO) test ./...
+
+race: ## the same, looking for data races too: this needs a C compiler
 	$(GO) test -race ./...
 
 lint:
@@ -30,12 +33,7 @@ e2e: ## real clients, as root; E2E_TOOLS names the folder with registry, crane, 
 	$(GO) test -tags e2e -count=1 -v ./e2e/
 
 fuzz: ## every fuzz target for FUZZTIME
-	@set -e; for package in $$($(GO) list ./...); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
-	    echo "$$package $$target"; \
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
-	  done; \
-	done
+	.ci/fuzz $(FUZZTIME)
 
 walk: ## what a pull runs through: functions, files, packages
 	$(GO) run ./bench/walk

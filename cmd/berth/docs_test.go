@@ -122,6 +122,7 @@ func named(text string) string {
 
 // scenarios set up what the blocks of a name are run in.
 var scenarios = map[string]func(*script, *testing.T){
+	"first":    func(*script, *testing.T) {},
 	"build":    func(*script, *testing.T) {},
 	"hub":      (*script).hub,
 	"platform": (*script).platform,
@@ -147,7 +148,13 @@ const prelude = `
 set -euo pipefail
 sudo() { "$@"; }
 mkdir -p "$HERE"
-go() { [[ "$*" == "build ./cmd/berth" ]] && cp "$BERTH" berth; }
+go() {
+  case "$1 $2" in
+  "build ./cmd/berth") cp "$BERTH" berth ;;
+  "run ./cmd/berth") berth "${@:3}" ;;
+  *) return 1 ;;
+  esac
+}
 install() {
   local args=("${@//\/usr\/local\/bin\//$HERE}")
   for i in "${!args[@]}"; do [[ ${args[i]} == -g ]] && args[i+1]=$(id -g); done
@@ -269,6 +276,7 @@ func (s *script) platform(t *testing.T) {
 func TestDocumentsRun(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
+		"README.md first":           nil,
 		"README.md build":           nil,
 		"README.md hub":             {"berth.yaml: ok", "3 pulls served, 1 charged to Docker Hub, ", "docker.io  shared   ok"},
 		"README.md platform":        {"shown only now", "organisations.d/acme.yaml: ok", "organisation acme: in force", "/acme/ghcr.io/acme/app:1\n", "no failed pulls", "first byte"},
