@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -151,3 +152,22 @@ func clock() *testClock {
 
 func (c *testClock) Now() time.Time      { return time.Unix(0, c.ns.Load()) }
 func (c *testClock) advance(seconds int) { c.ns.Add(int64(time.Duration(seconds) * time.Second)) }
+
+// web is a server that is no registry, and counts.
+type web struct {
+	*httptest.Server
+	asked atomic.Int64
+}
+
+func (w *web) count() int { return int(w.asked.Load()) }
+
+func newWeb(t testing.TB, h http.Handler) *web {
+	t.Helper()
+	w := &web{}
+	w.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.asked.Add(1)
+		h.ServeHTTP(rw, r)
+	}))
+	t.Cleanup(w.Close)
+	return w
+}

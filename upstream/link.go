@@ -1,45 +1,69 @@
 package upstream
 
 import (
+	"errors"
 	"net/url"
 	"strings"
 )
 
 const maxNext = 4096
 
+var (
+	errLinkTarget = errors.New("it has no URL that can be read")
+	errLinkQuery  = errors.New("its URL has no query that can be read")
+	errLinkSame   = errors.New("it leads to the same page again")
+)
+
 // nextQuery finds the query of the next page in Link headers (RFC 8288, as the
-// distribution specification uses it). Only the query is taken, and only when
-// the link is for the path of from: behind gateways registries often know their
-// own host wrongly, and a link must not lead anywhere else.
-func nextQuery(links []string, from *url.URL) string {
+// distribution specification uses it); empty at the end. Only the query is taken:
+// behind gateways registries often know their own host and path wrongly, and a link
+// must not lead anywhere else. A list that ends too early looks like one that is
+// whole, so a link that is not understood is an error.
+func nextQuery(links []string, from *url.URL) (string, error) {
 	for _, header := range links {
-		for header != "" {
+		for strings.TrimSpace(header) != "" {
 			target, params, rest := cutLink(header)
 			header = rest
-			if !isNext(params) {
-				continue
-			}
-			u, err := from.Parse(target)
-			if err == nil && u.Path == from.Path && u.RawQuery != "" && len(u.RawQuery) <= maxNext && u.RawQuery != from.RawQuery {
-				return u.RawQuery
+			if isNext(params) {
+				return queryOf(target, from)
 			}
 		}
 	}
-	return ""
+	return "", nil
+}
+
+func queryOf(target string, from *url.URL) (string, error) {
+	u, err := from.Parse(strings.TrimSpace(target))
+	if err != nil || target == "" {
+		return "", errLinkTarget
+	}
+	// net/url takes no bare semicolon, which is legal.
+	if _, err := url.ParseQuery(strings.ReplaceAll(u.RawQuery, ";", "%3B")); err != nil || u.RawQuery == "" || len(u.RawQuery) > maxNext {
+		return "", errLinkQuery
+	}
+	if u.RawQuery == from.RawQuery {
+		return "", errLinkSame
+	}
+	return u.RawQuery, nil
 }
 
 // cutLink takes the first link off a header: "<target>; params, rest". A comma
-// inside the angle brackets or inside quotes belongs to the link.
+// inside the angle brackets or inside quotes belongs to the link. Without the brackets
+// the target ends at the first semicolon.
 func cutLink(s string) (target, params, rest string) {
-	_, s, ok := strings.Cut(s, "<")
-	if !ok {
-		return "", "", ""
+	s = strings.TrimLeft(s, " \t,")
+	if bracketed, ok := strings.CutPrefix(s, "<"); ok {
+		if target, s, ok = strings.Cut(bracketed, ">"); ok {
+			params, rest = cutUnquoted(s, ',')
+			return target, params, rest
+		}
+		s = bracketed
 	}
-	target, s, ok = strings.Cut(s, ">")
-	if !ok {
-		return "", "", ""
+	s, rest = cutUnquoted(s, ',')
+	target, params, _ = strings.Cut(s, ";")
+	if !strings.Contains(params, "=") && isNext(target) { // nothing but parameters
+		return "", target, rest
 	}
-	params, rest = cutUnquoted(s, ',')
 	return target, params, rest
 }
 

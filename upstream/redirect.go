@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"time"
@@ -31,6 +32,9 @@ type answer struct {
 	target *url.URL
 }
 
+// errAstray marks a redirect to where this node does not follow.
+var errAstray = errors.New("a redirect that is not followed")
+
 // targetFault is an error at a redirect target: the registry itself is fine
 // and may name a better target when asked again (Docker Hub picks one of
 // several CDNs for each request).
@@ -51,6 +55,9 @@ func (r *Registry) follow(ctx context.Context, via http.RoundTripper, req *http.
 		return nil, err
 	}
 	a := &answer{Response: got.Response, asked: got.sent}
+	if op.isList() && a.StatusCode == http.StatusSeeOther {
+		return a, nil // RFC 9110, 15.4.4: what is there is something else
+	}
 	return r.walk(ctx, via, a, req, who)
 }
 
@@ -62,13 +69,13 @@ func (r *Registry) walk(ctx context.Context, via http.RoundTripper, a *answer, r
 		discard(a.Response)
 		if hops == maxRedirects {
 			e := who.nonsense("redirected more than %d times", maxRedirects)
-			e.Err = nil // it will do so again
+			e.Err = errAstray // it will do so again
 			return nil, e
 		}
 		to, err := mayFollow(req.URL, location)
 		if err != nil {
 			e := who.nonsense("redirected to where this node does not follow: %s", err)
-			e.Err = err
+			e.Err = fmt.Errorf("%w: %w", errAstray, err)
 			return nil, e
 		}
 		if a.target != nil || !auth.SameOrigin(r.url, to) {

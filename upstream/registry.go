@@ -98,7 +98,9 @@ type Registry struct {
 	meta, blob http.RoundTripper
 	sender
 	slots chan struct{}
-	log   *slog.Logger
+	// longLists are the lists of unusual length that are in memory.
+	longLists chan struct{}
+	log       *slog.Logger
 	// turning is held while what the breakers are is shown, so that what is shown
 	// last is the latest.
 	turning sync.Mutex
@@ -125,8 +127,8 @@ func New(o Options) (*Registry, error) {
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
 		sender: sender{name: o.Name, url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
-		slots:  make(chan struct{}, o.Connections),
-		log:    o.Logger,
+		slots:  make(chan struct{}, o.Connections), longLists: make(chan struct{}, maxLongLists),
+		log: o.Logger,
 	}
 	r.accounts = newAccounts(&o)
 	if o.Proxy != nil {

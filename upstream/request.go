@@ -87,7 +87,7 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 		}
 		for targets := 1; ; targets++ {
 			a, err := s.ask(ctx, c, cred, who)
-			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead ||
+			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead || c.op.isList() ||
 				ctx.Err() != nil || !s.budget.spend(time.Now()) {
 				return a, err
 			}
