@@ -156,6 +156,10 @@ func (f *folder) trouble() error {
 	return f.why
 }
 
+// unusable says whether nothing can be kept. While the folder is opened anew nobody
+// knows, and it waits: what is pulled in that moment is kept as well.
+func (f *folder) unusable() bool { return f.now.Load() == nil && f.trouble() != nil }
+
 // counted is what all stores have, and since.
 func (f *folder) counted() (u store.Usage, limit int64, failed map[store.Op]int64) {
 	f.mu.Lock()

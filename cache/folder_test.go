@@ -222,6 +222,51 @@ func TestFolder_GoesInMidDownload(t *testing.T) {
 	}
 }
 
+// What is pulled while the folder is opened anew waits for it, and is kept.
+func TestFolder_OpenedAnewUnderPulls(t *testing.T) {
+	var armed atomic.Bool
+	entered, gate := make(chan struct{}), make(chan struct{})
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	dir := filepath.Join(inMemory(t), "cache")
+	h.cache = open(t, cache.Failing(cache.Options{Dir: dir, Now: h.clock}, func(op store.Op, _ string) error {
+		if op == store.OpLock && armed.CompareAndSwap(true, false) {
+			close(entered)
+			<-gate
+		}
+		return nil
+	}))
+	s := h.source("acme", "a")
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	armed.Store(true)
+	var pulls sync.WaitGroup
+	var done atomic.Int64
+	for seed := range uint64(2) {
+		data := random(seed, 6*mib)
+		obj := h.addBlob("acme/app", data)
+		pulls.Go(func() {
+			if got, err := get(t.Context(), s, obj, oci.Range{}); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+			done.Add(1)
+		})
+		<-entered // the second comes while the first one opens it
+	}
+	for range 2_000_000 {
+		if done.Load() > 0 {
+			break // that one did not wait
+		}
+		runtime.Gosched()
+	}
+	close(gate)
+	pulls.Wait()
+	h.settle()
+	if n := h.cache.Numbers(); n.Blobs != 2 || n.Bypassed != 0 || n.Past != nil {
+		t.Errorf("%+v", n)
+	}
+}
+
 // Why pulls go past a disk that works is told for an hour, or until something as
 // large has room.
 func TestFolder_LackOfRoomIsTold(t *testing.T) {

@@ -216,7 +216,7 @@ func (t *trouble) past() *Past {
 // pastDisk reports whether the object goes past the disk without being tried.
 func (t *trouble) pastDisk(k download.Key) bool {
 	_, _, unbounded := t.unbounded.Held(k)
-	return unbounded || t.folder.now.Load() == nil || t.diskIsBad()
+	return unbounded || t.folder.unusable() || t.diskIsBad()
 }
 
 func (t *trouble) diskIsBad() bool {
