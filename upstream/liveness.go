@@ -28,9 +28,9 @@ type watched struct {
 	base   int64 // where the body begins in what it is a part of
 	opened time.Time
 
-	mu    sync.Mutex
-	timer *time.Timer
-	got   int64
+	mu   sync.Mutex
+	wait *quietTimer
+	got  int64
 	// reads counts the calls of Read, so that a finding about one of them ends no
 	// other. waiting: one is under way.
 	reads   int
@@ -65,19 +65,17 @@ func (w *watched) await() {
 	defer w.mu.Unlock()
 	w.reads++
 	w.waiting = true
-	quiet := w.x.quiet()
-	if w.timer == nil {
-		w.timer = time.AfterFunc(quiet, w.doubt)
-		return
+	if w.wait == nil {
+		w.wait = &quietTimer{f: w.doubt}
 	}
-	w.timer.Reset(quiet)
+	w.wait.begin(w.x.quiet())
 }
 
 // came notes that n bytes came, and says whether the connection was given up.
 func (w *watched) came(n int) (dead bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer.Stop()
+	w.wait.stop()
 	w.waiting = false
 	w.got += int64(n)
 	return w.dead
@@ -134,14 +132,7 @@ func (w *watched) elsewhere(at int64) bool {
 	}
 	defer resp.Body.Close()
 	if counted {
-		timer := time.NewTimer(w.x.quiet())
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return w.conn.came.Load() == came
-		case <-ctx.Done():
-			return false
-		}
+		return w.conn.silentFor(ctx, w.x.quiet(), came)
 	}
 	return gives(resp)
 }
@@ -162,8 +153,8 @@ func gives(resp *http.Response) bool {
 // Close ends the request.
 func (w *watched) Close() error {
 	w.mu.Lock()
-	if w.timer != nil {
-		w.timer.Stop()
+	if w.wait != nil {
+		w.wait.stop()
 	}
 	w.waiting = false
 	w.mu.Unlock()

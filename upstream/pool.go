@@ -133,6 +133,21 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// silentFor waits for d, and says whether nothing came meanwhile, or since came was
+// read. Where ctx ends first, it does not know, and says no.
+func (c *conn) silentFor(ctx context.Context, d time.Duration, came uint64) bool {
+	over := make(chan struct{})
+	wait := quietTimer{f: func() { close(over) }}
+	defer wait.stop()
+	wait.begin(d)
+	select {
+	case <-over:
+		return c.came.Load() == came
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // Close closes the connection.
 func (c *conn) Close() error {
 	c.closed.Do(func() { c.pool.open.Add(-1) })

@@ -53,7 +53,7 @@ type exchange struct {
 	reused bool
 	got    time.Time // when conn was there
 	came   uint64    // how often it had been heard then
-	timer  *time.Timer
+	wait   *quietTimer
 	over   bool // there is a header, or an error
 	lost   bool
 }
@@ -85,14 +85,15 @@ func (x *exchange) gotConn(i httptrace.GotConnInfo) {
 	}
 	c, got, quiet := x.conn, x.got, x.quiet()
 	if quiet < headerTimeout {
-		x.timer = time.AfterFunc(quiet, func() { x.silent(c, got) })
+		x.wait = &quietTimer{f: func() { x.silent(c, got) }}
+		x.wait.begin(quiet)
 	}
 }
 
-// stop ends the timer. Caller holds mu.
+// stop ends the wait. Caller holds mu.
 func (x *exchange) stop() {
-	if x.timer != nil {
-		x.timer.Stop()
+	if x.wait != nil {
+		x.wait.stop()
 	}
 }
 
@@ -108,7 +109,7 @@ func (x *exchange) silent(c *conn, got time.Time) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if !x.over && x.conn == c {
-			x.timer.Reset(quiet - time.Since(heard))
+			x.wait.begin(quiet - time.Since(heard))
 		}
 		return
 	}
@@ -134,8 +135,11 @@ func (x *exchange) silent(c *conn, got time.Time) {
 // answer here.
 func (x *exchange) confirmed(c *conn, quiet time.Duration) bool {
 	came := c.came.Load()
-	ctx, cancel := context.WithTimeout(x.ctx, quiet)
+	ctx, cancel := context.WithCancel(x.ctx)
 	defer cancel()
+	wait := quietTimer{f: cancel}
+	defer wait.stop()
+	wait.begin(quiet)
 	answered, reused := x.ask(ctx)
 	switch {
 	case c.came.Load() != came || x.ctx.Err() != nil:
@@ -143,14 +147,7 @@ func (x *exchange) confirmed(c *conn, quiet time.Duration) bool {
 	case !answered:
 		return reused && ctx.Err() != nil
 	}
-	timer := time.NewTimer(quiet)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return c.came.Load() == came
-	case <-x.ctx.Done():
-		return false
-	}
+	return c.silentFor(x.ctx, quiet, came)
 }
 
 // ask sends the HEAD of x, and says whether there was an answer, and whether it
