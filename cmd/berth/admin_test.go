@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,13 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"berth/internal/admin"
-	"berth/internal/config"
 	"berth/internal/ocitest"
 	"berth/oci"
 )
@@ -180,76 +176,6 @@ func TestSocketOfARunningNode(t *testing.T) {
 		t.Errorf("the first one lost its socket: %+v", got)
 	}
 	n.stop()
-}
-
-// stuck is a writer that waits until it is freed.
-type stuck struct {
-	free    chan struct{}
-	mu      sync.Mutex
-	written bytes.Buffer
-}
-
-func (s *stuck) Write(p []byte) (int, error) {
-	<-s.free
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.written.Write(p)
-}
-
-func TestLogNeverWaits(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		to := &stuck{free: make(chan struct{})}
-		b := newLogBuffer(to)
-		line := []byte(strings.Repeat("x", 1023) + "\n")
-		write := func(n int) {
-			for range n {
-				if m, err := b.Write(line); m != len(line) || err != nil {
-					t.Fatal(m, err)
-				}
-			}
-		}
-		write(1)
-		synctest.Wait() // it is being written, for ever
-		write(maxLogBytes/len(line) + 7)
-		if got := b.dropped.Load(); got != 7 {
-			t.Errorf("%d lines were dropped, not 7", got)
-		}
-		begun := time.Now()
-		b.close()
-		if waited := time.Since(begun); waited != flushTimeout {
-			t.Errorf("the end waited for %v", waited)
-		}
-		close(to.free)
-		<-b.done
-		if got, want := to.written.Len(), (1+maxLogBytes/len(line))*len(line); got != want {
-			t.Errorf("%d bytes were written, not %d", got, want)
-		}
-	})
-}
-
-func TestLogIsWrittenInOrder(t *testing.T) {
-	t.Parallel()
-	to := &stuck{free: make(chan struct{})}
-	close(to.free)
-	b := newLogBuffer(to)
-	logger, level := newLogger(config.Log{Level: "info", Format: "text"}, b)
-	for i := range 5000 {
-		logger.Info("line", "i", i)
-		logger.Debug("not this one")
-	}
-	level.Set(levelOf(config.Log{Level: "error"}))
-	logger.Info("nor this one")
-	b.close()
-	lines := strings.Split(strings.TrimSpace(to.written.String()), "\n")
-	if len(lines) != 5000 || b.dropped.Load() != 0 {
-		t.Fatalf("%d lines, %d dropped", len(lines), b.dropped.Load())
-	}
-	for i, line := range lines {
-		if !strings.HasSuffix(line, fmt.Sprint(" i=", i)) {
-			t.Fatalf("line %d: %s", i, line)
-		}
-	}
 }
 
 // The count of dropped lines, and everything about the configuration, is there

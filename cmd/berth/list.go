@@ -1,10 +1,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -65,56 +63,4 @@ func showImages(w io.Writer, all admin.Images) {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", name, platform, shortDigest(i.Digest), size, i.LastUse.Local().Format(time.DateTime))
 	}
 	_ = t.Flush() // it writes to memory
-}
-
-// images answers berth list.
-func (n *node) images(ctx context.Context) (admin.Images, error) {
-	kept, err := n.cache.Images(ctx)
-	if err != nil {
-		return admin.Images{}, err
-	}
-	names := n.origins()
-	all := admin.Images{Images: make([]admin.Image, 0, len(kept))}
-	for _, i := range kept {
-		registry, ok := names[i.Origin]
-		if !ok {
-			registry = formerly(i.Origin)
-		}
-		all.Images = append(all.Images, admin.Image{
-			Registry: registry, Unconfigured: !ok, Repository: i.Repository, Tags: append([]string{}, i.Tags...), Digest: i.Digest.String(),
-			Platform: i.Platform, Bytes: i.Size, TotalBytes: i.Of, LastUse: i.LastUse.UTC(),
-		})
-	}
-	return all, nil
-}
-
-// formerly is the host of a registry that is not configured any more, as far as the
-// folder of its images tells (oci.Origin.Dir).
-func formerly(dir string) string {
-	i := strings.LastIndexByte(dir, '-')
-	if i <= 0 {
-		return dir
-	}
-	host := dir[:i]
-	if j := strings.LastIndexByte(host, '_'); j > 0 {
-		if _, err := strconv.ParseUint(host[j+1:], 10, 16); err == nil {
-			return host[:j] + ":" + host[j+1:]
-		}
-	}
-	return host
-}
-
-// origins are the names of the registries by the folders of their images. One
-// that an organisation brought has its name before it.
-func (n *node) origins() map[string]string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	names := map[string]string{}
-	for _, s := range n.desk.sites {
-		names[s.origin.Dir()] = s.name
-		if s.owner != "" {
-			names[s.origin.Dir()] = s.owner + "'s " + s.name
-		}
-	}
-	return names
 }

@@ -1,8 +1,9 @@
 // Command berth is a registry proxy for one node: container engines pull through
 // it on localhost, and it goes upstream as whoever pulls.
 //
-// This package is the wiring: flags, one file per command, listeners, shutdown.
-// What happens to a pull is in package proxy and below.
+// Each command is a file here: its flags, what it asks, and how it prints the
+// answer. The running process is in internal/node, and what happens to a pull in
+// package proxy and below.
 package main
 
 import (

@@ -13,7 +13,8 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
+
+	"berth/internal/nodetest"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
@@ -99,12 +100,10 @@ func program(t testing.TB, build func() (string, error)) (path string) {
 }
 
 // patience is how long a test waits for what must happen at once.
-const patience = 30 * time.Second
+const patience = nodetest.Patience
 
 // soon is a context for such a wait, also while a test is cleaned up.
 func soon(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
-	t.Cleanup(cancel)
-	return ctx
+	return nodetest.Soon(t)
 }

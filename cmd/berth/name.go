@@ -3,13 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"berth/internal/config"
+	"berth/internal/node"
 	clientsetup "berth/internal/setup"
-	"berth/proxy"
 )
 
 func nameCommand(o *options) *cobra.Command {
@@ -83,7 +82,7 @@ func localName(cfg *config.Config, at clientsetup.Listener, image, organisation 
 	if organisation == "" {
 		organisation = at.Organisation
 	}
-	router, err := routerOf(cfg)
+	router, err := node.NewRouter(cfg)
 	if err != nil {
 		return n, err
 	}
@@ -91,33 +90,4 @@ func localName(cfg *config.Config, at clientsetup.Listener, image, organisation 
 		return n, fmt.Errorf("registry %s is not configured on this node: add it under registries", n.Registry)
 	}
 	return n, nil
-}
-
-// routerOf is the table of names of a configuration, without what is behind them.
-func routerOf(cfg *config.Config) (*proxy.Router, error) {
-	all, err := specs(cfg)
-	if err != nil {
-		return nil, err
-	}
-	var named []proxy.Registry
-	for _, s := range all {
-		named = append(named, s.entry(nil))
-	}
-	return proxy.NewRouter(named)
-}
-
-// registriesOf are the names of those that organisation (empty: nobody) sees.
-func registriesOf(cfg *config.Config, organisation string) ([]string, error) {
-	all, err := specs(cfg)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, s := range all {
-		if s.owner == "" || s.owner == organisation {
-			names = append(names, s.name)
-		}
-	}
-	slices.Sort(names)
-	return names, nil
 }

@@ -14,6 +14,14 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+)
+
+// How long a stop takes at most: for running answers, and for connections on which
+// nothing was asked yet.
+const (
+	drainFor = 10 * time.Second
+	greetFor = time.Second
 )
 
 // running is a berth that serves.

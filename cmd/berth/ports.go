@@ -9,6 +9,7 @@ import (
 
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/internal/node"
 	clientsetup "berth/internal/setup"
 )
 
@@ -20,7 +21,7 @@ func (a *asking) ports(ctx context.Context, o *options, cfg *config.Config) ([]c
 		return nil, err
 	}
 	if shown == nil {
-		shown = configured(cfg)
+		shown = node.Listeners(cfg)
 	}
 	var all []clientsetup.Listener
 	for _, l := range shown {
@@ -49,20 +50,6 @@ func (a *asking) running(ctx context.Context, o *options) ([]admin.Listener, err
 		return nil, nil
 	}
 	return nil, err
-}
-
-// configured are the listeners as a node would open them.
-func configured(cfg *config.Config) (all []admin.Listener) {
-	for i := range cfg.Listeners {
-		f := front{address: cfg.Listeners[i].Address}
-		for _, at := range f.address.Binds() {
-			f.sockets = append(f.sockets, net.TCPAddrFromAddrPort(at))
-		}
-		l := f.status(&cfg.Listeners[i])
-		l.TLS = cfg.Listeners[i].TLS != nil
-		all = append(all, l)
-	}
-	return all
 }
 
 // port is a listener as clients write it; false where no port is known.

@@ -1,20 +1,16 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"berth/cache/download"
 	"berth/internal/admin"
 )
 
@@ -58,9 +54,6 @@ pipe it says nothing but what went wrong.`,
 	c.Flags().StringVar(&r.Platform, "platform", "", "such as linux/arm64 (default: the node's)")
 	return c
 }
-
-// settleFor bounds the wait for the disk after a prewarming.
-const settleFor = 5 * time.Second
 
 // prewarmed is an image's end, in JSON.
 type prewarmed struct {
@@ -125,34 +118,5 @@ func (m *meter) end(p admin.Progress, err error) {
 		fmt.Fprintf(m.to, "\r%s: %s, all of it was here\x1b[K\n", m.name, inBytes(p.Total))
 	default:
 		fmt.Fprintf(m.to, "\r%s: %s, %s fetched\x1b[K\n", m.name, inBytes(p.Total), inBytes(p.Fetched))
-	}
-}
-
-// prewarm answers berth prewarm.
-func (n *node) prewarm(ctx context.Context, r admin.PrewarmRequest, hear func(admin.Progress)) (admin.Progress, error) {
-	w, err := n.newWarming(r, hear)
-	if err != nil {
-		return admin.Progress{}, err
-	}
-	if err = w.run(ctx); err == nil {
-		n.settled(ctx, w)
-	}
-	return w.progress, err
-}
-
-// settled waits until what was fetched lies in the cache: the last byte of a
-// download is there before its name is. It may lie past it, on a bad disk.
-func (n *node) settled(ctx context.Context, w *warming) {
-	ctx, cancel := context.WithTimeout(ctx, settleFor)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	mine := func(d download.Progress) bool { return d.Registry == w.registry && d.Repository == w.repo }
-	for slices.ContainsFunc(n.cache.Downloads(), mine) {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
 	}
 }

@@ -71,13 +71,6 @@ func TestListOfAFormerEndpoint(t *testing.T) {
 	if err := json.Unmarshal([]byte(got.out), &list); err != nil || len(list.Images) != 1 || list.Images[0].Registry != host || !list.Images[0].Unconfigured {
 		t.Errorf("%v, %+v", err, got)
 	}
-	for dir, want := range map[string]string{
-		"reg.example.com-0123": "reg.example.com", "reg-2.example.com_5443-0123": "reg-2.example.com:5443", "my_host-0123": "my_host", "odd": "odd", "-0123": "-0123", "": "",
-	} {
-		if got := formerly(dir); got != want {
-			t.Errorf("%q is %q, not %q", dir, got, want)
-		}
-	}
 }
 
 func TestPrewarmRefused(t *testing.T) {

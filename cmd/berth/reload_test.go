@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -16,10 +15,8 @@ import (
 	"time"
 
 	"berth/internal/admin"
-	"berth/internal/config"
 	"berth/internal/ocitest"
 	"berth/oci"
-	"berth/upstream"
 )
 
 // What is unchanged goes on as it was: connections, tokens, proofs.
@@ -354,88 +351,6 @@ func TestLimitOfRequests(t *testing.T) {
 	gate.Open()
 	wg.Wait()
 	acme.mustPull(app, s.image, "")
-}
-
-// Settings follow the address of a listener, not its place in the file.
-func TestSettingsFollowAddresses(t *testing.T) {
-	t.Parallel()
-	address := func(s string) (a config.Address) {
-		if err := a.UnmarshalText([]byte(s)); err != nil {
-			t.Fatal(err)
-		}
-		return a
-	}
-	start := &config.Config{Listeners: []config.Listener{
-		{Address: address("localhost:5000"), Callers: "token"},
-		{Address: address("localhost:5005"), Callers: "open", Organisation: "acme"},
-		{Address: address("127.0.0.1:0"), Registry: "a"},
-		{Address: address("127.0.0.1:0"), Registry: "b"},
-	}}
-	fronts, err := newFronts(start, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	next := &config.Config{Listeners: []config.Listener{
-		{Address: address("localhost:9999"), Callers: "open", Organisation: "evil"},
-		{Address: address("127.0.0.1:0"), Registry: "c"},
-		{Address: address("localhost:5000"), Callers: "token", Registry: "d"},
-		{Address: address("127.0.0.1:0"), Registry: "e"},
-	}}
-	var got []string
-	for _, l := range settings(fronts, next) {
-		got = append(got, fmt.Sprint(l.Address, " ", l.Callers, " ", l.Organisation, " ", l.Registry))
-	}
-	want := []string{"localhost:5000 token  d", "localhost:5005 open acme ", "127.0.0.1:0   c", "127.0.0.1:0   e"}
-	if !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
-
-// A socket of systemd's that others can reach is held to that at each reload.
-func TestSystemdSocketsAreHeldToTheirAddress(t *testing.T) {
-	t.Parallel()
-	var named config.Address
-	if err := named.UnmarshalText([]byte("systemd:pulls")); err != nil {
-		t.Fatal(err)
-	}
-	f := front{address: named, sockets: []net.Addr{&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5000}}}
-	for _, test := range []struct {
-		l    config.Listener
-		good bool
-	}{
-		{config.Listener{Callers: config.CallersOpen}, false},
-		{config.Listener{Callers: config.CallersToken}, false},
-		{config.Listener{Callers: config.CallersToken, TLS: &config.TLS{}}, true},
-		{config.Listener{Callers: config.CallersOpen, AllowRemote: true}, true},
-	} {
-		if err := f.mayServe(&test.l); (err == nil) != test.good {
-			t.Errorf("%+v: %v", test.l, err)
-		}
-	}
-}
-
-// Lines that nobody asks for any more are closed after a day, those in use never.
-func TestRetiredLines(t *testing.T) {
-	t.Parallel()
-	now := time.Unix(0, 0)
-	closed := map[string]bool{}
-	n := &node{now: func() time.Time { return now }, desk: &desk{lines: lines{}}, upstream: upstream.NewMetrics(nil)}
-	keep := &line{close: func() { closed["kept"] = true }}
-	old := &line{close: func() { closed["old"] = true }}
-	older := &line{close: func() { closed["older"] = true }}
-	at := place{name: "kept"}
-	n.desk.lines[at] = keep
-	n.retire(lines{at: keep, {name: "older"}: older})
-	now = now.Add(retireFor - time.Second)
-	n.retire(lines{at: keep, {name: "old"}: old})
-	if len(closed) > 0 {
-		t.Errorf("closed too early: %v", closed)
-	}
-	now = now.Add(time.Second)
-	n.retire(lines{at: keep})
-	if len(closed) != 1 || !closed["older"] || len(n.retired) != 1 {
-		t.Errorf("closed: %v, retired: %d", closed, len(n.retired))
-	}
 }
 
 // 100 reloads, half of them of broken files, and not one failed pull.

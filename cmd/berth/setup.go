@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/internal/node"
 	clientsetup "berth/internal/setup"
 )
 
@@ -88,7 +89,7 @@ func (f *setupFlags) plan(c *cobra.Command, a *asking, o *options, client string
 	if err != nil {
 		return planned{}, err
 	}
-	registries, err := registriesOf(cfg, f.organisation)
+	registries, err := node.Registries(cfg, f.organisation)
 	if err != nil {
 		return planned{}, err
 	}

@@ -4,14 +4,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
-
-	"berth/internal/config"
 )
 
 // look asks the operators' address for the metrics.
@@ -79,42 +75,6 @@ func TestMetricsBehindAPassword(t *testing.T) {
 		})
 		if status != want || strings.Contains(page, "berth_") != (want == http.StatusOK) {
 			t.Errorf("with %q: %d, want %d", password, status, want)
-		}
-	}
-}
-
-// The key of a certificate is a secret like any other, and a pipe in its place
-// stops nothing.
-func TestKeyOfACertificateIsASecret(t *testing.T) {
-	s := newStage(t)
-	s.certificate("one")
-	files := config.TLS{CertFile: s.path("tls.crt"), KeyFile: s.path("tls.key")}
-	if _, err := newCertificate(files); err != nil {
-		t.Fatal(err)
-	}
-	for _, mode := range []os.FileMode{0o604, 0o602, 0o644} {
-		if err := os.Chmod(files.KeyFile, mode); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := newCertificate(files); err == nil || !strings.Contains(err.Error(), "chmod 0600") {
-			t.Errorf("mode %04o: %v", mode, err)
-		}
-	}
-	t.Setenv("CREDENTIALS_DIRECTORY", s.path("."))
-	if _, err := newCertificate(files); err != nil {
-		t.Errorf("among systemd's credentials: %v", err)
-	}
-	t.Setenv("CREDENTIALS_DIRECTORY", "")
-	for _, file := range []string{files.KeyFile, files.CertFile} {
-		s.certificate("two")
-		if err := os.Remove(file); err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Mkfifo(file, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := newCertificate(files); err == nil {
-			t.Errorf("%s is a pipe", file)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"berth/auth"
 	"berth/internal/config"
+	"berth/internal/node"
 )
 
 func tokenCommand(o *options) *cobra.Command {
@@ -38,7 +39,7 @@ log in with:
 // organisation need not be in it yet.
 func (o *options) loginAt() string {
 	if cfg, err := o.load(); err == nil {
-		for _, l := range configured(cfg) {
+		for _, l := range node.Listeners(cfg) {
 			if p, ok := port(l); ok && p.Token {
 				return p.Address
 			}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"crypto/tls"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/user"
@@ -56,51 +54,6 @@ func TestWebConfigFileThatIsBad(t *testing.T) {
 	n := s.serve()
 	n.await("it says so", func() bool { return strings.Contains(n.log.String(), "nothing is shown or ordered here any more") })
 	s.caller(n, "acme").mustPull(app, s.image, "")
-}
-
-// What a file for an address that others reach has to have.
-func TestWebConfigFileKeepsStrangersOut(t *testing.T) {
-	t.Parallel()
-	s := newStage(t)
-	s.certificate("one")
-	users := "basic_auth_users: {prometheus: '" + scrapeHash + "'}\n"
-	for text, want := range map[string]string{
-		tlsPart + users: "",
-		users:           "it has no certificate",
-		"{}\n":          "it has no certificate",
-		tlsPart:         "it asks nobody who he is",
-		strings.Replace(tlsPart, "}", ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: tls.crt}", 1): "",
-		"basic_auth_users: [\n": "web_config_file",
-	} {
-		s.put("web.yaml", text)
-		err := checkWeb(s.path("web.yaml"), true)
-		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-			t.Errorf("%q: %v, want %q", text, err, want)
-		}
-	}
-	s.put("web.yaml", tlsPart+users)
-	if err := os.Chmod(s.path("tls.key"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := checkWeb(s.path("web.yaml"), false); err == nil || !strings.Contains(err.Error(), "mode 0644") {
-		t.Errorf("a key for all to read: %v", err)
-	}
-
-	// Whoever takes the users out while it runs closes the address.
-	var log strings.Builder
-	w := webServer{file: s.path("web.yaml"), log: slog.New(slog.NewTextHandler(&log, nil))}
-	h := w.protected(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
-	for text, want := range map[string]int{tlsPart + users: http.StatusNoContent, tlsPart: http.StatusServiceUnavailable, "": http.StatusServiceUnavailable} {
-		s.put("web.yaml", text)
-		a := httptest.NewRecorder()
-		h.ServeHTTP(a, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
-		if a.Code != want {
-			t.Errorf("%q: %d, want %d", text, a.Code, want)
-		}
-	}
-	if strings.Count(log.String(), "answers nobody") != 1 {
-		t.Errorf("the log: %s", log.String())
-	}
 }
 
 // A listener's key is kept like a password.

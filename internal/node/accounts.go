@@ -1,0 +1,138 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"berth/auth"
+	"berth/internal/config"
+	"berth/oci"
+)
+
+// sharedAccount is what the shared view's account at a registry is called.
+const sharedAccount = "shared"
+
+// newCredentials is the table of all accounts, the organisations' and the
+// shared view's. It goes on with the secrets of the desk in force.
+func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error) {
+	o := auth.CredentialsOptions{Key: n.key, Logger: n.log, Now: n.now}
+	var before secrets
+	if n.desk != nil {
+		o.Before, before = n.desk.credentials, n.desk.secrets
+	}
+	for _, s := range specs {
+		if s.account != nil {
+			o.Entries = append(o.Entries, auth.Entry{
+				Name: sharedAccount, Registry: s.name, Origin: s.origin, Source: d.secret(before, *s.account, s),
+			})
+		}
+	}
+	for name, org := range d.cfg.Organisations {
+		for _, c := range org.Credentials {
+			s := find(specs, name, c.Registry)
+			if s == nil {
+				continue // a warning of the configuration says so
+			}
+			o.Entries = append(o.Entries, auth.Entry{
+				Name: c.Name, Organisation: name, Registry: s.name, Origin: s.origin,
+				Repositories: c.Repositories, Source: d.secret(before, c.Account, s),
+			})
+		}
+	}
+	return auth.NewCredentials(o)
+}
+
+func find(specs []*spec, organisation, name string) *spec {
+	for _, s := range specs {
+		if s.name == name && (s.owner == "" || s.owner == organisation) {
+			return s
+		}
+	}
+	return nil
+}
+
+// secrets are where the accounts of one desk have their secrets from. The next
+// desk takes over what is the same, with what was read: a file that has gone bad
+// goes on serving its old secret, also when somebody else's configuration changes.
+type secrets map[string]auth.Source
+
+// secret is where an account's secret comes from.
+func (d *desk) secret(before secrets, a config.Account, s *spec) auth.Source {
+	hosts := append([]string{s.name, s.origin.Host}, s.aliases...)
+	switch {
+	case a.PasswordFile != "":
+		return d.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() auth.Source {
+			return auth.PasswordFile(fileOf(a.PasswordFile, a.Folder), a.Username)
+		})
+	case a.PasswordCredential != "":
+		path := filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), a.PasswordCredential)
+		return d.secrets.keep(before, []string{"credential", path, a.Username}, func() auth.Source {
+			return auth.PasswordFile(auth.File{Path: path, Trusted: true}, a.Username)
+		})
+	case a.DockerConfig != "":
+		var helpers []string
+		if a.Folder == "" { // a drop-in may start no program
+			helpers = d.cfg.Helpers
+		}
+		what := slices.Concat([]string{"docker", a.DockerConfig, a.Folder, strings.Join(helpers, " ")}, hosts)
+		return d.secrets.keep(before, what, func() auth.Source {
+			return auth.DockerConfig(fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
+		})
+	case a.Helper != nil:
+		server := helperServer(s)
+		what := []string{"helper", a.Helper.Name, server, fmt.Sprintf("%q", a.Helper.Env)}
+		return d.secrets.keep(before, what, func() auth.Source {
+			return auth.HelperSource(auth.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server})
+		})
+	}
+	return auth.Static(a.Username, auth.NewSecret(a.Password.Reveal()))
+}
+
+// helperServer is how a registry is called in the protocol of helpers: by its
+// host, but for Docker Hub, which has kept the URL of its first API there.
+func helperServer(s *spec) string {
+	if s.name == oci.DockerHub {
+		return "https://index.docker.io/v1/"
+	}
+	return s.origin.Host
+}
+
+// keep gives the source that what describes: this desk's, else the one before's,
+// else a new one.
+func (all secrets) keep(before secrets, what []string, build func() auth.Source) auth.Source {
+	key := fmt.Sprintf("%q", what)
+	s, ok := all[key]
+	if !ok {
+		if s, ok = before[key]; !ok {
+			s = build()
+		}
+		all[key] = s
+	}
+	return s
+}
+
+// fromSystemd says whether path lies among the unit's credentials, which systemd
+// lets nobody else read, whatever their mode looks like.
+func fromSystemd(path string) bool {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if !filepath.IsAbs(dir) {
+		return false
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
+}
+
+// fileOf is the file called name. One that must not leave folder is named from
+// there, as os.Root wants it.
+func fileOf(name, folder string) auth.File {
+	if folder == "" {
+		return secretFile(name)
+	}
+	if rel, err := filepath.Rel(folder, name); err == nil {
+		name = rel
+	}
+	return auth.File{Path: name, Directory: folder}
+}

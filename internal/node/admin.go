@@ -1,0 +1,72 @@
+package node
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"berth/internal/admin"
+	"berth/internal/config"
+	"berth/proxy"
+)
+
+// listenAdmin opens the operators' address. Without it pulls go on, so trouble
+// is only logged.
+func (n *node) listenAdmin(ctx context.Context, sockets *handed) []listening {
+	address := n.cfg.Admin.Address
+	if address.IsZero() {
+		return nil
+	}
+	// The address in the file was judged with the file; that of a socket of
+	// systemd's shows only here.
+	protected := n.cfg.Admin.WebConfigFile != ""
+	open, err := listen(ctx, []config.Listener{{Address: address, AllowRemote: protected}}, sockets)
+	if err != nil {
+		n.log.Error("there are no metrics: admin.address cannot be opened", "address", address.String(), "err", err)
+	}
+	return open
+}
+
+// shielded is s for the operators' address. Without a password a browser on the
+// node must not be led there by a page: what is shown names every organisation.
+func (n *node) shielded(s *http.Server) *http.Server {
+	if n.started.Admin.WebConfigFile == "" {
+		s.Handler = proxy.KeepPagesOut(s.Handler, n.log)
+	}
+	return s
+}
+
+// adminServing is how the operators' address is served.
+func (n *node) adminServing() serving {
+	a := n.started.Admin
+	if a.WebConfigFile == "" {
+		return plainly
+	}
+	return webServer{file: a.WebConfigFile, log: n.log}.serve
+}
+
+func (n *node) adminServer() *http.Server {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry}))
+	mux.Handle("GET /", admin.NewPage(admin.PageOptions{
+		Status: n.status, History: n.history, Local: n.started.Admin.Address.Loopback(),
+	}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := n.pulse(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "ok\n") // likewise
+	})
+	return &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+}

@@ -1,0 +1,261 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/internal/admin"
+	"berth/internal/config"
+)
+
+// checkTimeout bounds how long a reload reads secrets.
+const checkTimeout = 5 * time.Second
+
+// begin puts the configuration of the start in force.
+func (n *node) begin(cfg *config.Config) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.adopt(cfg); err != nil {
+		return err
+	}
+	n.mainApplied()
+	return nil
+}
+
+// adopt puts next in force: what comes from now on is answered by it, what is
+// under way ends as it began. On an error nothing has changed. Caller holds mu.
+func (n *node) adopt(next *config.Config) error {
+	next = vetted(next, n.cfg)
+	d, err := n.newDesk(next)
+	if err != nil {
+		return err
+	}
+	before, old := n.cfg, n.lines()
+	n.cfg, n.desk = next, d
+	n.limits.SetLimits(limits(next, func(l config.Limits) int { return l.Requests }))
+	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
+	for i, f := range n.fronts {
+		f.live.Set(d.handlers[i])
+	}
+	n.level.Set(levelOf(next.Log))
+	n.retire(old)
+	n.keepCounting(next)
+	d.expect(n.pulls)
+	n.config.organisations(before, next)
+	n.forgetAccounts(before, next, old)
+	n.tell(before)
+	for _, who := range [...]chan struct{}{n.moved, n.adopted} {
+		select {
+		case who <- struct{}{}:
+		default: // it is known
+		}
+	}
+	return nil
+}
+
+// keepCounting drops what was counted of organisations that are gone. One whose
+// listener is open need not be configured.
+func (n *node) keepCounting(cfg *config.Config) {
+	there := func(organisation string) bool {
+		at := func(l config.Listener) bool { return l.Organisation == organisation }
+		return knows(cfg, organisation) || slices.ContainsFunc(n.desk.settings, at)
+	}
+	n.pulls.Keep(there)
+	n.failures.Keep(there)
+}
+
+// limits is one of the limits of each organisation.
+func limits(cfg *config.Config, of func(config.Limits) int) map[string]int {
+	all := make(map[string]int, len(cfg.Organisations))
+	for name, o := range cfg.Organisations {
+		all[name] = of(o.Limits)
+	}
+	return all
+}
+
+// forgetAccounts drops the series of accounts that are gone.
+func (n *node) forgetAccounts(before, next *config.Config, old lines) {
+	if before == nil {
+		return
+	}
+	for name, o := range before.Organisations {
+		for _, c := range o.Credentials {
+			same := func(other config.Credential) bool { return other.Name == c.Name && other.Registry == c.Registry }
+			if !slices.ContainsFunc(next.Organisations[name].Credentials, same) {
+				n.auth.Forget(name, c.Registry, c.Name)
+				n.desk.lines.forget(name, c.Registry, c.Name)
+				old.forget(name, c.Registry, c.Name) // it may be going too
+			}
+		}
+	}
+}
+
+// reload reads everything again. When it returns, what could be used is in force.
+func (n *node) reload(ctx context.Context) admin.Reload {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.manager.reloading()
+	defer func() { n.manager.ready(n.summary()) }()
+	before := n.cfg
+	next, err := n.load()
+	if err == nil {
+		err = located(n.adopt(next), next.Files[""].Path)
+	}
+	if err == nil {
+		n.mainApplied()
+	} else {
+		n.mainFailed(err)
+		n.adoptDropIns(n.dropIns())
+	}
+	r := n.answer(before)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	for _, err := range n.desk.credentials.Check(ctx) {
+		r.Warnings = append(r.Warnings, err.Error())
+	}
+	n.log.Info("the configuration was read again", "ok", r.OK(), "needs_restart", r.NeedsRestart)
+	return r
+}
+
+// summary is the node in one line, for the service manager. Caller holds mu, or
+// nothing reads the configuration yet.
+func (n *node) summary() string {
+	var at []string
+	for _, f := range n.fronts {
+		for _, s := range f.sockets {
+			at = append(at, s.String())
+		}
+	}
+	s := fmt.Sprintf("Answering pulls on %s", strings.Join(at, ", "))
+	if out := len(n.cfg.Broken); out > 0 {
+		s += fmt.Sprintf("; %d of the organisations' files cannot be used", out)
+	}
+	if n.failure != nil {
+		s += "; the main file cannot be used, the one before stays in force"
+	}
+	return s + " (berth status says more)"
+}
+
+// located names the file that err is about.
+func located(err error, file string) error {
+	if _, ok := errors.AsType[config.Problems](err); ok || err == nil || file == "" {
+		return err
+	}
+	return config.Problems{{File: file, Message: err.Error()}}
+}
+
+// load reads the files, and lets the command line win as it did at the start.
+func (n *node) load() (*config.Config, error) {
+	next, err := n.cfg.Reload()
+	if err != nil {
+		return nil, err
+	}
+	if n.override != nil {
+		err = n.override(next)
+	}
+	return next, err
+}
+
+func (n *node) mainApplied() {
+	n.read, n.failure = n.now(), nil
+	n.config.applied(n.read)
+	for _, key := range n.started.NeedsRestart(n.cfg) {
+		n.log.Warn("a key has changed that takes effect only at the next start", "key", key)
+	}
+}
+
+// mainFailed leaves the old main file in force.
+func (n *node) mainFailed(err error) {
+	n.failure = err
+	n.config.failed()
+	for _, line := range linesOf(err) {
+		n.log.Error("the configuration cannot be used, the old one stays", "err", line)
+	}
+}
+
+// adoptDropIns reads the drop-ins called names again, as far as they have
+// changed. Caller holds mu.
+func (n *node) adoptDropIns(names []string) {
+	next := n.cfg
+	if next.OrganisationsDirectory == "" { // the default one has just been made
+		next = new(*n.cfg)
+		next.OrganisationsDirectory = dropInFolder(n.cfg)
+	}
+	changed := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isAsRead(next, name) })
+	if len(changed) == 0 {
+		return
+	}
+	if err := n.adopt(next.ReloadOrganisations(changed...)); err != nil {
+		n.log.Error("changed organisations cannot be put in force, the old ones stay", "err", err)
+	}
+}
+
+// isAsRead says that a drop-in was good when it was read, and is what it was then.
+func isAsRead(cfg *config.Config, name string) bool {
+	f, there := cfg.Files[name]
+	_, broken := cfg.Broken[name]
+	o := cfg.Organisations[name]
+	return there && !broken && f.SHA256 != "" && hashFile(f.Path) == f.SHA256 && mayHold(&o) == nil
+}
+
+// tell logs what became of the organisations, and warnings that are new.
+func (n *node) tell(before *config.Config) {
+	if before == nil {
+		before = &config.Config{}
+	}
+	for _, w := range n.cfg.Warnings {
+		if !slices.Contains(before.Warnings, w) {
+			n.log.Warn("the configuration is odd", "warning", w)
+		}
+	}
+	names := maps.Clone(n.cfg.Files)
+	maps.Copy(names, before.Files)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if name != "" {
+			n.tellOf(name, before)
+		}
+	}
+}
+
+func (n *node) tellOf(name string, before *config.Config) {
+	file, there := n.cfg.Files[name]
+	err, broken := n.cfg.Broken[name]
+	was, wasBroken := before.Broken[name]
+	_, goesOn := n.cfg.Organisations[name]
+	log := n.log.With(slog.String("organisation", name), slog.String("sha256", file.SHA256))
+	switch {
+	case broken && (!wasBroken || was.Error() != err.Error()):
+		for _, line := range linesOf(err) {
+			log.Error("an organisation's configuration cannot be used", "old_one_stays", goesOn, "err", line)
+		}
+	case broken, !there && goesOn: // said before; in the main file now
+	case !there:
+		log.Info("an organisation is gone")
+	case wasBroken || before.Files[name] != file:
+		log.Info("an organisation's configuration is in force")
+	}
+}
+
+// linesOf are the problems that err is made of, one line each.
+func linesOf(err error) []string {
+	const limit = 50
+	var all []string
+	problems, ok := errors.AsType[config.Problems](err)
+	if !ok {
+		return []string{err.Error()}
+	}
+	for i, p := range problems {
+		if i == limit {
+			all = append(all, fmt.Sprintf("and %d more", len(problems)-i))
+			break
+		}
+		all = append(all, p.Error())
+	}
+	return all
+}

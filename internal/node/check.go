@@ -1,0 +1,105 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"berth/internal/config"
+)
+
+// CheckFiles adds what is wrong with the files that a good configuration names.
+func CheckFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
+	add := func(to *config.Problems, file string, err error) {
+		if err != nil {
+			*to = append(*to, &config.Problem{File: file, Message: err.Error()})
+		}
+	}
+	main := cfg.Files[""].Path
+	for i, l := range cfg.Listeners {
+		if l.TLS != nil {
+			_, err := readPair(*l.TLS)
+			add(&r.Errors, main, prefixed(fmt.Sprintf("listeners[%d].tls", i), err))
+		}
+	}
+	if file := cfg.Admin.WebConfigFile; file != "" {
+		a := cfg.Admin.Address
+		add(&r.Errors, main, prefixed("admin", checkWeb(file, a.Socket == "" && !a.Loopback())))
+	}
+	for name, o := range cfg.Organisations {
+		if o.File != "" {
+			add(&r.Errors, o.File, errors.Join(vet(cfg, name, &o), mayHold(&o)))
+		} else {
+			add(&r.Errors, main, prefixed("organisations."+name, vet(cfg, name, &o)))
+		}
+	}
+	bad, unseen := checkSecrets(ctx, cfg)
+	for _, err := range bad {
+		add(&r.Errors, main, err)
+	}
+	for _, w := range unseen {
+		add(&r.Warnings, main, w)
+	}
+}
+
+func prefixed(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// checkSecrets reads every secret and certificate of an authority. What only the
+// service sees is left out.
+func checkSecrets(ctx context.Context, cfg *config.Config) (bad, unseen []error) {
+	specs, err := specs(cfg)
+	if err != nil {
+		return []error{err}, nil
+	}
+	for _, s := range specs {
+		pem, err := readCAs(s.caFile)
+		if err == nil {
+			_, err = pool(s.caFile, pem)
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("registry %s: %w", s.name, err))
+		}
+		if s.account != nil && outOfSight(*s.account) {
+			unseen = append(unseen, fmt.Errorf("the secret of registry %s is not checked: only the service sees it", s.name))
+			s.account = nil
+		}
+	}
+	seen, skipped := inSight(cfg)
+	d := &desk{cfg: seen, secrets: secrets{}}
+	credentials, err := d.newCredentials(&node{}, specs)
+	if err != nil {
+		return append(bad, err), nil
+	}
+	return append(bad, credentials.Check(ctx)...), append(unseen, skipped...)
+}
+
+// outOfSight says that a command cannot look at the secret: a helper is a program
+// that asks somebody, and systemd's credentials are for the service alone.
+func outOfSight(a config.Account) bool {
+	return a.Helper != nil || a.PasswordCredential != "" && os.Getenv("CREDENTIALS_DIRECTORY") == ""
+}
+
+// inSight is cfg without the accounts that are out of sight.
+func inSight(cfg *config.Config) (seen *config.Config, skipped []error) {
+	next := *cfg
+	next.Organisations = map[string]config.Organisation{}
+	for name, o := range cfg.Organisations {
+		var kept []config.Credential
+		for _, c := range o.Credentials {
+			if outOfSight(c.Account) {
+				skipped = append(skipped, fmt.Errorf("the secret of account %q of organisation %s is not checked: only the service sees it", c.Name, name))
+				continue
+			}
+			kept = append(kept, c)
+		}
+		o.Credentials = kept
+		next.Organisations[name] = o
+	}
+	return &next, skipped
+}

@@ -1,0 +1,119 @@
+package node
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"berth/auth"
+	"berth/internal/config"
+	"berth/proxy"
+)
+
+// front is one listener of the configuration at the start. Its sockets stay as
+// long as the process; what answers there changes with the configuration.
+type front struct {
+	live proxy.Live
+	// pulse is the path at which the node feels its own pulse.
+	pulse string
+	alive func()
+	// address is the configured one: a new configuration's settings for this
+	// front are those of its listener with the same address, whatever the order.
+	address config.Address
+	sockets []net.Addr
+	cert    *certificate // nil: plain HTTP
+	started config.Listener
+}
+
+// ServeHTTP answers by the configuration in force.
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == f.pulse {
+		f.alive()
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	f.live.ServeHTTP(w, r)
+}
+
+// serve serves s on l, over TLS if there is a certificate.
+func (f *front) serve(s *http.Server, l net.Listener) error {
+	if f.cert == nil {
+		return plainly(s, proxy.Listener(l))
+	}
+	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: f.cert.get}
+	return s.ServeTLS(l, "", "")
+}
+
+// newFronts opens one for each listener that was configured at the start.
+func newFronts(cfg *config.Config, open []listening) ([]*front, error) {
+	var fronts []*front
+	pulse := pulsePath()
+	for i := range cfg.Listeners {
+		l := &cfg.Listeners[i]
+		f := &front{address: l.Address, started: *l, pulse: pulse}
+		if l.TLS != nil {
+			cert, err := newCertificate(*l.TLS)
+			if err != nil {
+				return nil, fmt.Errorf("listeners[%d].tls: %w", i, err)
+			}
+			f.cert = cert
+		}
+		for _, o := range open {
+			if o.index == i {
+				f.sockets = append(f.sockets, o.Addr())
+			}
+		}
+		fronts = append(fronts, f)
+	}
+	return fronts, nil
+}
+
+// settings are cfg's for each of fronts. Where a listener is gone, which takes
+// effect at the next start, they are what they were at this one.
+func settings(fronts []*front, cfg *config.Config) []config.Listener {
+	all := make([]config.Listener, len(fronts))
+	taken := make([]bool, len(cfg.Listeners)) // a free port, :0, may be there twice
+	for i, f := range fronts {
+		all[i] = f.started
+		for j := range cfg.Listeners {
+			if !taken[j] && cfg.Listeners[j].Address == f.address {
+				all[i], taken[j] = cfg.Listeners[j], true
+				break
+			}
+		}
+	}
+	return all
+}
+
+// mayServe checks l against the addresses of sockets that systemd handed over,
+// which only show here.
+func (f *front) mayServe(l *config.Listener) error {
+	if f.address.Socket == "" {
+		return nil
+	}
+	for _, s := range f.sockets {
+		at, ok := s.(*net.TCPAddr)
+		if !ok {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(at.IP)
+		if !ok {
+			continue
+		}
+		if err := l.MayBind(ip); err != nil {
+			return fmt.Errorf("systemd's socket %q: %w", f.address.Socket, err)
+		}
+	}
+	return nil
+}
+
+// out answers at an open listener whose organisation cannot be used: its
+// callers are told to try again, not that they are somebody else.
+type out string
+
+// Identify lets nobody in.
+func (o out) Identify(*http.Request) (auth.Caller, error) {
+	return auth.Caller{}, auth.Broken(string(o))
+}

@@ -1,0 +1,99 @@
+package node
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/coreos/go-systemd/v22/activation"
+
+	"berth/internal/config"
+)
+
+// handed are the sockets that systemd opened for this process and holds across
+// its restarts: who connects meanwhile waits in their queues. A listener takes
+// them by name (systemd:NAME), or because it has the address of one; so the
+// socket unit needs no word in the configuration.
+//
+// Whoever wants one asks in turn, from one goroutine.
+type handed struct{ sockets []*socket }
+
+type socket struct {
+	net.Listener
+	name  string
+	taken bool
+}
+
+// takeSockets takes what systemd handed over. It can be done once: the variables
+// that tell are gone afterwards, so that no child takes them for its own.
+func takeSockets() (*handed, error) {
+	named, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, fmt.Errorf("taking systemd's sockets: %w", err)
+	}
+	h := &handed{}
+	for name, all := range named {
+		for _, l := range all {
+			h.sockets = append(h.sockets, &socket{Listener: l, name: name})
+		}
+	}
+	return h, nil
+}
+
+// named gives the sockets that a listener asks for by their name.
+func (h *handed) named(l *config.Listener) ([]net.Listener, error) {
+	var found []net.Listener
+	for _, s := range h.sockets {
+		if s.name != l.Address.Socket || s.taken {
+			continue
+		}
+		if at, ok := addressOf(s); ok {
+			if err := l.MayBind(at.Addr()); err != nil {
+				return nil, fmt.Errorf("systemd's socket %q: %w", s.name, err)
+			}
+		}
+		s.taken = true
+		found = append(found, s.Listener)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("systemd handed over no socket named %q: set FileDescriptorName= in the socket unit", l.Address.Socket)
+	}
+	return found, nil
+}
+
+// at gives the socket with this address; nil if there is none.
+func (h *handed) at(want netip.AddrPort) net.Listener {
+	i := slices.IndexFunc(h.sockets, func(s *socket) bool {
+		at, ok := addressOf(s)
+		return ok && at == want && !s.taken
+	})
+	if i < 0 {
+		return nil
+	}
+	h.sockets[i].taken = true
+	return h.sockets[i].Listener
+}
+
+// closeRest lets go of sockets that nobody asked for. Whoever connects to one
+// waits in vain, which is worth a line in the log.
+func (h *handed) closeRest(log *slog.Logger) {
+	for _, s := range h.sockets {
+		if s.taken {
+			continue
+		}
+		log.Warn("systemd holds a socket that no listener answers on: add one with its name (address: systemd:NAME), or take it out of the socket unit",
+			"name", s.name, "address", s.Addr().String())
+		_ = s.Close() // nothing was accepted
+	}
+}
+
+func addressOf(l net.Listener) (netip.AddrPort, bool) {
+	tcp, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	at := tcp.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), true
+}

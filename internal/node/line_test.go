@@ -1,0 +1,32 @@
+package node
+
+import (
+	"testing"
+	"time"
+
+	"berth/upstream"
+)
+
+// Lines that nobody asks for any more are closed after a day, those in use never.
+func TestRetiredLines(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	closed := map[string]bool{}
+	n := &node{now: func() time.Time { return now }, desk: &desk{lines: lines{}}, upstream: upstream.NewMetrics(nil)}
+	keep := &line{close: func() { closed["kept"] = true }}
+	old := &line{close: func() { closed["old"] = true }}
+	older := &line{close: func() { closed["older"] = true }}
+	at := place{name: "kept"}
+	n.desk.lines[at] = keep
+	n.retire(lines{at: keep, {name: "older"}: older})
+	now = now.Add(retireFor - time.Second)
+	n.retire(lines{at: keep, {name: "old"}: old})
+	if len(closed) > 0 {
+		t.Errorf("closed too early: %v", closed)
+	}
+	now = now.Add(time.Second)
+	n.retire(lines{at: keep})
+	if len(closed) != 1 || !closed["older"] || len(n.retired) != 1 {
+		t.Errorf("closed: %v, retired: %d", closed, len(n.retired))
+	}
+}

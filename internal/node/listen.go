@@ -1,0 +1,83 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"berth/internal/config"
+)
+
+// listening is one socket of one listener of the configuration.
+type listening struct {
+	net.Listener
+	index int // of the listener in the configuration
+}
+
+// listen opens every address, or none. Sockets of systemd are taken where one of
+// them is meant.
+func listen(ctx context.Context, all []config.Listener, sockets *handed) ([]listening, error) {
+	var open []listening
+	for i := range all {
+		some, err := bind(ctx, &all[i], sockets)
+		for _, l := range some {
+			open = append(open, listening{Listener: l, index: i})
+		}
+		if err != nil {
+			closeAll(open)
+			return nil, err
+		}
+	}
+	return open, nil
+}
+
+func closeAll(open []listening) {
+	for _, l := range open {
+		_ = l.Close() // it may be closed already, by its server
+	}
+}
+
+// bind gives the sockets of one listener.
+func bind(ctx context.Context, l *config.Listener, sockets *handed) ([]net.Listener, error) {
+	if l.Address.Socket != "" {
+		return sockets.named(l)
+	}
+	var open []net.Listener
+	for i, at := range l.Address.Binds() {
+		if s := sockets.at(at); s != nil {
+			open = append(open, s)
+			continue
+		}
+		s, err := new(net.ListenConfig).Listen(ctx, network(at), at.String())
+		switch {
+		case err == nil:
+			open = append(open, s)
+		case i > 0 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)):
+			// A node without IPv6 has no ::1.
+		default:
+			return open, cannotListen(l, at, err)
+		}
+		if i == 0 && at.Port() == 0 && len(l.Address.Binds()) > 1 {
+			break // a free port here may be taken there
+		}
+	}
+	return open, nil
+}
+
+// network keeps an IPv4 address to IPv4: Go's "tcp" opens 0.0.0.0 for both.
+func network(at netip.AddrPort) string {
+	if at.Addr().Is4() {
+		return "tcp4"
+	}
+	return "tcp"
+}
+
+func cannotListen(l *config.Listener, at netip.AddrPort, err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is in use by another program: stop it, or choose another address with --listen or listeners[].address (now %s)", at, l.Address)
+	}
+	return fmt.Errorf("listening on %s: %w: choose another address with --listen or listeners[].address", at, err)
+}

@@ -1,0 +1,77 @@
+package node
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"berth/internal/admin"
+	"berth/internal/diagnose"
+	"berth/oci"
+	"berth/proxy"
+)
+
+// locate reads what, an image or a registry, as a pull on this node would be
+// read, and puts it into s.
+func (d *desk) locate(what string, s *diagnose.Subject) (*site, error) {
+	registry, ok := d.router.Lookup(s.Organisation, what)
+	if !ok {
+		route, ref, err := d.route(what, s.Organisation)
+		if err != nil {
+			return nil, err
+		}
+		registry, s.Repository, s.Reference = route.Registry, route.Repo, ref
+	}
+	at, ok := registry.Value.(*site)
+	if !ok {
+		return nil, fmt.Errorf("registry %s has no site", registry.Name)
+	}
+	s.Registry, s.Origin, s.Type = at.name, at.origin, at.spec.kind
+	return at, nil
+}
+
+// route reads an image's name: with or without the node in front of it.
+func (d *desk) route(image, organisation string) (proxy.Route, string, error) {
+	ref, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return proxy.Route{}, "", &oci.Error{Class: oci.NotFound, Message: fmt.Sprintf("%q is neither a registry of this node nor the name of an image", oci.OneLine(image, 300))}
+	}
+	host, name := reference.Domain(ref), reference.Path(ref)
+	if _, known := d.router.Lookup(organisation, host); known && host != oci.DockerHub || !known && !isHere(host) {
+		name = host + "/" + name
+	}
+	route, err := d.router.Route(&oci.Request{Endpoint: oci.EndpointManifest, Name: name}, organisation, proxy.Naming{})
+	switch r := ref.(type) {
+	case reference.Canonical:
+		return route, r.Digest().String(), err
+	case reference.Tagged:
+		return route, r.Tag(), err
+	}
+	return route, "latest", err
+}
+
+// isHere says whether a host, with or without a port, can only be this machine.
+func isHere(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// wantedPlatform is what s names, or the node's own.
+func wantedPlatform(s string) (oci.Platform, error) {
+	if s == "" {
+		return oci.Platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}, nil
+	}
+	p, ok := oci.ParsePlatform(s)
+	if !ok {
+		return p, &admin.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("%.60q is no platform: name one like linux/arm64", s)}
+	}
+	return p, nil
+}

@@ -1,0 +1,181 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"berth/internal/config"
+)
+
+const (
+	// maxLogBytes is how much of the log may wait to be written. At one line of
+	// 300 bytes for each request it is some seconds of a busy node.
+	maxLogBytes = 1 << 20
+	// lingerFor is how long lines gather after some were written: a write for each
+	// request would cost as much as the line.
+	lingerFor = 10 * time.Millisecond
+	// flushTimeout is how long the end of the process waits for the rest.
+	flushTimeout = 2 * time.Second
+)
+
+// newLogger is a logger and its level, which can be changed at any time.
+func newLogger(l config.Log, to io.Writer) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
+	level.Set(levelOf(l))
+	o := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(to, o)), level
+	}
+	return slog.New(slog.NewTextHandler(to, o)), level
+}
+
+// takeStandardLog takes over what libraries write to the standard log: net/http
+// tells there about registries that speak unasked.
+func takeStandardLog(log *slog.Logger) {
+	slog.SetLogLoggerLevel(slog.LevelWarn)
+	slog.SetDefault(slog.New(librariesLog{log.Handler()}))
+}
+
+// librariesLog leaves out what foreign servers said: net/http quotes it.
+type librariesLog struct{ slog.Handler }
+
+// Handle passes the rest of r on.
+func (l librariesLog) Handle(ctx context.Context, r slog.Record) error {
+	r.Message, _, _ = strings.Cut(r.Message, `"`)
+	r.Message = strings.TrimSuffix(strings.TrimSpace(r.Message), " starting with")
+	return l.Handler.Handle(ctx, r)
+}
+
+func levelOf(l config.Log) slog.Level {
+	return map[config.Level]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}[l.Level]
+}
+
+// logBuffer is a writer that never waits and never fails: whoever reads the log may
+// stall (a full pipe, a stopped journald) or be gone, and pulls must go on. Another
+// goroutine writes what came together; lines that find no room are dropped, and
+// counted with those that could not be written.
+type logBuffer struct {
+	to      io.Writer
+	dropped atomic.Uint64
+	more    chan struct{} // something waits
+	stop    func()
+	done    chan struct{} // closed when everything was written
+	torn    bool          // a write ended within a line; only run looks at it
+
+	mu      sync.Mutex
+	waiting []byte
+	spare   []byte // the buffer that was written last
+}
+
+// newLogBuffer starts a buffer in front of to. Close it.
+func newLogBuffer(to io.Writer) *logBuffer {
+	stop := make(chan struct{})
+	b := &logBuffer{to: to, more: make(chan struct{}, 1), stop: sync.OnceFunc(func() { close(stop) }), done: make(chan struct{})}
+	go b.run(stop)
+	return b
+}
+
+// Write takes one line. It never fails.
+func (b *logBuffer) Write(line []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiting)+len(line) > maxLogBytes {
+		b.dropped.Add(1)
+		return len(line), nil
+	}
+	b.waiting = append(b.waiting, line...)
+	select {
+	case b.more <- struct{}{}:
+	default: // it is known
+	}
+	return len(line), nil
+}
+
+// close writes what is left, if that can be done soon. Lines that come later are
+// lost.
+func (b *logBuffer) close() {
+	b.stop()
+	timer := time.NewTimer(flushTimeout)
+	defer timer.Stop()
+	select {
+	case <-b.done:
+	case <-timer.C:
+	}
+}
+
+func (b *logBuffer) run(stop <-chan struct{}) {
+	defer close(b.done)
+	for {
+		select {
+		case <-b.more:
+			b.flush()
+			linger(stop)
+		case <-stop:
+			b.flush()
+			return
+		}
+	}
+}
+
+// linger lets lines gather.
+func linger(stop <-chan struct{}) {
+	timer := time.NewTimer(lingerFor)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-stop:
+	}
+}
+
+// flush writes what waits. There is nowhere to say that the log cannot be written;
+// what is lost is counted, and the next lines are tried again: a pipe may get
+// another reader, and a full disk room.
+func (b *logBuffer) flush() {
+	lines := b.take()
+	b.write(lines)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.spare = lines[:0]
+}
+
+func (b *logBuffer) write(lines []byte) {
+	if len(lines) == 0 {
+		return
+	}
+	if b.torn { // or the next line would go on behind half of another
+		if _, err := b.to.Write([]byte{'\n'}); err != nil {
+			b.lost(lines)
+			return
+		}
+		b.torn = false
+	}
+	n, err := b.to.Write(lines)
+	if err == nil {
+		return
+	}
+	n = min(max(n, 0), len(lines))
+	b.torn = n > 0 && lines[n-1] != '\n'
+	b.lost(lines[n:])
+}
+
+// lost counts lines that were not written, one that was written in part included.
+func (b *logBuffer) lost(lines []byte) {
+	b.dropped.Add(uint64(bytes.Count(lines, []byte{'\n'})))
+}
+
+// take empties the buffer.
+func (b *logBuffer) take() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	lines := b.waiting
+	b.waiting, b.spare = b.spare, nil
+	return lines
+}

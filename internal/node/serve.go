@@ -1,0 +1,128 @@
+package node
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"berth/internal/config"
+	"berth/proxy"
+)
+
+// Options are what a node needs besides its configuration.
+type Options struct {
+	// Override lets the command line win over a configuration that was read again.
+	// It may be nil.
+	Override func(*config.Config) error
+	// Log is where the log goes. Writes may be late, and are never waited for.
+	Log io.Writer
+	// Now is the clock. If nil, time.Now.
+	Now func() time.Time
+	// Version is what this program calls itself.
+	Version string
+}
+
+// Serve runs the node until ctx ends.
+func Serve(ctx context.Context, cfg *config.Config, o Options) error {
+	s := setup{override: o.Override, buffer: newLogBuffer(o.Log), now: o.Now, version: o.Version}
+	defer s.buffer.close()
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.log, s.level = newLogger(cfg.Log, s.buffer)
+	takeStandardLog(s.log)
+	return serve(ctx, cfg, s)
+}
+
+// setup is what a node is handed besides its configuration. Override may be nil.
+type setup struct {
+	override func(*config.Config) error
+	version  string
+	log      *slog.Logger
+	level    *slog.LevelVar
+	buffer   *logBuffer
+	now      func() time.Time
+}
+
+// ballast is memory that is never touched, and so never there. The collector runs
+// when the heap has doubled; what a pull of something small leaves behind doubles
+// a heap of a few MiB dozens of times a second.
+const ballast = 16 << 20
+
+// serve runs the node until ctx ends.
+func serve(ctx context.Context, cfg *config.Config, s setup) error {
+	defer runtime.KeepAlive(make([]byte, ballast))
+	hangUps := make(chan os.Signal, 1) // before anything else: it would end the process
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
+	sockets, err := takeSockets()
+	if err != nil {
+		return err
+	}
+	listening, err := listen(ctx, cfg.Listeners, sockets)
+	if err != nil {
+		return err
+	}
+	defer closeAll(listening)
+	n, err := newNode(cfg, listening, s)
+	if err != nil {
+		return err
+	}
+	err = n.run(ctx, listening, sockets, hangUps)
+	if cerr := n.close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// run serves until ctx ends or a server fails.
+func (n *node) run(ctx context.Context, listening []listening, sockets *handed, hangUps <-chan os.Signal) error {
+	g, ctx := errgroup.WithContext(ctx)
+	status := n.summary() // as long as nobody reloads
+	for _, l := range listening {
+		f := n.fronts[l.index]
+		server := proxy.Server(f, n.log)
+		g.Go(func() error { return serveOn(ctx, server, l, f.serve) })
+	}
+	beside := n.listenAdmin(ctx, sockets)
+	for _, l := range beside {
+		n.log.Info("showing metrics", "address", l.Addr().String())
+		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer()), l, n.adminServing()); return nil })
+	}
+	sockets.closeRest(n.log)
+	l, commands := n.listenSocket(ctx)
+	if commands {
+		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l, plainly); return nil })
+	}
+	g.Go(func() error { n.follow(ctx, hangUps); return nil })
+	g.Go(func() error { n.watch(ctx); return nil })
+	g.Go(func() error { n.watchPulls(ctx); return nil })
+	g.Go(func() error { n.readSecrets(ctx); return nil })
+	g.Go(func() error { n.beat(ctx); return nil })
+	n.sayBegun(beside, commands)
+	for _, l := range listening {
+		n.log.Info("answering pulls", "address", l.Addr().String())
+	}
+	n.manager.ready(status)
+	defer context.AfterFunc(ctx, n.manager.stopping)()
+	return g.Wait()
+}
+
+// follow reads the configuration again whenever a signal says so.
+func (n *node) follow(ctx context.Context, hangUps <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangUps:
+			n.reload(ctx)
+		}
+	}
+}

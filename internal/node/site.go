@@ -1,0 +1,197 @@
+package node
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+
+	"berth/auth"
+	"berth/internal/config"
+	"berth/oci"
+	"berth/proxy"
+	"berth/upstream"
+)
+
+// newSite is a registry at the end of its line.
+func newSite(s *spec, l *line, credentials *auth.Credentials) *site {
+	return &site{
+		name: s.name, owner: s.owner, origin: s.origin, spec: s, line: l,
+		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject, keep: s.keep,
+		shared: l.upstream.As(upstream.Identity{
+			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
+				return credentials.Lookup(ctx, "", "", s.name, repo)
+			},
+		}),
+	}
+}
+
+// maxCAs bounds a ca_file, in bytes: the system's whole store is 200 KiB.
+const maxCAs = 4 << 20
+
+// readCAs reads a ca_file; nil where there is none.
+func readCAs(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := readBounded(file, maxCAs)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	return pem, nil
+}
+
+// pool is what is in a ca_file; nil, which means the system's, for none.
+func pool(file string, pem []byte) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	cas := x509.NewCertPool()
+	if !cas.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("ca_file %s: there is no certificate in it", file)
+	}
+	return cas, nil
+}
+
+// spec is a registry as configuration and built-in table together say it.
+type spec struct {
+	name, owner       string
+	aliases           []string
+	origin            oci.Origin
+	kind              auth.Type
+	named             []*url.URL
+	allowPrivate      []netip.Prefix
+	tokenEndpoints    []string
+	caFile            string
+	uniform, fallback bool
+	perObject, keep   bool
+	mirrors           []*url.URL
+	account           *config.Account
+}
+
+// specs lists every registry: the built-in ones as adjusted, the platform's
+// others, and those that organisations brought.
+func specs(cfg *config.Config) ([]*spec, error) {
+	var all []*spec
+	add := func(owner string, r auth.Registry, c *config.Registry) error {
+		s, err := newSpec(owner, r, c)
+		if err != nil {
+			return fmt.Errorf("registry %s: %w", r.Name, err)
+		}
+		all = append(all, s)
+		return nil
+	}
+	builtin := map[string]bool{}
+	for _, r := range auth.Registries() {
+		builtin[r.Name] = true
+		var adjusted *config.Registry
+		if c, ok := cfg.Registries[r.Name]; ok {
+			adjusted = &c
+		}
+		if err := add("", r, adjusted); err != nil {
+			return nil, err
+		}
+	}
+	for name, c := range cfg.Registries {
+		if builtin[name] {
+			continue
+		}
+		if err := add("", auth.Registry{Name: name}, &c); err != nil {
+			return nil, err
+		}
+	}
+	for owner, o := range cfg.Organisations {
+		for name, c := range o.Registries {
+			if err := add(owner, auth.Registry{Name: name}, &c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// entry is the registry in the table of names.
+func (s *spec) entry(at *site) proxy.Registry {
+	return proxy.Registry{Name: s.name, Aliases: s.aliases, Organisation: s.owner, Library: s.name == oci.DockerHub, Value: at}
+}
+
+// newSpec lays c over what is built in. c may be nil.
+func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {
+	s := &spec{name: r.Name, owner: owner, aliases: r.Aliases, tokenEndpoints: r.TokenEndpoints, uniform: r.UniformView, fallback: true}
+	endpoint, kind := r.Endpoint, r.Type
+	if c != nil {
+		s.aliases = append(slices.Clone(s.aliases), c.Aliases...)
+		s.tokenEndpoints = append(slices.Clone(s.tokenEndpoints), c.TokenEndpoints...)
+		s.allowPrivate, s.caFile = c.AllowPrivate, c.CAFile
+		s.keep = c.OnNotFound == config.Keep
+		s.perObject, s.fallback, s.account = c.Access == config.AccessObject, c.AnonymousFallback, c.Credential
+		if c.UniformView != nil {
+			s.uniform = *c.UniformView
+		}
+		if c.Endpoint != "" {
+			endpoint = c.Endpoint
+		}
+		if c.Type != "" {
+			kind = string(c.Type)
+		}
+	}
+	s.kind, _ = auth.TypeNamed(kind) // the configuration was checked
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
+	}
+	s.origin = oci.Origin{Owner: owner, Scheme: u.Scheme, Host: originHost(u)}
+	if c != nil {
+		if s.mirrors, err = parseMirrors(c.Mirrors); err != nil {
+			return nil, err
+		}
+	}
+	if owner == "" && c != nil && c.Endpoint != "" {
+		s.named = append(s.named, u)
+	}
+	if owner == "" && c != nil {
+		for _, e := range c.TokenEndpoints {
+			if t, err := url.Parse(e); err == nil { // the configuration was checked
+				s.named = append(s.named, t)
+			}
+		}
+	}
+	return s, nil
+}
+
+func parseMirrors(mirrors []config.Mirror) ([]*url.URL, error) {
+	all := make([]*url.URL, 0, len(mirrors))
+	for _, m := range mirrors {
+		u, err := url.Parse(m.URL)
+		if err != nil {
+			return nil, fmt.Errorf("mirrors: %w", err)
+		}
+		all = append(all, u)
+	}
+	return all, nil
+}
+
+// mirror is a registry's mirror as a registry of its own: nobody's account, its
+// own connections and breaker, and tokens from itself alone.
+func (s *spec) mirror(u *url.URL) *spec {
+	m := &spec{
+		name: u.Host, owner: s.owner, origin: oci.Origin{Owner: s.owner, Scheme: u.Scheme, Host: originHost(u)},
+		allowPrivate: s.allowPrivate, caFile: s.caFile,
+	}
+	m.kind, _ = auth.TypeNamed(auth.Generic)
+	if s.owner == "" {
+		m.named = []*url.URL{u}
+	}
+	return m
+}
+
+// originHost leaves the scheme's own port out, so that two spellings of one
+// place are one origin.
+func originHost(u *url.URL) string {
+	if p := u.Port(); u.Scheme == "https" && p == "443" || u.Scheme == "http" && p == "80" {
+		return u.Host[:len(u.Host)-len(p)-1]
+	}
+	return u.Host
+}

@@ -1,0 +1,90 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"berth/auth"
+	"berth/internal/config"
+	"berth/proxy"
+)
+
+// vetted is cfg without the drop-ins that this program cannot use although the
+// configuration let them pass, so that one of them never stops the others. Such
+// an organisation goes on with what it had before, or is out.
+func vetted(cfg, before *config.Config) *config.Config {
+	bad := map[string]error{}
+	for name, o := range cfg.Organisations {
+		if o.File == "" {
+			continue // the main file's: the operator's own mistakes are told at once
+		}
+		if err := errors.Join(vet(cfg, name, &o), mayHold(&o)); err != nil {
+			bad[name] = config.Problems{{File: o.File, Message: err.Error()}}
+		}
+	}
+	if len(bad) == 0 {
+		return cfg
+	}
+	next := *cfg
+	next.Organisations, next.Broken = maps.Clone(cfg.Organisations), maps.Clone(cfg.Broken)
+	for name, err := range bad {
+		next.Broken[name] = err
+		delete(next.Organisations, name)
+		if before == nil {
+			continue
+		}
+		if o, ok := before.Organisations[name]; ok && o.File != "" && vet(cfg, name, &o) == nil {
+			next.Organisations[name] = o
+		}
+	}
+	return &next
+}
+
+// mayHold says whether the drop-in of o may hold the passwords that it holds.
+// Without any it may be readable for everyone: hashes of tokens tell nothing.
+func mayHold(o *config.Organisation) error {
+	inline := func(c config.Credential) bool { return !c.Password.IsZero() }
+	if !slices.ContainsFunc(o.Credentials, inline) {
+		return nil
+	}
+	if err := (auth.File{Path: o.File}).Check(); err != nil {
+		return fmt.Errorf("a file with a password in it: %w", err)
+	}
+	return nil
+}
+
+// vet says what about one organisation cannot be used.
+func vet(cfg *config.Config, name string, o *config.Organisation) error {
+	for _, t := range o.Tokens {
+		if err := auth.CheckHash(name, t.SHA256.String()); err != nil {
+			return fmt.Errorf("token %q: %w", t.Name, err)
+		}
+	}
+	for _, c := range o.Credentials {
+		for _, p := range c.Repositories {
+			if _, err := auth.ParsePattern(p); err != nil {
+				return fmt.Errorf("account %q: %w", c.Name, err)
+			}
+		}
+	}
+	if len(o.Registries) == 0 {
+		return nil
+	}
+	alone := *cfg
+	alone.Organisations = map[string]config.Organisation{name: *o}
+	specs, err := specs(&alone)
+	if err != nil {
+		return err
+	}
+	var named []proxy.Registry
+	for _, s := range specs {
+		if _, err := auth.NewRealms(s.origin, s.tokenEndpoints...); err != nil {
+			return err
+		}
+		named = append(named, s.entry(nil))
+	}
+	_, err = proxy.NewRouter(named)
+	return err
+}
