@@ -19,6 +19,7 @@ type village struct {
 	dir, tagTTL string
 	registry    *ocitest.Registry
 	image       ocitest.Pushed
+	env         []string // of its nodes
 }
 
 func newVillage(t *testing.T, private bool) *village {
@@ -39,8 +40,8 @@ func newVillage(t *testing.T, private bool) *village {
 	return v
 }
 
-// node starts one. acme and globex have accounts, initech and umbrella have none.
-func (v *village) node(t *testing.T) *node {
+// node starts one, below a program if there is one. acme and globex have accounts, initech and umbrella have none.
+func (v *village) node(t *testing.T, under ...string) *node {
 	t.Helper()
 	tenant := func(name string, account bool) string {
 		s := fmt.Sprintf("  %s:\n    tokens: [{name: only, sha256: %x}]\n", name, sha256.Sum256([]byte(doorOf(name))))
@@ -58,7 +59,7 @@ organisations:
 admin: {address: "127.0.0.1:0", socket: ""}
 log: {level: info, format: json}
 `, v.registry.URL(), tenant("acme", true)+tenant("globex", true)+tenant("initech", false)+tenant("umbrella", false), filepath.Join(v.dir, "cache"), v.tagTTL),
-		1, []string{"STATE_DIRECTORY="})
+		1, append([]string{"STATE_DIRECTORY="}, v.env...), under...)
 }
 
 func doorOf(organisation string) string { return "door-" + organisation + "-0123456789abcdef" }
