@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -228,6 +229,9 @@ func unknownAccount(organisation, account, registry string, entries []*entry) *o
 func unreadable(e *entry, err error) *oci.Error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return oci.AsError(err)
+	}
+	if descriptor.Exhausted(err) {
+		return descriptor.Error(err)
 	}
 	return &oci.Error{
 		Class:  oci.Caller,

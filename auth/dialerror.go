@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"syscall"
 
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -26,6 +27,9 @@ func ClassifyFailure(registry, host string, err error) *oci.Error {
 		return e
 	}
 	err = bare(err)
+	if descriptor.Exhausted(err) {
+		return descriptor.Error(err)
+	}
 	if errors.Is(err, context.Canceled) {
 		return oci.AsError(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"berth/internal/descriptor"
 )
 
 // entry is an Entry with its secret as last read.
@@ -128,8 +130,8 @@ func (e *entry) refresh(ctx context.Context) *state {
 	if err == nil && login.Password.Empty() {
 		err = errors.New("the secret is empty")
 	}
-	if ctx.Err() != nil && err != nil {
-		// This caller left: that says nothing about the secret.
+	if err != nil && (ctx.Err() != nil || descriptor.Exhausted(err)) {
+		// This caller left, or no file can be opened: that says nothing about the secret.
 		if old != nil {
 			return old
 		}

@@ -7,6 +7,7 @@ import (
 
 	"berth/cache/download"
 	"berth/cache/store"
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -69,6 +70,8 @@ func (s *source) intoMemory(o oci.Object, c *oci.Content) (*oci.Content, error) 
 func (s *source) verified(ctx context.Context, principal oci.View, o oci.Object, r oci.Range, content *oci.Content) (*oci.Content, error) {
 	sound, err := s.sound(ctx, o, content, r)
 	switch {
+	case descriptor.Exhausted(err): // to go past the disk would take one too
+		return nil, err
 	case errors.Is(err, store.ErrUnchecked):
 		return s.bypass(ctx, principal, o, r)
 	case err != nil:

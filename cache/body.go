@@ -8,6 +8,7 @@ import (
 
 	"berth/cache/download"
 	"berth/cache/store"
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -46,6 +47,10 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 	check := s.c.store.Check(s.origin, o.Digest, b.file, b.size)
 	if check == nil {
 		return true, nil
+	}
+	if _, err := check.Done(); descriptor.Exhausted(err) {
+		closeBody(b)
+		return false, descriptor.Error(err)
 	}
 	if b.size > waitForCheck || b.size > download.VerifyFirst && !r.Bounded() {
 		b.check, b.ctx, b.held = check, ctx, !r.Bounded()

@@ -46,7 +46,8 @@ func descriptors(t testing.TB) int {
 
 // Every file operation of pulls into an empty cache and, after a restart, from it
 // fails once. Whatever was being done ends in right bytes, also of a blob that is
-// sent before all of it is there; and nothing is left open.
+// sent before all of it is there; and nothing is left open. That descriptors have run
+// out is told, and the next pull is well.
 func TestEveryFileOperationFails(t *testing.T) {
 	for name, c := range map[string]struct {
 		sizes []int
@@ -147,6 +148,10 @@ func getInto(buf []byte, ctx context.Context, s oci.Source, obj oci.Object) ([]b
 func pullThroughFault(t *testing.T, s oci.Source, obj oci.Object, data []byte) {
 	t.Helper()
 	got, err := getInto(make([]byte, len(data)+1), t.Context(), s, obj)
+	if errors.Is(err, unix.EMFILE) && oci.ClassOf(err) == oci.Disk && oci.AsError(err).RetryAfter > 0 {
+		// Going past the disk would take a descriptor too: the client comes again.
+		got, err = getInto(make([]byte, len(data)+1), t.Context(), s, obj)
+	}
 	if err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d of %d bytes, %v", len(got), len(data), err)
 	}

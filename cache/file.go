@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"berth/cache/store"
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -30,6 +31,9 @@ func (s *source) cached(o oci.Object) (*oci.Content, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
+	case descriptor.Exhausted(err): // it is there, and stays there
+		s.c.trouble.noDescriptor(err)
+		return nil, descriptor.Error(err)
 	case err != nil:
 		s.c.o.Log.Warn("a cached blob cannot be opened and is fetched again", "digest", o.Digest, "err", err)
 		return nil, nil
@@ -102,18 +106,30 @@ func (e hotEntry) content(o oci.Object) *oci.Content {
 }
 
 // describe says what o is if it is in memory or on disk, without opening it
-// for reading where that is not needed.
-func (s *source) describe(o oci.Object) (oci.Descriptor, bool) {
-	if o.Kind == oci.Blob {
-		size, ok := s.c.store.Has(s.origin, o.Digest)
-		return oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size}, ok
+// for reading where that is not needed; nil: it is not there. The error is that no
+// file can be opened to find out.
+func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
+	if o.Kind == oci.Manifest {
+		c, err := s.cached(o)
+		if err != nil || c == nil {
+			return nil, onlyExhausted(err)
+		}
+		_ = c.Body.Close() // memory: manifests always are
+		return &c.Descriptor, nil
 	}
-	c, err := s.cached(o)
-	if err != nil || c == nil {
-		return oci.Descriptor{}, false
+	size, err := s.c.store.BlobSize(s.origin, o.Digest)
+	if err != nil {
+		return nil, onlyExhausted(err)
 	}
-	_ = c.Body.Close() // memory: manifests always are
-	return c.Descriptor, true
+	return &oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size}, nil
+}
+
+// onlyExhausted is err as an answer if it says that descriptors have run out.
+func onlyExhausted(err error) error {
+	if descriptor.Exhausted(err) {
+		return descriptor.Error(err)
+	}
+	return nil
 }
 
 func matches(d oci.Digest, data []byte) bool {

@@ -206,6 +206,13 @@ func (f *folder) Has(origin string, d oci.Digest) (size int64, ok bool) {
 	return 0, false
 }
 
+func (f *folder) BlobSize(origin string, d oci.Digest) (int64, error) {
+	if s := f.now.Load(); s != nil {
+		return s.BlobSize(origin, d)
+	}
+	return 0, errNotThere
+}
+
 func (f *folder) Use(origin string, d oci.Digest) {
 	if s := f.now.Load(); s != nil {
 		s.Use(origin, d)

@@ -127,8 +127,11 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	view := s.View(o.Repo)
-	d, ok := s.describe(o)
-	if !ok {
+	d, err := s.describe(o)
+	if err != nil {
+		return s.release(ctx, view, o, oci.Range{}, nil, err)
+	}
+	if d == nil {
 		return s.statPast(ctx, view, o)
 	}
 	outcome, err := s.admit(ctx, view, o)
@@ -142,7 +145,7 @@ func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	case !sound:
 		return s.statPast(ctx, view, o)
 	}
-	return &oci.Content{Descriptor: d, Outcome: outcome}, nil
+	return &oci.Content{Descriptor: *d, Outcome: outcome}, nil
 }
 
 // statPast asks upstream about what is not there.

@@ -10,6 +10,7 @@ import (
 
 	"berth/cache/download"
 	"berth/cache/store"
+	"berth/internal/descriptor"
 	"berth/internal/hold"
 	"berth/oci"
 )
@@ -81,6 +82,7 @@ type trouble struct {
 	// lack is the last lack of room, logged at lackSaid.
 	lack     Past
 	lackSaid time.Time
+	openSaid time.Time // that descriptors had run out
 }
 
 func newTrouble(o *Options, f *folder) *trouble {
@@ -117,6 +119,8 @@ func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
 		}
 		t.noRoom(PastReason(none.Lack), none.Bytes)
 	case t.folder.isGone(), errors.Is(err, store.ErrGone):
+	case descriptor.Exhausted(err): // nor is it that there are too many files open
+		t.noDescriptor(err)
 	default:
 		t.diskFailed(err)
 	}
@@ -140,6 +144,21 @@ func (t *trouble) refusal(k download.Key) error {
 	return &oci.Error{
 		Class: oci.Corrupt, RetryAfter: left,
 		Message: fmt.Sprintf("the registry sent wrong bytes for %s twice; it is asked again in %d s", k.Digest, int(left.Seconds())+1),
+	}
+}
+
+// noDescriptor says now and then that something was not kept, or could not be read,
+// for want of a descriptor.
+func (t *trouble) noDescriptor(err error) {
+	t.mu.Lock()
+	now := t.o.Now()
+	news := !now.Before(t.openSaid.Add(time.Minute))
+	if news {
+		t.openSaid = now
+	}
+	t.mu.Unlock()
+	if news {
+		t.o.Log.Error("this process has no file descriptor left, so that the cache cannot be used: let it open more files (LimitNOFILE= or ulimit -n), or lower limits.requests", "dir", t.o.Dir, "err", err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -72,6 +73,9 @@ func (w asker) fault(ctx context.Context, err error) error {
 	if e, ok := errors.AsType[*oci.Error](err); ok {
 		return w.about(e)
 	}
+	if descriptor.Exhausted(err) {
+		return w.about(descriptor.Error(err))
+	}
 	where := ""
 	if t, ok := errors.AsType[*targetFault](err); ok {
 		where = "sent us to " + t.host + ", which "
@@ -112,6 +116,8 @@ func classOf(err error) oci.Class {
 	}
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {
+	case descriptor.Exhausted(err):
+		return oci.Disk
 	case errors.Is(err, errNoHeader), errors.Is(err, errStall), errors.Is(err, errTooSlow), errors.Is(err, errLost), errors.Is(err, context.DeadlineExceeded):
 		return oci.Timeout
 	case errors.Is(err, context.Canceled):

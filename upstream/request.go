@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -104,7 +105,7 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 func failedTarget(a *answer, err error) bool {
 	if err != nil {
 		_, ok := errors.AsType[*targetFault](err)
-		return ok
+		return ok && !descriptor.Exhausted(err) // another host would have no connection either
 	}
 	return a.target != nil && a.StatusCode >= 400 && a.StatusCode != http.StatusRequestedRangeNotSatisfiable &&
 		a.StatusCode != http.StatusNotFound

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/descriptor"
 )
 
 // Op is a kind of file operation.
@@ -76,6 +78,8 @@ func (d *disk) before(op Op, path string) error {
 func (d *disk) after(op Op, err error) error {
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist):
+		return err
+	case descriptor.Exhausted(err): // the disk was not even asked
 		return err
 	case err == errSkipped:
 		return nil
@@ -184,8 +188,14 @@ func unsupported(err error) bool {
 	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOLCK)
 }
 
+// syncFolder makes what dir lists durable. Without a descriptor to do it with, a name
+// may be lost with the power, and what it named is fetched again then: to drop it now
+// would have it fetched again for certain.
 func (d *disk) syncFolder(dir string) error {
 	f, err := d.openFile(dir, os.O_RDONLY)
+	if descriptor.Exhausted(err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

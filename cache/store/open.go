@@ -35,15 +35,22 @@ func (s *Store) Use(origin string, d oci.Digest) {
 
 // Has says whether OpenBlob would find the blob of origin. It is no use of it.
 func (s *Store) Has(origin string, d oci.Digest) (size int64, ok bool) {
+	size, err := s.BlobSize(origin, d)
+	return size, err == nil
+}
+
+// BlobSize is Has with the reason: fs.ErrNotExist for a blob that is not there.
+func (s *Store) BlobSize(origin string, d oci.Digest) (int64, error) {
+	path := s.path(origin, d)
 	if s.checks.knownBad(origin, d) {
-		return 0, false
+		return 0, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 	}
-	fd, st, err := s.openBlob(s.path(origin, d), d)
+	fd, st, err := s.openBlob(path, d)
 	if err != nil {
-		return 0, false
+		return 0, err
 	}
 	_ = unix.Close(fd) // nothing was read from it
-	return st.Size, true
+	return st.Size, nil
 }
 
 // Remove deletes the blob of origin. Who has it open reads on.

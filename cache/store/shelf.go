@@ -2,12 +2,14 @@ package store
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -85,23 +87,32 @@ func (s *Store) Resume(origin string, d oci.Digest) (b *Blocks, ok bool) {
 	if l == nil {
 		return nil, false
 	}
-	if b, ok = s.resume(key, l); !ok {
+	b, err := s.resume(key, l)
+	switch {
+	case err == nil:
+		return b, true
+	case descriptor.Exhausted(err): // it stays for the next one
+		s.room.leave(key, l, l.have)
+	default:
 		s.room.discard(l)
 	}
-	return b, ok
+	return nil, false
 }
 
-func (s *Store) resume(key blobKey, l *leftover) (*Blocks, bool) {
-	if time.Since(l.since) > shelfLife || s.room.reserve(l.size-l.have) != nil {
-		return nil, false
+func (s *Store) resume(key blobKey, l *leftover) (*Blocks, error) {
+	if time.Since(l.since) > shelfLife {
+		return nil, fs.ErrNotExist
+	}
+	if err := s.room.reserve(l.size - l.have); err != nil {
+		return nil, err
 	}
 	b, err := s.reopen(key, l)
 	if err != nil {
 		s.room.dropped(l.size-l.have, 0)
 		s.o.Log.Debug("what was left of a download is of no use", "digest", key.digest, "err", err)
-		return nil, false
+		return nil, err
 	}
-	return b, true
+	return b, nil
 }
 
 // reopen opens the files of a leftover.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"berth/internal/descriptor"
 	"berth/oci"
 )
 
@@ -13,10 +14,14 @@ import (
 var ErrDisk = errors.New("the cache cannot keep this blob")
 
 // DiskError is ErrDisk with its cause, as an answer for those who cannot go past
-// the disk any more: it is nobody's fault upstream.
+// the disk any more: it is nobody's fault upstream. Where descriptors have run out
+// nothing goes past the disk: that would take one too.
 func DiskError(err error) error {
-	if errors.Is(err, ErrDisk) {
+	switch {
+	case errors.Is(err, ErrDisk):
 		return err
+	case descriptor.Exhausted(err):
+		return descriptor.Error(err)
 	}
 	return &oci.Error{
 		Class: oci.Disk, Err: fmt.Errorf("%w: %w", ErrDisk, err),

@@ -14,6 +14,8 @@ import (
 	"reflect"
 	"slices"
 	"syscall"
+
+	"berth/internal/descriptor"
 )
 
 const (
@@ -221,6 +223,9 @@ func unreadable(path string, err error) Problems {
 	why := err
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		why = e.Err
+	}
+	if descriptor.Exhausted(err) {
+		return Problems{{File: path, Message: "the file cannot be read now: " + why.Error() + ": let berth open more files (LimitNOFILE= or ulimit -n)", err: err}}
 	}
 	return Problems{{File: path, Message: "the file cannot be read: " + why.Error() + ": check its name and who may read it", err: err}}
 }

@@ -31,7 +31,7 @@ func (n *node) begin(cfg *config.Config) error {
 // adopt puts next in force: what comes from now on is answered by it, what is
 // under way ends as it began. On an error nothing has changed. Caller holds mu.
 func (n *node) adopt(next *config.Config) error {
-	next = vetted(next, n.cfg)
+	next = weighed(vetted(next, n.cfg))
 	d, err := n.newDesk(next)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"berth/internal/config"
+	"berth/internal/descriptor"
 )
 
 // certificate is a listener's, as it last lay there whole.
@@ -54,7 +55,10 @@ func (c *certificate) look(now time.Time) (settled bool, err error) {
 		return settled, errUnchanged
 	}
 	c.seen = seen
-	return settled, c.read()
+	if err = c.read(); descriptor.Exhausted(err) {
+		settled, c.seen[0].settled = false, false // it was not read: it is next time
+	}
+	return settled, err
 }
 
 // maxPEM bounds a file of a certificate, in bytes: a long chain has a few dozen KiB.
@@ -82,7 +86,7 @@ func (c *certificate) read() error {
 	pair, err := readPair(c.files)
 	if err != nil {
 		err = fmt.Errorf("certificate %s with key %s: %w", c.files.CertFile, c.files.KeyFile, err)
-		if err.Error() == c.failed {
+		if err.Error() == c.failed && !descriptor.Exhausted(err) {
 			return errUnchanged
 		}
 		c.failed = err.Error()

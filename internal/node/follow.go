@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/internal/config"
+	"berth/internal/descriptor"
 	"berth/internal/fileid"
 )
 
@@ -128,6 +129,12 @@ func (f *follower) lookInto(dir string) (again time.Duration) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.adoptDropIns(changed)
+		for _, name := range changed {
+			if g, ok := seen[name]; ok && descriptor.Exhausted(f.cfg.Broken[name]) {
+				g.settled = false // it was not read: it is next time
+				seen[name], again = g, fileid.Racy
+			}
+		}
 	}
 	return again
 }

@@ -1,0 +1,55 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+
+	"berth/internal/config"
+	"berth/internal/descriptor"
+)
+
+const (
+	// ownDescriptors are what this process has open besides pulls: listeners, the
+	// files of the cache and the proofs, watched folders, connections of commands and
+	// Prometheus, idle ones to registries.
+	ownDescriptors = 64
+	// perPull is what one pull has open: the client's connection, the file that is
+	// read, and one more for the download or for a question to the registry. What a
+	// cold one needs beyond that, downloads share, and they are bounded.
+	perPull = 3
+	// usualRequests stands for callers without an organisation, who have no limit: as
+	// many as one organisation has by default.
+	usualRequests = 256
+)
+
+// descriptorsFor is how many descriptors cfg needs when everybody uses his limit of
+// requests.
+func descriptorsFor(cfg *config.Config) int {
+	requests := 0
+	for _, o := range cfg.Organisations {
+		requests += o.Limits.Requests
+	}
+	unlimited := func(l config.Listener) bool {
+		_, known := cfg.Organisations[l.Organisation]
+		return l.Callers != config.CallersToken && !known
+	}
+	if slices.ContainsFunc(cfg.Listeners, unlimited) {
+		requests += usualRequests
+	}
+	return ownDescriptors + perPull*requests
+}
+
+// weighed is cfg with a warning where this process may open fewer files than cfg
+// needs. It is no error: the limits are for the worst moment, and who finds no
+// descriptor then is told to come again.
+func weighed(cfg *config.Config) *config.Config {
+	may, need := descriptor.Limit(), descriptorsFor(cfg)
+	if may == 0 || may >= need {
+		return cfg
+	}
+	next := *cfg
+	next.Warnings = append(slices.Clone(cfg.Warnings), fmt.Sprintf(
+		"berth may have %d files and connections open at once, and needs %d when all use their limits.requests: some pulls fail then: raise LimitNOFILE= in the unit (ulimit -Hn elsewhere), or lower limits.requests",
+		may, need))
+	return &next
+}
