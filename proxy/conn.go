@@ -36,8 +36,8 @@ type conn struct {
 	*net.TCPConn
 
 	gathered []byte // nil: what is written leaves at once
-	// renewed is when the write deadline was set last.
-	renewed time.Time
+	// extended is when the write deadline was set last.
+	extended time.Time
 }
 
 // Write sends p, or keeps it until release.
@@ -78,7 +78,7 @@ func connOf(ctx context.Context) *conn {
 
 // writeWhole writes all of a body that is in memory, so that it leaves together
 // with the header.
-func (w *writer) writeWhole(p []byte) (err error) {
+func (w *response) writeWhole(p []byte) (err error) {
 	if w.conn == nil || len(p) < httpBuffer/2 || len(p) > mostGathered {
 		_, err := w.Write(p)
 		return err
@@ -87,7 +87,7 @@ func (w *writer) writeWhole(p []byte) (err error) {
 	w.conn.gather(buf[:])
 	defer func() { // also after a panic, or the answer to that would be gathered
 		if sendErr := w.conn.release(); sendErr != nil && err == nil {
-			err = w.left(sendErr)
+			err = w.clientLeft(sendErr)
 		}
 		w.buffers.Put(buf)
 	}()
@@ -95,7 +95,7 @@ func (w *writer) writeWhole(p []byte) (err error) {
 		return err
 	}
 	if err := w.control.Flush(); err != nil {
-		return w.left(err)
+		return w.clientLeft(err)
 	}
 	return nil
 }

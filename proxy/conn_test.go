@@ -15,13 +15,13 @@ import (
 )
 
 // gathers is a server whose answers are as long as the path says, sent by
-// writeWhole, and what is sent if mayStart panics.
-func gathers(t *testing.T, mayStart func(time.Time) bool) (server *httptest.Server, conns chan *conn) {
+// writeWhole, or a few words after a panic in the middle of it.
+func gathers(t *testing.T, panics bool) (server *httptest.Server, conns chan *conn) {
 	t.Helper()
 	conns = make(chan *conn, 1)
 	server = httptest.NewUnstartedServer(nil)
 	server.Config = Server(http.HandlerFunc(func(under http.ResponseWriter, r *http.Request) {
-		w := &writer{under: under, control: *http.NewResponseController(under), stall: time.Minute, conn: connOf(r.Context()), buffers: new(sync.Pool), mayStart: mayStart}
+		w := &response{under: under, control: *http.NewResponseController(under), stall: time.Minute, conn: connOf(r.Context()), buffers: new(sync.Pool)}
 		if w.conn == nil {
 			t.Error("the connection was not found")
 			return
@@ -35,8 +35,9 @@ func gathers(t *testing.T, mayStart func(time.Time) bool) (server *httptest.Serv
 		}()
 		body := bytes.Repeat([]byte{'x'}, size)
 		under.Header().Set("Content-Length", strconv.Itoa(size))
-		if mayStart != nil {
+		if panics {
 			under.Header().Del("Content-Length")
+			w.under = panicking{under}
 		}
 		if err := w.writeWhole(body); err != nil {
 			t.Error(err)
@@ -47,6 +48,10 @@ func gathers(t *testing.T, mayStart func(time.Time) bool) (server *httptest.Serv
 	t.Cleanup(server.Close)
 	return server, conns
 }
+
+type panicking struct{ http.ResponseWriter }
+
+func (panicking) WriteHeader(int) { panic("in the middle") }
 
 // segments is how many segments with data have left on c.
 func segments(t *testing.T, c *conn) (n uint32) {
@@ -72,7 +77,7 @@ func segments(t *testing.T, c *conn) (n uint32) {
 // connection; one that does not fit is whole too.
 func TestWriteWhole(t *testing.T) {
 	t.Parallel()
-	server, conns := gathers(t, nil)
+	server, conns := gathers(t, false)
 	var before uint32
 	for _, size := range []int{100, 3000, 10_000, 10_000, mostGathered, mostGathered + 1, 300_000, 5000} {
 		a, err := server.Client().Get(server.URL + "/" + strconv.Itoa(size))
@@ -95,7 +100,7 @@ func TestWriteWhole(t *testing.T) {
 // After a panic the connection gathers no more: what is said then leaves.
 func TestPanicWhileGathering(t *testing.T) {
 	t.Parallel()
-	server, _ := gathers(t, func(time.Time) bool { panic("in the middle") })
+	server, _ := gathers(t, true)
 	c, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

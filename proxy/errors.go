@@ -14,9 +14,6 @@ import (
 	"berth/oci"
 )
 
-// errTooLate is why a request's context ends when no byte was there in time.
-var errTooLate = errors.New("no answer within the time for headers")
-
 const (
 	jsonType = "application/json" // without a charset: clients compare it as a whole
 
@@ -70,8 +67,8 @@ func (q *request) where() string {
 // better answer is taken back.
 func (q *request) sendError(e *oci.Error) {
 	status := q.status(e)
-	q.w.reset()
-	header := q.w.Header()
+	q.w.status, q.w.err, q.w.deadline = status, nil, nil
+	header := q.w.under.Header()
 	header.Del("Content-Range")
 	for _, name := range [...]string{"Accept-Ranges", "Cache-Control", "Docker-Content-Digest", "Etag", "Link", "Oci-Filters-Applied", "Warning"} {
 		header.Del(name)
@@ -92,7 +89,6 @@ func (q *request) sendError(e *oci.Error) {
 	})
 	header.Set("Content-Type", jsonType)
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	q.w.WriteHeader(status)
 	if !q.w.noBody {
 		q.w.Write(body) //nolint:errcheck // the client is told, or it is gone
 	}

@@ -87,9 +87,7 @@ type handler struct {
 // ServeHTTP answers one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := h.begin(w, r)
-	defer q.patience.end()
-	defer func() { q.slot.Release() }()
-	q.end(&q.patience, q.recovered(&q.patience))
+	q.end(&q.deadline, q.recovered(&q.deadline))
 }
 
 // pull is a pull from top to bottom. Whatever it returns, end answers.
@@ -126,10 +124,11 @@ func (q *request) pull(ctx context.Context) (err error) {
 	}
 }
 
-// recovered is pull, where a panic is an error like any other: the client gets
+// recovered calls pull and makes a panic an error like any other: the client gets
 // an answer, and the log has the stack.
 func (q *request) recovered(ctx context.Context) (err error) {
 	defer func() {
+		q.slot.Release()
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
@@ -143,5 +142,6 @@ func (q *request) ping() error {
 	if _, err := q.h.Router.selected(&q.parsed, q.caller.Organisation); err != nil {
 		return err
 	}
-	return q.sendBytes(jsonType, []byte("{}"))
+	q.set("Content-Type", jsonType)
+	return q.sendData([]byte("{}"))
 }

@@ -36,9 +36,9 @@ func (q *request) list(ctx context.Context, source oci.Source) error {
 	if page.FiltersApplied != "" {
 		q.set("Oci-Filters-Applied", oci.OneLine(page.FiltersApplied, 255))
 	}
-	q.set("Cache-Control", noCache)
-	q.mention()
-	return q.sendBytes(mediaType, page.Body)
+	q.describeAnswer()
+	q.set("Content-Type", mediaType)
+	return q.sendData(page.Body)
 }
 
 // link leads to the next page by the path that the client took here, with the

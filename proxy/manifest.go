@@ -54,7 +54,7 @@ func (q *request) manifestHeader(ctx context.Context, source oci.Source, d oci.D
 		}
 	}
 	q.lookAt(d)
-	q.describe(d, mediaType(d))
+	q.describe(d.Digest, mediaType(d))
 	q.sendHeader(d.Size)
 	return nil
 }
@@ -149,11 +149,11 @@ func (q *request) sendManifest(d oci.Descriptor) error {
 	q.lookAt(d)
 	kind := mediaType(d)
 	q.image = !oci.IsIndex(kind)
-	q.describe(d, kind)
+	q.describe(d.Digest, kind)
 	if q.plain() {
 		return q.sendData(d.Data)
 	}
-	return q.sendSeekable(memoryBody(d.Data), q.spans(d.Digest))
+	return q.sendContent(&oci.Content{Descriptor: d}, q.spans(d.Digest))
 }
 
 // mediaType is what d is sent as: without parameters, which clients do not

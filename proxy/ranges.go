@@ -155,17 +155,3 @@ func (s span) within(size int64) (window, bool) {
 	}
 	return window{s.first, min(s.last, size-1) - s.first + 1}, true
 }
-
-// rangeHeader writes windows as a header that cannot be misread.
-func rangeHeader(all []window) string {
-	b := []byte("bytes=")
-	for i, w := range all {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = strconv.AppendInt(b, w.start, 10)
-		b = append(b, '-')
-		b = strconv.AppendInt(b, w.start+w.length-1, 10)
-	}
-	return string(b)
-}

@@ -11,11 +11,11 @@ import (
 	"berth/oci"
 )
 
-// exchange is one request and its answer.
+// request is one request and its answer.
 type request struct {
 	h     *handler
 	r     *http.Request
-	w     writer
+	w     response
 	id    string
 	start time.Time
 
@@ -33,8 +33,8 @@ type request struct {
 	values [12]string // of headers, so that each is no allocation of its own
 	used   int
 
-	// patience bounds the answering.
-	patience patience
+	// deadline is the context of everything that is asked for this request.
+	deadline headerDeadline
 	// contentRange goes with a 416.
 	contentRange string
 }
@@ -43,18 +43,18 @@ type request struct {
 // request has HeaderTimeout.
 func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 	now := time.Now()
-	q := &request{h: h, r: r, id: newID(), start: now, patience: patience{Context: r.Context(), until: now.Add(h.HeaderTimeout)}}
-	q.w = writer{
-		under:   w,
-		conn:    connOf(r.Context()),
-		control: *http.NewResponseController(w),
-		stall:   h.StallTimeout,
-		buffers: h.buffers,
-		copies:  r.TLS != nil,
-		noBody:  r.Method == http.MethodHead,
+	q := &request{h: h, r: r, id: newID(), start: now, deadline: headerDeadline{Context: r.Context(), at: now.Add(h.HeaderTimeout)}}
+	q.w = response{
+		under:    w,
+		conn:     connOf(r.Context()),
+		control:  *http.NewResponseController(w),
+		stall:    h.StallTimeout,
+		buffers:  h.buffers,
+		sendfile: r.TLS == nil,
+		noBody:   r.Method == http.MethodHead,
 		// After the time the answer is 503 and nothing of the content leaves, even
-		// if whoever fetches it is only about to be told.
-		mayStart: q.patience.stop,
+		// if what fetches it has not been told yet.
+		deadline: &q.deadline,
 	}
 	q.set("Docker-Distribution-Api-Version", "registry/2.0")
 	q.set("X-Content-Type-Options", "nosniff")
@@ -70,12 +70,12 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 // set sets a header. name must be in canonical form (Etag, not ETag).
 func (q *request) set(name, value string) {
 	if q.used == len(q.values) {
-		q.w.Header().Set(name, value)
+		q.w.under.Header().Set(name, value)
 		return
 	}
 	q.values[q.used] = value
 	q.used++
-	q.w.Header()[name] = q.values[q.used-1 : q.used : q.used]
+	q.w.under.Header()[name] = q.values[q.used-1 : q.used : q.used]
 }
 
 // end is the one place that turns what happened into an answer, metrics and a
@@ -86,7 +86,7 @@ func (q *request) end(ctx context.Context, err error) {
 		err = q.w.finish()
 	}
 	if !q.w.started {
-		q.patience.stop(time.Now())
+		q.deadline.stop(time.Now())
 	}
 	var failure *oci.Error
 	aborted := false

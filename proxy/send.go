@@ -1,20 +1,18 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net/http"
+	"net/textproto"
 	"strconv"
 	"strings"
-	"time"
 
 	"berth/oci"
 )
-
-// conditions are the headers that http.ServeContent is shown, besides Range.
-// Dates are not among them: content that is named by its digest has none.
-var conditions = [...]string{"If-Match", "If-None-Match"}
 
 const (
 	blobType = "application/octet-stream"
@@ -28,18 +26,18 @@ const (
 	maxWarning = 1000
 )
 
-// describe writes the headers that tell about content. size -1: not known.
-func (q *request) describe(d oci.Descriptor, mediaType string) {
-	q.digest = d.Digest
+// describe writes the headers that tell about content.
+func (q *request) describe(d oci.Digest, mediaType string) {
+	q.digest = d
 	q.set("Content-Type", mediaType)
-	q.set("Docker-Content-Digest", string(d.Digest))
-	q.set("Etag", etag(d.Digest))
-	q.set("Cache-Control", noCache)
-	q.mention()
+	q.set("Docker-Content-Digest", string(d))
+	q.set("Etag", etag(d))
+	q.describeAnswer()
 }
 
-// mention writes the headers that tell how the answer came about.
-func (q *request) mention() {
+// describeAnswer writes the headers that tell how the answer came about.
+func (q *request) describeAnswer() {
+	q.set("Cache-Control", noCache)
 	if q.parsed.NS != "" {
 		q.set("Oci-Namespace", q.parsed.NS)
 	}
@@ -57,16 +55,9 @@ func warning(text string) string {
 	return `299 - "` + text + `"`
 }
 
-// sendBytes answers with data, whole.
-func (q *request) sendBytes(mediaType string, data []byte) error {
-	q.set("Content-Type", mediaType)
-	return q.sendData(data)
-}
-
-// sendData is sendBytes for what has been described.
+// sendData answers with all of an object that is in memory.
 func (q *request) sendData(data []byte) error {
 	q.set("Content-Length", strconv.Itoa(len(data)))
-	q.w.WriteHeader(http.StatusOK)
 	if q.w.noBody {
 		return nil
 	}
@@ -78,27 +69,93 @@ func (q *request) sendHeader(size int64) {
 	if size >= 0 {
 		q.set("Content-Length", strconv.FormatInt(size, 10))
 	}
-	q.w.WriteHeader(http.StatusOK)
 }
 
-// sendSeekable answers with b, or the pieces of it that spans name.
-func (q *request) sendSeekable(b *body, spans []span) error {
-	shown := http.Header{}
-	for _, name := range conditions {
-		if v := q.r.Header.Get(name); v != "" {
-			shown.Set(name, v)
+// plain says that the client wants the whole object, and sets no condition.
+func (q *request) plain() bool {
+	header := q.r.Header
+	return len(header["Range"]) == 0 && len(header["If-Match"]) == 0 && len(header["If-None-Match"]) == 0
+}
+
+// spans are the ranges that are asked for: none where If-Range names another
+// object than d (RFC 9110, section 13.1.5; a weak validator never matches).
+func (q *request) spans(d oci.Digest) []span {
+	if only := q.r.Header.Get("If-Range"); only != "" && only != etag(d) {
+		return nil
+	}
+	return parseRange(q.r.Header.Get("Range"))
+}
+
+// unmet is the status that the client's conditions ask for where one is not met
+// (RFC 9110, section 13.2.2), else 0. Conditions with dates do not apply: content
+// that is named by its digest has no date.
+func (q *request) unmet() int {
+	header := q.r.Header
+	if list := header.Get("If-Match"); list != "" && !namesTag(list, etag(q.digest)) {
+		return http.StatusPreconditionFailed
+	}
+	if list := header.Get("If-None-Match"); list != "" && namesTag(strings.ReplaceAll(list, "W/", ""), etag(q.digest)) {
+		return http.StatusNotModified
+	}
+	return 0
+}
+
+// namesTag looks for tag in a list of entity tags. No digest has a comma in it.
+func namesTag(list, tag string) bool {
+	if strings.TrimSpace(list) == "*" {
+		return true
+	}
+	for one := range strings.SplitSeq(list, ",") {
+		if strings.TrimSpace(one) == tag {
+			return true
 		}
 	}
-	// An empty object has no ranges, and clients that ask for one always do.
+	return false
+}
+
+// errUnfit says that a Content cannot be sent as what was asked for.
+var errUnfit = errors.New("the content does not begin where it must")
+
+// sendContent answers with c, or with the pieces of it that spans name. The headers
+// that describe the object are set. It returns errUnfit, with nothing sent, where c
+// is a stream of another piece: the caller opens the whole object then.
+//
+// It does the work of http.ServeContent, which needs an io.Seeker that can tell its
+// size, drops the errors of reading, and sends files and several pieces by way of
+// type switches and a goroutine of its own.
+func (q *request) sendContent(c *oci.Content, spans []span) error {
+	b := newBody(c)
+	if b.seeker != nil {
+		if status := q.unmet(); status != 0 {
+			if status == http.StatusNotModified {
+				q.w.under.Header().Del("Content-Type")
+			}
+			q.w.status = status
+			return nil
+		}
+		q.set("Accept-Ranges", "bytes")
+	}
+	if b.data != nil && q.plain() {
+		return q.sendData(b.data)
+	}
+	var wanted []window
 	if len(spans) > 0 && b.size > 0 {
-		wanted := windows(spans, b.size)
-		if len(wanted) == 0 {
+		if wanted = windows(spans, b.size); len(wanted) == 0 {
 			return q.unsatisfiable(b.size)
 		}
-		shown.Set("Range", rangeHeader(wanted))
+		wanted = b.choose(wanted)
 	}
-	http.ServeContent(&q.w, &http.Request{Method: q.r.Method, Header: shown}, "", time.Time{}, b)
-	return b.failure()
+	switch {
+	case len(wanted) > 1:
+		return q.sendParts(b, wanted)
+	case len(wanted) == 1:
+		q.set("Content-Range", wanted[0].contentRange(b.size))
+		q.w.status = http.StatusPartialContent
+		return q.sendWindow(b, wanted[0])
+	case b.start > 0 || len(spans) > 0 && b.end >= 0 && b.end != b.size:
+		return errUnfit
+	}
+	return q.sendWindow(b, window{0, b.end})
 }
 
 func (q *request) unsatisfiable(size int64) error {
@@ -109,133 +166,141 @@ func (q *request) unsatisfiable(size int64) error {
 	}
 }
 
-// errUnfit says that a Content cannot be sent as what was asked for.
-var errUnfit = errors.New("the content does not begin where it must")
+// body is the sendable side of a Content: pieces in any order where it can seek,
+// else the bytes from start to end, once.
+type body struct {
+	io.Reader
+	seeker io.Seeker  // nil: it is a stream
+	piecer oci.Piecer // nil: it lies in no file
+	data   []byte     // all of it, where it is in memory
 
-// sendStream answers with c, whose body can only be read from where it begins.
-// Nothing was sent when it returns errUnfit: then the whole object fits.
-func (q *request) sendStream(b *body, c *oci.Content, spans []span) error {
-	f, err := q.fit(c, spans)
-	if err != nil {
-		return err
+	size       int64 // of the object; -1: unknown
+	start, end int64 // end -1: unknown
+}
+
+func newBody(c *oci.Content) body {
+	if c.Data != nil && int64(len(c.Data)) == c.Size {
+		r := bytes.NewReader(c.Data)
+		return body{Reader: r, seeker: r, data: c.Data, size: c.Size, end: c.Size}
 	}
-	if _, err := io.CopyN(io.Discard, b, f.skip); err != nil {
-		b.fail(io.ErrUnexpectedEOF) // unless reading failed before
-		return b.failure()
+	b := body{Reader: c.Body, size: c.Size, end: c.Size}
+	if b.seeker, _ = c.Body.(io.Seeker); b.seeker != nil && c.Size >= 0 {
+		b.piecer, _ = c.Body.(oci.Piecer)
+		return b
 	}
-	if f.contentRange != "" {
-		q.set("Content-Range", f.contentRange)
-		q.w.WriteHeader(http.StatusPartialContent)
+	b.seeker, b.start = nil, c.Offset
+	if c.Length >= 0 {
+		b.end = c.Offset + c.Length
 	}
-	var src io.Reader = b
-	if f.length >= 0 {
-		q.set("Content-Length", strconv.FormatInt(f.length, 10))
-		src = io.LimitReader(b, f.length)
-		if f.toEnd {
-			src = &heldBack{src: b, left: f.length, fail: b.fail}
+	return b
+}
+
+// choose returns wanted where b can be answered with those pieces, else nothing: the
+// answer is the whole object then, which RFC 9110 allows and clients take.
+func (b body) choose(wanted []window) []window {
+	total := int64(0)
+	for _, w := range wanted {
+		total += w.length
+	}
+	first := wanted[0]
+	switch {
+	case b.seeker != nil && total > b.size:
+		return nil // pieces that overlap: net/http does the same
+	case b.seeker != nil:
+		return wanted
+	case len(wanted) > 1: // a stream cannot go back for the second
+		return nil
+	case b.start > first.start || b.end < first.start+first.length:
+		return nil
+	case b.start == 0 && b.end == b.size && first.start > 0:
+		// The registry ignored the range. To throw most of the stream away would
+		// take as long as sending it.
+		return nil
+	}
+	return wanted
+}
+
+// sendWindow sends one piece of the object. Length -1: all of a stream that does not
+// tell its size.
+func (q *request) sendWindow(b body, win window) error {
+	if win.length >= 0 {
+		q.set("Content-Length", strconv.FormatInt(win.length, 10))
+	}
+	if b.seeker == nil {
+		if _, err := io.CopyN(io.Discard, b, win.start-b.start); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return readError(err)
+		}
+		if win.length >= 0 && win.start+win.length == b.end {
+			return q.w.copyToEnd(b, win.length)
+		}
+		return q.w.copy(b, win.length)
+	}
+	if win.start > 0 {
+		if err := b.seek(win.start); err != nil {
+			return err
 		}
 	}
-	if _, err := q.w.ReadFrom(src); err != nil {
-		if failure := b.failure(); failure != nil {
-			return failure
-		}
-		return err
+	if b.piecer != nil && q.w.sendfile {
+		return q.w.sendFile(b.piecer, win.length)
+	}
+	return q.w.copy(b, win.length)
+}
+
+func (b body) seek(to int64) error {
+	if _, err := b.seeker.Seek(to, io.SeekStart); err != nil {
+		return readError(fmt.Errorf("seeking to %d: %w", to, err))
 	}
 	return nil
 }
 
-// fitting is how a stream answers a request.
-type fitting struct {
-	contentRange string // empty: the whole object
-	skip         int64  // of the stream, before the answer begins
-	length       int64  // of the answer; -1: until the stream ends
-	toEnd        bool   // the answer ends where the stream does
-}
-
-// fit finds the fitting of c: 206 for one range of an object of known size,
-// else the whole.
-func (q *request) fit(c *oci.Content, spans []span) (fitting, error) {
-	length := c.Length
-	if length < 0 && c.Size >= 0 {
-		length = c.Size - c.Offset
+// sendParts sends several pieces as multipart/byteranges. Most are small, and
+// copied so that they share a packet.
+func (q *request) sendParts(b body, wanted []window) error {
+	contentType := q.w.under.Header().Get("Content-Type")
+	header := func(w window) textproto.MIMEHeader {
+		return textproto.MIMEHeader{"Content-Range": {w.contentRange(b.size)}, "Content-Type": {contentType}}
 	}
-	if len(spans) > 0 && c.Size > 0 {
-		wanted := windows(spans, c.Size)
-		if len(wanted) == 0 {
-			return fitting{}, q.unsatisfiable(c.Size)
+	parts := multipart.NewWriter(&q.w)
+	length, err := multipartLength(wanted, header, parts.Boundary())
+	if err != nil {
+		return err
+	}
+	q.set("Content-Type", "multipart/byteranges; boundary="+parts.Boundary())
+	q.set("Content-Length", strconv.FormatInt(length, 10))
+	q.w.status = http.StatusPartialContent
+	for _, w := range wanted {
+		if err := b.seek(w.start); err != nil {
+			return err
 		}
-		if w := wanted[0]; len(wanted) == 1 && c.Offset <= w.start && c.Offset+length >= w.start+w.length && !wholeAnyway(c, w) {
-			return fitting{
-				contentRange: w.contentRange(c.Size),
-				skip:         w.start - c.Offset,
-				length:       w.length,
-				toEnd:        c.Offset+length == w.start+w.length,
-			}, nil
+		if _, err := parts.CreatePart(header(w)); err != nil {
+			return err
+		}
+		if err := q.w.copy(b, w.length); err != nil {
+			return err
 		}
 	}
-	whole := c.Offset == 0 && (length < 0 || length == c.Size || len(spans) == 0)
-	if !whole {
-		return fitting{}, errUnfit
-	}
-	return fitting{length: length, toEnd: true}, nil
+	return parts.Close()
 }
 
-// wholeAnyway says that upstream ignored the range: to throw most of the stream
-// away would take as long as sending it, and clients take the 200.
-func wholeAnyway(c *oci.Content, w window) bool {
-	return c.Offset == 0 && w.start > 0 && (c.Length < 0 || c.Length == c.Size)
-}
-
-// heldBack gives all of src but holds its last byte back until src has ended
-// right there. A source that checks digests says so at its end, and a body that
-// is complete by its Content-Length could not be called back.
-type heldBack struct {
-	src  io.Reader
-	left int64
-	fail func(error)
-}
-
-// Read gives the next bytes.
-func (h *heldBack) Read(p []byte) (int, error) {
-	switch {
-	case h.left == 0:
-		return 0, io.EOF
-	case len(p) == 0:
-		return 0, nil
-	case h.left > 1:
-		n, err := h.src.Read(p[:min(int64(len(p)), h.left-1)])
-		h.left -= int64(n)
-		if errors.Is(err, io.EOF) {
-			err = h.broken(io.ErrUnexpectedEOF)
-		}
-		return n, err
-	}
-	return h.last(p)
-}
-
-// last reads one byte more than there may be.
-func (h *heldBack) last(p []byte) (int, error) {
-	var end [2]byte
-	n, err := 0, error(nil)
-	for n < len(end) && err == nil {
-		var m int
-		m, err = h.src.Read(end[n:])
-		n += m
-	}
-	switch {
-	case n == 2:
-		return 0, h.broken(errors.New("the content is longer than its size"))
-	case !errors.Is(err, io.EOF):
+// multipartLength is how long the parts are with everything around them.
+func multipartLength(wanted []window, header func(window) textproto.MIMEHeader, boundary string) (int64, error) {
+	var around bytes.Buffer
+	length := int64(0)
+	parts := multipart.NewWriter(&around)
+	if err := parts.SetBoundary(boundary); err != nil {
 		return 0, err
-	case n == 0:
-		return 0, h.broken(io.ErrUnexpectedEOF)
 	}
-	h.left = 0
-	p[0] = end[0]
-	return 1, io.EOF
-}
-
-func (h *heldBack) broken(err error) error {
-	h.fail(err)
-	return err
+	for _, w := range wanted {
+		if _, err := parts.CreatePart(header(w)); err != nil {
+			return 0, err
+		}
+		length += w.length
+	}
+	if err := parts.Close(); err != nil {
+		return 0, err
+	}
+	return length + int64(around.Len()), nil
 }

@@ -215,7 +215,7 @@ func TestFilesOverTLS(t *testing.T) {
 }
 
 func TestWriteErrorsAreTheClients(t *testing.T) {
-	w := &writer{under: failing{httptest.NewRecorder()}, control: *http.NewResponseController(httptest.NewRecorder())}
+	w := &response{under: failing{httptest.NewRecorder()}, control: *http.NewResponseController(httptest.NewRecorder())}
 	_, err := w.Write([]byte("x"))
 	if oci.ClassOf(err) != oci.ClientGone || !errors.Is(err, errLeft) || oci.ClassOf(w.finish()) != oci.ClientGone {
 		t.Errorf("%v; at the end %v", err, w.finish())
@@ -229,8 +229,8 @@ func (failing) Write([]byte) (int, error) { return 0, errors.New("no") }
 // The last resort: net/http would send less than it promised without a word.
 func TestShortBodies(t *testing.T) {
 	for promised, ok := range map[string]bool{"5": true, "6": false, "": true} {
-		w := &writer{under: httptest.NewRecorder(), control: *http.NewResponseController(httptest.NewRecorder())}
-		w.Header().Set("Content-Length", promised)
+		w := &response{under: httptest.NewRecorder(), control: *http.NewResponseController(httptest.NewRecorder())}
+		w.under.Header().Set("Content-Length", promised)
 		if _, err := w.Write([]byte("12345")); err != nil {
 			t.Fatal(err)
 		}
