@@ -17,13 +17,18 @@ import (
 // answers 401 to every one.
 func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	c := blobCall(opProbe, o, "bytes=0-0")
-	a, err := s.do(ctx, c)
+	a, err := s.asked(ctx, c, o, oci.Range{Length: 1}, s.do)
 	if err != nil {
 		return nil, err
 	}
 	p, err := s.measure(ctx, a, c, o, oci.Range{Length: 1})
 	if err != nil {
 		return nil, err
+	}
+	if doubtful(a) && isPage(a.Header) {
+		if err := s.inspect(a, o); err != nil {
+			return nil, err
+		}
 	}
 	if encoding(a.Header) != "" {
 		p.size = -1 // it is that of the encoding
@@ -36,6 +41,17 @@ func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, erro
 	}, nil
 }
 
+// inspect reads a 200 that may be a document of another kind. What is small is held
+// against the digest; what is large is no such document.
+func (s *source) inspect(a *answer, o oci.Object) error {
+	data, over, err := a.slurp(maxSmall, smallLimit)
+	if err != nil || over {
+		return err
+	}
+	_, err = s.small(a, o, data)
+	return err
+}
+
 // blobType is what registries call a blob, when they call it anything.
 const blobType = "application/octet-stream"
 
@@ -45,19 +61,31 @@ func blobCall(op operation, o oci.Object, rng string) *call {
 
 // openBlob opens a piece of a blob. The bytes are not verified here.
 func (s *source) openBlob(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
+	return s.blobBy(ctx, o, r, s.do)
+}
+
+// blobBy opens a piece of a blob by an answer to ask.
+func (s *source) blobBy(ctx context.Context, o oci.Object, r oci.Range, ask asking) (*oci.Content, error) {
 	c := blobCall(opBlob, o, rangeHeader(r))
-	a, err := s.do(ctx, c)
+	a, err := s.asked(ctx, c, o, r, ask)
 	if err != nil {
 		return nil, err
+	}
+	if c.rng != "" && encoding(a.Header) != "" && a.StatusCode == http.StatusPartialContent {
+		_ = a.Body.Close() // a part of an encoding is no part of the blob
+		*c = *c.whole()
+		if a, err = ask(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	if doubtful(a) {
+		return s.settled(ctx, a, o, func(ctx context.Context) (*answer, error) { return ask(ctx, blobCall(opBlob, o, "")) })
 	}
 	return s.content(ctx, a, c, o, r)
 }
 
 // content makes Content of an answer to a GET of a blob.
 func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, r oci.Range) (*oci.Content, error) {
-	if encoding(a.Header) != "" && (a.StatusCode == http.StatusOK || a.StatusCode == http.StatusPartialContent) {
-		return s.decoded(ctx, a, c, o)
-	}
 	p, err := s.measure(ctx, a, c, o, r)
 	if err != nil {
 		return nil, err
@@ -89,19 +117,21 @@ func outcome(a *answer) oci.Outcome { return oci.Outcome{Result: oci.Pass, Asked
 // measure finds out which piece an answer to r is. It closes the answer where
 // it is an error.
 func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, r oci.Range) (piece, error) {
+	if c.rng == "" {
+		r = oci.Range{}
+	}
 	switch {
+	case a.StatusCode == http.StatusPartialContent && c.rng == "" && a.Header.Get("Content-Range") == "":
+		return piece{0, a.ContentLength, a.ContentLength}, nil
 	case a.StatusCode == http.StatusPartialContent && isEmpty(o) && a.ContentLength == 0:
 		return piece{}, nil // net/http says "bytes 0--1/0" for the last byte of nothing
-	case a.StatusCode == http.StatusPartialContent && c.rng != "":
+	case a.StatusCode == http.StatusPartialContent:
 		p, err := partial(a.Response, r)
 		if err != nil {
 			_ = a.Body.Close()
 			return piece{}, a.body.who.nonsense("sent %s; try again", err)
 		}
 		return p, nil
-	case a.StatusCode == http.StatusOK && isPage(a.Header):
-		_ = a.Body.Close()
-		return piece{}, a.body.who.nonsense("sent a web page instead of a blob; check that its endpoint is a registry, and who is between")
 	case a.StatusCode == http.StatusOK:
 		return piece{0, a.ContentLength, a.ContentLength}, nil
 	case a.StatusCode == http.StatusRequestedRangeNotSatisfiable && c.rng != "":
@@ -125,37 +155,12 @@ func beyond(h http.Header, o oci.Object, r oci.Range) (piece, bool) {
 // isEmpty says whether o is the blob without a byte.
 func isEmpty(o oci.Object) bool { return o.Digest == o.Digest.Algorithm().FromBytes(nil) }
 
-// decoded takes a blob that came with a Content-Encoding, which we did not ask
-// for. Small ones are decoded where the digest says so. A part of an encoding is
-// no part of the blob, so the whole is asked for.
-func (s *source) decoded(ctx context.Context, a *answer, c *call, o oci.Object) (*oci.Content, error) {
-	who := a.body.who
-	if c.rng != "" && !a.asked.IsZero() {
-		_ = a.Body.Close()
-		return s.openBlob(ctx, o, oci.Range{})
-	}
-	data, over, err := a.slurp(maxSmall, smallLimit)
-	if err != nil {
-		return nil, err
-	}
-	plain, _, ok := match(versions(a.Header, data), o.Digest)
-	if over || !ok {
-		return nil, who.nonsense("sent a blob with Content-Encoding %.40q, which nobody asked for", encoding(a.Header))
-	}
-	size := int64(len(plain))
-	return &oci.Content{
-		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: blobType, Data: plain},
-		Outcome:    outcome(a), Length: size, Body: inMemory{bytes.NewReader(plain)},
-	}, nil
-}
-
 // again opens other pieces where the registry sent us last time. There the URL
 // itself is the right, so no credential goes along, and the registry is not
 // asked: the answer proves nothing.
 func (s *source) again(target *url.URL, who asker, o oci.Object) func(context.Context, oci.Range) (*oci.Content, error) {
-	return func(ctx context.Context, r oci.Range) (*oci.Content, error) {
-		c := blobCall(opBlob, o, rangeHeader(r))
-		a, err := s.within(ctx, opBlob, who, func(ctx context.Context) (*answer, error) {
+	ask := func(ctx context.Context, c *call) (*answer, error) {
+		return s.within(ctx, opBlob, who, func(ctx context.Context) (*answer, error) {
 			req := s.newRequest(http.MethodGet, target)
 			req.Header.Set("Accept", c.accept)
 			if c.rng != "" {
@@ -167,9 +172,6 @@ func (s *source) again(target *url.URL, who asker, o oci.Object) func(context.Co
 			}
 			return s.walk(ctx, s.blob, &answer{Response: got.Response, target: target}, req, who)
 		})
-		if err != nil {
-			return nil, err
-		}
-		return s.content(ctx, a, c, o, r)
 	}
+	return func(ctx context.Context, r oci.Range) (*oci.Content, error) { return s.blobBy(ctx, o, r, ask) }
 }

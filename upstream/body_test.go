@@ -165,14 +165,17 @@ func TestTurns(t *testing.T) {
 func TestTurnsAfterErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, step := range []http.RoundTripper{
-			status(404), status(206, "Content-Range", "rubbish"), status(200, "Content-Type", "text/html"), failing(errors.New("odd")), status(302),
+			status(404), status(206, "Content-Range", "rubbish"), failing(errors.New("odd")), status(302),
 			roundTripper(func(*http.Request) (*http.Response, error) {
-				return replyWith(200, "other", "Content-Encoding", "zstd"), nil
+				return replyWith(200, "other", "Content-Encoding", "gzip"), nil
+			}),
+			roundTripper(func(*http.Request) (*http.Response, error) {
+				return replyWith(200, "a page", "Content-Type", "text/html"), nil
 			}),
 		} {
 			r := inMemoryRegistry(t, step.RoundTrip)
 			if _, err := r.As(Identity{}).Open(t.Context(), anObject, oci.Range{Start: 1}); err == nil {
-				t.Error("no error")
+				t.Errorf("%T: no error", step)
 			}
 			if len(r.slots) != 0 {
 				t.Errorf("%d turns are lost", len(r.slots))

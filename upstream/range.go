@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"net/http"
@@ -90,4 +91,62 @@ func partial(resp *http.Response, r oci.Range) (piece, error) {
 		return piece{}, fmt.Errorf("another piece than was asked for")
 	}
 	return p, nil
+}
+
+// asking sends a call to the registry, or to where it sent us the last time.
+type asking func(context.Context, *call) (*answer, error)
+
+// whole is c without a Range.
+func (c *call) whole() *call {
+	w := *c
+	w.rng = ""
+	return &w
+}
+
+// asked asks for the piece r of o, and once more for the whole where the answer is
+// about the Range: it is a hint, and there are registries, caches and object stores
+// that fail for the sake of it although the blob is there. It changes c to what was
+// answered.
+func (s *source) asked(ctx context.Context, c *call, o oci.Object, r oci.Range, ask asking) (*answer, error) {
+	a, err := ask(ctx, c)
+	if err != nil || c.rng == "" || !s.mindsRange(a, o, r) {
+		return a, err
+	}
+	discard(a.Response)
+	s.log.DebugContext(ctx, "asking once more without a Range", "registry", s.name, "repo", c.repo, "status", a.StatusCode)
+	*c = *c.whole()
+	return ask(ctx, c)
+}
+
+// mindsRange says whether an answer to a request with a Range may be another one
+// without it.
+func (s *source) mindsRange(a *answer, o oci.Object, r oci.Range) bool {
+	switch a.StatusCode {
+	case http.StatusPartialContent:
+		_, err := partial(a.Response, r)
+		return err != nil && !(isEmpty(o) && a.ContentLength == 0)
+	case http.StatusRequestedRangeNotSatisfiable:
+		// Also where only the end of the piece lies beyond the end of the blob, or all
+		// of it beyond that of an encoding which is shorter.
+		_, beyond := beyond(a.Header, o, r)
+		return !beyond || s.labels.encodes(s.hostOf(a))
+	case http.StatusUnauthorized, http.StatusForbidden:
+		// A storage that does not know a Range which its URL was not signed for. The
+		// registry itself means what it says, and asking a storage once more that is
+		// asked past the registry does not make a URL valid again.
+		return a.target != nil && !a.asked.IsZero()
+	}
+	return rangeStatus(a.StatusCode)
+}
+
+// rangeStatus says whether a status may be about a Range: a request that is not
+// understood or not implemented, and not one that is refused, limited or too early.
+func rangeStatus(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusConflict, http.StatusLengthRequired,
+		http.StatusPreconditionFailed, http.StatusExpectationFailed, http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
+		http.StatusInternalServerError, http.StatusNotImplemented:
+		return true
+	}
+	return false
 }

@@ -100,6 +100,7 @@ type Registry struct {
 	slots chan struct{}
 	// longLists are the lists of unusual length that are in memory.
 	longLists chan struct{}
+	labels    labels
 	log       *slog.Logger
 	// turning is held while what the breakers are is shown, so that what is shown
 	// last is the latest.

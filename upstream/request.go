@@ -88,7 +88,7 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 		}
 		for targets := 1; ; targets++ {
 			a, err := s.ask(ctx, c, cred, who)
-			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead || c.op.isList() ||
+			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead || c.op.isList() || c.mindsRange(a) ||
 				ctx.Err() != nil || !s.budget.spend(time.Now()) {
 				return a, err
 			}
@@ -98,6 +98,12 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 			}
 		}
 	})
+}
+
+// mindsRange says whether what a redirect target answered may be about the Range: then
+// another one would say the same.
+func (c *call) mindsRange(a *answer) bool {
+	return c.rng != "" && a != nil && a.StatusCode < 500 && rangeStatus(a.StatusCode)
 }
 
 // failedTarget says whether it is a redirect target that failed, so that the
