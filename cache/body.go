@@ -48,7 +48,7 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 	if check == nil {
 		return true, nil
 	}
-	if _, err := check.Done(); descriptor.Exhausted(err) {
+	if _, err, _ := check.Done(); descriptor.Exhausted(err) {
 		closeBody(b)
 		return false, descriptor.Error(err)
 	}
@@ -56,7 +56,7 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 		b.check, b.ctx, b.held = check, ctx, !r.Bounded()
 		return true, nil
 	}
-	err := check.Wait(ctx)
+	_, err := check.Wait(ctx)
 	if err == nil {
 		return true, nil
 	}
@@ -90,9 +90,10 @@ func (b *fileBody) ready() (int64, error) {
 	if b.check == nil || b.bypass != nil {
 		return left, nil
 	}
-	over, err := b.check.Done()
+	_, err, over := b.check.Done()
 	if !over && b.held && left == 1 {
-		over, err = true, b.check.Wait(b.ctx)
+		over = true
+		_, err = b.check.Wait(b.ctx)
 	}
 	if err != nil && b.openBypass != nil && !errors.Is(err, store.ErrMismatch) && b.ctx.Err() == nil { // it cannot be read
 		if b.bypass, err = b.openBypass(err); err == nil {

@@ -117,7 +117,7 @@ func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
 		_ = c.Body.Close() // memory: manifests always are
 		return &c.Descriptor, nil
 	}
-	size, err := s.c.store.BlobSize(s.origin, o.Digest)
+	size, _, err := s.c.store.Stat(s.origin, o.Digest)
 	if err != nil {
 		return nil, onlyExhausted(err)
 	}

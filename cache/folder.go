@@ -187,7 +187,7 @@ func (f *folder) Limit() int64 {
 
 func (f *folder) size() int64 {
 	if s := f.now.Load(); s != nil {
-		return s.Size()
+		return s.Usage().Bytes
 	}
 	return 0
 }
@@ -199,18 +199,11 @@ func (f *folder) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) 
 	return nil, 0, errNotThere
 }
 
-func (f *folder) Has(origin string, d oci.Digest) (size int64, ok bool) {
+func (f *folder) Stat(origin string, d oci.Digest) (size int64, used time.Time, err error) {
 	if s := f.now.Load(); s != nil {
-		return s.Has(origin, d)
+		return s.Stat(origin, d)
 	}
-	return 0, false
-}
-
-func (f *folder) BlobSize(origin string, d oci.Digest) (int64, error) {
-	if s := f.now.Load(); s != nil {
-		return s.BlobSize(origin, d)
-	}
-	return 0, errNotThere
+	return 0, time.Time{}, errNotThere
 }
 
 func (f *folder) Use(origin string, d oci.Digest) {
@@ -244,16 +237,9 @@ func (f *folder) Look(origin string, d oci.Digest, limit int64) ([]byte, error) 
 	return nil, errNotThere
 }
 
-func (f *folder) LastUse(origin string, d oci.Digest) (size int64, at time.Time, ok bool) {
-	if s := f.now.Load(); s != nil {
-		return s.LastUse(origin, d)
-	}
-	return 0, time.Time{}, false
-}
-
-func (f *folder) Left(origin string, d oci.Digest) (size int64, ok bool) {
+func (f *folder) PartialSize(origin string, d oci.Digest) (size int64, ok bool) {
 	if s, _ := f.there(); s != nil {
-		return s.Left(origin, d)
+		return s.PartialSize(origin, d)
 	}
 	return 0, false
 }

@@ -120,7 +120,7 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	}
 	// A download may have published between the caller's look at the disk and
 	// this one.
-	if _, ok := t.o.Store.Has(r.Key.Origin, r.Key.Digest); ok {
+	if _, _, err := t.o.Store.Stat(r.Key.Origin, r.Key.Digest); err == nil {
 		return nil, nil, false, ErrRetry
 	}
 	rq = newRequester(r)

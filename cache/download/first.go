@@ -44,7 +44,7 @@ func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, e
 // has answered a requester. What is beyond an owner's share stays where it is: the
 // first answer then goes past the cache.
 func (d *Download) resume() {
-	size, ok := d.table.o.Store.Left(d.key.Origin, d.key.Digest)
+	size, ok := d.table.o.Store.PartialSize(d.key.Origin, d.key.Digest)
 	if !ok || !d.reserveShare(size) {
 		return
 	}

@@ -67,7 +67,7 @@ func (s State) after() []State {
 // changes nothing, where the move is not legal or where a reader came while the
 // download was about to park. err says why a download failed.
 //
-// The order matters. What a failed download has fetched is shelved or dropped
+// The order matters. What a failed download has fetched is parked or dropped
 // first, which gives back its room; then it leaves the table and gives back its
 // slot and its share, so that a newcomer starts anew and finds a partial that is
 // there. Only then are waiters woken, here and in the blocks.
@@ -75,7 +75,7 @@ func (d *Download) move(to State, err error) bool {
 	if to == Failed && d.blocks != nil { // only its worker fails a download, so the move is legal
 		d.blocks.Stop(err)
 		if resumable(err) {
-			d.blocks.Shelve()
+			d.blocks.Park()
 		} else {
 			d.blocks.Drop() // outside the locks: to delete a large file takes a while
 		}
@@ -115,7 +115,8 @@ func (d *Download) leave(to State, err error) (*slot, bool) {
 		return nil, true
 	}
 	if to == Parked {
-		d.blocks.Leave()
+		d.blocks.Park()
+		d.blocks.Fail(store.ErrDiscarded) // nobody reads them
 	}
 	d.table.remove(d)
 	return d.slot, true

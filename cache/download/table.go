@@ -40,8 +40,8 @@ type Options struct {
 // Store is where blobs grow and lie; see store.Store. Where it cannot be used it has
 // nothing, and its errors say so.
 type Store interface {
-	Has(origin string, d oci.Digest) (size int64, ok bool)
-	Left(origin string, d oci.Digest) (size int64, ok bool)
+	Stat(origin string, d oci.Digest) (size int64, used time.Time, err error)
+	PartialSize(origin string, d oci.Digest) (size int64, ok bool)
 	Resume(origin string, d oci.Digest) (*store.Blocks, bool)
 	NewBlocks(origin string, d oci.Digest, size int64) (*store.Blocks, error)
 	// Limit is how many bytes may be kept; 0: no limit but the disk's.

@@ -30,7 +30,7 @@ var (
 // readers wait for bytes; a hasher follows the front of what is there.
 //
 // It is safe for concurrent use. Someone must call Hash, and in the end Publish,
-// Leave or Discard.
+// Park or Discard.
 type Blocks struct {
 	store  *Store
 	origin string
@@ -43,11 +43,12 @@ type Blocks struct {
 	// It comes before mu.
 	writing sync.Mutex
 	notes   *notes // of what is there; nil: none are taken
-	hashing hashing
-
-	mu       sync.Mutex
-	size     int64 // -1 until the end of a blob of unknown length
+	// reserved bytes of the cache, guarded by writing.
 	reserved int64
+	hashing  hashing
+
+	mu   sync.Mutex
+	size int64 // -1 until the end of a blob of unknown length
 	// filled is how many bytes of each block are there, from its start. Bytes
 	// below it never change: a reader may have them already.
 	filled   map[int64]int64
@@ -74,18 +75,14 @@ type waiter struct {
 // NewBlocks makes room for a blob of size bytes (-1: unknown) and an empty file
 // for it. The error is about our disk; ErrNoRoom if there is none.
 func (s *Store) NewBlocks(origin string, d oci.Digest, size int64) (*Blocks, error) {
-	s.room.forget(blobKey{origin, d}) // it is fetched from the start now
+	s.capacity.dropPartial(blobKey{origin, d}) // it is fetched from the start now
 	reserved := max(size, 0)
-	if err := s.room.reserve(reserved); err != nil {
-		return nil, err
-	}
 	f, err := s.newFile(d, reserved)
-	if err != nil {
-		s.room.dropped(reserved, 0)
-		if errors.Is(err, unix.EFBIG) { // FAT has no files from 4 GiB on
-			return nil, &NoRoom{size, LackLimit}
-		}
-		return nil, fmt.Errorf("making a file in the cache: %w", err)
+	switch {
+	case errors.Is(err, unix.EFBIG): // FAT has no files from 4 GiB on
+		return nil, &NoRoom{size, LackLimit}
+	case err != nil:
+		return nil, err
 	}
 	b := s.newBlocks(origin, d, f, max(size, -1))
 	b.reserved, b.filled = reserved, map[int64]int64{}
@@ -105,16 +102,19 @@ func (s *Store) newBlocks(origin string, d oci.Digest, f *os.File, size int64) *
 	return b
 }
 
-// newFile makes a sparse file in tmp.
-func (s *Store) newFile(d oci.Digest, size int64) (*os.File, error) {
-	if s.Gone() {
-		return nil, ErrGone
-	}
-	// Somebody may have emptied the folder of a running cache.
-	if err := s.disk.mkdirAll(s.tmp()); err != nil {
+// newFile reserves size bytes and makes a sparse file of them in tmp.
+func (s *Store) newFile(d oci.Digest, size int64) (f *os.File, err error) {
+	if err := s.capacity.reserve(size); err != nil {
 		return nil, err
 	}
-	return s.disk.createTemp(s.tmp(), d.Encoded()[:16]+"-*", size)
+	if err = ErrGone; !s.Gone() {
+		f, err = s.disk.createTemp(s.tmp(), d.Encoded()[:16]+"-*", size)
+	}
+	if err == nil {
+		return f, nil
+	}
+	s.capacity.giveBack(size, 0)
+	return nil, fmt.Errorf("making a file in the cache: %w", err)
 }
 
 // Size is the blob's size, -1 while it is unknown.
@@ -264,7 +264,7 @@ func (b *Blocks) wakeReady() {
 
 // Stop ends the blob with err, if it is not verified. The first error stays.
 // Writers get it at once, and if it is ErrMismatch no further byte goes out.
-// Readers wait on until Fail, Discard or Leave: a client that is told comes back
+// Readers wait on until Fail or Discard: a client that is told comes back
 // at once, and must find the room of this blob free by then.
 func (b *Blocks) Stop(err error) {
 	b.mu.Lock()

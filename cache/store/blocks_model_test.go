@@ -118,7 +118,7 @@ func (p plan) walk(t *rapid.T, s *Store) {
 	}
 	if right {
 		wantBlob(t, s, here, p.data)
-		if err := s.Remove(here, d); err != nil {
+		if err := s.removeBlob(here, d); err != nil {
 			t.Error(err)
 		}
 	}

@@ -17,21 +17,21 @@ import (
 )
 
 // count2 counts again, as a sweep does.
-func (r *room) count2(t tb) {
+func (c *capacity) count2(t tb) {
 	t.Helper()
-	r.evicting.Lock()
-	defer r.evicting.Unlock()
-	if err := r.survey(context.Background(), func(entry) {}); err != nil {
+	c.evicting.Lock()
+	defer c.evicting.Unlock()
+	if err := c.walk(context.Background(), func(entry) {}); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // everything is all blobs that a survey sees.
-func (r *room) everything(t tb) (all []entry) {
+func (c *capacity) everything(t tb) (all []entry) {
 	t.Helper()
-	r.evicting.Lock()
-	defer r.evicting.Unlock()
-	if err := r.survey(context.Background(), func(e entry) { all = append(all, e) }); err != nil {
+	c.evicting.Lock()
+	defer c.evicting.Unlock()
+	if err := c.walk(context.Background(), func(e entry) { all = append(all, e) }); err != nil {
 		t.Fatal(err)
 	}
 	return all
@@ -95,8 +95,8 @@ func TestChangesDuringTheCount(t *testing.T) {
 				for range 40 {
 					i := 4*r.Uint64N(75) + w // each has blobs of its own
 					data := random(i, 100+int(i))
-					if _, ok := s.Has(here, oci.DigestOf(data)); ok && r.IntN(3) > 0 {
-						if err := s.Remove(here, oci.DigestOf(data)); err != nil {
+					if _, ok := s.has(here, oci.DigestOf(data)); ok && r.IntN(3) > 0 {
+						if err := s.removeBlob(here, oci.DigestOf(data)); err != nil {
 							t.Error(err)
 						}
 						continue
@@ -112,77 +112,14 @@ func TestChangesDuringTheCount(t *testing.T) {
 			})
 		}
 		all.Go(func() { // and again, as a sweep does
-			<-s.room.counted
+			<-s.capacity.counted
 			for range 3 {
-				s.room.count2(t)
+				s.capacity.count2(t)
 			}
 		})
 		all.Wait()
 		wantClean(t, s)
 		closeStore(t, s)
-	}
-}
-
-// The same, one change at a time, at the moment where it would hurt.
-func TestEachChangeDuringTheCount(t *testing.T) {
-	old, oldDigest := newBlob(1, 1000)
-	fresh, freshDigest := newBlob(2, 500)
-	seen := func(s *Store, d oci.Digest, size int64) entry { return entry{path: s.path(here, d), size: size} }
-	for name, c := range map[string]struct {
-		do   func(t *testing.T, s *Store)
-		walk func(s *Store) []entry // what the walk saw
-	}{
-		"published before it was walked past": {
-			func(t *testing.T, s *Store) { keep(t, s, here, fresh) },
-			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000), seen(s, freshDigest, 500)} },
-		},
-		"published after": {
-			func(t *testing.T, s *Store) { keep(t, s, here, fresh) },
-			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
-		},
-		"removed before it was walked past": {
-			func(t *testing.T, s *Store) { remove(t, s, oldDigest) },
-			func(*Store) []entry { return nil },
-		},
-		"removed after": {
-			func(t *testing.T, s *Store) { remove(t, s, oldDigest) },
-			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
-		},
-		"removed and published again": {
-			func(t *testing.T, s *Store) { remove(t, s, oldDigest); keep(t, s, here, old) },
-			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
-		},
-		"published and removed": {
-			func(t *testing.T, s *Store) { keep(t, s, here, fresh); remove(t, s, freshDigest) },
-			func(s *Store) []entry { return []entry{seen(s, freshDigest, 500), seen(s, oldDigest, 1000)} },
-		},
-		"published over": {
-			func(t *testing.T, s *Store) { keep(t, s, here, old) },
-			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
-		},
-		"shared": {
-			func(t *testing.T, s *Store) { keep(t, s, there, old) },
-			func(s *Store) []entry { return []entry{seen(s, oldDigest, 1000)} },
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			for _, d := range []oci.Digest{oldDigest, freshDigest} { // whose leaf is looked at
-				s := open(t, t.TempDir(), Options{})
-				keep(t, s, here, old)
-				leaf := filepath.Dir(s.path(here, d))
-				s.room.begin(leaf)
-				c.do(t, s)
-				s.room.sumUp(leaf, slices.DeleteFunc(c.walk(s), func(e entry) bool { return filepath.Dir(e.path) != leaf }))
-				wantClean(t, s)
-			}
-		})
-	}
-}
-
-func remove(t *testing.T, s *Store, d oci.Digest) {
-	t.Helper()
-	if err := s.Remove(here, d); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -216,7 +153,7 @@ func TestCountPassesOverWhatItCannotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	asNobody(t, s.dir, func() {
-		if list := s.room.everything(t); len(list) != 1 {
+		if list := s.capacity.everything(t); len(list) != 1 {
 			t.Errorf("%d entries", len(list))
 		}
 	})

@@ -31,7 +31,7 @@ func TestKilledAnywhere(t *testing.T) {
 			digest, ok := strings.CutPrefix(strings.TrimSpace(line), "kept ")
 			if !ok {
 				t.Errorf("seed %d: %s", seed, line)
-			} else if _, ok := s.Has(here, oci.Digest(digest)); !ok {
+			} else if _, ok := s.has(here, oci.Digest(digest)); !ok {
 				t.Errorf("seed %d: %s is lost", seed, digest)
 			}
 		}
@@ -45,7 +45,7 @@ func TestKilledAnywhere(t *testing.T) {
 // wantWhole hashes all blobs.
 func wantWhole(t *testing.T, s *Store) {
 	t.Helper()
-	for _, e := range s.room.everything(t) {
+	for _, e := range s.capacity.everything(t) {
 		data, err := os.ReadFile(e.path)
 		if err != nil || oci.DigestOf(data).Encoded() != filepath.Base(e.path) {
 			t.Errorf("%s has %d bytes of something else; %v", e.path, len(data), err)
@@ -203,7 +203,7 @@ func failOne(t *testing.T, spoil string) (hit bool) {
 	wantWhole(t, s)
 	wantClean(t, s)
 	size := int64(len(childBlob()))
-	n, there := s.Has(here, oci.DigestOf(childBlob()))
+	n, there := s.has(here, oci.DigestOf(childBlob()))
 	switch {
 	case killed:
 	case r.Err == "" && (n != size || r.Usage != Usage{Bytes: size, Blobs: 1}):

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -60,14 +61,6 @@ type disk struct {
 // errSkipped as fault's answer lets an operation succeed without being done.
 var errSkipped = errors.New("skipped")
 
-func (d *disk) do(op Op, path string, f func() error) error {
-	err := d.before(op, path)
-	if err == nil {
-		err = f()
-	}
-	return d.after(op, err)
-}
-
 func (d *disk) before(op Op, path string) error {
 	if d.fault == nil {
 		return nil
@@ -77,7 +70,7 @@ func (d *disk) before(op Op, path string) error {
 
 func (d *disk) after(op Op, err error) error {
 	switch {
-	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist):
+	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist), errors.Is(err, io.EOF):
 		return err
 	case descriptor.Exhausted(err): // the disk was not even asked
 		return err
@@ -103,28 +96,47 @@ func (s *Store) Failures() map[Op]int64 {
 }
 
 func (d *disk) mkdirAll(dir string) error {
-	return d.do(OpMake, dir, func() error { return os.MkdirAll(dir, 0o700) })
+	err := d.before(OpMake, dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	return d.after(OpMake, err)
 }
 
-func (d *disk) mkdir(dir string) error {
-	return d.do(OpMake, dir, func() error { return os.Mkdir(dir, 0o700) })
+// makeDir makes dir if it is not there. Something else in its place is an error,
+// a symbolic link to a folder too.
+func (d *disk) makeDir(dir string) (made bool, err error) {
+	if err = d.before(OpMake, dir); err == nil {
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err = d.after(OpMake, err); !errors.Is(err, fs.ErrExist) {
+		return err == nil, err
+	}
+	info, err := os.Lstat(dir)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is in the way: it is no folder", dir)
+	}
+	return false, err
 }
 
-// createTemp makes a file of size bytes with a name of its own.
+// createTemp makes a file of size bytes with a name of its own, and its folder
+// where somebody has emptied that of a running cache.
 func (d *disk) createTemp(dir, pattern string, size int64) (f *os.File, err error) {
-	err = d.do(OpMake, dir, func() error {
+	if err = d.before(OpMake, dir); err == nil {
 		f, err = os.CreateTemp(dir, pattern)
-		return err
-	})
-	if err != nil {
-		return nil, err
 	}
-	if err := d.do(OpMake, f.Name(), func() error { return f.Truncate(size) }); err != nil {
-		_ = f.Close() // nothing was written
-		_ = d.remove(f.Name())
-		return nil, err
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = d.mkdirAll(dir); err == nil {
+			f, err = os.CreateTemp(dir, pattern)
+		}
 	}
-	return f, nil
+	if err == nil {
+		if err = f.Truncate(size); err != nil {
+			_ = f.Close() // nothing was written
+			_ = d.remove(f.Name())
+		}
+	}
+	return f, d.after(OpMake, err)
 }
 
 // openFile is os.OpenFile, for files that no path from outside leads to.
@@ -133,11 +145,10 @@ func (d *disk) openFile(path string, flag int) (f *os.File, err error) {
 	if flag&os.O_CREATE != 0 {
 		op = OpMake
 	}
-	err = d.do(op, path, func() error {
+	if err = d.before(op, path); err == nil {
 		f, err = os.OpenFile(path, flag|unix.O_NOFOLLOW, 0o600)
-		return err
-	})
-	return f, err
+	}
+	return f, d.after(op, err)
 }
 
 // open is openNoLinks.
@@ -149,11 +160,10 @@ func (d *disk) open(path string) (fd int, err error) {
 }
 
 func (d *disk) readAt(f *os.File, p []byte, off int64) (n int, err error) {
-	err = d.do(OpRead, f.Name(), func() error {
+	if err = d.before(OpRead, f.Name()); err == nil {
 		n, err = f.ReadAt(p, off)
-		return err
-	})
-	return n, err
+	}
+	return n, d.after(OpRead, err)
 }
 
 // writeAt writes p. A fault of io.ErrShortWrite lets the first half through.
@@ -203,7 +213,11 @@ func (d *disk) syncFolder(dir string) error {
 }
 
 func (d *disk) rename(from, to string) error {
-	return d.do(OpRename, to, func() error { return os.Rename(from, to) })
+	err := d.before(OpRename, to)
+	if err == nil {
+		err = os.Rename(from, to)
+	}
+	return d.after(OpRename, err)
 }
 
 // link is os.Link. Not every filesystem has links, and none has any number of them.
@@ -241,13 +255,24 @@ func (d *disk) space(dir string) space {
 }
 
 func (d *disk) remove(path string) error {
-	return d.do(OpRemove, path, func() error { return os.Remove(path) })
+	err := d.before(OpRemove, path)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	return d.after(OpRemove, err)
+}
+
+func (d *disk) removeAll(path string) error {
+	err := d.before(OpRemove, path)
+	if err == nil {
+		err = os.RemoveAll(path)
+	}
+	return d.after(OpRemove, err)
 }
 
 func (d *disk) readDir(dir string) (all []os.DirEntry, err error) {
-	err = d.do(OpList, dir, func() error {
+	if err = d.before(OpList, dir); err == nil {
 		all, err = os.ReadDir(dir)
-		return err
-	})
-	return all, err
+	}
+	return all, d.after(OpList, err)
 }

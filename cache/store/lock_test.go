@@ -57,7 +57,7 @@ func TestStore_WithoutWhatFilesystemsLack(t *testing.T) {
 			}
 			closeStore(t, s)
 			s = open(t, dir, o)
-			if size, ok := s.Has(here, d); !ok || size != int64(len(data)) {
+			if size, ok := s.has(here, d); !ok || size != int64(len(data)) {
 				t.Errorf("after a restart: %d bytes, %v", size, ok)
 			}
 		})
@@ -169,7 +169,7 @@ func TestStore_Gone(t *testing.T) {
 			if err := s.Probe(); !errors.Is(err, ErrGone) {
 				t.Errorf("probing: %v", err)
 			}
-			if _, err := s.room.evict(t.Context(), 10<<20); !errors.Is(err, ErrGone) {
+			if _, err := s.capacity.evict(t.Context(), 10<<20); !errors.Is(err, ErrGone) {
 				t.Errorf("evicting: %v", err)
 			}
 			if after := tree(t, dir); after != before {
@@ -279,7 +279,7 @@ func TestEviction_NotInVain(t *testing.T) {
 			if none, ok := errors.AsType[*NoRoom](err); !ok || none.Lack != c.lack || !errors.Is(err, ErrNoRoom) {
 				t.Errorf("%v", err)
 			}
-			if s.room.makeRoom(t.Context()) {
+			if s.capacity.makeRoom(t.Context()) {
 				t.Error("there is room, it says")
 			}
 			if n := len(left(s, all)); n != len(all) {
@@ -304,7 +304,7 @@ func TestEviction_NotInVainForSharedFiles(t *testing.T) {
 	if _, err := s.NewBlocks(here, oci.DigestOf(nil), 7*mib); !errors.Is(err, ErrNoRoom) { // 1 is free, and 4 would be
 		t.Errorf("%v", err)
 	}
-	if _, ok := s.Has(here, d); !ok {
+	if _, ok := s.has(here, d); !ok {
 		t.Error("it went in vain")
 	}
 	b, err := s.NewBlocks(here, oci.DigestOf(nil), 4*mib)

@@ -63,8 +63,27 @@ func open(t testing.TB, dir string, o Options) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() }) // those that the test closed are closed again
-	<-s.room.counted
+	<-s.capacity.counted
 	return s
+}
+
+func (s *Store) has(origin string, d oci.Digest) (size int64, ok bool) {
+	size, _, err := s.Stat(origin, d)
+	return size, err == nil
+}
+
+func (s *Store) removeBlob(origin string, d oci.Digest) error {
+	if _, ok := s.has(origin, d); !ok {
+		return fs.ErrNotExist
+	}
+	_, err := s.capacity.removeIf(s.path(origin, d), nil)
+	return err
+}
+
+// leave parks b, and its readers learn of it.
+func (b *Blocks) leave() {
+	b.Park()
+	b.Fail(ErrDiscarded)
 }
 
 func closeStore(t tb, s *Store) {
@@ -136,7 +155,7 @@ func wantBlob(t tb, s *Store, origin string, data []byte) {
 	if err != nil || size != int64(len(data)) || !bytes.Equal(got, data) {
 		t.Fatalf("%d bytes of %d, said to be %d; %v", len(got), len(data), size, err)
 	}
-	if n, ok := s.Has(origin, oci.DigestOf(data)); !ok || n != size {
+	if n, ok := s.has(origin, oci.DigestOf(data)); !ok || n != size {
 		t.Fatalf("Has says %d, %v", n, ok)
 	}
 }
@@ -150,7 +169,7 @@ func wantNone(t tb, s *Store, origin string, d oci.Digest) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("opening a blob that is not there: %v", err)
 	}
-	if _, ok := s.Has(origin, d); ok {
+	if _, ok := s.has(origin, d); ok {
 		t.Fatal("Has says that it is there")
 	}
 }
@@ -161,9 +180,9 @@ func wantClean(t tb, s *Store) {
 	if left, err := os.ReadDir(s.tmp()); err != nil || len(left) > 0 {
 		t.Errorf("tmp holds %v, %v", left, err)
 	}
-	s.room.mu.Lock()
-	growing, unwritten := s.room.growing, s.room.unwritten
-	s.room.mu.Unlock()
+	s.capacity.mu.Lock()
+	growing, unwritten := s.capacity.growing, s.capacity.unwritten
+	s.capacity.mu.Unlock()
 	if growing != 0 || unwritten != 0 {
 		t.Errorf("%d bytes are reserved, %d of them unwritten", growing, unwritten)
 	}
@@ -173,13 +192,13 @@ func wantClean(t tb, s *Store) {
 // wantCounted compares what is counted with what is there.
 func wantCounted(t tb, s *Store) {
 	t.Helper()
-	s.room.names.Lock()
-	defer s.room.names.Unlock()
+	s.capacity.names.Lock()
+	defer s.capacity.names.Unlock()
 	bytes, blobs := onDisk(t, s)
-	s.room.mu.Lock()
-	defer s.room.mu.Unlock()
-	if s.room.kept != bytes || s.room.blobCount != blobs {
-		t.Errorf("%d bytes in %d blobs are counted, %d in %d are there", s.room.kept, s.room.blobCount, bytes, blobs)
+	s.capacity.mu.Lock()
+	defer s.capacity.mu.Unlock()
+	if s.capacity.kept != bytes || s.capacity.blobCount != blobs {
+		t.Errorf("%d bytes in %d blobs are counted, %d in %d are there", s.capacity.kept, s.capacity.blobCount, bytes, blobs)
 	}
 }
 

@@ -2,6 +2,8 @@ package store
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -33,39 +35,41 @@ func (s *Store) Use(origin string, d oci.Digest) {
 	_ = os.Chtimes(s.path(origin, d), now, now) // only the order of eviction suffers
 }
 
-// Has says whether OpenBlob would find the blob of origin. It is no use of it.
-func (s *Store) Has(origin string, d oci.Digest) (size int64, ok bool) {
-	size, err := s.BlobSize(origin, d)
-	return size, err == nil
-}
-
-// BlobSize is Has with the reason: fs.ErrNotExist for a blob that is not there.
-func (s *Store) BlobSize(origin string, d oci.Digest) (int64, error) {
+// Stat tells the size of the blob that OpenBlob would find, and when it was last
+// used, to touchEvery. It is no use of it.
+func (s *Store) Stat(origin string, d oci.Digest) (size int64, used time.Time, err error) {
 	path := s.path(origin, d)
 	if s.checks.knownBad(origin, d) {
-		return 0, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
+		return 0, time.Time{}, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 	}
 	fd, st, err := s.openBlob(path, d)
 	if err != nil {
-		return 0, err
+		return 0, time.Time{}, err
 	}
 	_ = unix.Close(fd) // nothing was read from it
-	return st.Size, nil
+	return st.Size, time.Unix(st.Mtim.Sec, st.Mtim.Nsec), nil
 }
 
-// Remove deletes the blob of origin. Who has it open reads on.
-func (s *Store) Remove(origin string, d oci.Digest) error {
-	if _, ok := s.Has(origin, d); !ok {
-		return &fs.PathError{Op: "removing a blob", Path: s.path(origin, d), Err: fs.ErrNotExist}
+// Look reads a blob of at most limit bytes, which is no use of it. What it gives
+// may have rotted on the disk.
+func (s *Store) Look(origin string, d oci.Digest, limit int64) ([]byte, error) {
+	fd, st, err := s.openBlob(s.path(origin, d), d)
+	if err != nil {
+		return nil, err
 	}
-	return s.room.remove(s.path(origin, d))
+	f := os.NewFile(uintptr(fd), d.String())
+	defer f.Close()
+	if st.Size > limit {
+		return nil, &fs.PathError{Op: "look", Path: d.String(), Err: fmt.Errorf("it has more than %d bytes", limit)}
+	}
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // path is the only place where a blob's file name is made. Both parts are safe:
 // an Origin's Dir has no separators, and a Digest is checked lower-case hex.
 func (s *Store) path(origin string, d oci.Digest) string {
 	hex := d.Encoded()
-	return s.room.blobs + "/" + origin + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex
+	return s.capacity.blobs + "/" + origin + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex
 }
 
 // openBlob opens the file at path if it can be the blob d.
@@ -84,13 +88,17 @@ func (s *Store) openBlob(path string, d oci.Digest) (fd int, st unix.Stat_t, err
 	return fd, st, nil
 }
 
+const openFlags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK
+
 // openNoLinks opens path for reading if no part of it is a symbolic link: the
 // path is the proof of where a blob came from, and a link could lead to another
 // origin's, or out of the folder. What is a link is not there. Opening never
 // waits, as that of a pipe would.
 func openNoLinks(path string) (fd int, err error) {
 	how := unix.OpenHow{Flags: openFlags, Resolve: unix.RESOLVE_NO_SYMLINKS}
-	fd, err = retry(func() (int, error) { return unix.Openat2(unix.AT_FDCWD, path, &how) })
+	for fd, err = unix.Openat2(unix.AT_FDCWD, path, &how); errors.Is(err, unix.EINTR); {
+		fd, err = unix.Openat2(unix.AT_FDCWD, path, &how)
+	}
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) { // Linux before 5.6, or a sandbox that does not know the call
 		fd, err = openNoLastLink(path)
 	}
@@ -103,18 +111,10 @@ func openNoLinks(path string) (fd int, err error) {
 	return -1, &fs.PathError{Op: "open", Path: path, Err: err}
 }
 
-const openFlags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK
-
 // openNoLastLink looks at the last part of path only.
 func openNoLastLink(path string) (fd int, err error) {
-	return retry(func() (int, error) { return unix.Open(path, openFlags|unix.O_NOFOLLOW, 0) })
-}
-
-// retry calls open again when a signal interrupted it.
-func retry(open func() (int, error)) (fd int, err error) {
-	for {
-		if fd, err = open(); !errors.Is(err, unix.EINTR) {
-			return fd, err
-		}
+	for fd, err = unix.Open(path, openFlags|unix.O_NOFOLLOW, 0); errors.Is(err, unix.EINTR); {
+		fd, err = unix.Open(path, openFlags|unix.O_NOFOLLOW, 0)
 	}
+	return fd, err
 }

@@ -207,10 +207,10 @@ func TestForeignThings(t *testing.T) {
 			if after := descriptors(t); after != before {
 				t.Errorf("%d files are open, %d were", after, before)
 			}
-			if err := s.Remove(here, d); !errors.Is(err, fs.ErrNotExist) {
+			if err := s.removeBlob(here, d); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("removing: %v", err)
 			}
-			s.room.count2(t)
+			s.capacity.count2(t)
 			wantCounted(t, s)
 			evictAll(t, s)
 			if u := s.Usage(); u.Bytes != 0 {
@@ -288,7 +288,7 @@ func FuzzPath(f *testing.F) {
 	}
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, s string) {
-		checkPath(t, &Store{dir: dir, room: &room{blobs: filepath.Join(dir, "blobs")}}, s)
+		checkPath(t, &Store{dir: dir, capacity: &capacity{blobs: filepath.Join(dir, "blobs")}}, s)
 	})
 }
 
@@ -298,7 +298,7 @@ func checkPath(t tb, s *Store, digest string) {
 		return
 	}
 	path := s.path(here, d)
-	if filepath.Clean(path) != path || !isBlob(strings.TrimPrefix(path, s.room.blobs)) {
+	if filepath.Clean(path) != path || !isBlob(strings.TrimPrefix(path, s.capacity.blobs)) {
 		t.Fatalf("%q lies at %s", digest, path)
 	}
 	algorithm, rest, _ := strings.Cut(digest, ":")
@@ -321,7 +321,7 @@ func TestUseIsNoted(t *testing.T) {
 		if err := os.Chtimes(s.path(here, d), c.at, c.at); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := s.Has(here, d); !ok {
+		if _, ok := s.has(here, d); !ok {
 			t.Fatal("it is gone")
 		}
 		before, err := os.Stat(s.path(here, d))
@@ -351,7 +351,7 @@ func TestOpenBlobIsCheap(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 	if n := testing.AllocsPerRun(200, func() {
-		if _, ok := s.Has(here, d); !ok {
+		if _, ok := s.has(here, d); !ok {
 			t.Fatal("it is gone")
 		}
 	}); n > 4 {

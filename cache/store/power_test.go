@@ -207,7 +207,7 @@ func (m *machine) examine(image string, kept []oci.Digest) (lost, damaged []stri
 		return []string{err.Error()}, nil
 	}
 	defer closeStore(m.t, s)
-	<-s.room.counted
+	<-s.capacity.counted
 	wantClean(m.t, s)
 	for _, d := range kept {
 		f, size, err := s.OpenBlob(here, d)
@@ -215,7 +215,7 @@ func (m *machine) examine(image string, kept []oci.Digest) (lost, damaged []stri
 			lost = append(lost, d.Encoded())
 			continue
 		}
-		if s.hashFile(d, f, size) != nil {
+		if s.hashFile(m.t.Context(), d, f, size) != nil {
 			damaged = append(damaged, d.Encoded())
 		}
 		_ = f.Close() // only read from

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"berth/oci"
 )
@@ -25,56 +28,12 @@ func (b *Blocks) Publish() error {
 	if !b.end() {
 		return fmt.Errorf("publishing %s: %w", b.digest, ErrDiscarded)
 	}
-	if err := b.publish(); err != nil {
+	err := b.store.publish(b.file, b.origin, b.digest, b.reserved)
+	b.dropNotes()
+	if err != nil {
 		return fmt.Errorf("publishing %s: %w", b.digest, err)
 	}
-	_ = b.file.Close() // fsync has told all there is to know
-	b.dropNotes()
-	b.store.published(b.origin, b.digest, b.Size())
 	return nil
-}
-
-// publish either publishes or drops the file. Caller holds writing.
-func (b *Blocks) publish() error {
-	named, err := b.store.publishFile(b.file, b.origin, b.digest, b.reserved)
-	switch {
-	case err != nil && named:
-		_ = b.file.Close() // the error that counts is the one before
-		b.dropNotes()
-	case err != nil:
-		b.drop()
-	}
-	return err
-}
-
-// publishFile gives f, which lies in tmp and holds size reserved bytes, its name.
-// After an error it has no name; named says that it had one, so that it is gone
-// from tmp and its bytes are reserved no more.
-func (s *Store) publishFile(f *os.File, origin string, d oci.Digest, size int64) (named bool, err error) {
-	path := s.path(origin, d)
-	if s.Gone() { // it would be made below a mount point
-		return false, ErrGone
-	}
-	if err := s.makeFolder(origin, d); err != nil {
-		return false, err
-	}
-	if err := s.disk.sync(f); err != nil {
-		return false, err
-	}
-	if err := s.room.publish(f.Name(), path, size); err != nil {
-		return false, err
-	}
-	if err := s.disk.syncFolder(filepath.Dir(path)); err != nil {
-		return true, errors.Join(err, s.room.remove(path))
-	}
-	return true, nil
-}
-
-// published notes that a verified blob has its name.
-func (s *Store) published(origin string, d oci.Digest, size int64) {
-	s.room.forget(blobKey{origin, d})
-	s.checks.isGood(origin, d, size)
-	s.share(origin, d, s.path(origin, d))
 }
 
 // Put keeps an object that is whole and verified in memory: written, synced and
@@ -82,30 +41,60 @@ func (s *Store) published(origin string, d oci.Digest, size int64) {
 // room.
 func (s *Store) Put(origin string, d oci.Digest, data []byte) error {
 	size := int64(len(data))
-	if err := s.room.reserve(size); err != nil {
-		return err
-	}
 	f, err := s.newFile(d, size)
 	if err != nil {
-		s.room.dropped(size, 0)
-		return fmt.Errorf("making a file in the cache: %w", err)
+		return err
 	}
-	named := false
 	n, err := s.disk.writeAt(f, data, 0)
-	s.room.wrote(int64(n))
+	s.capacity.wrote(int64(n))
 	if err == nil {
-		named, err = s.publishFile(f, origin, d, size)
+		err = s.publish(f, origin, d, size)
+	} else {
+		s.dropFile(f, size, int64(n))
 	}
-	_ = f.Close() // fsync has told all there is to know
 	if err != nil {
-		if !named {
-			_ = s.disk.remove(f.Name()) // best effort: tmp is emptied at the next start
-			s.room.dropped(size, int64(n))
-		}
 		return fmt.Errorf("keeping %s: %w", d, err)
 	}
-	s.published(origin, d, size)
 	return nil
+}
+
+// publish gives f, which lies in tmp and has size reserved bytes that are written
+// and verified, its name. It closes f, and drops it on an error.
+func (s *Store) publish(f *os.File, origin string, d oci.Digest, size int64) error {
+	path := s.path(origin, d)
+	var err error
+	if s.Gone() { // it would be made below a mount point
+		err = ErrGone
+	}
+	if err == nil {
+		err = s.makeFolder(origin, d)
+	}
+	if err == nil {
+		err = s.disk.sync(f)
+	}
+	if err == nil {
+		err = s.capacity.publish(f.Name(), path, size)
+	}
+	if err != nil {
+		s.dropFile(f, size, size)
+		return err
+	}
+	_ = f.Close() // fsync has told all there is to know
+	if err := s.disk.syncFolder(filepath.Dir(path)); err != nil {
+		_, removeErr := s.capacity.removeIf(path, nil)
+		return errors.Join(err, removeErr)
+	}
+	s.capacity.dropPartial(blobKey{origin, d})
+	s.checks.isGood(origin, d, size)
+	s.share(origin, d, path, size)
+	return nil
+}
+
+// dropFile deletes a file in tmp that has no name, and gives back its room.
+func (s *Store) dropFile(f *os.File, reserved, written int64) {
+	_ = f.Close()
+	_ = s.disk.remove(f.Name()) // best effort: tmp is emptied at the next start
+	s.capacity.giveBack(reserved, written)
 }
 
 // Discard drops the blob, unless it has been published. When its room is given
@@ -116,8 +105,8 @@ func (b *Blocks) Discard() {
 	b.Fail(ErrDiscarded)
 }
 
-// Drop is Discard without the last step: Fail must follow. It is for a caller
-// that has more to give back before the readers learn of the end.
+// Drop deletes the blob as Discard does, and leaves it to the caller to tell its
+// readers by Fail, who may have more to give back before.
 func (b *Blocks) Drop() {
 	b.Stop(ErrDiscarded)
 	b.writing.Lock()
@@ -138,10 +127,8 @@ func (b *Blocks) end() bool {
 
 // drop gives back the file and its room. Caller holds writing.
 func (b *Blocks) drop() {
-	_ = b.file.Close()
 	b.dropNotes()
-	_ = b.store.disk.remove(b.tmp) // best effort: tmp is emptied at the next start
-	b.store.room.dropped(b.reserved, b.Have())
+	b.store.dropFile(b.file, b.reserved, b.Have())
 }
 
 func (b *Blocks) dropNotes() {
@@ -154,13 +141,15 @@ func (b *Blocks) dropNotes() {
 // share gives other origins that have delivered the same bytes this copy: each
 // keeps its provenance, and the disk holds them once. It is this copy because
 // it has just been verified, while theirs may have rotted since.
-func (s *Store) share(origin string, d oci.Digest, path string) {
-	for _, other := range s.otherOrigins(origin) {
-		size, ok := s.Has(other, d)
-		if !ok {
+func (s *Store) share(origin string, d oci.Digest, path string, size int64) {
+	s.mu.Lock()
+	others := slices.Collect(maps.Keys(s.origins))
+	s.mu.Unlock()
+	for _, other := range others {
+		if _, _, err := s.Stat(other, d); err != nil || other == origin {
 			continue
 		}
-		if err := s.room.link(path, s.path(other, d), s.tmp()); err != nil {
+		if err := s.capacity.link(path, s.path(other, d), s.tmp()); err != nil {
 			s.o.Log.Debug("one more copy of a blob stays on the disk", "digest", d, "err", err)
 			continue
 		}
@@ -168,18 +157,6 @@ func (s *Store) share(origin string, d oci.Digest, path string) {
 			s.checks.isGood(other, d, size)
 		}
 	}
-}
-
-func (s *Store) otherOrigins(origin string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var others []string
-	for o := range s.origins {
-		if o != origin {
-			others = append(others, o)
-		}
-	}
-	return others
 }
 
 // makeFolder makes the folders above a blob, durably: each is synced into its
@@ -208,16 +185,70 @@ func (s *Store) makeFolder(origin string, d oci.Digest) error {
 	return nil
 }
 
-// makeDir makes dir if it is not there. Something else in its place is an error,
-// a symbolic link to a folder too.
-func (d *disk) makeDir(dir string) (made bool, err error) {
-	err = d.mkdir(dir)
-	if !errors.Is(err, fs.ErrExist) {
-		return err == nil, err
+// publish renames a blob of size bytes, which were reserved for it and written,
+// to path.
+func (c *capacity) publish(tmp, path string, size int64) error {
+	c.names.Lock()
+	defer c.names.Unlock()
+	before, err := os.Lstat(path)
+	if err == nil && before.IsDir() { // nobody's blob; a rename cannot replace it
+		if err := c.disk.rename(path, path+".foreign"); err != nil {
+			return err
+		}
 	}
-	info, err := os.Lstat(dir)
-	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("%s is in the way: it is no folder", dir)
+	if err := c.disk.rename(tmp, path); err != nil {
+		return err
 	}
-	return false, err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before != nil && before.Mode().IsRegular() {
+		c.add(filepath.Dir(path), -before.Size(), -1)
+	}
+	c.growing -= size
+	c.add(filepath.Dir(path), size, 1)
+	return nil
+}
+
+// link puts the file at from, which is new, in the place of the one at path, if
+// that is another one and has its size.
+func (c *capacity) link(from, path, tmp string) error {
+	c.names.Lock()
+	defer c.names.Unlock()
+	ours, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+	theirs, err := os.Lstat(path)
+	if err != nil || ours.Size() != theirs.Size() || os.SameFile(ours, theirs) {
+		return err
+	}
+	// A link cannot replace a file, but a rename can.
+	linked := filepath.Join(tmp, filepath.Base(path)+".link")
+	if err := c.disk.link(from, linked); err != nil {
+		return err
+	}
+	if err := c.disk.rename(linked, path); err != nil {
+		_ = c.disk.remove(linked) // best effort: tmp is emptied at the next start
+		return err
+	}
+	return nil
+}
+
+// removeIf deletes the blob at path if ok says so; nil: in any case.
+func (c *capacity) removeIf(path string, ok func(fs.FileInfo) bool) (done bool, err error) {
+	c.names.Lock()
+	defer c.names.Unlock()
+	info, err := os.Lstat(path)
+	if err != nil || ok != nil && !ok(info) {
+		return false, err
+	}
+	if err := c.disk.remove(path); err != nil {
+		return false, err
+	}
+	parts := strings.Split(path[len(c.blobs):], "/")
+	c.checks.forget(parts[1], parts[len(parts)-1])
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.add(filepath.Dir(path), -info.Size(), -1)
+	return true, nil
 }

@@ -52,7 +52,7 @@ func TestPublish(t *testing.T) {
 		if err != nil || info.Mode() != 0o600 {
 			t.Errorf("%v, %v", info.Mode(), err)
 		}
-		if err := s.Remove(here, d); err != nil {
+		if err := s.removeBlob(here, d); err != nil {
 			t.Fatal(err)
 		}
 		if f, err := b.OpenReader(); !errors.Is(err, fs.ErrNotExist) {
@@ -78,7 +78,7 @@ func TestPublishSHA512(t *testing.T) {
 	if err := errors.Join(b.Hash(t.Context(), nil), b.Publish()); err != nil {
 		t.Fatal(err)
 	}
-	if n, ok := s.Has(here, d); !ok || n != 1000 {
+	if n, ok := s.has(here, d); !ok || n != 1000 {
 		t.Errorf("%d, %v", n, ok)
 	}
 	wantClean(t, s)
@@ -201,7 +201,7 @@ func TestSecondOriginShares(t *testing.T) {
 	wantClean(t, s)
 
 	// Each origin's is its own to lose.
-	if err := s.Remove(there, d); err != nil {
+	if err := s.removeBlob(there, d); err != nil {
 		t.Fatal(err)
 	}
 	wantNone(t, s, there, d)
@@ -538,7 +538,7 @@ func TestShareWhatIsShared(t *testing.T) {
 	data, d := newBlob(90, 1000)
 	keep(t, s, here, data)
 	keep(t, s, there, data)
-	s.share(here, d, s.path(here, d))
+	s.share(here, d, s.path(here, d), 1000)
 	wantBlob(t, s, here, data)
 	wantBlob(t, s, there, data)
 	wantClean(t, s)

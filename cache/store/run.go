@@ -121,7 +121,9 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 	defer b.writing.Unlock()
 	block, inBlock := r.pos/BlockSize, r.pos%BlockSize
 	p = p[:min(int64(len(p)), BlockSize-inBlock)]
-	filled, err := b.writable(block)
+	b.mu.Lock()
+	filled, size, err := b.filled[block], b.size, b.err
+	b.mu.Unlock()
 	switch {
 	case err != nil:
 		return 0, err
@@ -132,8 +134,11 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 		r.pos += n
 		return int(n), nil
 	}
-	if err := b.grow(int64(len(p))); err != nil {
-		return 0, err
+	if size < 0 { // room for a blob of unknown length is reserved as it comes
+		if err := b.store.capacity.reserve(int64(len(p))); err != nil {
+			return 0, err
+		}
+		b.reserved += int64(len(p))
 	}
 	n, err := b.store.disk.writeAt(b.file, p, r.pos)
 	if err != nil {
@@ -145,44 +150,18 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 	return n, nil
 }
 
-// writable says how much of block is there, or why nothing can be written.
-func (b *Blocks) writable(block int64) (filled int64, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.filled[block], b.err
-}
-
-// grow reserves room for a blob of unknown length as it comes. Caller holds
-// writing.
-func (b *Blocks) grow(n int64) error {
-	if b.Size() >= 0 {
-		return nil
-	}
-	if err := b.store.room.reserve(n); err != nil {
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.reserved += n
-	return nil
-}
-
 // wrote makes n more bytes of block readable. Caller holds writing.
 func (b *Blocks) wrote(block, n int64) {
-	b.store.room.wrote(n)
-	if b.fill(block, n) && b.notes != nil && b.notes.set(b.store.disk, block) != nil {
-		b.dropNotes() // they would be wrong about what comes
-	}
-}
-
-// fill says whether block is whole now.
-func (b *Blocks) fill(block, n int64) bool {
+	b.store.capacity.wrote(n)
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.filled[block] += n
 	b.have += n
 	b.wakeReady()
-	return b.size >= 0 && block*BlockSize+b.filled[block] == b.blockEnd(block)
+	whole := b.size >= 0 && block*BlockSize+b.filled[block] == b.blockEnd(block)
+	b.mu.Unlock()
+	if whole && b.notes != nil && b.notes.set(b.store.disk, block) != nil {
+		b.dropNotes() // they would be wrong about what comes
+	}
 }
 
 // End says that a blob of unknown length ends here.

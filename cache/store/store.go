@@ -43,12 +43,12 @@ type Options struct {
 
 // Store is one cache folder. It is safe for concurrent use.
 type Store struct {
-	dir    string
-	o      Options
-	lock   *lock
-	disk   *disk
-	room   *room
-	checks *checks
+	dir      string
+	o        Options
+	lock     *lock
+	disk     *disk
+	capacity *capacity
+	checks   *checks
 
 	mu      sync.Mutex
 	origins map[string]bool // origin folders that exist
@@ -63,9 +63,9 @@ var (
 	ErrForeign = errors.New("this is no cache folder")
 )
 
-// Open takes the folder for this process, makes it where needed, and empties
-// its tmp, but for parts of blobs that can be gone on with: what lies there
-// belongs to a process that is gone.
+// Open takes the folder for this process, makes it where needed, keeps the partials
+// in its tmp that can be resumed, and deletes everything else there: it belongs to a
+// process that is gone.
 func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -92,7 +92,7 @@ func Open(dir string, o Options) (*Store, error) {
 		_ = lock.release() // the first error counts
 		return nil, fmt.Errorf("preparing the cache folder: %w", err)
 	}
-	s.room.start()
+	s.capacity.start()
 	return s, nil
 }
 
@@ -111,8 +111,8 @@ func (s *Store) prepare(dir string) (err error) {
 	if err := s.findOrigins(); err != nil {
 		return err
 	}
-	s.room = newRoom(filepath.Join(s.dir, "blobs"), s.o, s.disk, s.checks, s.Gone)
-	return s.tidyTmp()
+	s.capacity = newCapacity(filepath.Join(s.dir, "blobs"), s.o, s.disk, s.checks, s.Gone)
+	return s.restorePartials()
 }
 
 // tag says what the folder is, to backup programs and to the next Open. See
@@ -172,13 +172,10 @@ func (s *Store) findOrigins() error {
 // Close ends the background work and lets another process take the folder.
 // Files that are open stay readable.
 func (s *Store) Close() error {
-	s.room.close()
-	s.checks.close()
+	s.capacity.close()
+	s.checks.running.Close()
 	return s.lock.release()
 }
-
-// Dir is the folder.
-func (s *Store) Dir() string { return s.dir }
 
 // Limit is how many bytes may be kept; 0: no limit but the disk's.
 func (s *Store) Limit() int64 { return s.o.MaxSize }
@@ -200,8 +197,24 @@ type Usage struct {
 
 // Usage says what is held now.
 func (s *Store) Usage() Usage {
-	r := s.room
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return Usage{Bytes: r.kept + r.growing, Blobs: r.blobCount, Evicted: r.evicted, Foreign: r.foreign}
+	c := s.capacity
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return Usage{Bytes: c.kept + c.growing, Blobs: c.blobCount, Evicted: c.evicted, Foreign: c.foreign}
+}
+
+// Probe says whether the folder can be written now, by doing it.
+func (s *Store) Probe() error {
+	if s.Gone() {
+		return ErrGone
+	}
+	f, err := s.disk.createTemp(s.tmp(), "probe-*", 1)
+	if err != nil {
+		return err
+	}
+	_, err = s.disk.writeAt(f, []byte{1}, 0)
+	if err == nil {
+		err = s.disk.sync(f)
+	}
+	return errors.Join(err, f.Close(), s.disk.remove(f.Name()))
 }

@@ -51,6 +51,23 @@ func (c *Call[V]) Wait(ctx context.Context) (V, error) {
 	}
 }
 
+// Done gives the call's end, and over is false where it still runs.
+func (c *Call[V]) Done() (value V, err error, over bool) { //nolint:revive // the error is the call's, not how the look went
+	select {
+	case <-c.done:
+		return c.value, c.err, true
+	default:
+		return value, nil, false
+	}
+}
+
+// Failed is a call that has ended with err.
+func Failed[V any](err error) *Call[V] {
+	c := &Call[V]{done: make(chan struct{}), err: err}
+	close(c.done)
+	return c
+}
+
 // Do waits for the call for key, starting it if there is none.
 func (g *Group[K, V]) Do(ctx context.Context, key K, call func(context.Context) (V, error)) (V, error) {
 	c, _ := g.Start(key, call)
@@ -64,15 +81,13 @@ func (g *Group[K, V]) Start(key K, call func(context.Context) (V, error)) (c *Ca
 	if c := g.calls[key]; c != nil {
 		return c, false
 	}
-	c = &Call[V]{done: make(chan struct{})}
 	if g.closed {
-		c.err = ErrClosed
-		close(c.done)
-		return c, false
+		return Failed[V](ErrClosed), false
 	}
 	if g.calls == nil {
 		g.calls, g.running = map[K]*Call[V]{}, map[*Call[V]]struct{}{}
 	}
+	c = &Call[V]{done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	if g.limit > 0 {
 		ctx, cancel = context.WithTimeout(context.Background(), g.limit)

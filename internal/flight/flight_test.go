@@ -103,3 +103,24 @@ func TestGroup_ForgetAndClose(t *testing.T) {
 		}
 	})
 }
+
+func TestFlight_DoneDoesNotWait(t *testing.T) {
+	g := New[string, int](0)
+	end := make(chan struct{})
+	call, _ := g.Start("a", func(context.Context) (int, error) { <-end; return 7, nil })
+	if v, err, over := call.Done(); v != 0 || err != nil || over {
+		t.Errorf("while it runs: %d, %v, %v", v, err, over)
+	}
+	close(end)
+	if _, err := call.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v, err, over := call.Done(); v != 7 || err != nil || !over {
+		t.Errorf("at its end: %d, %v, %v", v, err, over)
+	}
+	why := errors.New("no")
+	if _, err, over := Failed[int](why).Done(); err != why || !over {
+		t.Errorf("failed: %v, %v", err, over)
+	}
+	g.Close()
+}

@@ -76,9 +76,9 @@ func finish(t *testing.T, b *Blocks, data []byte) {
 func TestResume(t *testing.T) {
 	data := random(1, 6*BlockSize+77)
 	for name, next := range map[string]func(t *testing.T, s *Store, b *Blocks) *Store{
-		"the same process": func(_ *testing.T, s *Store, b *Blocks) *Store { b.Leave(); return s },
+		"the same process": func(_ *testing.T, s *Store, b *Blocks) *Store { b.leave(); return s },
 		"after a good end": func(t *testing.T, s *Store, b *Blocks) *Store {
-			b.Leave()
+			b.leave()
 			closeStore(t, s)
 			return open(t, s.dir, Options{MaxSize: 8 << 20})
 		},
@@ -100,9 +100,9 @@ func TestResume(t *testing.T) {
 				if !ok || b.Have() != 2*BlockSize+77+1000 {
 					t.Fatal(ok, b.Have())
 				}
-				b.Leave()
+				b.leave()
 			} else {
-				tookUp(t, s, data, 0, 3, 6).Leave()
+				tookUp(t, s, data, 0, 3, 6).leave()
 			}
 			b, _ = s.Resume(here, oci.DigestOf(data))
 			if _, ok := s.Resume(here, oci.DigestOf(data)); ok {
@@ -121,7 +121,7 @@ func TestReadersOfWhatWasLeft(t *testing.T) {
 	data := random(1, 6*BlockSize)
 	s := open(t, t.TempDir(), Options{})
 	left := begun(t, s, data, 0)
-	left.Leave()
+	left.leave()
 	b := tookUp(t, s, data, 0)
 	var reading sync.WaitGroup
 	reading.Go(func() {
@@ -144,7 +144,7 @@ func TestReadersOfWhatWasLeft(t *testing.T) {
 func TestLeftByAnotherBoot(t *testing.T) {
 	data := random(1, 6*BlockSize)
 	s := open(t, t.TempDir(), Options{Boot: "one"})
-	begun(t, s, data, 0, 1).Leave()
+	begun(t, s, data, 0, 1).leave()
 	closeStore(t, s)
 	s = open(t, s.dir, Options{Boot: "two"})
 	if _, ok := s.Resume(here, oci.DigestOf(data)); ok {
@@ -159,19 +159,19 @@ func TestLeftTooLong(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, dir, Options{})
-		begun(t, s, data, 0, 1).Leave()
-		time.Sleep(shelfLife - time.Minute)
-		tookUp(t, s, data, 0, 1).Leave()
-		time.Sleep(shelfLife + 2*time.Hour)
+		begun(t, s, data, 0, 1).leave()
+		time.Sleep(partialLife - time.Minute)
+		tookUp(t, s, data, 0, 1).leave()
+		time.Sleep(partialLife + 2*time.Hour)
 		synctest.Wait()
 		wantClean(t, s)
 		closeStore(t, s)
 	})
 	s := open(t, dir, Options{})
 	b := begun(t, s, data, 0, 1)
-	b.Leave()
+	b.leave()
 	closeStore(t, s)
-	old := time.Now().Add(-shelfLife - time.Minute)
+	old := time.Now().Add(-partialLife - time.Minute)
 	if err := os.Chtimes(b.tmp, old, old); err != nil {
 		t.Fatal(err)
 	}
@@ -184,8 +184,8 @@ func TestLeftoversMakeRoom(t *testing.T) {
 	kept := random(9, 8<<20)
 	keep(t, s, here, kept)
 	first, second := random(1, 6*BlockSize), random(2, 6*BlockSize)
-	begun(t, s, first, 0, 1, 2, 3).Leave()
-	begun(t, s, second, 0, 1, 2).Leave()
+	begun(t, s, first, 0, 1, 2, 3).leave()
+	begun(t, s, second, 0, 1, 2).leave()
 	if u := s.Usage(); u.Bytes != 15<<20 {
 		t.Errorf("%+v", u)
 	}
@@ -197,7 +197,7 @@ func TestLeftoversMakeRoom(t *testing.T) {
 		t.Error("the older one is still there")
 	}
 	b.Discard()
-	tookUp(t, s, second, 0, 1, 2).Leave()
+	tookUp(t, s, second, 0, 1, 2).leave()
 	wantBlob(t, s, here, kept)
 	if b, err = s.NewBlocks(here, oci.DigestOf(nil), 20<<20); err != nil {
 		t.Error("room of leftovers is not counted as possible:", err)
@@ -221,7 +221,7 @@ func TestNotWorthLeaving(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, b := range []*Blocks{wrong, small, unknown} {
-		b.Leave()
+		b.leave()
 	}
 	wantClean(t, s)
 }
@@ -249,7 +249,7 @@ func TestBadNotes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := open(t, t.TempDir(), Options{})
 			b := begun(t, s, data, 0, 1)
-			b.Leave()
+			b.leave()
 			closeStore(t, s)
 			notes := b.tmp + notesSuffix
 			text, err := os.ReadFile(notes)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/flight"
 	"berth/oci"
 )
 
@@ -19,52 +20,19 @@ import (
 var ErrUnchecked = errors.New("no check is possible")
 
 // Check is the verification of a published blob that this process has not yet
-// verified: disks forget.
-type Check struct {
-	done chan struct{}
-	err  error // once done is closed
-}
-
-// Done says whether the check is over, and how it ended: nil, ErrMismatch, or
-// trouble with reading.
-func (c *Check) Done() (over bool, err error) {
-	select {
-	case <-c.done:
-		return true, c.err
-	default:
-		return false, nil
-	}
-}
-
-// Wait sleeps until the check is over.
-func (c *Check) Wait(ctx context.Context) error {
-	select {
-	case <-c.done:
-		return c.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
+// verified: disks forget. It ends with nil, ErrMismatch, or trouble with reading.
+type Check = flight.Call[struct{}]
 
 // checks knows which blobs are good, and has the checks that run.
 type checks struct {
+	running *flight.Group[blobKey, struct{}]
+
 	mu sync.Mutex
 	// good has the size of each blob that was verified since the start. A file
 	// of another size is not what was verified.
-	good    map[soundness]int64
-	running map[blobKey]*Check
+	good map[soundness]int64
 	// bad are those that could not be deleted.
-	bad    map[blobKey]bool
-	closed bool
-	wg     sync.WaitGroup
-}
-
-// close waits for the checks that run. No other begins.
-func (c *checks) close() {
-	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
-	c.wg.Wait()
+	bad map[blobKey]bool
 }
 
 // soundness is a blob, in as little memory as may be: there can be a million.
@@ -75,7 +43,7 @@ type soundness struct {
 }
 
 func newChecks() *checks {
-	return &checks{good: map[soundness]int64{}, running: map[blobKey]*Check{}, bad: map[blobKey]bool{}}
+	return &checks{running: flight.New[blobKey, struct{}](0), good: map[soundness]int64{}, bad: map[blobKey]bool{}}
 }
 
 func soundnessOf(origin, hexDigest string) (k soundness) {
@@ -100,8 +68,8 @@ func (c *checks) isGood(origin string, d oci.Digest, size int64) {
 	delete(c.bad, blobKey{origin, d})
 }
 
-// gone forgets the blob at path, as Store.path makes it, below the blobs' folder.
-func (c *checks) gone(origin, hexDigest string) {
+// forget is for a blob that was removed.
+func (c *checks) forget(origin, hexDigest string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.good, soundnessOf(origin, hexDigest))
@@ -126,38 +94,26 @@ func (s *Store) Check(origin string, d oci.Digest, f *os.File, size int64) *Chec
 	if s.Verified(origin, d, size) {
 		return nil
 	}
-	c, key := s.checks, blobKey{origin, d}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if running := c.running[key]; running != nil {
-		return running
+	if s.capacity.ctx.Err() != nil {
+		return Unchecked(ErrGone)
 	}
 	own, err := duplicate(f)
-	if err == nil && c.closed {
-		_ = own.Close() // only read from
-		err = ErrGone
-	}
 	if err != nil {
 		return Unchecked(err)
 	}
-	check := &Check{done: make(chan struct{})}
-	c.running[key] = check
-	c.wg.Go(func() {
-		defer close(check.done)
-		check.err = s.check(key, own, size)
-		_ = own.Close() // only read from
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.running, key)
+	check, started := s.checks.running.Start(blobKey{origin, d}, func(ctx context.Context) (none struct{}, err error) {
+		defer func() { _ = own.Close() }() // only read from
+		return none, s.check(ctx, blobKey{origin, d}, own, size)
 	})
+	if !started {
+		_ = own.Close() // nothing was read from it
+	}
 	return check
 }
 
 // Unchecked is a check that was not possible because of err.
 func Unchecked(err error) *Check {
-	c := &Check{done: make(chan struct{}), err: fmt.Errorf("%w: %w", ErrUnchecked, err)}
-	close(c.done)
-	return c
+	return flight.Failed[struct{}](fmt.Errorf("%w: %w", ErrUnchecked, err))
 }
 
 // duplicate gives the same file, which stays open when f is closed.
@@ -169,25 +125,25 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-func (s *Store) check(key blobKey, f *os.File, size int64) error {
-	err := s.hashFile(key.digest, f, size)
+func (s *Store) check(ctx context.Context, key blobKey, f *os.File, size int64) error {
+	err := s.hashFile(ctx, key.digest, f, size)
 	switch {
 	case err == nil:
-		if now, ok := s.Has(key.origin, key.digest); ok && now == size {
+		if now, _, err := s.Stat(key.origin, key.digest); err == nil && now == size {
 			s.checks.isGood(key.origin, key.digest, size)
 		}
-	case s.room.ctx.Err() == nil:
+	case ctx.Err() == nil:
 		s.Quarantine(key.origin, key.digest, f, err)
 	}
 	return err
 }
 
 // hashFile says whether f is what its digest names.
-func (s *Store) hashFile(d oci.Digest, f *os.File, size int64) error {
+func (s *Store) hashFile(ctx context.Context, d oci.Digest, f *os.File, size int64) error {
 	h := d.Algorithm().Hash()
 	buf := make([]byte, hashStep)
 	for off := int64(0); off < size; {
-		if err := s.room.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		n, err := s.disk.readAt(f, buf[:min(hashStep, size-off)], off)
@@ -212,7 +168,7 @@ func (s *Store) Quarantine(origin string, d oci.Digest, f *os.File, why error) {
 	found, err := f.Stat()
 	removed := false
 	if err == nil {
-		removed, err = s.room.removeIf(s.path(origin, d), func(now os.FileInfo) bool { return os.SameFile(now, found) })
+		removed, err = s.capacity.removeIf(s.path(origin, d), func(now os.FileInfo) bool { return os.SameFile(now, found) })
 	}
 	switch {
 	case !removed && (err == nil || errors.Is(err, fs.ErrNotExist)):

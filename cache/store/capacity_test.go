@@ -103,18 +103,18 @@ func TestRoomOverAnyHistory(t *testing.T) {
 			},
 			"remove": func(t *rapid.T) {
 				data := random(rapid.Uint64Range(0, 9).Draw(t, "seed"), rapid.SampledFrom([]int{1, kib, 10 * kib, 30 * kib}).Draw(t, "size"))
-				if err := s.Remove(origin.Draw(t, "origin"), oci.DigestOf(data)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				if err := s.removeBlob(origin.Draw(t, "origin"), oci.DigestOf(data)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					t.Fatal(err)
 				}
 			},
-			"count again": func(t *rapid.T) { s.room.count2(t) },
+			"count again": func(t *rapid.T) { s.capacity.count2(t) },
 			"": func(t *rapid.T) {
 				if u := s.Usage(); u.Bytes > limit || u.Bytes < reserved() {
 					t.Fatalf("%+v, %d growing", u, reserved())
 				}
-				s.room.mu.Lock()
-				counted, unwritten := s.room.growing, s.room.unwritten
-				s.room.mu.Unlock()
+				s.capacity.mu.Lock()
+				counted, unwritten := s.capacity.growing, s.capacity.unwritten
+				s.capacity.mu.Unlock()
 				for b := range growing {
 					unwritten -= b.reserved - b.Have()
 				}
@@ -135,7 +135,7 @@ func TestRoomOverAnyHistory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		<-s.room.counted
+		<-s.capacity.counted
 		if u := s.Usage(); u.Bytes != before.Bytes || u.Blobs != before.Blobs {
 			t.Fatalf("%+v became %+v", before, u)
 		}
@@ -170,7 +170,7 @@ func aged(t *testing.T, s *Store, n, size int) (all [][]byte) {
 // left is which of all are still there.
 func left(s *Store, all [][]byte) (there []int) {
 	for i, data := range all {
-		if _, ok := s.Has(here, oci.DigestOf(data)); ok {
+		if _, ok := s.has(here, oci.DigestOf(data)); ok {
 			there = append(there, i)
 		}
 	}
@@ -187,7 +187,7 @@ func TestEvictionByLastUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.room.settle(t)
+	s.capacity.settle(t)
 	if got, want := left(s, all), []int{1, 5, 6, 7, 8}; !slices.Equal(got, want) && !slices.Equal(got, []int{1, 4, 5, 6, 7, 8}) {
 		t.Errorf("%v are left, want %v", got, want)
 	}
@@ -203,9 +203,9 @@ func TestEvictionByLastUse(t *testing.T) {
 }
 
 // settle waits until the sweeper has nothing to do.
-func (r *room) settle(t tb) {
+func (c *capacity) settle(t tb) {
 	t.Helper()
-	if _, err := r.evict(context.Background(), r.margin()); err != nil {
+	if _, err := c.evict(context.Background(), c.margin()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -238,12 +238,12 @@ func TestEvictionUnderAReader(t *testing.T) {
 func TestEvictionSparesWhatIsUsedMeanwhile(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	all := aged(t, s, 1, 10*kib)
-	list := s.room.everything(t)
+	list := s.capacity.everything(t)
 	if len(list) != 1 {
 		t.Fatal(list)
 	}
 	wantBlob(t, s, here, all[0])
-	if done, err := s.room.evictOne(list[0]); done || err != nil {
+	if done, err := s.capacity.evictOne(list[0]); done || err != nil {
 		t.Errorf("%v, %v", done, err)
 	}
 	wantBlob(t, s, here, all[0])
@@ -316,7 +316,7 @@ func TestEvictionPassesOverWhatStays(t *testing.T) {
 func TestMinFree(t *testing.T) {
 	const mib = 1 << 20
 	s := open(t, small(t, "size=16m"), Options{MinFree: 4 * mib})
-	free := func() int64 { return s.room.available() }
+	free := func() int64 { return s.disk.space(s.dir).free }
 	all := aged(t, s, 8, mib)
 	one, err := s.NewBlocks(here, oci.DigestOf(nil), 3*mib)
 	if err != nil {

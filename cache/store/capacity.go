@@ -1,0 +1,269 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"time"
+)
+
+// ErrNoRoom says that a blob does not fit, even after evicting what could go. It
+// comes as a NoRoom.
+var ErrNoRoom = errors.New("no room in the cache")
+
+// Lack is what there is too little of.
+type Lack string
+
+// The lacks.
+const (
+	// LackLimit: the blob is larger than all that may be kept.
+	LackLimit Lack = "too_large"
+	// LackBusy: growing blobs take what may be kept.
+	LackBusy Lack = "busy"
+	// LackBytes: the disk is full, and evicting would not help.
+	LackBytes Lack = "bytes"
+	// LackInodes: it can hold no more files.
+	LackInodes Lack = "inodes"
+)
+
+// NoRoom is an ErrNoRoom and its reason.
+type NoRoom struct {
+	Bytes int64 // that were wanted
+	Lack  Lack
+}
+
+func (e *NoRoom) Error() string {
+	return fmt.Sprintf("%v: %d bytes (%s)", ErrNoRoom, e.Bytes, e.Lack)
+}
+
+// Is says that it is an ErrNoRoom.
+func (e *NoRoom) Is(target error) bool { return target == ErrNoRoom }
+
+const (
+	// countWait is how long reservations wait for the first count of the folder,
+	// from its start. Only a very large cache takes longer; it then goes over its
+	// limit by what is fetched until then, and the sweep that follows the count sets
+	// that right.
+	countWait = 2 * time.Second
+	// minInodes is how many files a filesystem has left when it counts as full.
+	minInodes = 8
+	// largestBlob is more than any registry takes. A registry can say any size: sums
+	// with larger ones could come out negative, and small.
+	largestBlob = maxNotes * 8 * BlockSize
+)
+
+// capacity accounts for the bytes of the folder and evicts the least recently used
+// blobs. Growing blobs count from the moment that they are reserved.
+type capacity struct {
+	blobs string
+	o     Options
+	disk  *disk
+	// gone says that blobs is another folder now, from which nothing may go.
+	gone func() bool
+	// checks forgets what goes.
+	checks *checks
+
+	// names is held while a name under blobs changes and while one of its folders is
+	// listed, so that what is counted is what was there at one moment. It comes
+	// before mu.
+	names sync.Mutex
+
+	mu        sync.Mutex
+	kept      int64 // bytes of published blobs, and how many there are
+	blobCount int64
+	evicted   int64 // blobs, since the start
+	growing   int64 // reserved for growing blobs
+	partials  map[blobKey]*partial
+	unwritten int64 // of growing: what the filesystem does not know of yet
+	foreign   int64 // files that are no blobs
+	// tallies are what kept and blobCount sum up, by leaf.
+	tallies map[string]tally
+
+	evicting sync.Mutex    // one walk at a time
+	counted  chan struct{} // closed after the first
+	begun    time.Time     // when that was begun
+	tight    chan struct{} // wakes the sweeper
+
+	ctx    context.Context // of the sweep
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func newCapacity(blobs string, o Options, d *disk, c *checks, gone func() bool) *capacity {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &capacity{
+		blobs: blobs, o: o, disk: d, checks: c, gone: gone, ctx: ctx, cancel: cancel,
+		partials: map[blobKey]*partial{}, tallies: map[string]tally{},
+		counted: make(chan struct{}), tight: make(chan struct{}, 1),
+	}
+}
+
+func (c *capacity) start() {
+	c.begun = time.Now()
+	c.wg.Go(func() { c.sweep(c.ctx) })
+}
+
+func (c *capacity) close() {
+	c.cancel()
+	c.wg.Wait()
+}
+
+// reserve takes n bytes. It evicts only where the sweeper did not keep up.
+func (c *capacity) reserve(n int64) error {
+	if n > largestBlob {
+		return &NoRoom{n, LackLimit}
+	}
+	if c.o.MaxSize > 0 {
+		c.waitForCount()
+	}
+	if c.ctx.Err() != nil {
+		return ErrGone
+	}
+	for !c.take(n) {
+		if !c.possible(n) {
+			return c.noRoom(n)
+		}
+		if !c.waitForCount() { // and to evict would wait for its end
+			return &NoRoom{n, LackBusy}
+		}
+		progress, err := c.evict(context.Background(), n)
+		if err != nil {
+			return fmt.Errorf("evicting: %w", err)
+		}
+		if !progress {
+			return c.noRoom(n)
+		}
+	}
+	return nil
+}
+
+// waitForCount reports whether the first count is over by countWait.
+func (c *capacity) waitForCount() bool {
+	select {
+	case <-c.counted:
+		return true
+	default: // a timer for each reservation would cost more
+	}
+	wait := time.NewTimer(countWait - time.Since(c.begun))
+	defer wait.Stop()
+	select {
+	case <-c.counted:
+		return true
+	case <-wait.C:
+		return false
+	}
+}
+
+func (c *capacity) take(n int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	left := c.free(gain{}) - n
+	if left < 0 {
+		return false
+	}
+	c.growing += n
+	c.unwritten += n
+	if left < c.margin()/2 {
+		select {
+		case c.tight <- struct{}{}:
+		default: // it is on its way
+		}
+	}
+	return true
+}
+
+// gain is what would come free: of what MaxSize limits, and of the filesystem.
+type gain struct{ kept, bytes, files int64 }
+
+// free is how many bytes would fit if g came free. It may be negative. Caller holds mu.
+func (c *capacity) free(g gain) int64 {
+	has := c.disk.space(c.blobs)
+	free := has.free + g.bytes
+	if has.files < minInodes && has.files+g.files < minInodes {
+		free = 0
+	}
+	free -= c.unwritten + c.o.MinFree
+	if c.o.MaxSize > 0 {
+		free = min(free, c.o.MaxSize-c.kept-c.growing+g.kept)
+	}
+	return free
+}
+
+// margin is what the sweeper keeps free, so that a reservation need not wait.
+func (c *capacity) margin() int64 {
+	margin := c.disk.space(c.blobs).total
+	if c.o.MaxSize > 0 {
+		margin = min(margin, c.o.MaxSize)
+	} else if c.o.MinFree > 0 {
+		margin = min(margin, c.o.MinFree)
+	}
+	return margin / 20
+}
+
+// short is how many bytes must come free for n to fit; it is negative or 0 where
+// they do.
+func (c *capacity) short(n int64) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return n - c.free(gain{})
+}
+
+// fitsWithout reports whether n bytes would fit if all partials went, and blobs
+// whose going would gain g.
+func (c *capacity) fitsWithout(g gain, n int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	parts := c.partialBytes()
+	g.kept += parts
+	g.bytes += parts
+	g.files += 2 * int64(len(c.partials)) // with their notes
+	return c.free(g) >= n
+}
+
+// possible reports whether n bytes would fit if all blobs and partials went. If
+// not, none should.
+func (c *capacity) possible(n int64) bool {
+	c.mu.Lock()
+	all := gain{c.kept, c.kept, c.blobCount}
+	c.mu.Unlock()
+	select {
+	case <-c.counted:
+	default: // nobody knows yet what is on the disk
+		all.bytes, all.files = math.MaxInt64/2, minInodes
+	}
+	return c.fitsWithout(all, n)
+}
+
+// noRoom says why n bytes do not fit.
+func (c *capacity) noRoom(n int64) error {
+	has := c.disk.space(c.blobs)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lack := LackBytes
+	switch {
+	case c.o.MaxSize > 0 && n > c.o.MaxSize, has.total > 0 && n > has.total-c.o.MinFree:
+		lack = LackLimit
+	case has.files < minInodes:
+		lack = LackInodes
+	case c.o.MaxSize > 0 && n > c.o.MaxSize-c.growing+c.partialBytes():
+		lack = LackBusy
+	}
+	return &NoRoom{n, lack}
+}
+
+// wrote says that n reserved bytes have been written.
+func (c *capacity) wrote(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unwritten -= n
+}
+
+// giveBack ends the reservation for a blob of which written bytes were written.
+func (c *capacity) giveBack(reserved, written int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.growing -= reserved
+	c.unwritten -= reserved - written
+}
