@@ -221,11 +221,11 @@ func (p *prober) failure(seen *answerState, err error) error {
 	case seen.status == 0:
 		return ClassifyFailure(p.registry, p.base.Host, err)
 	case seen.status/100 == 3:
-		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s sends everyone elsewhere (%d at /v2/): set its endpoint to where it really is", p.registry, seen.status)}
+		return &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: fmt.Sprintf("%s sends everyone elsewhere (%d at /v2/): set its endpoint to where it really is", p.registry, seen.status)}
 	case seen.status == http.StatusTooManyRequests || seen.status >= 500:
 		return Classify(Answer{Registry: p.registry, Status: seen.status, Header: seen.header, Body: seen.body, Now: p.now()})
 	}
-	return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s does not answer like a registry (%d at /v2/): check its endpoint", p.registry, seen.status)}
+	return &oci.Error{Class: oci.UpstreamError, NotUnderstood: IsRiddle(seen.status), Message: fmt.Sprintf("%s does not answer like a registry (%d at /v2/): check its endpoint", p.registry, seen.status)}
 }
 
 // replay reads the challenge in an answer that is already here.

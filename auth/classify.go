@@ -48,6 +48,7 @@ type Answer struct {
 func Classify(a Answer) *oci.Error {
 	f := readForeign(a.Header, a.Body)
 	e := a.classify(f)
+	e.NotUnderstood = a.notUnderstood(f, e.Class)
 	if e.Err == nil {
 		e.Err = f.cause(a.Registry, a.Status, a.Credential)
 	}
@@ -55,6 +56,42 @@ func Classify(a Answer) *oci.Error {
 		e.Detail = "answered by a web page, perhaps of a proxy or firewall in between"
 	}
 	return e
+}
+
+// notUnderstood says that this is neither yes nor no. A page is none, whatever its
+// status: a firewall or a login in between says nothing about rights. A 401 with a
+// challenge is no page in that sense: proxies that guard a registry by a password
+// write one for people beside it.
+func (a Answer) notUnderstood(f foreign, class oci.Class) bool {
+	if !IsRiddle(a.Status) {
+		return false
+	}
+	return f.page && !challenges(a.Status, a.Header) || class == oci.UpstreamError
+}
+
+// IsRiddle says whether an answer with status that is not understood tells that
+// somebody was there who might have said no. Trouble, and too many requests, are
+// what they are. 511 is of whoever stands before the network (RFC 6585, 6), and not
+// of a registry in trouble.
+func IsRiddle(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	case http.StatusNetworkAuthenticationRequired:
+		return true
+	}
+	return status < 500 || status >= 600
+}
+
+// Unexplained says that an answer is a 401 which no registry gives: a page without
+// the challenge that every 401 must carry (RFC 9110, 15.5.2). It says nothing about
+// the credential that was sent.
+func Unexplained(status int, header http.Header) bool {
+	return status == http.StatusUnauthorized && isPage(header) && !challenges(status, header)
+}
+
+func challenges(status int, header http.Header) bool {
+	return status == http.StatusUnauthorized && header.Get("WWW-Authenticate") != ""
 }
 
 func (a Answer) classify(f foreign) *oci.Error {

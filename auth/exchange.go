@@ -58,13 +58,13 @@ type exchange struct {
 func (x *exchange) grant(ctx context.Context, c Challenge, cred *Credential, repo string) (bearerToken, error) {
 	if repo == "" {
 		t, said, err := x.get(ctx, c, cred, repo, "")
-		if cred != nil && said.status == http.StatusForbidden {
+		if cred != nil && said.status == http.StatusForbidden && !said.page {
 			err = refused(x.registry, cred, said.status, said.foreign)
 		}
 		return t, err
 	}
 	t, said, err := x.get(ctx, c, cred, repo, "repository:"+repo+":pull")
-	if cred == nil || said.status != http.StatusForbidden || !x.kind.ForbiddenMayBeCredential || said.says("read_package") {
+	if cred == nil || said.status != http.StatusForbidden || !x.kind.ForbiddenMayBeCredential || said.says("read_package") || said.page {
 		return t, err
 	}
 	// Is it the credential or the repository? docker login asks without a scope.
@@ -112,7 +112,7 @@ func (x *exchange) get(ctx context.Context, c Challenge, cred *Credential, repo,
 
 func (x *exchange) foreignRealm(err error) *oci.Error {
 	return &oci.Error{
-		Class: oci.UpstreamError,
+		Class: oci.UpstreamError, NotUnderstood: true,
 		Message: oci.OneLine(fmt.Sprintf("%s wants tokens fetched from a place that is not its own, so nothing was sent there: the realm %s; if it is right, whoever runs the node adds it to token_endpoints",
 			x.registry, err), 600),
 		Err: errRealm,
@@ -148,7 +148,7 @@ func (x *exchange) request(ctx context.Context, realm *url.URL, service, scope s
 // read takes the token from an answer. What is in the answer is in no error.
 func (x *exchange) read(body []byte) (bearerToken, error) {
 	nonsense := func(why string) (bearerToken, error) {
-		return bearerToken{}, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the token endpoint of %s answered with nonsense (%s): try again", x.registry, why)}
+		return bearerToken{}, &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: fmt.Sprintf("the token endpoint of %s answered with nonsense (%s): try again", x.registry, why)}
 	}
 	if len(body) > maxTokenBody {
 		return nonsense("too long")
@@ -187,6 +187,10 @@ func newBearerToken(text string, seconds int, now time.Time) bearerToken {
 // refusal says what it means that a token endpoint granted nothing.
 func (x *exchange) refusal(resp *http.Response, f foreign, cred *Credential, repo string) *oci.Error {
 	e := x.classify(resp, f, cred, repo)
+	// A 401 stays the credential's refusal however it is written: asking again and
+	// again locks accounts.
+	page := f.page && resp.StatusCode != http.StatusUnauthorized
+	e.NotUnderstood = IsRiddle(resp.StatusCode) && (page || e.Class == oci.UpstreamError)
 	if e.Err == nil {
 		e.Err = f.cause("the token endpoint of "+x.registry, resp.StatusCode, cred)
 	}

@@ -27,13 +27,18 @@ func readForeign(header http.Header, body []byte) foreign {
 		body = body[:MaxErrorBody]
 	}
 	body = bytes.TrimSpace(body)
-	if strings.Contains(strings.ToLower(header.Get("Content-Type")), "html") || bytes.HasPrefix(body, []byte("<")) {
+	if isPage(header) || bytes.HasPrefix(body, []byte("<")) {
 		return foreign{page: true}
 	}
 	if !bytes.HasPrefix(body, []byte("{")) {
 		return foreign{message: string(body)}
 	}
 	return readJSON(body)
+}
+
+// isPage says that an answer is for people.
+func isPage(header http.Header) bool {
+	return strings.Contains(strings.ToLower(header.Get("Content-Type")), "html")
 }
 
 func readJSON(body []byte) foreign {

@@ -62,8 +62,8 @@ func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, erro
 	view := s.View(req.Repo)
 	page, err := s.as(view).List(ctx, req)
 	if err != nil {
-		if class := oci.ClassOf(err); class.Refuses() || oci.AsError(err).Code == oci.CodeNameUnknown {
-			s.deny(s.accessKey(view, req.Repo, ""), class)
+		if oci.Refuses(err) || oci.AsError(err).Code == oci.CodeNameUnknown {
+			s.deny(s.accessKey(view, req.Repo, ""), oci.ClassOf(err))
 		}
 		return nil, err
 	}
@@ -97,8 +97,7 @@ func (s *source) mayFallBack(repo string, err error) bool {
 	if view.Shared() {
 		return false // it has just been asked
 	}
-	class := oci.ClassOf(err)
-	asked := class == oci.Unauthorized && s.u.AnonymousFallback || class.Indeterminate()
+	asked := oci.ClassOf(err) == oci.Unauthorized && s.u.AnonymousFallback || oci.Indeterminate(err)
 	return asked && !s.facts.DeniedItself(s.accessKey(view, repo, ""))
 }
 

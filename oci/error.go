@@ -45,6 +45,11 @@ type Error struct {
 	Detail string
 	// RetryAfter is when another try makes sense. Zero: unknown.
 	RetryAfter time.Duration
+	// NotUnderstood: somebody answered, and said neither yes nor no: a web page,
+	// an odd status, a document that is no manifest. The Class still decides what
+	// the client is told; for rights such an answer takes nothing away, and makes
+	// what was proven before count for less long.
+	NotUnderstood bool
 	// About is whom and what Message names.
 	About About
 	// Err is the cause, for the log. It may be nil.
@@ -126,6 +131,17 @@ func AsError(err error) *Error {
 		return &Error{Class: Timeout, Message: "no answer in time; try again", Err: err}
 	}
 	return &Error{Class: UpstreamError, Message: "the request failed inside the proxy; its log has the cause", Err: err}
+}
+
+// Refuses says that err is a registry's no to whoever asked: what it had proven
+// about the repository is void. Nil refuses nothing.
+func Refuses(err error) bool {
+	return err != nil && !AsError(err).NotUnderstood && ClassOf(err).Refuses()
+}
+
+// Indeterminate says that err tells nothing about rights or existence.
+func Indeterminate(err error) bool {
+	return err != nil && (AsError(err).NotUnderstood || ClassOf(err).Indeterminate())
 }
 
 // ClassOf is the class of err; Unclassified for nil.

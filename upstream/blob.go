@@ -25,7 +25,7 @@ func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, erro
 	if err != nil {
 		return nil, err
 	}
-	if doubtful(a) && isPage(a.Header) {
+	if !vouches(a, o) {
 		if err := s.inspect(a, o); err != nil {
 			return nil, err
 		}
@@ -39,6 +39,14 @@ func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, erro
 		Outcome:    outcome(a),
 		Length:     p.size,
 	}, nil
+}
+
+// vouches says whether an answer is about o by what it says: a piece that was asked
+// for, or a 200 that names the digest. Any other 200 may be a document of another
+// kind: a login page, or "account suspended" in JSON.
+func vouches(a *answer, o oci.Object) bool {
+	return a.StatusCode != http.StatusOK || a.ContentLength > maxSmall ||
+		a.Header.Get("Docker-Content-Digest") == o.Digest.String() && !isPage(a.Header)
 }
 
 // inspect reads a 200 that may be a document of another kind. What is small is held
@@ -90,6 +98,9 @@ func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, 
 	if err != nil {
 		return nil, err
 	}
+	if !vouches(a, o) {
+		a.asked = time.Time{} // it proves nothing before it has been read
+	}
 	a.body.promise(p.length)
 	content := &oci.Content{
 		Descriptor: oci.Descriptor{Digest: o.Digest, Size: p.size, MediaType: blobType},
@@ -129,7 +140,7 @@ func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, 
 		p, err := partial(a.Response, r)
 		if err != nil {
 			_ = a.Body.Close()
-			return piece{}, a.body.who.nonsense("sent %s; try again", err)
+			return piece{}, a.body.who.notUnderstood("sent %s; try again", err)
 		}
 		return p, nil
 	case a.StatusCode == http.StatusOK:

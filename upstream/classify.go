@@ -80,12 +80,34 @@ func (w asker) fault(ctx context.Context, err error) error {
 	if t, ok := errors.AsType[*targetFault](err); ok {
 		where = "sent us to " + t.host + ", which "
 	}
-	return w.about(&oci.Error{Class: classOf(err), Message: oci.OneLine(w.says()+where+w.trouble(err), 500), Err: unquoted(err)})
+	class := classOf(err)
+	return w.about(&oci.Error{
+		Class: class, Message: oci.OneLine(w.says()+where+w.trouble(err), 500), Err: unquoted(err),
+		// What is left here is an answer that breaks the rules of HTTP, and a redirect
+		// to where nobody may be sent.
+		NotUnderstood: class == oci.UpstreamError || leadsInside(err),
+	})
+}
+
+// leadsInside says whether err is about a redirect target that the address policy
+// refused: the registry has answered, if not with what anybody may follow.
+func leadsInside(err error) bool {
+	_, target := errors.AsType[*targetFault](err)
+	_, refused := errors.AsType[*refusal](err)
+	return target && refused
 }
 
 // nonsense is an answer that no registry should give.
 func (w asker) nonsense(format string, args ...any) *oci.Error {
 	return w.about(&oci.Error{Class: oci.UpstreamError, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400), Err: errOdd})
+}
+
+// notUnderstood is nonsense that says something about rights: somebody answered,
+// and said neither yes nor no.
+func (w asker) notUnderstood(format string, args ...any) *oci.Error {
+	e := w.nonsense(format, args...)
+	e.NotUnderstood = true
+	return e
 }
 
 // corrupt is content that is not what was asked for.

@@ -137,7 +137,7 @@ func (s *source) mayAsk(c *call, cred *auth.Credential, who asker) error {
 
 // heed draws the conclusions from an error that the registry itself gave.
 func (s *source) heed(ctx context.Context, a *answer, e *oci.Error) {
-	if e.Class == oci.Unauthorized {
+	if e.Class == oci.Unauthorized && !e.NotUnderstood {
 		s.authority.Refused(a.cred, e)
 	}
 	left := readLimit(a.Header, time.Time{}).remaining

@@ -178,7 +178,7 @@ func choose(is bool, name string) string {
 	return ""
 }
 
-// small is the Content of a doubtful answer that has been read. What its encoding is
+// small is the Content of an answer that has been read and may be something else. What its encoding is
 // undone to may be large.
 func (s *source) small(a *answer, o oci.Object, data []byte) (*oci.Content, error) {
 	if plain, _, ok := match(versions(a.Header, data), o.Digest); ok {
@@ -187,12 +187,15 @@ func (s *source) small(a *answer, o oci.Object, data []byte) (*oci.Content, erro
 		}
 		return inHand(a, o, plain), nil
 	}
-	if isPage(a.Header) {
-		return nil, a.body.who.nonsense("sent a web page instead of a blob; check that its endpoint is a registry, and who is between")
-	}
 	name := encoding(a.Header)
+	switch {
+	case isPage(a.Header):
+		return nil, a.body.who.notUnderstood("sent a web page instead of a blob; check that its endpoint is a registry, and who is between")
+	case name == "":
+		return nil, a.body.who.notUnderstood("sent something else than the blob %s; try again", o.Digest)
+	}
 	if encoded, err := which(name, o, bytes.NewReader(data)); err != nil || !encoded {
-		return nil, a.body.who.nonsense("sent a blob with Content-Encoding %.40q, which nobody asked for", name)
+		return nil, a.body.who.notUnderstood("sent a blob with Content-Encoding %.40q, which nobody asked for", name)
 	}
 	s.labels.learnSmall(s.hostOf(a))
 	return s.streamed(a, o, bytes.NewReader(data), name), nil

@@ -173,11 +173,15 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 	t, err := manifestType(typeOf(a.Header), data)
 	switch {
 	case (!ok || err != nil) && isPage(a.Header):
-		return oci.Descriptor{}, who.nonsense("sent a web page instead of a manifest; check that its endpoint is a registry, and who is between")
+		return oci.Descriptor{}, who.notUnderstood("sent a web page instead of a manifest; check that its endpoint is a registry, and who is between")
 	case !ok:
-		return oci.Descriptor{}, who.corrupt("sent a manifest that has not the digest %s; try again", want)
+		e := who.corrupt("sent a manifest that has not the digest %s; try again", want)
+		e.NotUnderstood = true
+		return oci.Descriptor{}, e
 	case err != nil:
-		return oci.Descriptor{}, unusable(who, err)
+		e := unusable(who, err)
+		e.NotUnderstood = want == "" // what has the digest is what the registry has, if no use to anyone
+		return oci.Descriptor{}, e
 	}
 	return oci.Descriptor{MediaType: t, Digest: digest, Size: int64(len(data)), Data: data}, nil
 }

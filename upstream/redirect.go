@@ -68,13 +68,13 @@ func (r *Registry) walk(ctx context.Context, via http.RoundTripper, a *answer, r
 		location := a.Header.Get("Location")
 		discard(a.Response)
 		if hops == maxRedirects {
-			e := who.nonsense("redirected more than %d times", maxRedirects)
+			e := who.notUnderstood("redirected more than %d times", maxRedirects)
 			e.Err = errAstray // it will do so again
 			return nil, e
 		}
 		to, err := mayFollow(req.URL, location)
 		if err != nil {
-			e := who.nonsense("redirected to where this node does not follow: %s", err)
+			e := who.notUnderstood("redirected to where this node does not follow: %s", err)
 			e.Err = fmt.Errorf("%w: %w", errAstray, err)
 			return nil, e
 		}

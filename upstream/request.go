@@ -113,8 +113,8 @@ func failedTarget(a *answer, err error) bool {
 		_, ok := errors.AsType[*targetFault](err)
 		return ok && !descriptor.Exhausted(err) // another host would have no connection either
 	}
-	return a.target != nil && a.StatusCode >= 400 && a.StatusCode != http.StatusRequestedRangeNotSatisfiable &&
-		a.StatusCode != http.StatusNotFound
+	refused := a.StatusCode >= 400 && a.StatusCode != http.StatusRequestedRangeNotSatisfiable && a.StatusCode != http.StatusNotFound
+	return a.target != nil && (refused || isPage(a.Header))
 }
 
 // ask asks as cred. A 401 may be about a token or a secret that was kept too long,
@@ -167,7 +167,7 @@ func (s *source) renew(ctx context.Context, cred **auth.Credential, repo string)
 // whether another try can help. Redirect targets are not asked for their view.
 func (s *source) learn(a *answer, req *http.Request, c *call) (again bool) {
 	switch {
-	case a.target != nil:
+	case a.target != nil, auth.Unexplained(a.StatusCode, a.Header):
 	case a.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "":
 		return s.authority.Challenged(a.Header)
 	case a.StatusCode == http.StatusUnauthorized:
@@ -299,6 +299,7 @@ func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 	}
 	e := a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
 	e.Err = nil // other targets were tried
+	e.NotUnderstood = auth.IsRiddle(a.StatusCode)
 	return e
 }
 
