@@ -80,11 +80,14 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 // refused records what an error says about view and o.
 func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error) {
 	class := oci.ClassOf(err)
-	if class.Refuses() {
-		s.deny(s.accessKey(view, o.Repo, o.Digest), class)
+	switch key := s.accessKey(view, o.Repo, o.Digest); {
+	case facts.AnswerOf(err) == facts.NotUnderstood:
+		s.doubt(key)
 		return
-	}
-	if class != oci.NotFound {
+	case class.Refuses():
+		s.deny(key, class)
+		return
+	case class != oci.NotFound:
 		return
 	}
 	if s.keeps(err) {
@@ -102,6 +105,14 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 		s.deny(key, class)
 	}
 	s.c.rememberMissing(mk, err)
+}
+
+// doubt shortens what the view had proven. To the shared view nothing is secret:
+// there a riddle is as good as silence.
+func (s *source) doubt(key facts.Access) {
+	if !key.View.Shared() {
+		s.facts.Doubt(key)
+	}
 }
 
 // deny voids what the view had proven. A refused credential says nothing about

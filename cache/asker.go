@@ -138,7 +138,7 @@ func (a *asker) setTarget(again func(context.Context, oci.Range) (*oci.Content, 
 // they do from the disk. Nil: no mirror helps.
 func (a *asker) mirrored(ctx context.Context, r oci.Range, cause error) *oci.Content {
 	s := a.s
-	if len(s.u.Mirrors) == 0 || !oci.ClassOf(cause).Indeterminate() || !a.mayMirror(ctx, cause) {
+	if len(s.u.Mirrors) == 0 || !oci.Indeterminate(cause) || !a.mayMirror(ctx, cause) {
 		return nil
 	}
 	for _, m := range s.u.Mirrors {
@@ -159,20 +159,20 @@ func (a *asker) mirrored(ctx context.Context, r oci.Range, cause error) *oci.Con
 // does not give it now. A pull limit stops GETs of manifests and no HEADs, so
 // there the origin can still be asked.
 func (a *asker) mayMirror(ctx context.Context, cause error) bool {
-	if a.withinGrace() {
+	if a.standsIn(cause) {
 		return true
 	}
 	if a.object.Kind == oci.Manifest && oci.ClassOf(cause) == oci.RateLimited {
 		_, err := a.Stat(ctx)
-		return err == nil && a.withinGrace()
+		return err == nil && a.standsIn(cause)
 	}
 	return false
 }
 
-// withinGrace reports whether what the origin has proven stands in while it is in
-// trouble.
-func (a *asker) withinGrace() bool {
+// standsIn reports whether what the origin has proven stands in for what it said
+// now, if it said anything.
+func (a *asker) standsIn(cause error) bool {
 	state, _ := a.s.state(a.principal, a.object)
-	state.Answer = facts.Indeterminate
+	state.Answer = a.s.answerOf(a.principal, cause)
 	return facts.Decide(state) == facts.ServeStale
 }

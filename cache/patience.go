@@ -90,18 +90,23 @@ func twice[T any](do func() (T, error)) (T, error) {
 }
 
 // answerOf sorts an upstream's error as facts.AnswerOf does, but for registries
-// whose images are kept when they are deleted there.
-func (s *source) answerOf(err error) facts.Answer {
-	if s.keeps(err) {
+// whose images are kept when they are deleted there, and for the shared view, to
+// which nothing is secret: an answer that is not understood is none.
+func (s *source) answerOf(view oci.View, err error) facts.Answer {
+	switch answer := facts.AnswerOf(err); {
+	case s.keeps(err):
 		return facts.Kept
+	case answer == facts.NotUnderstood && view.Shared():
+		return facts.Indeterminate
+	default:
+		return answer
 	}
-	return facts.AnswerOf(err)
 }
 
 // keeps says whether err is a 404 that takes nothing away here. One about the
 // whole repository does: so does a registry answer that hides what one may not see.
 func (s *source) keeps(err error) bool {
-	return s.u.KeepMissing && err != nil && oci.ClassOf(err) == oci.NotFound && oci.AsError(err).WireCode() != oci.CodeNameUnknown
+	return s.u.KeepMissing && err != nil && !oci.AsError(err).NotUnderstood && oci.ClassOf(err) == oci.NotFound && oci.AsError(err).WireCode() != oci.CodeNameUnknown
 }
 
 // had is what counts for what is kept: a proof, however old, that no denial has

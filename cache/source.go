@@ -175,7 +175,7 @@ func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Ou
 		return oci.Outcome{}, err
 	}
 	state, _ = s.state(view, o)
-	if state.Answer = s.answerOf(err); state.Answer == facts.Kept {
+	if state.Answer = s.answerOf(view, err); state.Answer == facts.Kept {
 		state = s.had(state, view, o)
 	}
 	switch facts.Decide(state) {

@@ -26,7 +26,7 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 	if err == nil {
 		return s.outcomeOf(r, known), nil
 	}
-	if ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged) || !s.mayResolveStale(view, key, s.answerOf(err)) {
+	if ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged) || !s.mayResolveStale(view, key, s.answerOf(view, err)) {
 		return nil, err
 	}
 	return resolution(known, oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}), nil
@@ -48,6 +48,9 @@ func (s *source) mayResolveStale(view oci.View, key facts.TagKey, answer facts.A
 	case facts.Indeterminate:
 		proven, _ := s.facts.Access(access)
 		return age != facts.None && proven != facts.None
+	case facts.NotUnderstood:
+		proven, _ := s.facts.Access(access)
+		return age != facts.None && proven >= facts.Recent
 	case facts.Kept:
 		return known.Digest != "" && s.facts.HadAccess(access)
 	}
@@ -102,6 +105,10 @@ func (s *source) tagRefused(view oci.View, key facts.TagKey, mk questionKey, err
 		return
 	}
 	known, age := s.facts.Tag(key)
+	if facts.AnswerOf(err) == facts.NotUnderstood {
+		s.doubt(s.accessKey(view, key.Repo, known.Digest))
+		return
+	}
 	class := oci.ClassOf(err)
 	gone := class == oci.NotFound && (age != facts.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
 	if class.Refuses() || gone {

@@ -7,9 +7,15 @@ type Age uint8
 
 // The ages of a proof. A proof with a later denial is None.
 const (
-	None  Age = iota // never proven, denied since, or older than grace
-	Grace            // stands in only while upstream cannot be asked
-	Fresh            // as good as asking
+	// None: never proven, denied since, older than grace, or older than doubt and
+	// an answer that was not understood has come since.
+	None Age = iota
+	// Grace: stands in only where upstream gives no answer.
+	Grace
+	// Recent: stands in for an answer that was not understood too.
+	Recent
+	// Fresh: as good as asking.
+	Fresh
 )
 
 // Answer is what upstream said when it was asked about the wanted object.
@@ -22,6 +28,7 @@ const (
 	Refused              // 401, 403: this view may not
 	NotThere             // 404
 	Indeterminate        // nothing was learned: network, 5xx, 429
+	NotUnderstood        // somebody answered, and said neither yes nor no
 	Kept                 // 404, where what was deleted upstream is kept
 )
 
@@ -29,6 +36,9 @@ const (
 func AnswerOf(err error) Answer {
 	if err == nil {
 		return Proven
+	}
+	if oci.AsError(err).NotUnderstood {
+		return NotUnderstood
 	}
 	switch c := oci.ClassOf(err); {
 	case c.Refuses(), c == oci.Policy:
@@ -82,6 +92,13 @@ func Decide(s State) Verdict {
 		return Fetch
 	case Indeterminate, Kept:
 		if s.Bytes && s.Access != None && s.Member != None {
+			return ServeStale
+		}
+	case NotUnderstood:
+		// Registries behind a single sign-on say no with a login page, others with
+		// a 400 or a 409 where an account is suspended. So this is no outage, and a
+		// proof outlives it for less long.
+		if s.Bytes && s.Access >= Recent && s.Member != None {
 			return ServeStale
 		}
 	}

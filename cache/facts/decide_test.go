@@ -11,8 +11,8 @@ import (
 )
 
 // released is the rule in words, a letter for each state. In each grid the rows
-// are the access of this view (none, grace, fresh) and the columns the
-// membership of the object (none, grace, fresh).
+// are the access of this view (none, grace, recent, fresh) and the columns the
+// membership of the object (likewise).
 //
 //	S serve, T serve with a warning, A ask for the object, F fetch it, R refuse
 var released = []struct {
@@ -21,18 +21,20 @@ var released = []struct {
 	answer Answer
 	grid   string
 }{
-	{"a cold miss needs no probe: the GET itself proves or denies", false, NotAsked, "FFF FFF FFF"},
-	{"only a fresh access of its own and a fresh membership need no question", true, NotAsked, "AAA AAA AAS"},
-	{"asked and answered, and nothing here to serve", false, Proven, "FFF FFF FFF"},
-	{"2xx for this object, to this view: access and membership in one", true, Proven, "SSS SSS SSS"},
-	{"a denial: nothing, whatever was proven before", false, Refused, "RRR RRR RRR"},
-	{"a denial beats any proof, fresh ones too", true, Refused, "RRR RRR RRR"},
-	{"it is not there", false, NotThere, "RRR RRR RRR"},
-	{"404 may be a deletion or a revocation: the copy stays here", true, NotThere, "RRR RRR RRR"},
-	{"nothing was learned, and there is nothing to serve", false, Indeterminate, "RRR RRR RRR"},
-	{"nothing was learned: own earlier access within grace, and membership likewise", true, Indeterminate, "RRR RTT RTT"},
-	{"deleted upstream, and nothing to keep", false, Kept, "RRR RRR RRR"},
-	{"deleted upstream, and kept for those who had it", true, Kept, "RRR RTT RTT"},
+	{"a cold miss needs no probe: the GET itself proves or denies", false, NotAsked, "FFFF FFFF FFFF FFFF"},
+	{"only a fresh access of its own and a fresh membership need no question", true, NotAsked, "AAAA AAAA AAAA AAAS"},
+	{"asked and answered, and nothing here to serve", false, Proven, "FFFF FFFF FFFF FFFF"},
+	{"2xx for this object, to this view: access and membership in one", true, Proven, "SSSS SSSS SSSS SSSS"},
+	{"a denial: nothing, whatever was proven before", false, Refused, "RRRR RRRR RRRR RRRR"},
+	{"a denial beats any proof, fresh ones too", true, Refused, "RRRR RRRR RRRR RRRR"},
+	{"it is not there", false, NotThere, "RRRR RRRR RRRR RRRR"},
+	{"404 may be a deletion or a revocation: the copy stays here", true, NotThere, "RRRR RRRR RRRR RRRR"},
+	{"nothing was learned, and there is nothing to serve", false, Indeterminate, "RRRR RRRR RRRR RRRR"},
+	{"nothing was learned: own earlier access within grace, and membership likewise", true, Indeterminate, "RRRR RTTT RTTT RTTT"},
+	{"an answer that is neither yes nor no, and there is nothing to serve", false, NotUnderstood, "RRRR RRRR RRRR RRRR"},
+	{"an answer that is neither yes nor no: an own earlier access, but not older than doubt", true, NotUnderstood, "RRRR RRRR RTTT RTTT"},
+	{"deleted upstream, and nothing to keep", false, Kept, "RRRR RRRR RRRR RRRR"},
+	{"deleted upstream, and kept for those who had it", true, Kept, "RRRR RTTT RTTT RTTT"},
 }
 
 var letters = map[byte]Verdict{'S': Serve, 'T': ServeStale, 'A': Ask, 'F': Fetch, 'R': Refuse}
@@ -53,7 +55,7 @@ func expected(t *testing.T) map[State]Verdict {
 			}
 		}
 	}
-	if len(want) != 3*3*2*6 {
+	if len(want) != 4*4*2*7 {
 		t.Fatalf("the table has %d states", len(want))
 	}
 	return want
@@ -88,14 +90,24 @@ func TestDecideRefusesUnknownAnswers(t *testing.T) {
 func TestTheTableCatchesMutants(t *testing.T) {
 	want := expected(t)
 	mutants := map[string]func(State) Verdict{
-		"access within grace is fresh":      func(s State) Verdict { s.Access = min(s.Access*2, Fresh); return Decide(s) },
-		"membership within grace is fresh":  func(s State) Verdict { s.Member = min(s.Member*2, Fresh); return Decide(s) },
-		"anyone's access will do":           func(s State) Verdict { s.Access = Fresh; return Decide(s) },
-		"membership is not looked at":       func(s State) Verdict { s.Member = Fresh; return Decide(s) },
-		"no grace":                          func(s State) Verdict { s.Access &^= Grace; return Decide(s) },
+		"access within grace is fresh":     func(s State) Verdict { s.Access = min(s.Access*3, Fresh); return Decide(s) },
+		"membership within grace is fresh": func(s State) Verdict { s.Member = min(s.Member*3, Fresh); return Decide(s) },
+		"all of grace is recent":           func(s State) Verdict { s.Access = max(s.Access, min(s.Access*2, Recent)); return Decide(s) },
+		"anyone's access will do":          func(s State) Verdict { s.Access = Fresh; return Decide(s) },
+		"membership is not looked at":      func(s State) Verdict { s.Member = Fresh; return Decide(s) },
+		"no grace": func(s State) Verdict {
+			if s.Access < Recent {
+				s.Access = None
+			}
+			return Decide(s)
+		},
 		"a refusal is a passing trouble":    as(Refused, Indeterminate),
 		"a 404 is a passing trouble":        as(NotThere, Indeterminate),
 		"trouble is a proof":                as(Indeterminate, Proven),
+		"a riddle is as good as silence":    as(NotUnderstood, Indeterminate),
+		"a riddle is a proof":               as(NotUnderstood, Proven),
+		"a riddle is a refusal":             as(NotUnderstood, Refused),
+		"silence is as bad as a riddle":     as(Indeterminate, NotUnderstood),
 		"a refusal is a proof":              as(Refused, Proven),
 		"trouble is as if nobody had asked": as(Indeterminate, NotAsked),
 		"bytes are not needed":              func(s State) Verdict { s.Bytes = true; return Decide(s) },
@@ -157,6 +169,10 @@ func TestAnswerOf(t *testing.T) {
 		{errors.New("connection reset"), Indeterminate},
 		{context.DeadlineExceeded, Indeterminate},
 		{context.Canceled, Refused},
+		{fmt.Errorf("asking: %w", &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: "m"}), NotUnderstood},
+		{&oci.Error{Class: oci.Denied, NotUnderstood: true, Message: "a page with 403"}, NotUnderstood},
+		{&oci.Error{Class: oci.NotFound, NotUnderstood: true, Message: "a page with 404"}, NotUnderstood},
+		{&oci.Error{Class: oci.Corrupt, NotUnderstood: true, Message: "another digest"}, NotUnderstood},
 	} {
 		if got := AnswerOf(c.err); got != c.want {
 			t.Errorf("%v: %d, want %d", c.err, got, c.want)

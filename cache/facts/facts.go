@@ -74,6 +74,10 @@ type Options struct {
 	// Grace is how long a proof stands in while upstream cannot be asked. If
 	// 0, 24 hours; negative: not at all.
 	Grace time.Duration
+	// Doubt is for how long after it was made a proof counts once an answer has
+	// come that was not understood, until the next proof. If 0, an hour; negative:
+	// not at all.
+	Doubt time.Duration
 	// Entries bounds how many facts of each kind are kept in memory. If not
 	// positive, 30000: with names as long as they may be that is 60 MiB. Those
 	// that do not fit are read from the file again.
@@ -93,6 +97,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MemberTTL, 24*time.Hour)
 	setDefault(&o.TagTTL, time.Minute)
 	setDefault(&o.Grace, 24*time.Hour)
+	setDefault(&o.Doubt, time.Hour)
 	if o.Entries <= 0 {
 		o.Entries = 30_000
 	}
@@ -155,7 +160,7 @@ func Open(path string, o Options) (*Facts, error) {
 }
 
 // Times are what the same fields of Options say.
-type Times struct{ AccessTTL, TagTTL, Grace time.Duration }
+type Times struct{ AccessTTL, TagTTL, Grace, Doubt time.Duration }
 
 // With is f, with other times for what its facts are worth. A zero time is that
 // of f. The facts are the same; only f is closed.
@@ -164,7 +169,7 @@ func (f *Facts) With(t Times) *Facts {
 	for _, set := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&o.AccessTTL, t.AccessTTL}, {&o.TagTTL, t.TagTTL}, {&o.Grace, t.Grace}} {
+	}{{&o.AccessTTL, t.AccessTTL}, {&o.TagTTL, t.TagTTL}, {&o.Grace, t.Grace}, {&o.Doubt, t.Doubt}} {
 		if set.value != 0 {
 			*set.field = set.value
 		}
@@ -189,7 +194,22 @@ func (f *Facts) Access(a Access) (Age, time.Time) {
 	if !w.proven() {
 		return None, time.Time{}
 	}
-	return f.age(w.at, f.o.AccessTTL, w.restored), w.at
+	return f.accessAge(w), w.at
+}
+
+// accessAge is what a proof of access is worth. Doubt takes from it whatever would
+// keep it longer: once somebody has answered in riddles, the registry's silence
+// afterwards, or a restart, must not bring grace back.
+func (f *Facts) accessAge(w word) Age {
+	age := f.age(w.at, f.o.AccessTTL, w.restored)
+	recent := elapsed(f.o.Now(), w.at).Abs() < f.o.Doubt
+	switch {
+	case !w.doubted.IsZero() && !recent:
+		return None
+	case age == Grace && recent:
+		return Recent
+	}
+	return age
 }
 
 // Denied says whether the last word about a was a denial.
@@ -201,8 +221,12 @@ func (f *Facts) DeniedItself(a Access) bool {
 	return w.denied && !w.credential
 }
 
-// HadAccess says whether a was ever proven and not denied since, however long ago.
-func (f *Facts) HadAccess(a Access) bool { return f.accessWord(a).proven() }
+// HadAccess says whether a was ever proven, however long ago, and neither denied
+// nor put in doubt for good since.
+func (f *Facts) HadAccess(a Access) bool {
+	w := f.accessWord(a)
+	return w.proven() && (w.doubted.IsZero() || f.accessAge(w) != None)
+}
 
 // HadMember is HadAccess for members.
 func (f *Facts) HadMember(m Member) bool { return f.memberWord(m).proven() }
@@ -257,9 +281,10 @@ func (f *Facts) Prove(a Access, m Member, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := word{at: asked}
-	if f.news(f.accessLocked(a), asked) && f.outlives(a.View.Organisation, asked) {
-		f.access.Add(a, w)
-		f.later(accessBucket, a.key(), w.encode())
+	if old := f.accessLocked(a); f.news(old, asked) && f.outlives(a.View.Organisation, asked) {
+		proof := word{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
+		f.access.Add(a, proof)
+		f.later(accessBucket, a.key(), proof.encode())
 	}
 	if f.news(f.memberLocked(m), asked) {
 		f.members.Add(m, w)
@@ -332,6 +357,34 @@ func (f *Facts) denyInMemory(a Access, credential bool) bool {
 		f.disk.surely(accessBucket, key, w.encode())
 	}
 	return write
+}
+
+// Doubt records that somebody answered a's view, now, and said neither yes nor no.
+// The proof that there is, if there is one, from then on counts for Options.Doubt
+// after it was made and no longer, until the next one. The first doubt is on disk
+// when Doubt returns, as a denial is.
+func (f *Facts) Doubt(a Access) {
+	if f.doubtInMemory(a) && f.disk.flush() != nil {
+		f.o.Log.Error("that an answer was not understood is not on disk yet; if the next restart comes before it is, an older proof may serve grace again", "repository", a.Repo)
+	}
+}
+
+// doubtInMemory says whether the file is about to know another word.
+func (f *Facts) doubtInMemory(a Access) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := f.accessLocked(a)
+	if !w.proven() {
+		return false
+	}
+	news := w.doubted.IsZero()
+	w.doubted = f.o.Now()
+	f.access.Add(a, w)
+	if !news || f.disk == nil {
+		return false // no request outlives the process, so after a restart any time will do
+	}
+	f.disk.surely(accessBucket, a.key(), w.encode())
+	return true
 }
 
 // SetTag records what k means. An older answer never replaces a newer one.

@@ -2,6 +2,7 @@ package facts
 
 import (
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +15,8 @@ type history struct {
 	proofs []proofMade
 	// denied is when the last denial arrived; zero: never.
 	denied time.Time
+	// doubts are when answers arrived that were neither yes nor no.
+	doubts []time.Time
 }
 
 type proofMade struct {
@@ -31,6 +34,11 @@ func (h *history) counting() (all []proofMade) {
 	return all
 }
 
+// doubted says whether a doubt has come since p was asked for, and a proof before it.
+func (h *history) doubted(p proofMade) bool {
+	return slices.ContainsFunc(h.doubts, func(at time.Time) bool { return !p.asked.After(at) })
+}
+
 // Any order of proofs, late proofs, denials, waiting and restarts.
 func TestAccessOverAnyHistory(t *testing.T) {
 	dir := inMemory(t)
@@ -44,7 +52,7 @@ func TestAccessOverAnyHistory(t *testing.T) {
 		clk := newClock()
 		o := Options{Now: clk.now}
 		if rapid.Bool().Draw(t, "short") {
-			o.AccessTTL, o.Grace = time.Second, time.Minute
+			o.AccessTTL, o.Grace, o.Doubt = time.Second, time.Minute, 30*time.Second
 		}
 		full := o.withDefaults()
 		f, err := Open(path, o)
@@ -75,6 +83,13 @@ func TestAccessOverAnyHistory(t *testing.T) {
 				a, h := pick(t)
 				f.Deny(a)
 				h.denied = clk.now()
+			},
+			"doubt": func(t *rapid.T) {
+				a, h := pick(t)
+				f.Doubt(a)
+				if len(h.counting()) > 0 { // without a proof there is nothing to doubt
+					h.doubts = append(h.doubts, clk.now())
+				}
 			},
 			"wait": func(t *rapid.T) {
 				clk.move(rapid.SampledFrom([]time.Duration{1, time.Second, time.Minute, 5 * time.Minute, 23 * time.Hour}).Draw(t, "for"))
@@ -112,6 +127,9 @@ func judge(t *rapid.T, f *Facts, a Access, h *history, now time.Time, run int, o
 	var mayGrace, mayFresh bool
 	var newest, newestHere time.Time
 	for _, p := range h.counting() {
+		if h.doubted(p) && now.Sub(p.asked) >= o.Doubt {
+			continue
+		}
 		mayGrace = mayGrace || now.Sub(p.asked) < o.Grace
 		mayFresh = mayFresh || p.run == run && now.Sub(p.asked) < o.AccessTTL
 		if p.asked.After(newest) {
@@ -125,7 +143,7 @@ func judge(t *rapid.T, f *Facts, a Access, h *history, now time.Time, run int, o
 	case age == Fresh && !mayFresh:
 		t.Fatalf("%s is fresh; denied %v, proofs %v", a.Repo, h.denied, h.proofs)
 	case age != None && !mayGrace && !mayFresh:
-		t.Fatalf("%s has grace; denied %v, proofs %v", a.Repo, h.denied, h.proofs)
+		t.Fatalf("%s has grace; doubts %v, denied %v, proofs %v", a.Repo, h.doubts, h.denied, h.proofs)
 	case age == None && newest.Equal(newestHere) && !newest.IsZero() && (mayGrace || mayFresh) && now.Sub(newest) < o.Grace:
 		t.Fatalf("%s has nothing; denied %v, proofs %v", a.Repo, h.denied, h.proofs)
 	case age != Fresh && mayFresh:

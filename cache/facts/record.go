@@ -16,6 +16,9 @@ type word struct {
 	// credential: what was denied is the credential. Of the repository it says
 	// nothing, but that nothing is proven any more.
 	credential bool
+	// doubted is when the last answer came that was neither yes nor no, if one came
+	// after the proof.
+	doubted time.Time
 	// kept: the file has a denial, or will have one at once.
 	kept bool
 	// restored: read back from the file, so good for grace and membership, but
@@ -24,6 +27,15 @@ type word struct {
 }
 
 func (w word) proven() bool { return !w.at.IsZero() && !w.denied }
+
+// stillDoubted is what is left of w's doubt after a proof that was asked for at
+// asked: only one that was asked for after the doubt came ends it.
+func (w word) stillDoubted(asked, now time.Time) time.Time {
+	if asked.After(w.doubted) || w.doubted.After(now) { // or the clock was set back since
+		return time.Time{}
+	}
+	return w.doubted
+}
 
 // join makes a key. Each part carries its length, so that no two lists of parts
 // make the same key, whatever is in them.
@@ -57,6 +69,9 @@ const (
 	// refusedMark is for a denial of the credential. Versions that do not know it
 	// take it for no word, and ask.
 	refusedMark = 'u'
+	// doubtedMark is for a proof in doubt; the time of the doubt follows that of the
+	// proof. Versions that do not know it ask, likewise.
+	doubtedMark = 'q'
 )
 
 func (w word) encode() []byte {
@@ -66,19 +81,27 @@ func (w word) encode() []byte {
 		mark = refusedMark
 	case w.denied:
 		mark = deniedMark
+	case !w.doubted.IsZero():
+		b := binary.BigEndian.AppendUint64([]byte{doubtedMark}, uint64(w.at.UnixNano()))
+		return binary.BigEndian.AppendUint64(b, uint64(w.doubted.UnixNano()))
 	}
 	return binary.BigEndian.AppendUint64([]byte{mark}, uint64(w.at.UnixNano()))
 }
 
 // decodeWord reads what encode wrote. Anything else is no word.
 func decodeWord(b []byte) (word, bool) {
+	if len(b) == 17 && b[0] == doubtedMark {
+		return word{at: storedTime(b[1:9]), doubted: storedTime(b[9:]), restored: true}, true
+	}
 	if len(b) != 9 || b[0] != provenMark && !isDenial(b) {
 		return word{}, false
 	}
-	at := time.Unix(0, int64(binary.BigEndian.Uint64(b[1:])))
+	at := storedTime(b[1:])
 	denied := isDenial(b)
 	return word{at: at, denied: denied, credential: b[0] == refusedMark, kept: denied, restored: true}, true
 }
+
+func storedTime(b []byte) time.Time { return time.Unix(0, int64(binary.BigEndian.Uint64(b))) }
 
 // isDenial says whether a stored word is one.
 func isDenial(b []byte) bool { return len(b) > 0 && (b[0] == deniedMark || b[0] == refusedMark) }

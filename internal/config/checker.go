@@ -96,6 +96,7 @@ func (k *checker) cache(c *Cache) {
 	k.within("cache.tag_ttl", c.TagTTL, 0, maxTTL)
 	k.within("cache.access_ttl", c.AccessTTL, time.Second, maxTTL)
 	k.within("cache.grace", c.Grace, 0, maxGrace)
+	k.within("cache.doubt", c.Doubt, 0, maxGrace)
 	if c.AccessTTL > time.Hour && c.AccessTTL <= maxTTL {
 		k.warnf("cache.access_ttl", "a right that a registry withdrew works on for this long: keep it under an hour")
 	}

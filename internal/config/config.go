@@ -120,6 +120,12 @@ type Cache struct {
 	// images while the registry is in trouble; 0s: not at all. Default: 24h. At
 	// most 30d, when unused proofs are dropped.
 	Grace time.Duration `yaml:"grace"`
+
+	// The same once the registry, or something before it, has answered, and neither
+	// yes nor no: a login page, a redirect to one, a 400 or 409. It holds until the
+	// registry says yes again, also if it falls silent meanwhile; 0s: such an answer
+	// releases nothing. Where grace is shorter, that holds. Default: 1h. At most 30d.
+	Doubt time.Duration `yaml:"doubt"`
 }
 
 // Upstream says how registries are reached.

@@ -103,6 +103,7 @@ func defaults(opts Options) *Config {
 			TagTTL:    time.Minute,
 			AccessTTL: 5 * time.Minute,
 			Grace:     24 * time.Hour,
+			Doubt:     time.Hour,
 		},
 		Upstream: Upstream{Parallel: 4, Connections: 16},
 		Admin:    Admin{Address: Address{Host: "localhost", Port: 5001}, Socket: opts.socket()},

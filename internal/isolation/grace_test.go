@@ -1,6 +1,7 @@
 package isolation_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"net"
@@ -84,7 +85,8 @@ func (b *bend) cut() {
 // Whose proof there is when upstream gives its answer.
 const (
 	ownFresh   = "own, fresh"
-	ownOld     = "own, an hour old"
+	ownRecent  = "own, half an hour old"
+	ownOld     = "own, two hours old"
 	ownStale   = "own, older than grace"
 	others     = "another's"
 	ownRotated = "own, with the secret before"
@@ -93,7 +95,8 @@ const (
 
 // TestGrace is the table of what upstream says and what was proven before. A
 // fresh proof asks nothing. A refusal counts at once, trouble lets an own proof
-// with the same secret stand in until grace is over, and nothing else does.
+// with the same secret stand in until grace is over, an answer that is neither yes
+// nor no lets it until doubt is over, and nothing else does.
 func TestGrace(t *testing.T) {
 	t.Parallel()
 	const refused, missing, stale = http.StatusForbidden, http.StatusNotFound, http.StatusOK
@@ -103,32 +106,45 @@ func TestGrace(t *testing.T) {
 		token bool
 		old   int // for an own old proof
 		other int // for everything else but a fresh one
+		// recent is for an own proof that is not older than doubt; 0: like old.
+		recent int
 	}{
-		"401":               {ocitest.Problem(401, "UNAUTHORIZED", "no"), false, refused, refused},
-		"403":               {ocitest.Problem(403, "DENIED", "no"), false, refused, refused},
-		"404 name":          {ocitest.Problem(404, "NAME_UNKNOWN", "no"), false, missing, missing},
-		"404 manifest":      {ocitest.Problem(404, "MANIFEST_UNKNOWN", "no"), false, missing, missing},
-		"405":               {ocitest.Status(405), false, stale, 503},
-		"429":               {ocitest.Problem(429, "TOOMANYREQUESTS", "slow", soon...), false, stale, 429},
-		"500":               {ocitest.Status(500, soon...), false, stale, 503},
-		"503":               {ocitest.Status(503, soon...), false, stale, 503},
-		"timeout":           {ocitest.Silence(), false, stale, 503},
-		"reset":             {ocitest.Drop(), false, stale, 503},
-		"TLS":               {ocitest.Fault{}, false, stale, 503},
-		"401 at the tokens": {ocitest.Status(401), true, refused, refused},
-		"403 at the tokens": {ocitest.Problem(403, "DENIED", "no"), true, refused, refused},
-		"500 at the tokens": {ocitest.Status(500, soon...), true, stale, 503},
+		"401":                {ocitest.Problem(401, "UNAUTHORIZED", "no"), false, refused, refused, 0},
+		"403":                {ocitest.Problem(403, "DENIED", "no"), false, refused, refused, 0},
+		"404 name":           {ocitest.Problem(404, "NAME_UNKNOWN", "no"), false, missing, missing, 0},
+		"404 manifest":       {ocitest.Problem(404, "MANIFEST_UNKNOWN", "no"), false, missing, missing, 0},
+		"400":                {ocitest.Status(400), false, 503, 503, stale},
+		"405":                {ocitest.Status(405), false, 503, 503, stale},
+		"405 denied":         {ocitest.Problem(405, "DENIED", "no"), false, refused, refused, 0},
+		"409":                {ocitest.Status(409), false, 503, 503, stale},
+		"a page":             {page(200), false, 503, 503, stale},
+		"a page with 403":    {page(403), false, refused, refused, stale},
+		"sent elsewhere":     {ocitest.Status(302, "Location", "http://login.example/"), false, 503, 503, stale},
+		"511":                {ocitest.Status(511), false, 503, 503, stale},
+		"429":                {ocitest.Problem(429, "TOOMANYREQUESTS", "slow", soon...), false, stale, 429, 0},
+		"500":                {ocitest.Status(500, soon...), false, stale, 503, 0},
+		"503":                {ocitest.Status(503, soon...), false, stale, 503, 0},
+		"timeout":            {ocitest.Silence(), false, stale, 503, 0},
+		"reset":              {ocitest.Drop(), false, stale, 503, 0},
+		"TLS":                {ocitest.Fault{}, false, stale, 503, 0},
+		"401 at the tokens":  {ocitest.Status(401), true, refused, refused, 0},
+		"403 at the tokens":  {ocitest.Problem(403, "DENIED", "no"), true, refused, refused, 0},
+		"500 at the tokens":  {ocitest.Status(500, soon...), true, stale, 503, 0},
+		"400 at the tokens":  {ocitest.Status(400), true, 503, 503, stale},
+		"page at the tokens": {page(200), true, 503, 503, stale},
 	}
 	var all sync.WaitGroup // not t.Parallel: most of the time is waiting
 	defer all.Wait()
 	for name, o := range outcomes {
-		for _, proof := range []string{ownFresh, ownOld, ownStale, others, ownRotated, none} {
+		for _, proof := range []string{ownFresh, ownRecent, ownOld, ownStale, others, ownRotated, none} {
 			want := o.other
 			switch proof {
 			case ownFresh:
 				want = http.StatusOK
 			case ownOld:
 				want = o.old
+			case ownRecent:
+				want = cmp.Or(o.recent, o.old)
 			}
 			cell := func(t *testing.T) {
 				g := newGraceWorld(t)
@@ -148,6 +164,11 @@ func TestGrace(t *testing.T) {
 			all.Go(func() { t.Run(name+"/"+proof, cell) })
 		}
 	}
+}
+
+// page is an answer that is for people.
+func page(status int) ocitest.Fault {
+	return ocitest.Fault{Status: status, Body: []byte("<html>sign in"), Header: http.Header{"Content-Type": {"text/html"}}}
 }
 
 // graceWorld is two organisations with one registry.
@@ -192,9 +213,12 @@ func (g *graceWorld) prepare(proof string) {
 	switch proof {
 	case ownFresh:
 		pull("acme")
+	case ownRecent:
+		pull("acme")
+		g.clock.forward(30 * time.Minute)
 	case ownOld:
 		pull("acme")
-		g.clock.forward(time.Hour)
+		g.clock.forward(2 * time.Hour)
 	case ownStale:
 		pull("acme")
 		g.clock.forward(25 * time.Hour)
@@ -231,7 +255,7 @@ func (g *graceWorld) ask(name, proof string, want int, asked bool) {
 	for _, path := range []string{"/manifests/" + p.Manifest.String(), "/blobs/" + p.Layers[0].String(), "/manifests/v1"} {
 		// A silent registry is asked for the tag and then for the manifest, which
 		// together takes longer than a client waits.
-		if name == "timeout" && strings.HasSuffix(path, "v1") && proof == ownOld {
+		if name == "timeout" && strings.HasSuffix(path, "v1") && (proof == ownOld || proof == ownRecent) {
 			continue
 		}
 		all.Go(func() {
@@ -243,7 +267,7 @@ func (g *graceWorld) ask(name, proof string, want int, asked bool) {
 			if a.err != nil || a.status != status {
 				g.t.Errorf("%d instead of %s", status, a)
 			}
-			if stale := a.header.Get("Warning") != ""; stale != (a.status == http.StatusOK && proof == ownOld) {
+			if stale := a.header.Get("Warning") != ""; stale != (a.status == http.StatusOK && (proof == ownOld || proof == ownRecent)) {
 				g.t.Errorf("warning %q: %s", a.header.Get("Warning"), a)
 			}
 			var doc any

@@ -165,7 +165,7 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 
 // times are the configuration's, with the organisation's own grace.
 func (d *desk) times(organisation string) facts.Times {
-	t := facts.Times{TagTTL: orNever(d.cfg.Cache.TagTTL), AccessTTL: orNever(d.cfg.Cache.AccessTTL), Grace: orNever(d.cfg.Cache.Grace)}
+	t := facts.Times{TagTTL: orNever(d.cfg.Cache.TagTTL), AccessTTL: orNever(d.cfg.Cache.AccessTTL), Grace: orNever(d.cfg.Cache.Grace), Doubt: orNever(d.cfg.Cache.Doubt)}
 	if o, ok := d.cfg.Organisations[organisation]; ok {
 		t.Grace = orNever(o.Grace)
 	}
