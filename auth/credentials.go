@@ -37,13 +37,15 @@ type CredentialsOptions struct {
 	Key Key
 	// Before is the table that this one replaces. An Entry that has not changed,
 	// with the same Source, goes on with the secret it had there: one that is
-	// unreadable just now costs nobody an account. It may be nil.
+	// being replaced just now costs nobody an account. It may be nil.
 	Before *Credentials
 	// CheckEvery is how often a Source is asked again while there is traffic,
 	// and so how long a changed secret may go unnoticed. If 0, a quarter second.
 	CheckEvery time.Duration
 	// Now is the clock. If nil, time.Now is used.
 	Now func() time.Time
+	// Metrics says which accounts have a secret. It may be nil.
+	Metrics *Metrics
 	// Logger hears about secrets that became unusable. If nil, nobody does.
 	Logger *slog.Logger
 }
@@ -195,6 +197,17 @@ func (c *Credentials) Trouble(organisation, account, registry string) (oldServes
 		}
 	}
 	return false, nil
+}
+
+// Renewed says whether an account has another secret than it had when it was first
+// read. It reads nothing.
+func (c *Credentials) Renewed(organisation, account, registry string) bool {
+	for _, e := range c.table[place{organisation, registry}] {
+		if s := e.state.Load(); e.Name == account && s != nil {
+			return s.renewed
+		}
+	}
+	return false
 }
 
 // All gives every credential that can be read now, in the order of the

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"berth/internal/descriptor"
@@ -20,6 +21,7 @@ type entry struct {
 	patterns []Pattern
 	key      Key
 	every    time.Duration
+	metrics  *Metrics
 	now      func() time.Time
 	log      *slog.Logger
 
@@ -28,19 +30,54 @@ type entry struct {
 }
 
 // state is what the source said last. Cred is the last good answer, err the
-// last one's error; both when a good secret was replaced by a bad one.
+// last one's error; both for a while after a good secret was replaced by a bad one.
 type state struct {
 	cred    *Credential
 	login   Login
 	err     error
 	checked time.Time
+	// bad is since when there is an error; zero: there is none.
+	bad time.Time
+	// renewed: it is another secret than one before it.
+	renewed bool
+}
+
+const (
+	// slipFor is how long the secret from before serves when its file is not there,
+	// is empty, half-written or open to others: whoever replaces a file may take it
+	// away first, or write it before its mode. Then the account has none: taking the
+	// file away is how a platform ends an account.
+	slipFor = 30 * time.Second
+	// troubleFor is that where nothing was learned about the secret: a program that
+	// fails, or a node out of file descriptors. What helpers say lives for an hour
+	// at least.
+	troubleFor = time.Hour
+)
+
+// unlearned is an error of a Source that says nothing about the secret itself.
+type unlearned struct{ error }
+
+// Unwrap gives the cause.
+func (u unlearned) Unwrap() error { return u.error }
+
+// outlives says for how long a secret serves after err came in its place.
+func outlives(err error) time.Duration {
+	if _, ok := errors.AsType[unlearned](err); ok {
+		return troubleFor
+	}
+	for _, ours := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		if errors.Is(err, ours) {
+			return troubleFor
+		}
+	}
+	return slipFor
 }
 
 func newEntry(configured Entry, o CredentialsOptions) (*entry, error) {
 	if configured.Source == nil {
 		return nil, fmt.Errorf("account %q of %s for %s has no source for its secret", configured.Name, whose(configured.Organisation), configured.Registry)
 	}
-	e := &entry{Entry: configured, key: o.Key, every: o.CheckEvery, now: o.Now, log: o.Logger}
+	e := &entry{Entry: configured, key: o.Key, every: o.CheckEvery, metrics: o.Metrics, now: o.Now, log: o.Logger}
 	for _, s := range configured.Repositories {
 		p, err := ParsePattern(s)
 		if err != nil {
@@ -62,7 +99,7 @@ func (e *entry) inherit(before *Credentials) {
 			continue
 		}
 		if s := old.state.Load(); s != nil {
-			e.state.Store(&state{cred: s.cred, login: s.login, err: s.err})
+			e.state.Store(s.old())
 		}
 		return
 	}
@@ -113,6 +150,13 @@ func (e *entry) read(ctx context.Context) (*Credential, error) {
 
 func (e *entry) fresh(s *state) bool { return e.now().Sub(s.checked) < e.every }
 
+// old is s, to be asked for again by the next look-up.
+func (s *state) old() *state {
+	again := *s
+	again.checked = time.Time{}
+	return &again
+}
+
 func (s *state) result() (*Credential, error) {
 	if s.cred != nil {
 		return s.cred, nil
@@ -120,10 +164,8 @@ func (s *state) result() (*Credential, error) {
 	return nil, s.err
 }
 
-// refresh runs under reading. A secret that turned bad (a half-written file,
-// one with loose rights) does not replace a good one: the node would lose an
-// account over a slip of the hand. To end an account, take it out of the
-// configuration.
+// refresh runs under reading. A secret that turned bad replaces a good one only
+// when it has been bad for a while: see outlives.
 func (e *entry) refresh(ctx context.Context) *state {
 	old := e.state.Load()
 	login, err := e.Source.Login(ctx)
@@ -137,17 +179,46 @@ func (e *entry) refresh(ctx context.Context) *state {
 		}
 		return &state{err: err}
 	}
-	s := &state{err: err, checked: e.now()}
-	switch {
-	case err != nil && old != nil:
-		s.cred, s.login = old.cred, old.login
-	case err == nil && old != nil && old.cred != nil && old.login.equal(login):
-		s.cred, s.login = old.cred, login
-	case err == nil:
-		s.cred, s.login = e.credential(login), login
+	var s *state
+	if err != nil {
+		s = failed(old, err, e.now())
+	} else {
+		s = e.taken(old, login)
 	}
+	e.measure(old, s)
 	e.report(old, s)
 	e.state.Store(s)
+	return s
+}
+
+// failed is the state after the source gave err, at now.
+func failed(old *state, err error, now time.Time) *state {
+	s := &state{err: err, checked: now, bad: now}
+	if old == nil {
+		return s
+	}
+	if old.err != nil {
+		s.bad = old.bad
+	}
+	s.login, s.renewed = old.login, old.renewed
+	if now.Sub(s.bad) < outlives(err) {
+		s.cred = old.cred
+	}
+	return s
+}
+
+// taken is the state after the source gave login.
+func (e *entry) taken(old *state, login Login) *state {
+	s := &state{login: login, checked: e.now()}
+	if old != nil && old.cred != nil && old.login.equal(login) {
+		s.cred, s.renewed = old.cred, old.renewed
+		return s
+	}
+	s.cred = e.credential(login)
+	if old != nil { // what helpers say is new all the time
+		had := !old.login.Password.Empty() && login.Entry == ""
+		s.renewed = old.renewed || had && !old.login.equal(login)
+	}
 	return s
 }
 
@@ -164,10 +235,20 @@ func (e *entry) credential(l Login) *Credential {
 	return c
 }
 
+// measure has the metrics say what the source said.
+func (e *entry) measure(old, now *state) {
+	switch {
+	case now.cred == nil:
+		e.metrics.unusable(e.Organisation, e.Registry, e.Name)
+	case old == nil || old.cred == nil || old.cred.Fingerprint != now.cred.Fingerprint:
+		e.metrics.usable(now.cred)
+	}
+}
+
 // doubt has the next look-up ask the source.
 func (e *entry) doubt() bool {
 	if s := e.state.Load(); s != nil {
-		e.state.CompareAndSwap(s, &state{cred: s.cred, login: s.login, err: s.err})
+		e.state.CompareAndSwap(s, s.old())
 	}
 	return true
 }
@@ -180,7 +261,7 @@ func (e *entry) report(old, now *state) {
 		was = old.err.Error()
 	}
 	switch {
-	case now.err != nil && now.err.Error() != was:
+	case now.err != nil && (now.err.Error() != was || old.cred != nil && now.cred == nil):
 		e.log.Error("a secret cannot be used", append(attrs, slog.Bool("old_one_serves", now.cred != nil), slog.Any("error", now.err))...)
 	case now.err == nil && was != "":
 		e.log.Info("a secret can be used again", attrs...)

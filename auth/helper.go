@@ -16,6 +16,10 @@ import (
 	"time"
 )
 
+// notThere is what a helper prints that has no secret for a server (package
+// credentials of docker-credential-helpers), so that it is told from one that fails.
+const notThere = "credentials not found in native keychain"
+
 const (
 	// helperTimeout is how long a helper may take: they ask a cloud's API.
 	helperTimeout = 10 * time.Second
@@ -109,9 +113,11 @@ func (s *helperSource) ask(ctx context.Context) (Login, error) {
 	case errors.Is(err, exec.ErrNotFound):
 		return Login{}, fmt.Errorf("docker-credential-%s is not in PATH: install it", s.Name)
 	case ctx.Err() != nil:
-		return Login{}, fmt.Errorf("it did not answer within %v", helperTimeout)
+		return Login{}, unlearned{fmt.Errorf("it did not answer within %v", helperTimeout)}
+	case err != nil && strings.TrimSpace(out.b.String()) == notThere:
+		return Login{}, fmt.Errorf("it has no secret for %s", s.Server)
 	case err != nil:
-		return Login{}, fmt.Errorf("it failed for %s (%w): run it by hand to see why", s.Server, err)
+		return Login{}, unlearned{fmt.Errorf("it failed for %s (%w): run it by hand to see why", s.Server, err)}
 	}
 	return s.parse(out.b.Bytes())
 }

@@ -17,6 +17,17 @@ type Metrics struct {
 	// refused are the accounts whose cool-down is that of a refused secret, with
 	// the secret's fingerprint: the one after it has never been left alone.
 	refused map[metered]string
+	// shown is what registries said of accounts, and secret the fingerprint of what
+	// an account has now, empty where its secret is gone: an answer to another one
+	// that is still on its way says nothing about it.
+	shown  map[metered]verdict
+	secret map[metered]string
+}
+
+// verdict is what a registry thought of a secret.
+type verdict struct {
+	fingerprint string
+	ok          float64
 }
 
 // metered is an account as its series are labelled.
@@ -26,10 +37,10 @@ type metered struct{ organisation, registry, account string }
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	labels := []string{"organisation", "registry", "account"}
 	m := &Metrics{
-		refused: map[metered]string{},
+		refused: map[metered]string{}, shown: map[metered]verdict{}, secret: map[metered]string{},
 		ok: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_credential_ok",
-			Help: "Whether the registry took the credential when it was last shown: 1 or 0.",
+			Help: "Whether the registry took the credential when it was last shown: 1 or 0; 0 also where its secret cannot be used.",
 		}, labels),
 		coolDown: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_cooldown_until_timestamp_seconds",
@@ -55,10 +66,47 @@ func (m *Metrics) CredentialOK(cred *Credential, ok bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.ok.WithLabelValues(series(cred)...).Set(value)
-	if old, known := m.refused[accountOf(cred)]; ok && known && old != cred.Fingerprint {
-		m.set(accountOf(cred), time.Time{})
+	k := accountOf(cred)
+	if now, known := m.secret[k]; known && now != cred.Fingerprint {
+		return
 	}
+	m.shown[k] = verdict{cred.Fingerprint, value}
+	m.ok.WithLabelValues(series(cred)...).Set(value)
+	if old, known := m.refused[k]; ok && known && old != cred.Fingerprint {
+		m.set(k, time.Time{})
+	}
+}
+
+// usable says which secret an account has now. What the registry thought of another
+// one says nothing about it: then there is no series until it is shown.
+func (m *Metrics) usable(cred *Credential) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := accountOf(cred)
+	m.secret[k] = cred.Fingerprint
+	if v, known := m.shown[k]; known && v.fingerprint == cred.Fingerprint {
+		m.ok.WithLabelValues(series(cred)...).Set(v.ok)
+		return
+	}
+	delete(m.shown, k)
+	m.ok.DeleteLabelValues(series(cred)...)
+	if old, known := m.refused[k]; known && old != cred.Fingerprint {
+		m.set(k, time.Time{})
+	}
+}
+
+// unusable says that an account has no secret.
+func (m *Metrics) unusable(organisation, registry, account string) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.secret[metered{organisation, registry, account}] = ""
+	m.ok.WithLabelValues(series(&Credential{Organisation: organisation, Registry: registry, Name: account})...).Set(0)
 }
 
 // CoolDown says until when cred is left alone, since it was refused; the zero
@@ -106,7 +154,10 @@ func (m *Metrics) Forget(organisation, registry, account string) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.refused, metered{organisation, registry, account})
+	k := metered{organisation, registry, account}
+	delete(m.refused, k)
+	delete(m.shown, k)
+	delete(m.secret, k)
 	labels := series(&Credential{Organisation: organisation, Registry: registry, Name: account})
 	m.ok.DeleteLabelValues(labels...)
 	m.coolDown.DeleteLabelValues(labels...)

@@ -26,7 +26,7 @@ func TestMetrics(t *testing.T) {
 		t.Helper()
 		labels := `{account="ci",organisation="acme",registry="registry.test"} `
 		expected := "# HELP berth_cooldown_until_timestamp_seconds Until when the registry is not asked with this credential, or by this node without one (-), as a Unix time; 0: it is asked.\n# TYPE berth_cooldown_until_timestamp_seconds gauge\nberth_cooldown_until_timestamp_seconds" + labels + until +
-			"\n# HELP berth_credential_ok Whether the registry took the credential when it was last shown: 1 or 0.\n# TYPE berth_credential_ok gauge\nberth_credential_ok" + labels + ok + "\n"
+			"\n# HELP berth_credential_ok Whether the registry took the credential when it was last shown: 1 or 0; 0 also where its secret cannot be used.\n# TYPE berth_credential_ok gauge\nberth_credential_ok" + labels + ok + "\n"
 		if err := testutil.GatherAndCompare(reg, strings.NewReader(expected)); err != nil {
 			t.Error(err)
 		}

@@ -215,7 +215,7 @@ func TestSecretsOfDropIns(t *testing.T) {
 	if err := os.Symlink(outside, s.path("organisations.d/acme/token")); err != nil {
 		t.Fatal(err)
 	}
-	r := s.reload(exitOK)
+	r := s.reload(exitFailed)
 	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "which it may not leave") {
 		t.Errorf("%q", r.Warnings)
 	}

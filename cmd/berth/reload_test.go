@@ -269,7 +269,8 @@ func TestReloadNamesWhatNeedsARestart(t *testing.T) {
 	}
 }
 
-// An unreadable secret is told at once, and costs nobody the one that was good.
+// An unreadable secret is told at once. The one before it serves for the moment that
+// replacing a file may take, and somebody else's change does not end that.
 func TestReloadSaysWhichSecretsAreBad(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
@@ -280,13 +281,13 @@ func TestReloadSaysWhichSecretsAreBad(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.dropIn("globex", "limits: {requests: 3}")
-	r := s.reload(exitOK)
+	r := s.reload(exitFailed)
 	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], `account "ci" of organisation acme`) || !strings.Contains(r.Warnings[0], "mode 0644") {
 		t.Errorf("warnings: %q", r.Warnings)
 	}
-	s.clock.forward(48 * time.Hour) // no proof and no token helps now
+	s.registry.ExpireTokens()
 	acme.mustPull(app, s.image, "")
-	for _, said := range []string{"? the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before stays", "mode 0644, so others may use it: chmod 0600 it"} {
+	for _, said := range []string{"? the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before it serves for the moment", "mode 0644, so others may use it: chmod 0600 it"} {
 		if got := s.command("status"); !strings.Contains(got.out, said) {
 			t.Errorf("%q is not in\n%s", said, got.out)
 		}
@@ -295,9 +296,6 @@ func TestReloadSaysWhichSecretsAreBad(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.reload(exitOK)
-	if got := s.command("status"); strings.Contains(got.out, "secret") {
-		t.Errorf("it is mended:\n%s", got.out)
-	}
 }
 
 // A changed secret is the one that counts when the command returns.

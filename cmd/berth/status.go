@@ -141,10 +141,7 @@ func owner(a admin.Account) string {
 }
 
 func stateOf(a admin.Account) string {
-	state := string(a.State)
-	if a.State == admin.AccountResting {
-		state = "cooling down"
-	}
+	state := a.State.Text()
 	if a.CoolDownUntil != nil {
 		state += " until " + a.CoolDownUntil.Local().Format(time.TimeOnly)
 	}

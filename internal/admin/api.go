@@ -41,14 +41,16 @@ type Reload struct {
 	Organisations []File `json:"organisations"`
 	// NeedsRestart lists keys whose new value waits for the next start.
 	NeedsRestart []string `json:"needs_restart"`
-	// Warnings are allowed but hardly meant.
-	Warnings []string `json:"warnings"`
+	// Warnings are allowed but hardly meant. Those of a reload end with the
+	// accounts, UnusableSecrets of them, whose secrets cannot be used.
+	Warnings        []string `json:"warnings"`
+	UnusableSecrets int      `json:"unusable_secrets,omitempty"`
 }
 
-// OK says that every file is in force as it stands.
+// OK says that every file, secrets among them, is in force as it stands.
 func (r *Reload) OK() bool {
 	bad := func(f File) bool { return f.State == Kept || f.State == Failed }
-	return (r.Main == nil || !bad(*r.Main)) && !slices.ContainsFunc(r.Organisations, bad)
+	return r.UnusableSecrets == 0 && (r.Main == nil || !bad(*r.Main)) && !slices.ContainsFunc(r.Organisations, bad)
 }
 
 // PurgeRequest says what to forget.

@@ -340,7 +340,7 @@ func TestProblems(t *testing.T) {
 	for _, p := range s.Problems() {
 		all = append(all, p.Text)
 	}
-	want := []string{"the secret of the node's own account for quay.io cannot be used", "this node's address (without an account) has few pulls left at docker.io", "the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before stays until the next start", "the certificate of localhost:5000 ends on 2026-03-07", "cache.max_size has changed and needs a restart"}
+	want := []string{"the secret of the node's own account for quay.io cannot be used", "this node's address (without an account) has few pulls left at docker.io", "the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before it serves for the moment", "the certificate of localhost:5000 ends on 2026-03-07", "cache.max_size has changed and needs a restart"}
 	if !reflect.DeepEqual(all, want) {
 		t.Errorf("%q", all)
 	}

@@ -120,7 +120,24 @@ const (
 	AccountResting AccountState = "cooling_down"
 	// AccountUnused: it was not shown to the registry since the start.
 	AccountUnused AccountState = "unused"
+	// AccountRenewed: it has a new secret, which was not shown to the registry yet.
+	AccountRenewed AccountState = "new_secret"
+	// AccountLost: its secret cannot be used, so there is nothing to show.
+	AccountLost AccountState = "no_secret"
 )
+
+// Text is s for people.
+func (s AccountState) Text() string {
+	switch s {
+	case AccountResting:
+		return "cooling down"
+	case AccountRenewed:
+		return "new secret, not tried yet"
+	case AccountLost:
+		return "no secret"
+	}
+	return string(s)
+}
 
 // Account is an organisation's account at a registry.
 type Account struct {
@@ -194,7 +211,7 @@ func (s *Status) Problems() []Problem {
 	for _, a := range s.Accounts {
 		switch {
 		case a.SecretError != "" && a.OldServes:
-			odd = append(odd, Problem{Text: "the new secret of " + a.whose() + " for " + a.Registry + " cannot be used, the one before stays until the next start", Detail: a.SecretError})
+			odd = append(odd, Problem{Text: "the new secret of " + a.whose() + " for " + a.Registry + " cannot be used, the one before it serves for the moment", Detail: a.SecretError})
 		case a.SecretError != "":
 			bad = append(bad, Problem{Bad: true, Text: "the secret of " + a.whose() + " for " + a.Registry + " cannot be used", Detail: a.SecretError})
 		}

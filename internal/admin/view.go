@@ -111,7 +111,7 @@ func (v *view) problems(s *Status) {
 // accounts shows those first that need somebody.
 func (v *view) accounts(s *Status) {
 	for _, a := range s.Accounts {
-		row := accountRow{Account: a, State: string(a.State), Mood: "good"}
+		row := accountRow{Account: a, State: a.State.Text(), Mood: "good"}
 		if a.Organisation == Nobody {
 			row.Organisation = "this node"
 		}
@@ -119,12 +119,12 @@ func (v *view) accounts(s *Status) {
 			row.Name = "none: its address"
 		}
 		switch a.State {
-		case AccountRefused:
+		case AccountRefused, AccountResting, AccountLost:
 			row.Mood = "bad"
-		case AccountResting:
-			row.Mood, row.State = "bad", "cooling down"
 		case AccountUnused:
 			row.Mood, row.State = "", "not used yet"
+		case AccountRenewed:
+			row.Mood = ""
 		}
 		if a.CoolDownUntil != nil {
 			row.State += " until " + a.CoolDownUntil.UTC().Format("15:04:05")

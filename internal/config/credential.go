@@ -32,7 +32,10 @@ type Credential struct {
 // Account is a user name with exactly one source of its secret: password_file,
 // password, password_credential, docker_config or helper. Files are watched: a
 // new secret is used within a second. They belong to root or to the service's
-// user, and nobody else may read them.
+// user, and nobody else may read them. One that is taken away, emptied, opened to
+// others or unreadable goes on serving for half a minute, in case it is being
+// replaced; then the account has no secret. A helper that fails costs nobody the
+// account for an hour; one that has no secret any more is asked within 15 minutes.
 type Account struct {
 	// The user name. Required with password_file, password and
 	// password_credential, but for digitalocean, where the token serves as both;

@@ -18,7 +18,7 @@ const sharedAccount = "shared"
 // newCredentials is the table of all accounts, the organisations' and the
 // shared view's. It goes on with the secrets of the desk in force.
 func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error) {
-	o := auth.CredentialsOptions{Key: n.key, Logger: n.log, Now: n.now}
+	o := auth.CredentialsOptions{Key: n.key, Metrics: n.auth, Logger: n.log, Now: n.now}
 	var before secrets
 	if n.desk != nil {
 		o.Before, before = n.desk.credentials, n.desk.secrets
@@ -54,9 +54,40 @@ func find(specs []*spec, organisation, name string) *spec {
 	return nil
 }
 
+// secretFiles are those that the accounts of cfg have their secrets from.
+func secretFiles(cfg *config.Config) (files []string) {
+	add := func(a *config.Account) {
+		switch {
+		case a.PasswordFile != "":
+			files = append(files, a.PasswordFile)
+		case a.PasswordCredential != "":
+			files = append(files, credentialFile(a.PasswordCredential))
+		case a.DockerConfig != "":
+			files = append(files, a.DockerConfig)
+		}
+	}
+	for _, r := range cfg.Registries {
+		if r.Credential != nil {
+			add(r.Credential)
+		}
+	}
+	for _, o := range cfg.Organisations {
+		for i := range o.Credentials {
+			add(&o.Credentials[i].Account)
+		}
+	}
+	return files
+}
+
+// credentialFile is where systemd has put a credential of the unit.
+func credentialFile(name string) string {
+	return filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), name)
+}
+
 // secrets are where the accounts of one desk have their secrets from. The next
-// desk takes over what is the same, with what was read: a file that has gone bad
-// goes on serving its old secret, also when somebody else's configuration changes.
+// desk takes over what is the same, with what was read: a file that is being
+// replaced goes on serving its old secret for its moment, also when somebody else's
+// configuration changes.
 type secrets map[string]auth.Source
 
 // secret is where an account's secret comes from.
@@ -68,7 +99,7 @@ func (d *desk) secret(before secrets, a config.Account, s *spec) auth.Source {
 			return auth.PasswordFile(fileOf(a.PasswordFile, a.Folder), a.Username)
 		})
 	case a.PasswordCredential != "":
-		path := filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), a.PasswordCredential)
+		path := credentialFile(a.PasswordCredential)
 		return d.secrets.keep(before, []string{"credential", path, a.Username}, func() auth.Source {
 			return auth.PasswordFile(auth.File{Path: path, Trusted: true}, a.Username)
 		})

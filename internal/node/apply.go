@@ -50,7 +50,7 @@ func (n *node) adopt(next *config.Config) error {
 	n.config.organisations(before, next)
 	n.forgetAccounts(before, next, old)
 	n.tell(before)
-	for _, who := range [...]chan struct{}{n.moved, n.adopted} {
+	for _, who := range [...]chan struct{}{n.moved, n.secretsDue} {
 		select {
 		case who <- struct{}{}:
 		default: // it is known
@@ -118,6 +118,7 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 	defer cancel()
 	for _, err := range n.desk.credentials.Check(ctx) {
 		r.Warnings = append(r.Warnings, err.Error())
+		r.UnusableSecrets++
 	}
 	n.log.Info("the configuration was read again", "ok", r.OK(), "needs_restart", r.NeedsRestart)
 	return r

@@ -19,7 +19,8 @@ import (
 const goneAfter = 500 * time.Millisecond
 
 // follower puts in force what changes on the disk: drop-ins and certificates.
-// (Secrets are looked at where they are used.)
+// Secrets are read again where they are used; here only so that one that is gone or
+// new shows without a pull.
 type follower struct {
 	*node
 
@@ -42,6 +43,9 @@ func (n *node) watched() (files, folders []string) {
 			files = append(files, f.cert.files.CertFile, f.cert.files.KeyFile)
 		}
 	}
+	n.mu.Lock()
+	files = append(files, secretFiles(n.cfg)...)
+	n.mu.Unlock()
 	if dir := n.dropInFolder(); dir != "" {
 		folders = append(folders, dir)
 	}
@@ -73,6 +77,10 @@ func dropInFolder(cfg *config.Config) string {
 
 // look puts in force what has changed.
 func (f *follower) look() (again time.Duration) {
+	select {
+	case f.secretsDue <- struct{}{}: // whoever reads the secrets
+	default: // it is known
+	}
 	settled := true
 	for _, front := range f.fronts {
 		if front.cert != nil {

@@ -68,14 +68,26 @@ func (n *node) accountsOf(s *samples) []admin.Account {
 	n.refills(all)
 	for i := range all {
 		a := &all[i]
-		if old, err := n.desk.credentials.Trouble(strings.TrimPrefix(a.Organisation, admin.Nobody), a.Name, a.Registry); err != nil {
-			a.SecretError, a.OldServes = err.Error(), old
-		}
+		n.aboutSecret(a)
 	}
 	slices.SortFunc(all, func(a, b admin.Account) int {
 		return cmp.Or(strings.Compare(a.Organisation, b.Organisation), strings.Compare(a.Registry, b.Registry), strings.Compare(a.Name, b.Name))
 	})
 	return all
+}
+
+// aboutSecret adds what is known about the secret itself. Caller holds mu.
+func (n *node) aboutSecret(a *admin.Account) {
+	organisation := strings.TrimPrefix(a.Organisation, admin.Nobody)
+	if old, err := n.desk.credentials.Trouble(organisation, a.Name, a.Registry); err != nil {
+		a.SecretError, a.OldServes = err.Error(), old
+		if !old {
+			a.State = admin.AccountLost
+		}
+	}
+	if a.State == admin.AccountUnused && n.desk.credentials.Renewed(organisation, a.Name, a.Registry) {
+		a.State = admin.AccountRenewed
+	}
 }
 
 // withoutAccount are whose requests without an account a registry counts, or has

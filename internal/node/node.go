@@ -50,8 +50,8 @@ type node struct {
 	manager  *manager
 	// moved says that what must be watched has changed.
 	moved chan struct{}
-	// adopted says that a configuration has come into force.
-	adopted chan struct{}
+	// secretsDue says that the secrets should be read again.
+	secretsDue chan struct{}
 
 	// mu is held while a configuration is read and put in force; it guards all
 	// below. Nobody who holds it goes upstream.
@@ -66,7 +66,7 @@ type node struct {
 func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	n := &node{
 		override: s.override, version: s.version, log: s.log, level: s.level, now: s.now, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), moved: make(chan struct{}, 1), adopted: make(chan struct{}, 1),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), moved: make(chan struct{}, 1), secretsDue: make(chan struct{}, 1),
 		manager: &manager{log: s.log},
 	}
 	n.failures = proxy.NewFailures(n.now)

@@ -10,14 +10,15 @@ import (
 const secretsTimeout = time.Minute
 
 // readSecrets reads the secrets of all accounts whenever a configuration has come
-// into force, so that one that is missing, empty or not ours to read shows in the
-// log and the status before a pull fails by it.
+// into force, something may have changed on the disk, or pollEvery has gone by: so
+// one that is missing, empty or not ours to read shows in the log, the metrics and
+// the status before a pull fails by it, and ends the account without a pull.
 func (n *node) readSecrets(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-n.adopted:
+		case <-n.secretsDue:
 			n.readAll(ctx)
 		}
 	}
