@@ -75,12 +75,17 @@ func TestDiagnose(t *testing.T) {
 	if !strings.Contains(n.log.String(), "POST /v1/diagnose") {
 		t.Error("the node was not asked")
 	}
-	// A refusal that is remembered hides nothing, and the walk changes nothing.
+	// A refusal that is remembered hides nothing. That the account was taken counts
+	// for pulls too, and shows: nobody who has mended it should wait.
 	s.registry.SetPassword("acme-bot", "another")
-	s.caller(n, "acme").get(manifest)
-	s.registry.SetPassword("acme-bot", "acme-secret")
-	look(t, exitOK, app+":1", "--org", "acme", "--platform", "linux/amd64")
 	s.caller(n, "acme").mustRefuse(manifest, http.StatusForbidden, "DENIED")
+	s.metric(n, `berth_credential_ok{account="ci",organisation="acme",registry="ghcr.io"}`, 0)
+	s.registry.SetPassword("acme-bot", "acme-secret")
+	s.caller(n, "acme").mustRefuse(manifest, http.StatusForbidden, "DENIED")
+	look(t, exitOK, app+":1", "--org", "acme", "--platform", "linux/amd64")
+	s.metric(n, `berth_credential_ok{account="ci",organisation="acme",registry="ghcr.io"}`, 1)
+	s.metric(n, `berth_cooldown_until_timestamp_seconds{account="ci",organisation="acme",registry="ghcr.io"}`, 0)
+	s.caller(n, "acme").mustPull(app, s.image, "")
 }
 
 // A registry that leads to a private address is refused as it is for pulls, and

@@ -74,6 +74,9 @@ func Run(ctx context.Context, s Subject) *Report {
 	defer line.Registry.Close()
 	w.line = line
 	w.report.OK = w.challenge(ctx) && w.token(ctx) && w.rest(ctx)
+	if w.report.OK && w.scheme.Scheme == "basic" && s.Credential != nil {
+		w.report.Taken = true
+	}
 	if class := w.report.class; class.Refuses() && s.Credential != nil {
 		w.report.Hints = hints(s.Type.Name, s.Registry, s.Credential)
 	}
@@ -225,6 +228,7 @@ func (w *walk) token(ctx context.Context) bool {
 	case w.Credential == nil:
 		w.report.add(StepToken, OK, "one for nobody", took)
 	default:
+		w.report.Taken = true
 		w.report.add(StepToken, OK, fmt.Sprintf("account %q got one", w.Credential.Name), took)
 	}
 	return true

@@ -57,6 +57,9 @@ type Report struct {
 	Repository string `json:"repository,omitempty"`
 	Reference  string `json:"reference,omitempty"`
 	OK         bool   `json:"ok"`
+	// Taken says that the registry was shown the account and took it, whatever came
+	// after.
+	Taken bool `json:"-"`
 	// Class is why it failed, as in berth_pull_failures_total, and Owner who can
 	// mend it.
 	Class string `json:"class,omitempty"`

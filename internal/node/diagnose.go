@@ -58,7 +58,11 @@ func (d *desk) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequest) (
 	s.Line = func(tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
 		return site.spec.tapped(n, tap, m)
 	}
-	return diagnose.Run(ctx, s), nil
+	report := diagnose.Run(ctx, s)
+	if report.Taken { // pulls need not wait for what was held against it
+		site.line.authority.Accepted(s.Credential)
+	}
+	return report, nil
 }
 
 // mayAsk says why organisation cannot be asked for.
