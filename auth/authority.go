@@ -231,7 +231,7 @@ func (a *Authority) fetch(ctx context.Context, key tokenKey, c Challenge, cred *
 	if t, ok := a.tokens.Get(key); ok && a.now().Before(t.renew) {
 		return t, nil // it came while this flight was starting
 	}
-	if !cred.Shared() {
+	if cred != nil {
 		leave, known, err := a.standings.enter(ctx, cred.Fingerprint)
 		if err != nil {
 			return bearerToken{}, ClassifyFailure(a.registry, "", err)
@@ -320,9 +320,6 @@ func (a *Authority) Accepted(cred *Credential) {
 		return
 	}
 	a.metrics.CredentialOK(cred, true)
-	if cred.Shared() {
-		return
-	}
 	if a.standings.accept(cred.Fingerprint) {
 		a.metrics.CoolDown(cred, time.Time{})
 		a.log.Info("a credential is taken again", slog.Any("credential", cred))
@@ -350,8 +347,9 @@ func (a *Authority) Challenge(ctx context.Context) (Challenge, error) {
 	return c, nil
 }
 
-// refuse remembers that cred is no good, or says that it may only have expired. The
-// shared view never cools down: it is everyone's way to public images.
+// refuse remembers that cred is no good, or says that it may only have expired. This
+// node's own credential is one like any other; whoever asks as nobody has none, and
+// is never held back.
 func (a *Authority) refuse(cred *Credential, e *oci.Error) (expired bool) {
 	if cred == nil {
 		return false
@@ -365,10 +363,6 @@ func (a *Authority) refuse(cred *Credential, e *oci.Error) (expired bool) {
 		return true
 	}
 	a.metrics.CredentialOK(cred, false)
-	if cred.Shared() {
-		a.log.Warn("the registry refused this node's credential", slog.Any("credential", cred), slog.Any("error", e))
-		return false
-	}
 	if r, news := a.standings.refuse(cred.Fingerprint, cause); news {
 		a.metrics.CoolDown(cred, r.until)
 		a.log.Warn("the registry refused a credential", slog.Any("credential", cred), slog.Time("left_alone_until", r.until), slog.Any("error", e))
@@ -376,8 +370,17 @@ func (a *Authority) refuse(cred *Credential, e *oci.Error) (expired bool) {
 	return false
 }
 
+// Refusal is what is held against cred, as Authorize would say it; nil: nothing. It
+// asks nobody.
+func (a *Authority) Refusal(cred *Credential) *oci.Error {
+	if r := a.remembered(cred); r != nil {
+		return a.fromMemory(r, cred)
+	}
+	return nil
+}
+
 func (a *Authority) remembered(cred *Credential) *refusal {
-	if cred.Shared() {
+	if cred == nil {
 		return nil
 	}
 	return a.standings.refusal(cred.Fingerprint)

@@ -139,7 +139,7 @@ func (a Answer) busy(class oci.Class, f foreign, message string) *oci.Error {
 func (a Answer) unauthorized(f foreign) *oci.Error {
 	switch {
 	case a.Credential.Shared() && !a.Basic, a.Credential == nil:
-		return NoCredential("", a.Registry, a.Repo)
+		return notPublic(a.Credential, a.Registry, a.Repo)
 	case a.Basic:
 		return refused(a.Registry, a.Credential, a.Status, f)
 	}
@@ -154,7 +154,7 @@ func (a Answer) forbidden(f foreign) *oci.Error {
 	case f.says("token has expired"):
 		return refused(a.Registry, a.Credential, a.Status, f)
 	case a.Credential.Shared():
-		return NoCredential("", a.Registry, a.Repo)
+		return notPublic(a.Credential, a.Registry, a.Repo)
 	// GHCR: "permission_denied: read_package"
 	case f.says("read_package"):
 		return deniedBecause(a, "its token has no right to read packages (read:packages): make one that has, and pull again")
@@ -215,6 +215,16 @@ func NoCredential(organisation, registry, repo string) *oci.Error {
 		e.Message = fmt.Sprintf("%s of %s is not public, or does not exist, and no account for %s is connected: connect one and pull again", repo, registry, registry)
 	} else {
 		e.Message = fmt.Sprintf("organisation %s has no account for %s, and %s is not public or does not exist: connect one and pull again", organisation, registry, repo)
+	}
+	return e
+}
+
+// notPublic is NoCredential for those without an account of their own. Where cred,
+// this node's, was shown, nobody should be told that there is none.
+func notPublic(cred *Credential, registry, repo string) *oci.Error {
+	e := NoCredential("", registry, repo)
+	if cred != nil {
+		e.Message = fmt.Sprintf("%s of %s is not public, or does not exist, and this node's account may not read it either: check the name, or connect an account that may, and pull again", repo, registry)
 	}
 	return e
 }

@@ -201,6 +201,9 @@ type Upstream struct {
 	// AnonymousFallback lets the shared view answer when the organisation's
 	// credential was refused, not only when its outcome is unknown.
 	AnonymousFallback bool
+	// Without says why the shared view does without this node's account there now,
+	// although it has one; nil: it does not. If the func is nil, it never does.
+	Without func(repo string) *oci.Error
 	// PerObject is for registries whose rights differ within a repository:
 	// access is then proven for each object, and denied for each: the shared view
 	// stands in for nobody, since a denial of one object would not be seen to be

@@ -59,6 +59,18 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 // List passes through: lists are not content-addressed, and change. One proves
 // nothing, but that a registry refuses one says as much as any other refusal.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
+	page, err := s.list(ctx, req)
+	without := s.without(req.Repo)
+	if without != nil && oci.ClassOf(err) == oci.Unauthorized {
+		page, err = s.list(ctx, req) // it was this request that found out
+	}
+	if err == nil && without != nil {
+		page.Outcome = warned(page.Outcome, unaccounted(without))
+	}
+	return page, err
+}
+
+func (s *source) list(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
 	view := s.View(req.Repo)
 	page, err := s.as(view).List(ctx, req)
 	if err != nil {
@@ -72,23 +84,62 @@ func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, erro
 }
 
 func warned(o oci.Outcome, warning string) oci.Outcome {
+	if o.Warning != "" {
+		warning = o.Warning + "; " + warning
+	}
 	o.Warning = warning
 	return o
+}
+
+// unaccounted is the warning on what was got without the account that e is about.
+func unaccounted(e *oci.Error) string {
+	return "answered without a credential: " + oci.OneLine(e.Message, 300)
+}
+
+// without is why the shared view, if it is the one that counts for repo, does
+// without this node's account; nil: it does not.
+func (s *source) without(repo string) *oci.Error {
+	if s.u.Without == nil || !s.View(repo).Shared() {
+		return nil
+	}
+	return s.u.Without(repo)
+}
+
+// asOne does what do does as s alone. Where that is the shared view, it goes on as
+// nobody when the registry has refused this node's account: public images do not
+// hang on it. What fails then fails whoever has no name by that account, which
+// whoever runs the node can renew.
+func asOne[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
+	t, err := twice(func() (*T, error) { return do(s) })
+	without := s.without(repo)
+	if without == nil {
+		return t, err
+	}
+	if oci.ClassOf(err) == oci.Unauthorized { // it was this request that found out
+		t, err = do(s)
+	}
+	switch {
+	case err == nil:
+		mark(t, unaccounted(without))
+	case s.u.Organisation == "" && oci.ClassOf(err) == oci.NoCredential:
+		return nil, without
+	}
+	return t, err
 }
 
 // withFallback lets the shared view answer for an organisation whose own
 // outcome is unknown or whose credential was refused. An organisation that the
 // registry has denied the repository itself never gets that far.
 func withFallback[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
-	t, err := twice(func() (*T, error) { return do(s) })
+	t, err := asOne(s, repo, do, mark)
 	if err == nil || s.shared == nil || !s.mayFallBack(repo, err) {
 		return t, err
 	}
-	t, sharedErr := do(s.shared)
+	t, sharedErr := asOne(s.shared, repo, do, mark)
 	if sharedErr != nil {
 		return nil, err // the organisation's own answer is the one that helps it
 	}
-	mark(t, "answered without a credential: "+oci.OneLine(oci.AsError(err).Message, 300))
+	mark(t, unaccounted(oci.AsError(err)))
 	return t, nil
 }
 

@@ -169,8 +169,20 @@ func TestRules(t *testing.T) {
 		if strings.Contains(r.Expr, "berth_pull_failures_total") && !strings.Contains(r.Expr, "reason") {
 			t.Errorf("%s does not say for which reasons", r.Alert)
 		}
-		if strings.Contains(r.Expr, "berth_credential_ok") && severity != "tenant" {
-			t.Errorf("%s: an account is a tenant's", r.Alert)
+		if strings.Contains(r.Expr, "berth_credential_ok") {
+			// "-" is the nodes' own account, which no tenant can renew.
+			want, named := map[string]string{`organisation="-"`: "ticket", `organisation!="-"`: "tenant"}, false
+			for whose, who := range want {
+				if strings.Contains(r.Expr, whose) {
+					named = true
+					if severity != who || who == "ticket" && strings.Contains(r.Annotations["description"], "--org") {
+						t.Errorf("%s (%s): severity %s, %s", r.Alert, r.Expr, severity, r.Annotations["description"])
+					}
+				}
+			}
+			if !named {
+				t.Errorf("%s does not say whose accounts", r.Alert)
+			}
 		}
 	}
 }

@@ -34,7 +34,10 @@ type Registry struct {
 
 	// What callers without an account for this registry go as, so that they share
 	// its rate limit. It must be able to read public images only: everyone sees
-	// what it sees. Not for an organisation's own registry. Default: none.
+	// what it sees. Where it is refused, or its secret cannot be used, public images
+	// go on without it (see anonymous_fallback), with a warning, and it is left
+	// alone for a while, as an organisation's is. Not for an organisation's own
+	// registry. Default: none.
 	Credential *Account `yaml:"credential"`
 
 	// Where tokens may be fetched besides the registry's own host and the
@@ -69,7 +72,8 @@ type Registry struct {
 	UniformView *bool `yaml:"uniform_view"`
 
 	// Whether an organisation whose credential was refused is still served public
-	// images. Needs uniform_view. Default: true.
+	// images, which needs uniform_view, and whether this node goes on without its own
+	// credential when that is refused. Default: true.
 	AnonymousFallback bool `yaml:"anonymous_fallback"`
 }
 

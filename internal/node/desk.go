@@ -41,6 +41,7 @@ type site struct {
 	spec              *spec
 	line              *line
 	shared            oci.Source
+	credentials       *auth.Credentials
 	uniform, fallback bool
 	perObject, keep   bool
 }
@@ -151,7 +152,7 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 		Name: s.name, Organisation: at.organisation, Origin: s.origin, PerObject: s.perObject,
 		Shared: s.shared, Uniform: s.uniform,
 		Mirrors: s.line.mirrorSources(), KeepMissing: s.keep,
-		AnonymousFallback: s.fallback, Times: d.times(at.organisation),
+		AnonymousFallback: s.fallback, Without: s.without(), Times: d.times(at.organisation),
 		Spend: func() (undo func(), err error) { return s.line.upstream.Spend(at.organisation, share) },
 		As: s.line.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
@@ -189,7 +190,7 @@ func (d *desk) credential(ctx context.Context, at seat, repo string) (*auth.Cred
 			return own, err
 		}
 	}
-	return d.credentials.Lookup(ctx, "", "", at.site.name, repo)
+	return at.site.sharedCredential(ctx, repo)
 }
 
 func accounts(cfg *config.Config) map[string]bool {

@@ -17,14 +17,41 @@ import (
 
 // newSite is a registry at the end of its line.
 func newSite(s *spec, l *line, credentials *auth.Credentials) *site {
-	return &site{
-		name: s.name, owner: s.owner, origin: s.origin, spec: s, line: l,
+	at := &site{
+		name: s.name, owner: s.owner, origin: s.origin, spec: s, line: l, credentials: credentials,
 		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject, keep: s.keep,
-		shared: l.upstream.As(upstream.Identity{
-			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
-				return credentials.Lookup(ctx, "", "", s.name, repo)
-			},
-		}),
+	}
+	at.shared = l.upstream.As(upstream.Identity{Credential: at.sharedCredential})
+	return at
+}
+
+// sharedCredential is what those without an account present for repo: this node's
+// account there, unless that is of no use now and anonymous_fallback lets public
+// images do without it.
+func (s *site) sharedCredential(ctx context.Context, repo string) (*auth.Credential, error) {
+	cred, err := s.credentials.Lookup(ctx, "", "", s.name, repo)
+	if !s.spec.fallback || ctx.Err() != nil || s.useless(cred, err) == nil {
+		return cred, err
+	}
+	return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+}
+
+// useless is why an account that was looked up is of no use; nil: it is not.
+func (s *site) useless(cred *auth.Credential, err error) *oci.Error {
+	if err != nil {
+		return oci.AsError(err)
+	}
+	return s.line.authority.Refusal(cred)
+}
+
+// without says why the shared view does without this node's account; nil where it
+// has none, or cannot do without.
+func (s *site) without() func(repo string) *oci.Error {
+	if s.spec.account == nil || !s.spec.fallback {
+		return nil
+	}
+	return func(repo string) *oci.Error {
+		return s.useless(s.credentials.Lookup(context.Background(), "", "", s.name, repo))
 	}
 }
 
