@@ -24,8 +24,13 @@ type lock struct {
 	released atomic.Bool
 }
 
+// release unlocks and does not only close the file: a child that was forked a moment
+// ago has the file too until it runs its own program, and the lock with it.
 func (l *lock) release() error {
 	l.released.Store(true)
+	whole := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
+	_ = unix.Flock(int(l.file.Fd()), unix.LOCK_UN)             // of the two, one was never taken
+	_ = unix.FcntlFlock(l.file.Fd(), unix.F_OFD_SETLK, &whole) // likewise
 	return l.file.Close()
 }
 

@@ -96,6 +96,38 @@ func TestStore_TwoProcessesWithoutLocks(t *testing.T) {
 	}
 }
 
+// A program that berth is just starting has all its files until it runs: that keeps
+// nobody from the folder.
+func TestStore_LockEndsWithTheStore(t *testing.T) {
+	for name, o := range map[string]Options{
+		"flock": {},
+		"the other kind": {Fault: func() func(Op, string) error {
+			asked := 0
+			return func(op Op, _ string) error {
+				if op != OpLock {
+					return nil
+				}
+				if asked++; asked%2 == 1 { // flock is asked first
+					return unix.ENOLCK
+				}
+				return nil
+			}
+		}()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, dir, o)
+			child, err := unix.FcntlInt(s.lock.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Close(child) })
+			closeStore(t, s)
+			closeStore(t, open(t, dir, o))
+		})
+	}
+}
+
 // Only one of two that open the folder at once by the other kind of lock gets it.
 func TestStore_OtherLockKeepsOthersAway(t *testing.T) {
 	first := true
