@@ -212,7 +212,7 @@ func (a *Authority) token(ctx context.Context, c Challenge, cred *Credential, re
 	t, err := a.fetching.Do(ctx, key, func(ctx context.Context) (bearerToken, error) {
 		return a.fetch(ctx, key, c, cred, repo)
 	})
-	if err != nil && ok && ctx.Err() == nil && a.now().Before(old.expires) && oci.ClassOf(err).Indeterminate() {
+	if err != nil && ok && ctx.Err() == nil && a.now().Before(old.expires) && oci.Indeterminate(err) {
 		return old, nil
 	}
 	return t, err

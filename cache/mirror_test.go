@@ -69,6 +69,40 @@ func TestMirror(t *testing.T) {
 	}
 }
 
+// What the registry said was not understood: a mirror stands in for as long as the
+// proof does, which is no longer than doubt.
+func TestMirror_InDoubt(t *testing.T) {
+	h, acme, m := mirrored(t, "acme")
+	data := random(1, 1000)
+	blob := h.addBlob("acme/app", data)
+	m.addBlob("acme/app", data)
+	if _, err := acme.Stat(t.Context(), blob); err != nil {
+		t.Fatal(err)
+	}
+	h.set(func() {
+		h.fault = func(call) error {
+			return &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: "a login page"}
+		}
+	})
+	h.advance(61 * time.Minute)
+	if _, err := acme.Open(t.Context(), blob, oci.Range{}); oci.ClassOf(err) != oci.UpstreamError || m.total() > 0 {
+		t.Errorf("after doubt: %v, %d requests to the mirror", err, m.total())
+	}
+	h.set(func() { h.fault = nil })
+	if _, err := acme.Stat(t.Context(), blob); err != nil {
+		t.Fatal(err)
+	}
+	h.set(func() {
+		h.fault = func(call) error {
+			return &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: "a login page"}
+		}
+	})
+	h.advance(30 * time.Minute)
+	if got := read(t, acme, blob); !bytes.Equal(got, data) {
+		t.Errorf("within doubt: %d bytes", len(got))
+	}
+}
+
 // A refusal is the registry's last word: no mirror is asked.
 func TestMirrorAndDenials(t *testing.T) {
 	for _, class := range []oci.Class{oci.Denied, oci.Unauthorized, oci.NoCredential, oci.NotFound} {

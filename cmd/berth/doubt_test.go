@@ -29,6 +29,7 @@ func riddles(t *testing.T) map[string]ocitest.Fault {
 		"a page with 404":            page(404),
 		"sent to a login page":       ocitest.Status(http.StatusFound, "Location", login.URL+"/login"),
 		"sent where nobody follows":  ocitest.Status(http.StatusFound, "Location", "ftp://login.example/"),
+		"sent inside the network":    ocitest.Status(http.StatusFound, "Location", "http://10.1.2.3/login"),
 		"204":                        ocitest.Status(http.StatusNoContent),
 		"JSON that is no manifest":   {Status: 200, Body: []byte(`{"error":"account suspended"}`), Header: http.Header{"Content-Type": {"application/json"}}},
 		"503 with a reason, no, 511": {Status: 511, Body: []byte("log in to the network")},
@@ -119,6 +120,63 @@ func TestDoubt_AtTheTokenEndpoint(t *testing.T) {
 			g.clock.forward(31 * time.Minute)
 			g.held(g.as(n, "acme"))
 		})
+	}
+}
+
+// A redirect target is no authority on rights, so what it says denies nothing. What is
+// no answer is one thing there too, and what is not understood another.
+func TestDoubt_AtARedirectTarget(t *testing.T) {
+	t.Parallel()
+	all := riddles(t)
+	for name, c := range map[string]struct {
+		fault ocitest.Fault
+		doubt bool
+	}{
+		"its storage refuses": {ocitest.Fault{Status: 403, Body: []byte("<Error><Code>AccessDenied</Code></Error>"), Header: http.Header{"Content-Type": {"application/xml"}}}, true},
+		"a page":              {all["a login page"], true},
+		"a page with 403":     {all["a page with 403"], true},
+		"400":                 {all[http.StatusText(http.StatusBadRequest)], true},
+		"404 of a storage":    {ocitest.Fault{Status: 404, Body: []byte("<Error/>"), Header: http.Header{"Content-Type": {"application/xml"}}}, true},
+		"503":                 {ocitest.Status(http.StatusServiceUnavailable), false},
+		"a page with 503":     {ocitest.Fault{Status: 503, Body: []byte("<html>we are working on it"), Header: http.Header{"Content-Type": {"text/html"}}}, false},
+		"no reply":            {ocitest.Drop(), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGone(t, ocitest.Options{Private: true, CDN: ocitest.CDNSame})
+			g.registries = nil
+			g.home.registry("ghcr.io", g.registry, "allow_private: [127.0.0.0/8]")
+			n := g.serve()
+			acme := g.as(n, "acme")
+			acme.mustPull("ghcr.io/acme/app", g.image, "")
+			g.paths = g.paths[4:] // the registry sends manifests itself, and says yes by them
+			g.clock.forward(30 * time.Minute)
+			g.registry.Inject(ocitest.Match{Server: ocitest.CDNServer}, 0, c.fault)
+			g.stale(acme)
+			g.clock.forward(31 * time.Minute)
+			if c.doubt {
+				g.held(acme)
+				return
+			}
+			g.stale(acme)
+			g.clock.forward(12 * time.Hour)
+			g.stale(acme)
+		})
+	}
+}
+
+// A page at a redirect target may be that of one target: the registry is asked for
+// another one.
+func TestDoubt_AnotherRedirectTarget(t *testing.T) {
+	t.Parallel()
+	g := newGone(t, ocitest.Options{Private: true, CDN: ocitest.CDNSame})
+	g.registries = nil
+	g.home.registry("ghcr.io", g.registry, "allow_private: [127.0.0.0/8]")
+	n := g.serve()
+	in := g.registry.Inject(ocitest.Match{Server: ocitest.CDNServer, Kind: ocitest.Blob}, 1, riddles(t)["a login page"])
+	g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
+	if in.Hits() != 1 {
+		t.Errorf("the page was sent %d times", in.Hits())
 	}
 }
 
