@@ -49,8 +49,7 @@ const (
 	// file away is how a platform ends an account.
 	slipFor = 30 * time.Second
 	// troubleFor is that where nothing was learned about the secret: a program that
-	// fails, or a node out of file descriptors. What helpers say lives for an hour
-	// at least.
+	// fails, or a node out of memory. What helpers say lives for an hour at least.
 	troubleFor = time.Hour
 )
 
@@ -65,10 +64,8 @@ func outlives(err error) time.Duration {
 	if _, ok := errors.AsType[unlearned](err); ok {
 		return troubleFor
 	}
-	for _, ours := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
-		if errors.Is(err, ours) {
-			return troubleFor
-		}
+	if errors.Is(err, syscall.ENOMEM) {
+		return troubleFor
 	}
 	return slipFor
 }

@@ -25,7 +25,7 @@ func (c *changing) Login(context.Context) (Login, error) {
 }
 
 // How long the secret from before serves when its source gives none, by why it does
-// not. A file that is not there ends the account; a node without descriptors, and a
+// not. A file that is not there ends the account; a node without memory, and a
 // helper that fails, say nothing about it.
 func TestSecret_ThatIsLost(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -36,7 +36,7 @@ func TestSecret_ThatIsLost(t *testing.T) {
 		"not ours to read":  {&fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}, slipFor},
 		"an input error":    {&fs.PathError{Op: "read", Path: "x", Err: syscall.EIO}, slipFor},
 		"open to others":    {errors.New("mode 0644"), slipFor},
-		"no descriptors":    {fmt.Errorf("reading a secret: %w", &fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE}), troubleFor},
+		"no memory":         {fmt.Errorf("reading a secret: %w", &fs.PathError{Op: "open", Path: "x", Err: syscall.ENOMEM}), troubleFor},
 		"a helper's faults": {fmt.Errorf("credential helper: %w", unlearned{errors.New("it failed")}), troubleFor},
 		"empty":             {nil, slipFor},
 	} {
