@@ -16,6 +16,8 @@ import (
 
 	"berth/internal/flight"
 	"berth/oci"
+
+	"berth/internal/secret"
 )
 
 // AuthorityOptions are the ingredients of an Authority.
@@ -276,7 +278,7 @@ func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (
 	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
 	switch scheme {
 	case "Bearer":
-		return a.dropToken(NewSecret(value), cred, repo)
+		return a.dropToken(secret.New(value), cred, repo)
 	case "Basic":
 		if cred == nil {
 			return false
@@ -290,7 +292,7 @@ func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (
 // to mean "no access" rather than "no longer".
 const justNow = 2 * time.Second
 
-func (a *Authority) dropToken(used Secret, cred *Credential, repo string) (again bool) {
+func (a *Authority) dropToken(used secret.Text, cred *Credential, repo string) (again bool) {
 	c := a.probe.last()
 	if c == nil {
 		return true

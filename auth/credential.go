@@ -7,6 +7,8 @@ import (
 	"log/slog"
 
 	"berth/oci"
+
+	"berth/internal/secret"
 )
 
 // Credential is what one organisation presents to one registry, as it was when
@@ -23,7 +25,7 @@ type Credential struct {
 	// Username and Password are for the registry. DigitalOcean takes a token as
 	// both, so that the one may be as secret as the other; an empty Username
 	// means that Password serves as both.
-	Username, Password Secret
+	Username, Password secret.Text
 	// Fingerprint stands for the credential in keys and logs.
 	Fingerprint string
 

@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"berth/oci"
+
+	"berth/internal/secret"
 )
 
 func entryFor(organisation, name, registry string, patterns ...string) Entry {
 	return Entry{
 		Name: name, Organisation: organisation, Registry: registry, Repositories: patterns,
 		Origin: oci.Origin{Scheme: "https", Host: registry},
-		Source: Static("user-"+name, NewSecret("secret of "+organisation+" "+name)),
+		Source: Static("user-"+name, secret.New("secret of "+organisation+" "+name)),
 	}
 }
 
@@ -216,7 +218,7 @@ func TestSourceCancelled(t *testing.T) {
 		if err := ctx.Err(); err != nil {
 			return Login{}, err
 		}
-		return Login{Username: NewSecret("u"), Password: NewSecret("p"), Entry: "helper"}, nil
+		return Login{Username: secret.New("u"), Password: secret.New("p"), Entry: "helper"}, nil
 	})
 	key := NewKey()
 	c := mustCredentials(t, CredentialsOptions{Key: key, Entries: []Entry{e}})
@@ -244,7 +246,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		}
 		defer asking.Add(-1)
 		s := strings.Repeat("x", int(n.Add(1))%50+1)
-		return Login{Username: NewSecret(s), Password: NewSecret("p" + s)}, nil
+		return Login{Username: secret.New(s), Password: secret.New("p" + s)}, nil
 	})
 	creds := mustCredentials(t, CredentialsOptions{Key: NewKey(), Entries: []Entry{e}, CheckEvery: time.Nanosecond})
 	var all sync.WaitGroup

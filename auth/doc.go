@@ -1,13 +1,13 @@
-// Package auth knows who is calling and as whom a registry is asked.
+// Package auth knows as whom a registry is asked; who is calling is known by
+// auth/caller.
 //
-// Inbound: Callers tells which organisation a request belongs to. Outbound:
 // Credentials finds the account of an organisation for a repository, and an
 // Authority puts it on requests to one origin, by token exchange or as Basic
 // credentials, to the places that may see it and to no other: Realms decides
 // about token endpoints, MayFollow and SameOrigin about redirects. Classify
 // says what a registry's refusal means.
 //
-// A secret is a Secret, which does not print. Tokens live in memory only. An
+// A secret is a secret.Text, which does not print. Tokens live in memory only. An
 // organisation's secret or token never appears in an error, a log line or a
 // metric; text that a registry sent is cleaned before it is kept.
 //

@@ -13,6 +13,8 @@ import (
 	"berth/oci"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"berth/internal/secret"
 )
 
 // maxDockerConfig is the largest docker config file, in bytes.
@@ -54,7 +56,7 @@ func (s *dockerConfigSource) Login(ctx context.Context) (Login, error) {
 }
 
 // Renew is the helper's.
-func (s *dockerConfigSource) Renew(password Secret) bool {
+func (s *dockerConfigSource) Renew(password secret.Text) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.helper.(renewer)
@@ -120,7 +122,7 @@ func parseAuth(raw json.RawMessage, host string) (Login, error) {
 	if password == "" {
 		return Login{}, fmt.Errorf("its password for %s is empty", host)
 	}
-	return Login{Username: NewSecret(a.Username), Password: NewSecret(password)}, nil
+	return Login{Username: secret.New(a.Username), Password: secret.New(password)}, nil
 }
 
 // noAuth says why there is nothing. docker login leaves an empty entry behind

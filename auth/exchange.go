@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"berth/oci"
+
+	"berth/internal/secret"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 
 // bearerToken is a token and when it goes.
 type bearerToken struct {
-	text           Secret
+	text           secret.Text
 	granted        time.Time
 	renew, expires time.Time
 	// kept says that it was handed out again after its first use; all copies
@@ -181,7 +183,7 @@ func newBearerToken(text string, seconds int, now time.Time) bearerToken {
 		life = time.Duration(min(int64(seconds), int64(maxLife/time.Second))) * time.Second
 	}
 	early := min(max(life/10, 10*time.Second), life/2)
-	return bearerToken{text: NewSecret(text), granted: now, renew: now.Add(life - early), expires: now.Add(life), kept: new(atomic.Bool)}
+	return bearerToken{text: secret.New(text), granted: now, renew: now.Add(life - early), expires: now.Add(life), kept: new(atomic.Bool)}
 }
 
 // refusal says what it means that a token endpoint granted nothing.

@@ -9,6 +9,8 @@ import (
 	"io"
 
 	"berth/oci"
+
+	"berth/internal/secret"
 )
 
 // fingerprintSize is how much of the HMAC is kept: 128 bits, since nobody can
@@ -19,7 +21,7 @@ const fingerprintSize = 16
 // HMAC over the origin, the user name and the secret. It cannot be reversed by
 // trying passwords without the Key, and any change of secret is a new
 // fingerprint. It is hex, 32 characters.
-func (k Key) Fingerprint(origin oci.Origin, username string, secret Secret) string {
+func (k Key) Fingerprint(origin oci.Origin, username string, secret secret.Text) string {
 	return k.fingerprint("login", origin, username, secret.Reveal())
 }
 

@@ -12,28 +12,30 @@ import (
 	"testing"
 
 	"berth/oci"
+
+	"berth/internal/secret"
 )
 
 func TestFingerprint(t *testing.T) {
 	k := NewKey()
 	o := oci.Origin{Scheme: "https", Host: "ghcr.io"}
-	base := k.Fingerprint(o, "bot", NewSecret("pw"))
+	base := k.Fingerprint(o, "bot", secret.New("pw"))
 	if b, err := hex.DecodeString(base); err != nil || len(b) != 16 {
 		t.Fatalf("fingerprint %q is not 128 bits of hex", base)
 	}
-	if again := k.Fingerprint(o, "bot", NewSecret("pw")); again != base {
+	if again := k.Fingerprint(o, "bot", secret.New("pw")); again != base {
 		t.Error("the same credential has two fingerprints")
 	}
 	others := map[string]string{
-		"key":            NewKey().Fingerprint(o, "bot", NewSecret("pw")),
-		"owner":          k.Fingerprint(oci.Origin{Owner: "acme", Scheme: "https", Host: "ghcr.io"}, "bot", NewSecret("pw")),
-		"scheme":         k.Fingerprint(oci.Origin{Scheme: "http", Host: "ghcr.io"}, "bot", NewSecret("pw")),
-		"host":           k.Fingerprint(oci.Origin{Scheme: "https", Host: "ghcr.io:444"}, "bot", NewSecret("pw")),
-		"user":           k.Fingerprint(o, "bob", NewSecret("pw")),
-		"secret":         k.Fingerprint(o, "bot", NewSecret("pw2")),
-		"moved boundary": k.Fingerprint(o, "botp", NewSecret("w")),
+		"key":            NewKey().Fingerprint(o, "bot", secret.New("pw")),
+		"owner":          k.Fingerprint(oci.Origin{Owner: "acme", Scheme: "https", Host: "ghcr.io"}, "bot", secret.New("pw")),
+		"scheme":         k.Fingerprint(oci.Origin{Scheme: "http", Host: "ghcr.io"}, "bot", secret.New("pw")),
+		"host":           k.Fingerprint(oci.Origin{Scheme: "https", Host: "ghcr.io:444"}, "bot", secret.New("pw")),
+		"user":           k.Fingerprint(o, "bob", secret.New("pw")),
+		"secret":         k.Fingerprint(o, "bot", secret.New("pw2")),
+		"moved boundary": k.Fingerprint(o, "botp", secret.New("w")),
 		"entry":          k.EntryFingerprint(o, "bot"),
-		"swapped":        k.Fingerprint(o, "pw", NewSecret("bot")),
+		"swapped":        k.Fingerprint(o, "pw", secret.New("bot")),
 	}
 	seen := map[string]string{base: "base"}
 	for what, fp := range others {
@@ -57,7 +59,7 @@ func TestLoadKeyMakesOneOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	of := func(k Key) string { return k.Fingerprint(oci.Origin{}, "u", NewSecret("p")) }
+	of := func(k Key) string { return k.Fingerprint(oci.Origin{}, "u", secret.New("p")) }
 	for _, k := range keys {
 		if of(k) != of(keys[0]) || of(k) == of(Key{}) {
 			t.Fatal("several keys were made at once, or none")
@@ -108,7 +110,7 @@ func TestMoveKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return k.Fingerprint(oci.Origin{}, "u", NewSecret("p"))
+		return k.Fingerprint(oci.Origin{}, "u", secret.New("p"))
 	}
 	former, path := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "key")
 	if moved, err := MoveKey(former, path); moved || err != nil {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"berth/internal/secret"
 )
 
 // notThere is what a helper prints that has no secret for a server (package
@@ -83,7 +85,7 @@ func (s *helperSource) Login(ctx context.Context) (Login, error) {
 
 // Renew drops the answer with password, which a registry has refused, if it may
 // have expired since.
-func (s *helperSource) Renew(password Secret) bool {
+func (s *helperSource) Renew(password secret.Text) bool {
 	if !s.mu.TryLock() {
 		return true // it is being asked
 	}
@@ -141,7 +143,7 @@ func (s *helperSource) parse(answer []byte) (Login, error) {
 	case got.Username == "<token>":
 		return Login{}, fmt.Errorf("it has an identity token for %s, which only works interactively", s.Server)
 	}
-	return Login{Username: NewSecret(got.Username), Password: NewSecret(got.Secret), Entry: s.entry()}, nil
+	return Login{Username: secret.New(got.Username), Password: secret.New(got.Secret), Entry: s.entry()}, nil
 }
 
 // entry names what the configuration says.

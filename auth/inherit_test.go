@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"testing"
+
+	"berth/internal/secret"
 )
 
 // moody is a Source that may fail. It is comparable, as files are.
@@ -13,7 +15,7 @@ type moody struct {
 }
 
 func (m *moody) Login(context.Context) (Login, error) {
-	return Login{Username: NewSecret("bot"), Password: NewSecret(m.password)}, m.err
+	return Login{Username: secret.New("bot"), Password: secret.New(m.password)}, m.err
 }
 
 // A new configuration does not lose a secret because its file is unreadable just
@@ -42,7 +44,7 @@ func TestCredentialsInherit(t *testing.T) {
 
 	source.err, source.password = nil, "two"
 	third := mustCredentials(t, CredentialsOptions{Key: key, Entries: []Entry{entry}, Before: second})
-	if got, err := lookup(third); err != nil || !got.Password.Equal(NewSecret("two")) || got.Fingerprint == before.Fingerprint {
+	if got, err := lookup(third); err != nil || !got.Password.Equal(secret.New("two")) || got.Fingerprint == before.Fingerprint {
 		t.Errorf("the new secret is not seen: %v, %v", got, err)
 	}
 

@@ -10,21 +10,23 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"berth/internal/secret"
 )
 
 const keySize = 32
 
 // Key is what fingerprints are made with. It is made once per node; with
 // another key every credential looks new, so that everything proven about
-// access counts for nothing. It does not print, as a Secret does not.
+// access counts for nothing. It does not print, as a secret.Text does not.
 // Keys are compared by what they make. The zero Key is for tests only.
-type Key struct{ bytes Secret }
+type Key struct{ bytes secret.Text }
 
 // NewKey makes a key from the system's random source.
 func NewKey() Key {
 	b := make([]byte, keySize)
 	_, _ = rand.Read(b) // never fails: crypto/rand crashes the program instead
-	return Key{bytes: NewSecret(string(b))}
+	return Key{bytes: secret.New(string(b))}
 }
 
 // ErrNotKept is in an error about the place of a key: it can be neither read nor
@@ -77,7 +79,7 @@ func readKey(path string) (Key, error) {
 	if len(content) != keySize {
 		return Key{}, fmt.Errorf("the fingerprint key %s is not %d bytes long: restore it, or remove it to have a new one made (all credentials then count as new)", path, keySize)
 	}
-	return Key{bytes: NewSecret(string(content))}, nil
+	return Key{bytes: secret.New(string(content))}, nil
 }
 
 // keepKey gives a finished file its name in the first of the ways that the file

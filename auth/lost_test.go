@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/secret"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -21,7 +23,7 @@ type changing struct {
 }
 
 func (c *changing) Login(context.Context) (Login, error) {
-	return Login{Username: NewSecret("bot"), Password: NewSecret(c.password)}, c.err
+	return Login{Username: secret.New("bot"), Password: secret.New(c.password)}, c.err
 }
 
 // How long the secret from before serves when its source gives none, by why it does

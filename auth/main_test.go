@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,8 @@ import (
 	"go.uber.org/goleak"
 
 	"berth/oci"
+
+	"berth/internal/secret"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -210,9 +213,9 @@ func typeNamed(t *testing.T, name string) Type {
 
 // credential makes one as Credentials would.
 func credential(organisation, name, user, password string) *Credential {
-	s := NewSecret(password)
+	s := secret.New(password)
 	return &Credential{
-		Name: name, Organisation: organisation, Registry: "registry.test", Username: NewSecret(user), Password: s,
+		Name: name, Organisation: organisation, Registry: "registry.test", Username: secret.New(user), Password: s,
 		Fingerprint: Key{}.Fingerprint(oci.Origin{Scheme: "https", Host: "registry.test"}, user, s),
 	}
 }
@@ -221,6 +224,10 @@ func credential(organisation, name, user, password string) *Credential {
 func wantClass(t *testing.T, err error, class oci.Class) {
 	t.Helper()
 	_ = asClass(t, err, class)
+}
+
+func basicHeader(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
 // asClass is wantClass, and gives the error (or an empty one).

@@ -30,7 +30,7 @@ func scrub(s string, cred *Credential) string {
 		}
 	}
 	for _, secret := range wireForms(cred) {
-		s = strings.ReplaceAll(s, secret, redacted)
+		s = strings.ReplaceAll(s, secret, "[secret]")
 	}
 	words := strings.Fields(s)
 	for i, w := range words {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"berth/internal/fileid"
+
+	"berth/internal/secret"
 )
 
 // maxSecretFile is the largest password file, in bytes: some tokens are
@@ -19,7 +21,7 @@ const maxSecretFile = 64 << 10
 type Login struct {
 	// Username may be empty: then Password serves as both, which is how
 	// DigitalOcean takes an API token.
-	Username, Password Secret
+	Username, Password secret.Text
 	// Entry names the configuration entry behind a secret that changes by
 	// itself every few hours; the fingerprint then is over it. Empty: the
 	// fingerprint is over user name and password.
@@ -41,7 +43,7 @@ type Source interface {
 type renewer interface {
 	// Renew hears that password was refused, and says whether another answer is
 	// worth asking for. It does not wait.
-	Renew(password Secret) bool
+	Renew(password secret.Text) bool
 }
 
 // SourceFunc is a function as a Source.
@@ -51,12 +53,12 @@ type SourceFunc func(ctx context.Context) (Login, error)
 func (f SourceFunc) Login(ctx context.Context) (Login, error) { return f(ctx) }
 
 // Static is a Source for a secret that the configuration itself holds.
-func Static(username string, password Secret) Source {
+func Static(username string, password secret.Text) Source {
 	return SourceFunc(func(context.Context) (Login, error) {
 		if password.Empty() {
 			return Login{}, errors.New("the password is empty")
 		}
-		return Login{Username: NewSecret(username), Password: password}, nil
+		return Login{Username: secret.New(username), Password: password}, nil
 	})
 }
 
@@ -65,20 +67,20 @@ func Static(username string, password Secret) Source {
 func PasswordFile(f File, username string) Source {
 	return &fileSource{file: f, limit: maxSecretFile, parse: func(content []byte) (Login, error) {
 		password, err := parsePassword(content)
-		return Login{Username: NewSecret(username), Password: password}, err
+		return Login{Username: secret.New(username), Password: password}, err
 	}}
 }
 
-func parsePassword(content []byte) (Secret, error) {
+func parsePassword(content []byte) (secret.Text, error) {
 	text, _ := strings.CutSuffix(string(content), "\n")
 	text, _ = strings.CutSuffix(text, "\r")
 	switch {
 	case text == "":
-		return Secret{}, errors.New("it is empty")
+		return secret.Text{}, errors.New("it is empty")
 	case strings.ContainsAny(text, "\r\n\x00"):
-		return Secret{}, errors.New("it has more than one line")
+		return secret.Text{}, errors.New("it has more than one line")
 	}
-	return NewSecret(text), nil
+	return secret.New(text), nil
 }
 
 // fileSource reads and parses a file once per version of it.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"berth/internal/fileid"
+
+	"berth/internal/secret"
 )
 
 func writeFile(t *testing.T, path, content string, mode os.FileMode) string {
@@ -208,10 +210,10 @@ func settledFile(t *testing.T, file File) {
 }
 
 func TestStatic(t *testing.T) {
-	if _, err := Static("u", Secret{}).Login(t.Context()); err == nil {
+	if _, err := Static("u", secret.Text{}).Login(t.Context()); err == nil {
 		t.Error("an empty password was taken")
 	}
-	if login, err := Static("u", NewSecret("p")).Login(t.Context()); err != nil || login.Password.Reveal() != "p" {
+	if login, err := Static("u", secret.New("p")).Login(t.Context()); err != nil || login.Password.Reveal() != "p" {
 		t.Error(err)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"berth/auth"
+	"berth/auth/caller"
 	"berth/oci"
 )
 
@@ -24,7 +24,7 @@ func BenchmarkHandler_warmManifest(b *testing.B) {
 	d := oci.DigestOf(th.data)
 	h := New(Options{
 		Router: testRouter(b),
-		Sources: func(context.Context, auth.Caller, *Registry) (oci.Source, error) {
+		Sources: func(context.Context, caller.Caller, *Registry) (oci.Source, error) {
 			return warmSource{oci.Descriptor{MediaType: th.mediaType, Digest: d, Size: int64(len(th.data)), Data: th.data}}, nil
 		},
 	})

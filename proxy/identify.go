@@ -4,14 +4,14 @@ import (
 	"fmt"
 	"net/http"
 
-	"berth/auth"
+	"berth/auth/caller"
 	"berth/oci"
 )
 
 // Callers proves who sent a request. Its errors are answered as they are; one
 // that is no *oci.Error is a 401.
 type Callers interface {
-	Identify(r *http.Request) (auth.Caller, error)
+	Identify(r *http.Request) (caller.Caller, error)
 }
 
 // challenge is the only one there is: dockerd and containerd fail hard on a
@@ -22,7 +22,7 @@ const challenge = `Basic realm="berth"`
 // on what is cached or known, so that who is nobody learns nothing.
 func (q *request) identify() error {
 	if q.h.Callers == nil {
-		q.caller = auth.Caller{Organisation: q.h.Organisation}
+		q.caller = caller.Caller{Organisation: q.h.Organisation}
 		q.identified = true
 		return nil
 	}

@@ -7,16 +7,17 @@ import (
 	"strings"
 	"testing"
 
-	"berth/auth"
+	"berth/auth/caller"
+	"berth/internal/secret"
 	"berth/oci"
 )
 
 // tokenSite has organisations acme and globex, and one whose file is bad.
 func tokenSite(t *testing.T, change func(*Options)) *site {
 	t.Helper()
-	callers, err := auth.NewCallers([]auth.Organisation{
-		{Name: "acme", Tokens: []auth.Token{{Name: "node", SHA256: auth.HashToken(auth.NewSecret("acme-canary-secret"))}}},
-		{Name: "globex", Tokens: []auth.Token{{Name: "node", SHA256: auth.HashToken(auth.NewSecret("globex-canary-secret"))}}},
+	callers, err := caller.NewTable([]caller.Organisation{
+		{Name: "acme", Tokens: []caller.Token{{Name: "node", SHA256: caller.HashToken(secret.New("acme-canary-secret"))}}},
+		{Name: "globex", Tokens: []caller.Token{{Name: "node", SHA256: caller.HashToken(secret.New("globex-canary-secret"))}}},
 		{Name: "broken", Broken: true},
 	}, nil)
 	if err != nil {
@@ -80,7 +81,7 @@ func TestProvenCallers(t *testing.T) {
 	login := basicHeader("acme+ci", "acme-canary-secret")
 	s.get("/v2/", login...).wants(t, http.StatusOK).sends(t, []byte("{}"))
 	checkManifest(t, s.get("/v2/nginx/manifests/1", login...), d, th)
-	if want := (auth.Caller{Organisation: "acme", Account: "ci", TokenName: "node"}); len(s.callers) != 1 || s.callers[0] != want {
+	if want := (caller.Caller{Organisation: "acme", Account: "ci", TokenName: "node"}); len(s.callers) != 1 || s.callers[0] != want {
 		t.Errorf("the source was asked for %v", s.callers)
 	}
 	s.get("/v2/private.acme.com/app/manifests/1", login...).refuses(t, http.StatusNotFound, oci.CodeManifestUnknown, "app has no tag 1")
@@ -98,7 +99,7 @@ func TestBrokenOrganisation(t *testing.T) {
 
 func TestPing(t *testing.T) {
 	s := newSite(t, func(o *Options) {
-		o.Sources = func(context.Context, auth.Caller, *Registry) (oci.Source, error) {
+		o.Sources = func(context.Context, caller.Caller, *Registry) (oci.Source, error) {
 			t.Error("a ping asked for a source")
 			return nil, errors.New("no")
 		}
@@ -125,31 +126,33 @@ func TestOpenListenerIgnoresAuthorization(t *testing.T) {
 			checkManifest(t, a, d, th)
 			a.header(t, "WWW-Authenticate", "")
 		}
-		for _, caller := range s.callers {
-			if caller != (auth.Caller{Organisation: organisation}) {
-				t.Errorf("an open listener of %q took somebody for %v", organisation, caller)
+		for _, who := range s.callers {
+			if who != (caller.Caller{Organisation: organisation}) {
+				t.Errorf("an open listener of %q took somebody for %v", organisation, who)
 			}
 		}
 	}
 }
 
-type callersFunc func(*http.Request) (auth.Caller, error)
+type callersFunc func(*http.Request) (caller.Caller, error)
 
-func (f callersFunc) Identify(r *http.Request) (auth.Caller, error) { return f(r) }
+func (f callersFunc) Identify(r *http.Request) (caller.Caller, error) { return f(r) }
 
 func TestIdentifyFailsClosed(t *testing.T) {
 	for name, c := range map[string]struct {
 		identify callersFunc
 		status   int
 	}{
-		"an error of another kind": {func(*http.Request) (auth.Caller, error) { return auth.Caller{Organisation: "acme"}, errors.New("boom") }, 401},
-		"a cancelled look-up":      {func(*http.Request) (auth.Caller, error) { return auth.Caller{}, context.Canceled }, 401},
-		"another class": {func(*http.Request) (auth.Caller, error) {
-			return auth.Caller{}, &oci.Error{Class: oci.Disk, Message: "x"}
+		"an error of another kind": {func(*http.Request) (caller.Caller, error) {
+			return caller.Caller{Organisation: "acme"}, errors.New("boom")
 		}, 401},
-		"nobody without an error": {func(*http.Request) (auth.Caller, error) { return auth.Caller{}, nil }, 401},
-		"refused": {func(*http.Request) (auth.Caller, error) {
-			return auth.Caller{}, &oci.Error{Class: oci.Caller, Status: 403, Message: "x"}
+		"a cancelled look-up": {func(*http.Request) (caller.Caller, error) { return caller.Caller{}, context.Canceled }, 401},
+		"another class": {func(*http.Request) (caller.Caller, error) {
+			return caller.Caller{}, &oci.Error{Class: oci.Disk, Message: "x"}
+		}, 401},
+		"nobody without an error": {func(*http.Request) (caller.Caller, error) { return caller.Caller{}, nil }, 401},
+		"refused": {func(*http.Request) (caller.Caller, error) {
+			return caller.Caller{}, &oci.Error{Class: oci.Caller, Status: 403, Message: "x"}
 		}, 403},
 	} {
 		t.Run(name, func(t *testing.T) {

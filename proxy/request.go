@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"time"
 
-	"berth/auth"
+	"berth/auth/caller"
 	"berth/internal/limit"
 	"berth/oci"
 )
@@ -22,7 +22,7 @@ type request struct {
 	// What was found out, in the order of pull. Zero: it did not come so far.
 	parsed     oci.Request
 	identified bool
-	caller     auth.Caller
+	caller     caller.Caller
 	route      Route
 	slot       limit.Slot
 	outcome    oci.Outcome

@@ -15,7 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"berth/auth"
+	"berth/auth/caller"
 	"berth/oci"
 )
 
@@ -30,7 +30,7 @@ type site struct {
 	metrics  *Metrics
 
 	mu      sync.Mutex
-	callers []auth.Caller
+	callers []caller.Caller
 	routed  []*Registry
 }
 
@@ -92,7 +92,7 @@ func newSite(t *testing.T, change func(*Options)) *site {
 	logger := slog.New(slog.NewJSONHandler(s.log, nil))
 	o := Options{
 		Router: testRouter(t),
-		Sources: func(_ context.Context, caller auth.Caller, registry *Registry) (oci.Source, error) {
+		Sources: func(_ context.Context, caller caller.Caller, registry *Registry) (oci.Source, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.callers, s.routed = append(s.callers, caller), append(s.routed, registry)

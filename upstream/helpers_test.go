@@ -15,6 +15,7 @@ import (
 
 	"berth/auth"
 	"berth/internal/ocitest"
+	"berth/internal/secret"
 	"berth/oci"
 )
 
@@ -71,8 +72,8 @@ func over(t testing.TB, up *ocitest.Registry) *Registry {
 // as is an Identity with one credential.
 func as(organisation, user, password string) Identity {
 	cred := &auth.Credential{
-		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: auth.NewSecret(user),
-		Password: auth.NewSecret(password), Fingerprint: "fp-" + oci.DigestOf([]byte(organisation+"\x00"+user+"\x00"+password)).Encoded(),
+		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: secret.New(user),
+		Password: secret.New(password), Fingerprint: "fp-" + oci.DigestOf([]byte(organisation+"\x00"+user+"\x00"+password)).Encoded(),
 	}
 	return Identity{Organisation: organisation, Credential: func(context.Context, string) (*auth.Credential, error) { return cred, nil }}
 }

@@ -13,6 +13,7 @@ import (
 	"berth/auth"
 	"berth/cache"
 	"berth/internal/ocitest"
+	"berth/internal/secret"
 	"berth/oci"
 	"berth/upstream"
 )
@@ -53,7 +54,7 @@ func TestSourceThroughTheCache(t *testing.T) {
 		as := upstream.Identity{Organisation: c.Organisation}
 		if c.User != "" {
 			credential := &auth.Credential{
-				Name: "ci", Organisation: c.Organisation, Registry: "registry.test", Username: auth.NewSecret(c.User), Password: auth.NewSecret(c.Password),
+				Name: "ci", Organisation: c.Organisation, Registry: "registry.test", Username: secret.New(c.User), Password: secret.New(c.Password),
 				Fingerprint: "fp-" + oci.DigestOf([]byte(c.Organisation+"\x00"+c.User+"\x00"+c.Password)).Encoded(),
 			}
 			as.Credential = func(context.Context, string) (*auth.Credential, error) { return credential, nil }

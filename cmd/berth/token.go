@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"berth/auth"
+	"berth/auth/caller"
 	"berth/internal/config"
 	"berth/internal/node"
 )
@@ -20,14 +20,14 @@ func tokenCommand(o *options) *cobra.Command {
 			if !config.ValidOrganisation(args[0]) {
 				return usageError{fmt.Errorf("%q is no organisation: lower-case letters and digits, with single dots, dashes or underscores between them", args[0])}
 			}
-			token := auth.NewToken()
+			token := caller.NewToken()
 			_, err := fmt.Fprintf(c.OutOrStdout(), `token, shown only now:
   %s
 line for "tokens:" in organisations.d/%s.yaml (or in the main file below organisations.%[2]s):
   - {name: %s, sha256: %s}
 log in with:
   docker login %s --username %s
-`, token.Reveal(), args[0], name, auth.HashToken(token), o.loginAt(), args[0])
+`, token.Reveal(), args[0], name, caller.HashToken(token), o.loginAt(), args[0])
 			return err
 		},
 	}

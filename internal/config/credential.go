@@ -169,7 +169,7 @@ func (a *Account) sources() []string {
 		given bool
 	}{
 		{"password_file", a.PasswordFile != ""},
-		{"password", !a.Password.IsZero()},
+		{"password", !a.Password.Empty()},
 		{"password_credential", a.PasswordCredential != ""},
 		{"docker_config", a.DockerConfig != ""},
 		{"helper", a.Helper != nil},

@@ -4,39 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"log/slog"
+
+	"berth/internal/secret"
 )
 
-const redacted = "[redacted]"
-
-// Secret is a password that stood in a file. It shows itself to nobody who does
-// not call Reveal: neither fmt nor slog nor JSON prints it.
-type Secret struct {
-	// A pointer, since fmt does not ask values in unexported fields how they
-	// want to be shown.
-	text *string
-}
-
-// Reveal is the secret itself.
-func (s Secret) Reveal() string {
-	if s.text == nil {
-		return ""
-	}
-	return *s.text
-}
-
-// IsZero says that there is none.
-func (s Secret) IsZero() bool { return s.text == nil }
-
-// Format prints a placeholder whatever the verb.
-func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
-
-// MarshalText gives a placeholder.
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-// LogValue gives a placeholder.
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+// Secret is a password that stood in a file, as it was written there.
+type Secret struct{ secret.Text }
 
 // UnmarshalText keeps text, less one newline at its end, which a block scalar
 // leaves there.
@@ -52,7 +25,7 @@ func (s *Secret) UnmarshalText(text []byte) error {
 			return errors.New("the password has a line break or another control character: paste it on one line")
 		}
 	}
-	s.text = new(string(text))
+	s.Text = secret.New(string(text))
 	return nil
 }
 

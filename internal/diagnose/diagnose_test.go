@@ -14,6 +14,7 @@ import (
 
 	"berth/auth"
 	"berth/internal/ocitest"
+	"berth/internal/secret"
 	"berth/oci"
 	"berth/upstream"
 )
@@ -56,7 +57,7 @@ func newStand(t *testing.T, o ocitest.Options) *stand {
 func (s *stand) account(user, password string) *auth.Credential {
 	return &auth.Credential{
 		Name: "ci", Organisation: "acme", Registry: "reg.test", Fingerprint: "f",
-		Username: auth.NewSecret(user), Password: auth.NewSecret(password),
+		Username: secret.New(user), Password: secret.New(password),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"berth/auth"
+	"berth/internal/secret"
 )
 
 func TestHints(t *testing.T) {
@@ -29,7 +30,7 @@ func TestHints(t *testing.T) {
 		{auth.Generic, "AWS", "AKIAX", "ecr-login"},
 		{auth.Generic, "bot ", " x", "the secret begins or ends with white space; the user name begins or ends"},
 	} {
-		got := hints(c.kind, "reg.test", &auth.Credential{Username: auth.NewSecret(c.user), Password: auth.NewSecret(c.secret)})
+		got := hints(c.kind, "reg.test", &auth.Credential{Username: secret.New(c.user), Password: secret.New(c.secret)})
 		text := strings.Join(got, "\n")
 		if (c.want == "") != (len(got) == 0) {
 			t.Errorf("%s, %q, %q: %q", c.kind, c.user, c.secret, got)

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/auth/caller"
 	"berth/cache"
 	"berth/internal/ocitest"
+	"berth/internal/secret"
 	"berth/oci"
 	"berth/upstream"
 )
@@ -62,13 +64,13 @@ func acmeAt(c *cache.Cache, dir, url string) (oci.Source, error) {
 		return nil, err
 	}
 	creds, err := auth.NewCredentials(auth.CredentialsOptions{Key: key, Entries: []auth.Entry{{
-		Name: "main", Organisation: "acme", Registry: p.name, Origin: w.origin(p), Source: auth.Static("alice", auth.NewSecret("secret")),
+		Name: "main", Organisation: "acme", Registry: p.name, Origin: w.origin(p), Source: auth.Static("alice", secret.New("secret")),
 	}}})
 	if err != nil {
 		return nil, err
 	}
 	n := &node{cache: c, lines: map[*place]*upstream.Registry{p: line}}
-	return n.source(w, creds, auth.Caller{Organisation: "acme"}, p), nil
+	return n.source(w, creds, caller.Caller{Organisation: "acme"}, p), nil
 }
 
 // rounds is how many processes are killed.

@@ -21,8 +21,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/auth"
+	"berth/auth/caller"
 	"berth/cache"
 	"berth/internal/ocitest"
+	"berth/internal/secret"
 	"berth/oci"
 	"berth/proxy"
 	"berth/upstream"
@@ -72,7 +74,7 @@ func (a *account) get() (user, password string) {
 
 func (a *account) login(context.Context) (auth.Login, error) {
 	user, password := a.get()
-	return auth.Login{Username: auth.NewSecret(user), Password: auth.NewSecret(password)}, nil
+	return auth.Login{Username: secret.New(user), Password: secret.New(password)}, nil
 }
 
 // world is a node and what is around it.
@@ -276,17 +278,17 @@ func (w *world) configure() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var known []auth.Organisation
+	var known []caller.Organisation
 	for name, token := range w.tokens {
-		known = append(known, auth.Organisation{Name: name, Tokens: []auth.Token{{Name: "only", SHA256: auth.HashToken(auth.NewSecret(token))}}})
+		known = append(known, caller.Organisation{Name: name, Tokens: []caller.Token{{Name: "only", SHA256: caller.HashToken(secret.New(token))}}})
 	}
-	callers, err := auth.NewCallers(known, w.clock.now)
+	callers, err := caller.NewTable(known, w.clock.now)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.door.Set(proxy.New(proxy.Options{
 		Router: router, Callers: callers, Naming: w.naming, Logger: slog.New(w.log), Metrics: w.pulls,
-		Sources: func(_ context.Context, c auth.Caller, r *proxy.Registry) (oci.Source, error) {
+		Sources: func(_ context.Context, c caller.Caller, r *proxy.Registry) (oci.Source, error) {
 			p, ok := r.Value.(*place)
 			if !ok {
 				return nil, errors.New("no place")
@@ -297,7 +299,7 @@ func (w *world) configure() {
 }
 
 // source is a registry as the caller may see it, through the cache.
-func (n *node) source(w *world, creds *auth.Credentials, c auth.Caller, p *place) oci.Source {
+func (n *node) source(w *world, creds *auth.Credentials, c caller.Caller, p *place) oci.Source {
 	line := n.lines[p]
 	shared := func(ctx context.Context, repo string) (*auth.Credential, error) {
 		return creds.Lookup(ctx, "", "", p.name, repo)

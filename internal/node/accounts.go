@@ -9,6 +9,7 @@ import (
 
 	"berth/auth"
 	"berth/internal/config"
+	"berth/internal/secret"
 	"berth/oci"
 )
 
@@ -119,7 +120,7 @@ func (d *desk) secret(before secrets, a config.Account, s *spec) auth.Source {
 			return auth.HelperSource(auth.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server})
 		})
 	}
-	return auth.Static(a.Username, auth.NewSecret(a.Password.Reveal()))
+	return auth.Static(a.Username, secret.New(a.Password.Reveal()))
 }
 
 // helperServer is how a registry is called in the protocol of helpers: by its

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"berth/auth"
+	"berth/auth/caller"
 	"berth/cache"
 	"berth/cache/facts"
 	"berth/internal/config"
@@ -98,7 +99,7 @@ func (d *desk) open(n *node, router *proxy.Router) error {
 		}
 		o := proxy.Options{
 			Router: router,
-			Sources: func(_ context.Context, c auth.Caller, r *proxy.Registry) (oci.Source, error) {
+			Sources: func(_ context.Context, c caller.Caller, r *proxy.Registry) (oci.Source, error) {
 				return d.source(n.cache, c, r)
 			},
 			Organisation: l.Organisation,
@@ -128,7 +129,7 @@ type seat struct {
 // source is a registry as caller may see it, through the cache. It is made once
 // for each seat that the configuration knows; a caller can write any account
 // behind the plus sign, so those are not kept.
-func (d *desk) source(c *cache.Cache, caller auth.Caller, r *proxy.Registry) (oci.Source, error) {
+func (d *desk) source(c *cache.Cache, caller caller.Caller, r *proxy.Registry) (oci.Source, error) {
 	s, ok := r.Value.(*site)
 	if !ok {
 		return nil, fmt.Errorf("registry %s has no site", r.Name)
@@ -203,21 +204,21 @@ func accounts(cfg *config.Config) map[string]bool {
 	return all
 }
 
-func newCallers(cfg *config.Config, now func() time.Time) (*auth.Callers, error) {
-	var all []auth.Organisation
+func newCallers(cfg *config.Config, now func() time.Time) (*caller.Table, error) {
+	var all []caller.Organisation
 	for name, o := range cfg.Organisations {
-		one := auth.Organisation{Name: name}
+		one := caller.Organisation{Name: name}
 		for _, t := range o.Tokens {
-			one.Tokens = append(one.Tokens, auth.Token{Name: t.Name, SHA256: t.SHA256.String(), NotAfter: t.NotAfter})
+			one.Tokens = append(one.Tokens, caller.Token{Name: t.Name, SHA256: t.SHA256.String(), NotAfter: t.NotAfter})
 		}
 		all = append(all, one)
 	}
 	for name := range cfg.Broken {
 		if _, kept := cfg.Organisations[name]; !kept {
-			all = append(all, auth.Organisation{Name: name, Broken: true})
+			all = append(all, caller.Organisation{Name: name, Broken: true})
 		}
 	}
-	return auth.NewCallers(all, now)
+	return caller.NewTable(all, now)
 }
 
 // expect makes the zero series: who could fail where.

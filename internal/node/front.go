@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 
-	"berth/auth"
+	"berth/auth/caller"
 	"berth/internal/config"
 	"berth/proxy"
 )
@@ -114,6 +114,6 @@ func (f *front) mayServe(l *config.Listener) error {
 type out string
 
 // Identify lets nobody in.
-func (o out) Identify(*http.Request) (auth.Caller, error) {
-	return auth.Caller{}, auth.Broken(string(o))
+func (o out) Identify(*http.Request) (caller.Caller, error) {
+	return caller.Caller{}, caller.Broken(string(o))
 }

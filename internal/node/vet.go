@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"berth/auth"
+	"berth/auth/caller"
 	"berth/internal/config"
 	"berth/proxy"
 )
@@ -45,7 +46,7 @@ func vetted(cfg, before *config.Config) *config.Config {
 // mayHold says whether the drop-in of o may hold the passwords that it holds.
 // Without any it may be readable for everyone: hashes of tokens tell nothing.
 func mayHold(o *config.Organisation) error {
-	inline := func(c config.Credential) bool { return !c.Password.IsZero() }
+	inline := func(c config.Credential) bool { return !c.Password.Empty() }
 	if !slices.ContainsFunc(o.Credentials, inline) {
 		return nil
 	}
@@ -58,7 +59,7 @@ func mayHold(o *config.Organisation) error {
 // vet says what about one organisation cannot be used.
 func vet(cfg *config.Config, name string, o *config.Organisation) error {
 	for _, t := range o.Tokens {
-		if err := auth.CheckHash(name, t.SHA256.String()); err != nil {
+		if err := caller.CheckHash(name, t.SHA256.String()); err != nil {
 			return fmt.Errorf("token %q: %w", t.Name, err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"berth/auth"
+	"berth/auth/caller"
 	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/oci"
@@ -58,7 +58,7 @@ func (n *node) newWarming(r admin.PrewarmRequest, hear func(admin.Progress)) (*w
 	if err != nil {
 		return nil, err
 	}
-	source, err := d.source(n.cache, auth.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
+	source, err := d.source(n.cache, caller.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
 	if err != nil {
 		return nil, err
 	}

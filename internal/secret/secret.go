@@ -1,4 +1,5 @@
-package auth
+// Package secret has the one type for passwords and tokens.
+package secret
 
 import (
 	"crypto/subtle"
@@ -9,24 +10,24 @@ import (
 
 const redacted = "[secret]"
 
-// Secret is a password or a token. However it is printed, logged or encoded,
-// only "[secret]" comes out; Reveal gives the text itself. The zero Secret is
+// Text is a password or a token. However it is printed, logged or encoded,
+// only "[secret]" comes out; Reveal gives the text itself. The zero Text is
 // empty.
 //
 // The text lies behind a pointer, because package fmt does not call the
 // methods of an unexported field: there it prints the address (and for a
 // pointer to a string only that, whatever the verb). The array makes == a
 // compile error; Equal compares.
-type Secret struct {
+type Text struct {
 	_    [0]func()
 	text *string
 }
 
-// NewSecret wraps s.
-func NewSecret(s string) Secret { return Secret{text: &s} }
+// New wraps s.
+func New(s string) Text { return Text{text: &s} }
 
 // Reveal is the text itself. Whoever calls it answers for where it goes.
-func (s Secret) Reveal() string {
+func (s Text) Reveal() string {
 	if s.text == nil {
 		return ""
 	}
@@ -34,36 +35,36 @@ func (s Secret) Reveal() string {
 }
 
 // Empty says whether there is no text.
-func (s Secret) Empty() bool { return s.Reveal() == "" }
+func (s Text) Empty() bool { return s.Reveal() == "" }
 
 // Equal compares in a time that tells only the length.
-func (s Secret) Equal(other Secret) bool {
+func (s Text) Equal(other Text) bool {
 	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(other.Reveal())) == 1
 }
 
 // String is redacted.
-func (s Secret) String() string { return redacted }
+func (s Text) String() string { return redacted }
 
 // GoString is redacted.
-func (s Secret) GoString() string { return redacted }
+func (s Text) GoString() string { return redacted }
 
 // Format is redacted, whatever the verb.
-func (s Secret) Format(f fmt.State, _ rune) {
+func (s Text) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, redacted) // a fmt.State never fails
 }
 
 // LogValue is redacted.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (s Text) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // MarshalText is redacted: YAML, XML and map keys go through it.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (s Text) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // MarshalJSON is redacted.
-func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (s Text) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
 // UnmarshalText takes the text as it is, so that a configuration may hold a
-// Secret directly.
-func (s *Secret) UnmarshalText(text []byte) error {
-	*s = NewSecret(string(text))
+// Text directly.
+func (s *Text) UnmarshalText(text []byte) error {
+	*s = New(string(text))
 	return nil
 }

@@ -1,10 +1,12 @@
-package auth
+package caller
 
 import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+
+	"berth/internal/secret"
 )
 
 // tokenPrefix makes a token recognisable to scanners for leaked secrets.
@@ -12,11 +14,11 @@ const tokenPrefix = "berth_"
 
 // NewToken makes a token for callers: at least 128 random bits, letters and
 // digits only, so that it needs no quoting anywhere.
-func NewToken() Secret { return NewSecret(tokenPrefix + rand.Text()) }
+func NewToken() secret.Text { return secret.New(tokenPrefix + rand.Text()) }
 
 // HashToken is what a configuration keeps of a token: SHA-256 in lower-case hex.
 // It is not salted or slow, since NewToken's tokens cannot be guessed.
-func HashToken(token Secret) string {
+func HashToken(token secret.Text) string {
 	sum := sha256.Sum256([]byte(token.Reveal()))
 	return hex.EncodeToString(sum[:])
 }

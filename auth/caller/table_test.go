@@ -1,4 +1,4 @@
-package auth
+package caller
 
 import (
 	"crypto/sha256"
@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/secret"
 	"berth/oci"
 )
 
@@ -20,23 +21,32 @@ func request(authorization string) *http.Request {
 	return r
 }
 
+func refusal(t *testing.T, err error) *oci.Error {
+	t.Helper()
+	e, ok := err.(*oci.Error) //nolint:errorlint // exactly that type is promised
+	if !ok || e.Class != oci.Caller || e.Message == "" || strings.ContainsAny(e.Message, "\n\r") {
+		t.Fatalf("%v (%T) is no refusal of a caller, in one line", err, err)
+	}
+	return e
+}
+
 func basicHeader(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }
 
 func TestIdentify(t *testing.T) {
 	acme, acme2, other, ended := NewToken(), NewToken(), NewToken(), NewToken()
-	c := newClock()
-	callers, err := NewCallers([]Organisation{
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	callers, err := NewTable([]Organisation{
 		{Name: "acme", Tokens: []Token{
 			{Name: "node-7", SHA256: HashToken(acme)},
-			{Name: "node-8", SHA256: strings.ToUpper(HashToken(acme2)), NotAfter: c.now().Add(time.Hour)},
-			{Name: "node-1", SHA256: HashToken(ended), NotAfter: c.now().Add(-time.Second)},
+			{Name: "node-8", SHA256: strings.ToUpper(HashToken(acme2)), NotAfter: now.Add(time.Hour)},
+			{Name: "node-1", SHA256: HashToken(ended), NotAfter: now.Add(-time.Second)},
 		}},
 		{Name: "other", Tokens: []Token{{Name: "n", SHA256: HashToken(other)}}},
 		{Name: "empty"},
 		{Name: "damaged", Broken: true},
-	}, c.now)
+	}, func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,11 +91,11 @@ func TestIdentify(t *testing.T) {
 	}
 	for name, tc := range bad {
 		got, err := callers.Identify(request(tc.header))
-		e := asClass(t, err, oci.Caller)
+		e := refusal(t, err)
 		if got != (Caller{}) || e.HTTPStatus() != tc.status || !strings.Contains(e.Message, tc.says) {
 			t.Errorf("%s: got %+v, %d %s; want %d with %q", name, got, e.HTTPStatus(), e, tc.status, tc.says)
 		}
-		for _, secret := range []Secret{acme, acme2, other, ended} {
+		for _, secret := range []secret.Text{acme, acme2, other, ended} {
 			if strings.Contains(e.Error(), secret.Reveal()) {
 				t.Errorf("%s: a token is in the message", name)
 			}
@@ -96,7 +106,7 @@ func TestIdentify(t *testing.T) {
 	if unknown.Error() != wrong.Error() {
 		t.Errorf("an unknown organisation can be told from a wrong token: %q, %q", unknown, wrong)
 	}
-	c.advance(2 * time.Hour)
+	now = now.Add(2 * time.Hour)
 	if _, err := callers.Identify(request(basicHeader("acme", acme2.Reveal()))); err == nil {
 		t.Error("a token works after its end")
 	}
@@ -117,7 +127,7 @@ func TestNobodyProvesNothing(t *testing.T) {
 
 func TestIdentifyDoesNotAllocate(t *testing.T) {
 	token := NewToken()
-	callers, err := NewCallers([]Organisation{{Name: "acme", Tokens: []Token{{Name: "n", SHA256: HashToken(token)}}}}, nil)
+	callers, err := NewTable([]Organisation{{Name: "acme", Tokens: []Token{{Name: "n", SHA256: HashToken(token)}}}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +147,7 @@ func TestNewCallersRefuses(t *testing.T) {
 		"twice":    {{Name: "acme"}, {Name: "acme"}},
 		"bad hash": {{Name: "acme", Tokens: []Token{{Name: "n", SHA256: hash}, {Name: "m", SHA256: "PASTE"}}}},
 	} {
-		if _, err := NewCallers(orgs, nil); err == nil || !strings.Contains(err.Error(), "acme") {
+		if _, err := NewTable(orgs, nil); err == nil || !strings.Contains(err.Error(), "acme") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

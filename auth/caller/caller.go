@@ -1,4 +1,4 @@
-package auth
+package caller
 
 // Caller is who makes a request. The zero Caller is nobody, who may pull public
 // images where the listener is open.

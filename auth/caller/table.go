@@ -1,4 +1,4 @@
-package auth
+package caller
 
 import (
 	"crypto/sha256"
@@ -29,9 +29,9 @@ type Token struct {
 	NotAfter time.Time
 }
 
-// Callers tells who is calling, for listeners that ask. It does not change; a
+// Table tells who is calling, for listeners that ask. It does not change; a
 // new configuration is a new one.
-type Callers struct {
+type Table struct {
 	organisations map[string]*organisation
 	now           func() time.Time
 }
@@ -48,12 +48,12 @@ type token struct {
 	notAfter time.Time
 }
 
-// NewCallers checks every hash. If now is nil, time.Now is used.
-func NewCallers(all []Organisation, now func() time.Time) (*Callers, error) {
+// NewTable checks every hash. If now is nil, time.Now is used.
+func NewTable(all []Organisation, now func() time.Time) (*Table, error) {
 	if now == nil {
 		now = time.Now
 	}
-	c := &Callers{organisations: make(map[string]*organisation, len(all)), now: now}
+	c := &Table{organisations: make(map[string]*organisation, len(all)), now: now}
 	for _, o := range all {
 		if c.organisations[o.Name] != nil {
 			return nil, fmt.Errorf("organisation %s is there twice", o.Name)
@@ -78,7 +78,7 @@ func NewCallers(all []Organisation, now func() time.Time) (*Callers, error) {
 // Errors are *oci.Error of class Caller: 401 for missing and wrong credentials,
 // alike for an unknown organisation and a wrong token, and 503 for a broken
 // organisation. The challenge that belongs to a 401 is the caller's to add.
-func (c *Callers) Identify(r *http.Request) (Caller, error) {
+func (c *Table) Identify(r *http.Request) (Caller, error) {
 	header := r.Header.Get("Authorization")
 	if header == "" || header == emptyBasic {
 		return Caller{}, unproven("this node asks who is pulling: docker login here with the organisation as user name and one of its tokens as password")
