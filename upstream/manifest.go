@@ -79,31 +79,38 @@ type header struct {
 }
 
 // head asks for the header of a manifest. The zero header, and no error, means
-// that only a GET can tell: HEAD is not allowed, leads to a place that is for
-// GET alone, or has a refusal without the text that would explain it: a 404 that
-// says NAME_UNKNOWN denies the repository, and any other does not.
+// that only a GET can tell: HEAD leads to a place that is for GET alone, or was
+// refused. What refuses a HEAD may answer a GET (registries and what is in front of
+// them answer 401, 405 and 500 to one), and a refusal without its text says little: a
+// 404 that says NAME_UNKNOWN denies the repository, and any other does not.
 func (s *source) head(ctx context.Context, repo, reference string) (header, error) {
 	c := &call{op: opHead, method: http.MethodHead, repo: repo, path: "manifests/" + reference, accept: acceptManifest}
 	a, err := s.do(ctx, c)
 	if err != nil {
+		if s.brokeOff(err) && ctx.Err() == nil {
+			return header{}, nil
+		}
 		return header{}, err
 	}
 	switch {
 	case a.StatusCode == http.StatusOK:
 		return readHeader(a), a.Body.Close()
-	case needsText(a.StatusCode), isRedirect(a.StatusCode):
+	case needsGet(a), a.StatusCode < 400:
 		return header{}, a.Body.Close()
 	}
 	return header{}, s.refused(ctx, a, c)
 }
 
-// needsText says whether an answer with status is not understood without its body.
-func needsText(status int) bool {
-	switch status {
-	case http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest, http.StatusNotAcceptable:
-		return true
-	}
-	return false
+// needsGet says whether an answer to a HEAD that is no success is not understood
+// without that to a GET. A limit is one for both, and who asks for a pause gets it.
+func needsGet(a *answer) bool {
+	return a.StatusCode >= 400 && a.StatusCode != http.StatusTooManyRequests && a.Header.Get("Retry-After") == ""
+}
+
+// brokeOff says whether err is a connection that ended without an answer, where there
+// was one.
+func (s *source) brokeOff(err error) bool {
+	return isReset(err) && !isConnecting(err) && !s.origin.open()
 }
 
 func readHeader(a *answer) header {
@@ -138,7 +145,7 @@ func (s *source) manifest(ctx context.Context, repo, reference string, want oci.
 	}
 	if a.StatusCode != http.StatusOK {
 		err := s.refused(ctx, a, c)
-		if first && needsText(a.StatusCode) {
+		if first && a.StatusCode < 500 && needsGet(a) {
 			_, _ = s.head(ctx, repo, reference) // see above
 		}
 		return fetched{}, err
@@ -150,7 +157,7 @@ func (s *source) manifest(ctx context.Context, repo, reference string, want oci.
 		return fetched{}, err
 	case over:
 		e := who.nonsense("sent a manifest of more than %d MiB, the most that registries have to take", maxSmall>>20)
-		e.Err = nil // it will be as large the next time
+		e.Status, e.Code, e.Err = http.StatusRequestEntityTooLarge, oci.CodeManifestInvalid, nil // it will be as large the next time
 		return fetched{}, e
 	}
 	d, err := s.verified(a, data, want)

@@ -50,7 +50,11 @@ func (t *targetFault) Unwrap() error { return t.err }
 // the Authorization to sub-domains and other ports of the first host; here it
 // goes to the origin alone, and never again once the way has left it.
 func (r *Registry) follow(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, who asker) (*answer, error) {
-	got, err := r.send(ctx, via, req, op, maxRetries)
+	retries := uint64(maxRetries)
+	if op == opHead {
+		retries = headRetries
+	}
+	got, err := r.send(ctx, via, req, op, retries)
 	if err != nil {
 		return nil, err
 	}

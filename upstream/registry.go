@@ -99,9 +99,10 @@ type Registry struct {
 	sender
 	slots chan struct{}
 	// longLists are the lists of unusual length that are in memory.
-	longLists chan struct{}
-	labels    labels
-	log       *slog.Logger
+	longLists  chan struct{}
+	labels     labels
+	settlement *settlement
+	log        *slog.Logger
 	// turning is held while what the breakers are is shown, so that what is shown
 	// last is the latest.
 	turning sync.Mutex
@@ -132,6 +133,7 @@ func New(o Options) (*Registry, error) {
 		log: o.Logger,
 	}
 	r.accounts = newAccounts(&o)
+	r.settlement = newSettlement()
 	if o.Proxy != nil {
 		r.meta, r.blob = literals{r.meta, d}, literals{r.blob, d}
 	}
@@ -235,6 +237,11 @@ func (t *authTransport) whole(ctx context.Context, req *http.Request, who asker)
 		e.Err = fmt.Errorf("%w: %w", errOdd, unquoted(err))
 		return nil, e
 	}
-	got.Body = io.NopCloser(bytes.NewReader(text))
+	if got.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "" && auth.SameOrigin(req.URL, t.r.url) {
+		t.r.settlement.pinged.Store(true)
+	}
+	// Gateways compress what is small although nobody asked them to.
+	got.Body = io.NopCloser(bytes.NewReader(versions(got.Header, text)[0]))
+	got.Header.Del("Content-Encoding")
 	return got.Response, nil
 }

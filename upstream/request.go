@@ -134,7 +134,7 @@ func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who as
 		if a.target == nil {
 			s.accounts.read(cred, a.Header)
 		}
-		if !s.learn(a, req, c) || again {
+		if !s.learn(ctx, a, req, c) || again {
 			return a, nil
 		}
 		discard(a.Response)
@@ -165,15 +165,18 @@ func (s *source) renew(ctx context.Context, cred **auth.Credential, repo string)
 
 // learn tells the Authority how its credential was received, and returns
 // whether another try can help. Redirect targets are not asked for their view.
-func (s *source) learn(a *answer, req *http.Request, c *call) (again bool) {
+func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *call) (again bool) {
 	switch {
 	case a.target != nil, auth.Unexplained(a.StatusCode, a.Header):
 	case a.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "":
 		return s.authority.Challenged(a.Header)
+	case a.StatusCode == http.StatusUnauthorized && a.basic && s.stillTaken(ctx, a.cred, c):
+		a.basic = false // it is about the repository
 	case a.StatusCode == http.StatusUnauthorized:
 		return s.authority.Rejected(req, a.cred, c.repo)
 	case a.basic && a.StatusCode < 300:
 		s.authority.Accepted(a.cred)
+		s.settlement.took(a.cred, c)
 	}
 	if a.target == nil && a.StatusCode < 300 {
 		s.accounts.taken(a.cred, c.op)
@@ -261,6 +264,7 @@ func (s *source) refused(ctx context.Context, a *answer, c *call) error {
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
+	text = versions(a.Header, text)[0]
 	if a.target != nil {
 		return s.targetRefused(a, c, text)
 	}

@@ -18,6 +18,7 @@ import (
 
 const (
 	maxRetries    = 3                      // of a request to the registry
+	headRetries   = 1                      // of a HEAD: a GET follows
 	targetRetries = 1                      // of a redirect target: the registry may name a better one
 	firstWait     = 250 * time.Millisecond // doubled each time, plus or minus half of it
 	// A registry that asks for a longer pause than this gets it: the caller is
@@ -205,7 +206,7 @@ func (a *attempt) limitText() string {
 		text = nil // it only explains
 	}
 	a.Body = io.NopCloser(bytes.NewReader(text))
-	return string(text)
+	return string(versions(a.Header, text)[0])
 }
 
 // judge decides by the status whether another try may help.

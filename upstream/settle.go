@@ -1,0 +1,150 @@
+package upstream
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"berth/auth"
+)
+
+const (
+	// keptPlaces bounds for how many credentials it is remembered where they were
+	// taken. One that is forgotten is asked about at /v2/.
+	keptPlaces = 1024
+	// settledFor is how long what was found out about a credential stands, so that
+	// twenty 401 at once are not twenty more requests.
+	settledFor = 5 * time.Second
+)
+
+// place is a request that the registry has answered with a success to a credential as
+// it is.
+type place struct {
+	method, repo, path, query, accept, rng string
+}
+
+func (c *call) place() place {
+	p := place{c.method, c.repo, c.path, c.query, c.accept, c.rng}
+	if c.op == opBlob {
+		p.rng = "bytes=0-0" // all of it would be a download
+	}
+	return p
+}
+
+func (p place) call() *call {
+	return &call{op: opProbe, method: p.method, repo: p.repo, path: p.path, query: p.query, accept: p.accept, rng: p.rng}
+}
+
+// settlement finds out what a 401 to Basic is about. Nexus answers it for a
+// repository that an account may not read, and ECR for lists, as well as for an
+// account that is no good (hashicorp/terraform#35370); held against the account, one
+// repository would stop all others.
+type settlement struct {
+	// pinged: /v2/ has answered 401 to whoever had no credential, so that a success
+	// there says something about one.
+	pinged atomic.Bool
+
+	mu     sync.Mutex
+	taken  *lru.LRU[string, place]   // by fingerprint
+	result *lru.LRU[string, settled] // likewise
+
+	turn chan struct{} // held by the one who finds out
+}
+
+type settled struct {
+	good bool
+	at   time.Time
+}
+
+func newSettlement() *settlement {
+	taken, err := lru.NewLRU[string, place](keptPlaces, nil)
+	if err != nil {
+		panic(err) // only for a size of nothing
+	}
+	result, err := lru.NewLRU[string, settled](keptPlaces, nil)
+	if err != nil {
+		panic(err) // likewise
+	}
+	return &settlement{taken: taken, result: result, turn: make(chan struct{}, 1)}
+}
+
+// took notes that the registry answered c with a success to cred as it is.
+func (t *settlement) took(cred *auth.Credential, c *call) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.taken.Add(cred.Fingerprint, c.place())
+}
+
+// known is what was found out a moment ago.
+func (t *settlement) known(fingerprint string, now time.Time) (good, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.result.Get(fingerprint)
+	return r.good, ok && now.Sub(r.at) < settledFor
+}
+
+func (t *settlement) found(fingerprint string, good bool, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.result.Add(fingerprint, settled{good, now})
+	if !good {
+		t.taken.Remove(fingerprint)
+	}
+}
+
+// where is the request that finds out about a 401 to c: what was answered last to the
+// same credential in another repository, or /v2/ where that asks for one; nil: there is
+// none.
+func (t *settlement) where(fingerprint string, c *call) *call {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, ok := t.taken.Get(fingerprint)
+	switch {
+	case ok && p.repo != c.repo:
+		return p.call()
+	case t.pinged.Load():
+		return &call{op: opProbe, method: http.MethodGet, accept: "*/*"}
+	case ok && p.path != c.path: // the right to the whole repository may be gone
+		return p.call()
+	}
+	return nil
+}
+
+// stillTaken says whether the registry takes cred, with which it has just answered
+// 401 to c, where it has taken it before. Then it is about what c asked for. Without
+// such a place it is about the credential.
+func (s *source) stillTaken(ctx context.Context, cred *auth.Credential, c *call) bool {
+	t := s.settlement
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-ctx.Done():
+		return true // nothing was found out
+	}
+	if good, known := t.known(cred.Fingerprint, s.now()); known {
+		return good
+	}
+	where := t.where(cred.Fingerprint, c)
+	if where == nil {
+		return c.method == http.MethodHead // the GET after it tells
+	}
+	req := where.request(s.Registry)
+	if where.path == "" {
+		req.URL.Path = "/v2/"
+	}
+	if err := s.authority.Authorize(ctx, req, cred, where.repo); err != nil {
+		return false // it cools down already
+	}
+	got, err := s.send(ctx, s.meta, req, opProbe, 0)
+	if err != nil {
+		return true // nothing was found out
+	}
+	_ = got.Body.Close() // the status is what counts
+	good := got.StatusCode != http.StatusUnauthorized
+	t.found(cred.Fingerprint, good, s.now())
+	return good
+}
