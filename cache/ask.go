@@ -97,10 +97,10 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 	seen := s.facts.Member(s.memberKey(o)) != facts.None
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
 		// A registry that hides what one may not see answers 404 too. One that has
-		// shown the view the repository says that the object is gone.
+		// shown the view the repository may be saying that the object is gone.
 		key := s.accessKey(view, o.Repo, o.Digest)
 		if access, _ := s.facts.Access(key); access != facts.None {
-			s.facts.Gone(s.memberKey(o))
+			s.facts.Missed(s.memberKey(o))
 		}
 		s.deny(key, class)
 	}

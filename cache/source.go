@@ -57,7 +57,8 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 }
 
 // List passes through: lists are not content-addressed, and change. One proves
-// nothing, but that a registry refuses one says as much as any other refusal.
+// nothing. That a registry refuses one is about lists: some refuse them to all who may
+// pull, and what the shared view had proven would end for everybody in it.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
 	page, err := s.list(ctx, req)
 	without := s.without(req.Repo)
@@ -71,12 +72,8 @@ func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, erro
 }
 
 func (s *source) list(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	view := s.View(req.Repo)
-	page, err := s.as(view).List(ctx, req)
+	page, err := s.as(s.View(req.Repo)).List(ctx, req)
 	if err != nil {
-		if oci.Refuses(err) || oci.AsError(err).Code == oci.CodeNameUnknown {
-			s.deny(s.accessKey(view, req.Repo, ""), oci.ClassOf(err))
-		}
 		return nil, err
 	}
 	page.Outcome.Result = oci.Pass

@@ -133,12 +133,6 @@ func AsError(err error) *Error {
 	return &Error{Class: UpstreamError, Message: "the request failed inside the proxy; its log has the cause", Err: err}
 }
 
-// Refuses says that err is a registry's no to whoever asked: what it had proven
-// about the repository is void. Nil refuses nothing.
-func Refuses(err error) bool {
-	return err != nil && !AsError(err).NotUnderstood && ClassOf(err).Refuses()
-}
-
 // Indeterminate says that err tells nothing about rights or existence.
 func Indeterminate(err error) bool {
 	return err != nil && (AsError(err).NotUnderstood || ClassOf(err).Indeterminate())

@@ -238,7 +238,11 @@ func (f *Facts) Member(m Member) Age {
 		return None
 	}
 	// A restored membership may be fresh: it says nothing about anyone's rights.
-	return f.age(w.at, f.o.MemberTTL, false)
+	age := f.age(w.at, f.o.MemberTTL, false)
+	if !w.doubted.IsZero() {
+		return min(age, Grace)
+	}
+	return age
 }
 
 // Tag gives what k meant and what that is worth. The caller checks access.
@@ -280,16 +284,22 @@ func elapsed(now, then time.Time) time.Duration {
 func (f *Facts) Prove(a Access, m Member, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := word{at: asked}
 	if old := f.accessLocked(a); f.news(old, asked) && f.outlives(a.View.Organisation, asked) {
-		proof := word{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
-		f.access.Add(a, proof)
-		f.later(accessBucket, a.key(), proof.encode())
+		w := word{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
+		f.access.Add(a, w)
+		f.later(accessBucket, a.key(), w.encode())
 	}
-	if f.news(f.memberLocked(m), asked) {
-		f.members.Add(m, w)
-		f.later(memberBucket, m.key(), w.encode())
+	f.member(m, f.memberLocked(m), asked)
+}
+
+// member records that m was there when asked was. Caller holds mu.
+func (f *Facts) member(m Member, old word, asked time.Time) {
+	if !f.news(old, asked) {
+		return
 	}
+	w := word{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
+	f.members.Add(m, w)
+	f.later(memberBucket, m.key(), w.encode())
 }
 
 // Renew records that m was still there when asked was, and says whether it had
@@ -301,23 +311,25 @@ func (f *Facts) Renew(m Member, asked time.Time) bool {
 	if !old.proven() {
 		return false
 	}
-	if w := (word{at: asked}); f.news(old, asked) {
-		f.members.Add(m, w)
-		f.later(memberBucket, m.key(), w.encode())
-	}
+	f.member(m, old, asked)
 	return true
 }
 
-// Gone records that m is not there now, as the origin has said.
-func (f *Facts) Gone(m Member) {
+// Missed records that the origin has told somebody to whom it had shown the
+// repository that m is not there. He may have lost his right, which registries hide
+// behind the same answer: so m stays a member as far as grace goes, and the next who
+// wants it asks. A proof that was asked for later ends that.
+func (f *Facts) Missed(m Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.memberLocked(m).proven() {
+	w := f.memberLocked(m)
+	if !w.proven() {
 		return
 	}
-	f.members.Add(m, word{at: f.o.Now(), denied: true}) // a proof that was asked for before does not count
+	w.doubted = f.o.Now()
+	f.members.Add(m, w)
 	if f.disk != nil {
-		f.disk.surely(memberBucket, m.key(), nil)
+		f.disk.surely(memberBucket, m.key(), w.encode())
 	}
 }
 

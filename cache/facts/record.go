@@ -16,8 +16,8 @@ type word struct {
 	// credential: what was denied is the credential. Of the repository it says
 	// nothing, but that nothing is proven any more.
 	credential bool
-	// doubted is when the last answer came that was neither yes nor no, if one came
-	// after the proof.
+	// doubted is when the last answer came, after the proof, that puts it in doubt: of
+	// access one that was neither yes nor no, of a membership somebody's 404.
 	doubted time.Time
 	// kept: the file has a denial, or will have one at once.
 	kept bool
