@@ -56,10 +56,10 @@ type Options struct {
 // Cache is one cache folder and what is known about its content. It is safe for
 // concurrent use.
 type Cache struct {
-	o     Options
-	store *folder
-	facts *facts.Facts
-	hot   *hot
+	o      Options
+	folder *folder
+	facts  *facts.Facts
+	hot    *hot
 	// factsFile is what the facts are kept in; nil: in memory only.
 	factsFile os.FileInfo
 
@@ -101,22 +101,22 @@ func New(o Options) (*Cache, error) {
 		o.HotBytes = 16 << 20
 	}
 	c := &Cache{o: o, descs: newDescs()}
-	c.store = &folder{dir: o.Dir, log: o.Log, reopened: c.dropOldFacts, open: func() (*store.Store, error) {
+	c.folder = &folder{dir: o.Dir, none: store.None(), log: o.Log, reopened: c.dropOldFacts, open: func() (*store.Store, error) {
 		return store.Open(o.Dir, store.Options{
 			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
 		})
 	}}
-	if err := c.store.begin(); err != nil {
+	if err := c.folder.begin(); err != nil {
 		return nil, err
 	}
 	if err := c.openFacts(); err != nil {
-		_ = c.store.close() // the first error counts
+		_ = c.folder.close() // the first error counts
 		return nil, err
 	}
 	c.hot = newHot(o.HotBytes)
-	c.trouble = newTrouble(&c.o, c.store)
+	c.trouble = newTrouble(&c.o, c.folder)
 	c.downloads = download.NewTable(download.Options{
-		Store: c.store, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,
+		Store: c.folder.there, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,
 		Admit: o.Turn, Report: c.trouble, Log: o.Log,
 	})
 	c.manifests = newManifestGets()
@@ -151,7 +151,7 @@ func (c *Cache) openFacts() (err error) {
 	fo := facts.Options{
 		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
 	}
-	if c.store.trouble() == nil { // else that was said
+	if c.folder.trouble() == nil { // else that was said
 		if c.facts, err = facts.Open(factsPath(o), fo); err == nil {
 			c.factsFile, _ = os.Stat(factsPath(o)) // if it went at once there is none to be known again
 			return nil
@@ -173,7 +173,7 @@ func (c *Cache) Close() error {
 	c.writes.Wait()
 	c.wg.Wait()
 	err := c.facts.Close()
-	if serr := c.store.close(); err == nil {
+	if serr := c.folder.close(); err == nil {
 		err = serr
 	}
 	if err != nil {

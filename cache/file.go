@@ -27,7 +27,7 @@ func (s *source) cached(o oci.Object) (*oci.Content, error) {
 		s.tell(o, e)
 		return e.content(o), nil
 	}
-	file, size, err := s.c.store.OpenBlob(s.origin, o.Digest)
+	file, size, err := s.c.folder.store().OpenBlob(s.origin, o.Digest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -63,7 +63,7 @@ func (s *source) warm(o oci.Object, file *os.File, size int64) (*oci.Content, er
 		err = store.ErrMismatch
 	}
 	if err != nil {
-		s.c.store.Quarantine(s.origin, o.Digest, file, err)
+		s.c.folder.store().Quarantine(s.origin, o.Digest, file, err)
 		return nil, nil
 	}
 	return s.keepHot(o, data)
@@ -117,7 +117,7 @@ func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
 		_ = c.Body.Close() // memory: manifests always are
 		return &c.Descriptor, nil
 	}
-	size, _, err := s.c.store.Stat(s.origin, o.Digest)
+	size, _, err := s.c.folder.store().Stat(s.origin, o.Digest)
 	if err != nil {
 		return nil, onlyExhausted(err)
 	}

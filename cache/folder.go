@@ -2,15 +2,12 @@ package cache
 
 import (
 	"errors"
-	"io/fs"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"berth/cache/store"
-	"berth/oci"
 )
 
 // lookEvery is how often the folder is looked at: whether it is still there, and
@@ -28,7 +25,8 @@ type folder struct {
 	reopened func()
 	log      *slog.Logger
 
-	now atomic.Pointer[store.Store] // nil: the folder cannot be used
+	now  atomic.Pointer[store.Store] // nil: the folder cannot be used
+	none *store.Store
 
 	mu     sync.Mutex // held while the folder is opened or left
 	place  store.Place
@@ -38,9 +36,6 @@ type folder struct {
 	evicted int64
 	failed  map[store.Op]int64
 }
-
-// errNotThere is of a blob that is not kept since nothing is.
-var errNotThere = &fs.PathError{Op: "open", Path: "the cache folder", Err: fs.ErrNotExist}
 
 // errUnmounted says what is wrong, and what to do.
 var errUnmounted = errors.New("its filesystem was unmounted: mount it again, or restart berth to use what is there now")
@@ -75,29 +70,34 @@ func (f *folder) reopen() error {
 	return nil
 }
 
+// store is the one whose folder was opened last; store.None if it cannot be used.
+func (f *folder) store() *store.Store {
+	if s := f.now.Load(); s != nil {
+		return s
+	}
+	return f.none
+}
+
 // there is the store, if its folder still is what was opened. One that is not is
 // left at once, before anything is written below a mount point.
-func (f *folder) there() (*store.Store, error) {
+func (f *folder) there() *store.Store {
 	s := f.now.Load()
 	if s != nil && !s.Gone() {
-		return s, nil
+		return s
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now := f.now.Load(); now != s || s == nil || f.closed { // it was looked after, or is not to be
-		if now == nil {
-			return nil, f.why
-		}
-		return now, nil
+	if s == nil || f.now.Load() != s || f.closed { // it was looked after, or is not to be
+		return f.store()
 	}
 	f.leave(s)
 	if err := f.reopen(); err != nil {
 		f.log.Error("the cache folder is not where it was: pulls go past the disk until it is back", "dir", f.dir, "err", err)
-		return nil, err
+		return f.none
 	}
 	f.reopened()
 	f.log.Warn("the cache folder was emptied or replaced; what is there now is used", "dir", f.dir)
-	return f.now.Load(), nil
+	return f.store()
 }
 
 // isGone says that there is nothing to fail: whatever went wrong is due to that.
@@ -106,9 +106,9 @@ func (f *folder) isGone() bool {
 	return s == nil || s.Gone()
 }
 
-// look is there, and tries again what could not be used.
+// look leaves a folder that is gone, and tries again one that could not be used.
 func (f *folder) look() {
-	if s, _ := f.there(); s != nil {
+	if f.there() != f.none {
 		return
 	}
 	f.mu.Lock()
@@ -164,106 +164,13 @@ func (f *folder) unusable() bool { return f.now.Load() == nil && f.trouble() != 
 func (f *folder) counted() (u store.Usage, limit int64, failed map[store.Op]int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	failed = map[store.Op]int64{}
-	if s := f.now.Load(); s != nil {
-		u, limit = s.Usage(), s.Limit()
-		failed = s.Failures()
-	}
+	s := f.store()
+	u, failed = s.Usage(), map[store.Op]int64{}
 	u.Evicted += f.evicted
-	for op, n := range f.failed {
-		failed[op] += n
+	for _, counts := range []map[store.Op]int64{f.failed, s.Failures()} {
+		for op, n := range counts {
+			failed[op] += n
+		}
 	}
-	return u, limit, failed
-}
-
-// The rest is what store.Store has, and of nothing where there is none.
-
-func (f *folder) Limit() int64 {
-	if s := f.now.Load(); s != nil {
-		return s.Limit()
-	}
-	return 0
-}
-
-func (f *folder) size() int64 {
-	if s := f.now.Load(); s != nil {
-		return s.Usage().Bytes
-	}
-	return 0
-}
-
-func (f *folder) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
-	if s := f.now.Load(); s != nil {
-		return s.OpenBlob(origin, d)
-	}
-	return nil, 0, errNotThere
-}
-
-func (f *folder) Stat(origin string, d oci.Digest) (size int64, used time.Time, err error) {
-	if s := f.now.Load(); s != nil {
-		return s.Stat(origin, d)
-	}
-	return 0, time.Time{}, errNotThere
-}
-
-func (f *folder) Use(origin string, d oci.Digest) {
-	if s := f.now.Load(); s != nil {
-		s.Use(origin, d)
-	}
-}
-
-func (f *folder) Verified(origin string, d oci.Digest, size int64) bool {
-	s := f.now.Load()
-	return s != nil && s.Verified(origin, d, size)
-}
-
-func (f *folder) Check(origin string, d oci.Digest, file *os.File, size int64) *store.Check {
-	if s := f.now.Load(); s != nil {
-		return s.Check(origin, d, file, size)
-	}
-	return store.Unchecked(store.ErrGone)
-}
-
-func (f *folder) Quarantine(origin string, d oci.Digest, file *os.File, why error) {
-	if s := f.now.Load(); s != nil {
-		s.Quarantine(origin, d, file, why)
-	}
-}
-
-func (f *folder) Look(origin string, d oci.Digest, limit int64) ([]byte, error) {
-	if s := f.now.Load(); s != nil {
-		return s.Look(origin, d, limit)
-	}
-	return nil, errNotThere
-}
-
-func (f *folder) PartialSize(origin string, d oci.Digest) (size int64, ok bool) {
-	if s, _ := f.there(); s != nil {
-		return s.PartialSize(origin, d)
-	}
-	return 0, false
-}
-
-func (f *folder) Resume(origin string, d oci.Digest) (*store.Blocks, bool) {
-	if s, _ := f.there(); s != nil {
-		return s.Resume(origin, d)
-	}
-	return nil, false
-}
-
-func (f *folder) NewBlocks(origin string, d oci.Digest, size int64) (*store.Blocks, error) {
-	s, err := f.there()
-	if err != nil {
-		return nil, err
-	}
-	return s.NewBlocks(origin, d, size)
-}
-
-// Put keeps an object that is whole.
-func (f *folder) Put(origin string, d oci.Digest, data []byte) error {
-	s, err := f.there()
-	if err != nil {
-		return err
-	}
-	return s.Put(origin, d, data)
+	return u, s.Limit(), failed
 }

@@ -37,7 +37,7 @@ const tellEvery = time.Hour
 func (s *source) tell(o oci.Object, e hotEntry) {
 	now, last := s.c.o.Now().UnixNano(), e.told.Load()
 	if time.Duration(now-last) >= tellEvery && e.told.CompareAndSwap(last, now) {
-		s.c.store.Use(s.origin, o.Digest)
+		s.c.folder.store().Use(s.origin, o.Digest)
 	}
 }
 

@@ -90,7 +90,7 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 		known[d] = true
 	}
 	for _, d := range s.manifests {
-		text, err := c.store.Look(p.origin, d, maxManifest)
+		text, err := c.folder.store().Look(p.origin, d, maxManifest)
 		if err != nil {
 			continue // it is not here any more
 		}
@@ -125,7 +125,7 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 
 // measure adds up what of the image is here.
 func (i *Image) measure(c *Cache, origin string, doc *oci.Document) {
-	size, used, _ := c.store.Stat(origin, i.Digest)
+	size, used, _ := c.folder.store().Stat(origin, i.Digest)
 	i.Size, i.Of, i.LastUse = size, size, used
 	for _, d := range doc.Blobs() {
 		i.Of += max(d.Size, 0)
@@ -133,7 +133,7 @@ func (i *Image) measure(c *Cache, origin string, doc *oci.Document) {
 		if err != nil {
 			continue
 		}
-		if size, used, err := c.store.Stat(origin, checked); err == nil {
+		if size, used, err := c.folder.store().Stat(origin, checked); err == nil {
 			i.Size += size
 			if used.After(i.LastUse) {
 				i.LastUse = used

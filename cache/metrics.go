@@ -37,7 +37,7 @@ type Numbers struct {
 
 // Numbers says how the cache is doing now.
 func (c *Cache) Numbers() Numbers {
-	u, limit, failed := c.store.counted()
+	u, limit, failed := c.folder.counted()
 	past := c.trouble.past()
 	n := Numbers{
 		Bytes: u.Bytes, Limit: limit, Blobs: u.Blobs, Evicted: u.Evicted, Foreign: u.Foreign, Past: past,
@@ -54,7 +54,8 @@ func (c *Cache) Numbers() Numbers {
 // Size is how many bytes the folder holds or has promised to what is being
 // fetched, and how many it may; 0: the disk's own limit only.
 func (c *Cache) Size() (bytes, limit int64) {
-	return c.store.size(), c.store.Limit()
+	s := c.folder.store()
+	return s.Usage().Bytes, s.Limit()
 }
 
 // counts is what nobody else counts.

@@ -35,9 +35,6 @@ const (
 	PastUnusable PastReason = "unusable"
 	// PastFailed: the disk failed, most of all in writing.
 	PastFailed PastReason = "failed"
-	// PastShare: it is more than downloads from an organisation's own registry
-	// may take.
-	PastShare PastReason = "share"
 )
 
 // Past is why pulls go past the disk.
@@ -125,9 +122,6 @@ func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
 		t.diskFailed(err)
 	}
 }
-
-// NoShare notes that a blob is more than its registry's organisation may have.
-func (t *trouble) NoShare(_ download.Key, size int64) { t.noRoom(PastShare, size) }
 
 // Reserved notes that there was room for this many bytes.
 func (t *trouble) Reserved(_ download.Key, size int64) { t.hadRoom(size) }
@@ -267,8 +261,8 @@ func (c *Cache) keepLooking() {
 }
 
 func (c *Cache) look() {
-	c.store.look()
-	if s := c.store.now.Load(); s != nil && c.trouble.mayProbe() && s.Probe() == nil {
+	c.folder.look()
+	if c.trouble.mayProbe() && c.folder.store().Probe() == nil {
 		c.trouble.diskWorks()
 	}
 }

@@ -94,8 +94,13 @@ func (t *Table) Join(ctx context.Context, r Request) (*oci.Content, error) {
 			return nil, ErrRetry
 		}
 	}
-	content, err := d.open(ctx, rq, r.Range, slot)
+	rd, ok := d.enter(rq, r.Range, slot)
+	if !ok {
+		return nil, ErrRetry
+	}
+	content, err := d.awaitContent(ctx, rd)
 	if err != nil {
+		rd.leave()
 		return nil, err
 	}
 	content.Result, content.Warning = oci.Join, cmp.Or(admitted.Warning, rq.want.Asker.Warning())
@@ -120,7 +125,7 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	}
 	// A download may have published between the caller's look at the disk and
 	// this one.
-	if _, _, err := t.o.Store.Stat(r.Key.Origin, r.Key.Digest); err == nil {
+	if _, _, err := t.o.Store().Stat(r.Key.Origin, r.Key.Digest); err == nil {
 		return nil, nil, false, ErrRetry
 	}
 	rq = newRequester(r)
@@ -134,35 +139,25 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	return d, rq, true, nil
 }
 
-// open attaches a reader and waits until it may read, or has an answer.
-func (d *Download) open(ctx context.Context, rq *requester, want oci.Range, slot *slot) (*oci.Content, error) {
-	rd, ok := d.enter(rq, want, slot)
-	if !ok {
-		return nil, ErrRetry
-	}
-	content, err := d.awaitContent(ctx, rd)
-	if err != nil {
-		rd.leave()
-		return nil, err
-	}
-	return content, nil
-}
-
 // awaitContent waits until the reader may have bytes, or gets its answer.
 func (d *Download) awaitContent(ctx context.Context, rd *Reader) (*oci.Content, error) {
+	rq := rd.requester
 	for {
-		now := d.look(rd.requester)
+		d.mu.Lock()
+		state, failed, changed := d.shown, d.err, d.changed
+		rejected, told, proven := rq.rejected, rq.told, rq.want.Asker.Proven()
+		d.mu.Unlock()
 		switch {
-		case now.rejected != nil && now.told:
-			return nil, now.rejected
-		case now.state == Failed || now.state == Parked:
-			return nil, rd.requester.errorFor(now.err)
-		case now.rejected != nil:
+		case rejected != nil && told:
+			return nil, rejected
+		case state == Failed || state == Parked:
+			return nil, rq.errorFor(failed)
+		case rejected != nil:
 			// It gets no byte, and its answer when the download has ended or goes on
 			// without it.
-		case now.state.readable():
+		case state.readable():
 			content, err := (*oci.Content)(nil), ErrRetry
-			if now.proven { // else nobody asked as this principal: its readers have to be admitted
+			if proven { // else nobody asked as this principal: its readers have to be admitted
 				content, err = rd.content(ctx)
 			}
 			if errors.Is(err, ErrRetry) {
@@ -171,30 +166,11 @@ func (d *Download) awaitContent(ctx context.Context, rd *Reader) (*oci.Content, 
 			return content, err
 		}
 		select {
-		case <-now.changed:
-		case <-rd.requester.refused:
+		case <-changed:
+		case <-rq.refused:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-	}
-}
-
-// view is what a waiting reader sees of its download at one moment.
-type view struct {
-	state    State
-	err      error
-	changed  <-chan struct{}
-	rejected error
-	told     bool // it may know that it was rejected
-	proven   bool
-}
-
-func (d *Download) look(rq *requester) view {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return view{
-		state: d.shown, err: d.err, changed: d.changed,
-		rejected: rq.rejected, told: rq.told, proven: rq.want.Asker.Proven(),
 	}
 }
 
@@ -236,7 +212,7 @@ func (d *Download) enter(rq *requester, want oci.Range, slot *slot) (*Reader, bo
 	}
 	d.mu.Unlock()
 	if starts && d.move(Fetching, nil) {
-		d.table.slots.announce(d.key)
+		d.table.announce(d.key)
 		d.table.wg.Go(d.run)
 	}
 	d.nudge()

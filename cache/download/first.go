@@ -2,7 +2,6 @@ package download
 
 import (
 	"context"
-	"fmt"
 
 	"berth/cache/store"
 	"berth/oci"
@@ -44,11 +43,12 @@ func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, e
 // has answered a requester. What is beyond an owner's share stays where it is: the
 // first answer then goes past the cache.
 func (d *Download) resume() {
-	size, ok := d.table.o.Store.PartialSize(d.key.Origin, d.key.Digest)
+	blobs := d.table.o.Store()
+	size, ok := blobs.PartialSize(d.key.Origin, d.key.Digest)
 	if !ok || !d.reserveShare(size) {
 		return
 	}
-	if blocks, ok := d.table.o.Store.Resume(d.key.Origin, d.key.Digest); ok {
+	if blocks, ok := blobs.Resume(d.key.Origin, d.key.Digest); ok {
 		d.setBlocks(blocks)
 	}
 }
@@ -99,17 +99,13 @@ func (d *Download) makeBlocks(content *oci.Content) error {
 	var blocks *store.Blocks
 	var err error
 	if d.reserveShare(content.Size) {
-		blocks, err = d.table.o.Store.NewBlocks(d.key.Origin, d.key.Digest, content.Size)
-		if err != nil {
-			err = d.failedDisk(content.Size, err)
-		}
+		blocks, err = d.table.o.Store().NewBlocks(d.key.Origin, d.key.Digest, content.Size)
 	} else {
-		d.table.o.Report.NoShare(d.key, content.Size)
-		err = fmt.Errorf("%w: %d bytes from an organisation's own registry", store.ErrDisk, content.Size)
+		err = &store.NoRoom{Bytes: content.Size, Lack: store.LackShare}
 	}
 	if err != nil {
 		closeContent(content)
-		return err
+		return d.failedDisk(content.Size, err)
 	}
 	d.table.o.Report.Reserved(d.key, content.Size)
 	d.setBlocks(blocks)

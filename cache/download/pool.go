@@ -15,10 +15,8 @@ const largeBlob = 32 << 20
 // pool is the workers of a download besides its primary one, which is the
 // goroutine of run. It is guarded by the download's lock.
 type pool struct {
-	// ctx is what extra workers run under; nil: none may be added. cancel ends all
-	// workers, with the reason.
-	ctx    context.Context
-	cancel context.CancelCauseFunc
+	// life is what extra workers run under; nil: none may be added.
+	life   *lifetime
 	extras int
 	// single: the registry ignores ranges, so more workers would each get everything.
 	single bool
@@ -27,27 +25,27 @@ type pool struct {
 	running    sync.WaitGroup
 }
 
+// lifetime is a context, and its end for all workers, with the reason.
+type lifetime struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
 // startPool lets workers be added while ctx lasts.
 func (d *Download) startPool(ctx context.Context, cancel context.CancelCauseFunc) {
-	d.table.connections.addPrimary(d.key.Origin, 1)
+	d.table.connections.add(d.key.Origin, 1, 0)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.pool.open(ctx, cancel)
+	d.pool.life = &lifetime{ctx, cancel}
 }
-
-func (p *pool) open(ctx context.Context, cancel context.CancelCauseFunc) {
-	p.ctx, p.cancel = ctx, cancel
-}
-
-func (p *pool) close() { p.ctx = nil }
 
 // stopPool waits for the extra workers. Their ctx has ended.
 func (d *Download) stopPool() {
 	d.mu.Lock()
-	d.pool.close()
+	d.pool.life = nil
 	d.mu.Unlock()
 	d.pool.running.Wait()
-	d.table.connections.addPrimary(d.key.Origin, -1)
+	d.table.connections.add(d.key.Origin, -1, 0)
 }
 
 func (d *Download) singleStream() {
@@ -69,15 +67,14 @@ func (d *Download) addWorker() {
 // addWorkerUpTo starts another worker unless there are most extra ones. Caller
 // holds the lock.
 func (d *Download) addWorkerUpTo(most int) {
-	ctx := d.pool.ctx
-	if ctx == nil || ctx.Err() != nil || d.pool.single || d.pool.extras >= most || !d.table.connections.takeExtra(d.key.Origin) {
+	life := d.pool.life
+	if life == nil || life.ctx.Err() != nil || d.pool.single || d.pool.extras >= most || !d.table.connections.takeExtra(d.key.Origin) {
 		return
 	}
 	d.pool.extras++
-	cancel := d.pool.cancel
 	d.pool.running.Go(func() {
-		d.runExtra(ctx, cancel)
-		d.table.connections.giveExtra(d.key.Origin)
+		d.runExtra(life.ctx, life.cancel)
+		d.table.connections.add(d.key.Origin, 0, -1)
 		d.mu.Lock()
 		d.pool.extras--
 		d.mu.Unlock()
@@ -91,7 +88,7 @@ func (d *Download) addWorkerUpTo(most int) {
 // worker to finish its run exits: a run takes seconds, and the reader of a footer
 // wants a few bytes. Caller holds the lock.
 func (d *Download) prioritise(rd *Reader) {
-	if d.pool.ctx == nil || d.blocks == nil || d.pool.primaryEnd == 0 {
+	if d.pool.life == nil || d.blocks == nil || d.pool.primaryEnd == 0 {
 		return
 	}
 	run, ok := rd.claimAtPosition(d.blocks, d.runLimit())
@@ -164,52 +161,43 @@ type connections struct {
 	limit int
 
 	mu sync.Mutex
-	at map[string]*workers
+	at map[string]workers
 }
 
 // workers at one origin.
 type workers struct{ primary, extra int }
 
-func newConnections(limit int) connections {
-	return connections{limit: limit, at: map[string]*workers{}}
-}
-
-// change applies do to the workers at origin, and forgets origins without any.
-func (c *connections) change(origin string, do func(*workers)) {
+// add counts workers, or fewer.
+func (c *connections) add(origin string, primary, extra int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := c.at[origin]
-	if w == nil {
-		w = &workers{}
-		c.at[origin] = w
-	}
-	if do(w); *w == (workers{}) {
+	w.primary += primary
+	w.extra += extra
+	if c.at[origin] = w; w == (workers{}) {
 		delete(c.at, origin)
 	}
 }
 
-func (c *connections) addPrimary(origin string, n int) {
-	c.change(origin, func(w *workers) { w.primary += n })
-}
-
 // takeExtra takes a connection for an extra worker, if one is left.
-func (c *connections) takeExtra(origin string) (ok bool) {
-	c.change(origin, func(w *workers) {
-		if ok = w.primary+w.extra < c.limit; ok {
-			w.extra++
-		}
-	})
-	return ok
-}
-
-func (c *connections) giveExtra(origin string) {
-	c.change(origin, func(w *workers) { w.extra-- })
+func (c *connections) takeExtra(origin string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.at[origin]
+	if w.primary+w.extra >= c.limit {
+		return false
+	}
+	w.extra++
+	c.at[origin] = w
+	return true
 }
 
 // extraMayStay reports whether no primary worker lacks a connection.
-func (c *connections) extraMayStay(origin string) (ok bool) {
-	c.change(origin, func(w *workers) { ok = w.primary+w.extra <= c.limit })
-	return ok
+func (c *connections) extraMayStay(origin string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.at[origin]
+	return w.primary+w.extra <= c.limit
 }
 
 // pace tells whether a worker's connection is what holds the download up: the

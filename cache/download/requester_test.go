@@ -28,7 +28,7 @@ func (provenAsker) Bypass(context.Context, Rest, error) (io.ReadCloser, error) {
 // what is there, also before it may know.
 func TestRequester_RejectedWhileItsReaderComes(t *testing.T) {
 	s := newStore(t)
-	table := NewTable(Options{Store: s})
+	table := NewTable(Options{Store: s, Report: nobody{}})
 	defer table.Close()
 	m := newModel(t, table, 1)
 	for _, to := range []State{Fetching, Open} {

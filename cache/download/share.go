@@ -19,8 +19,11 @@ func (d *Download) giveBackShare() { d.reserveShare(0) }
 // promise makes size what d has of its owner's share; 0 gives it back. It says
 // false where that is beyond the share. Caller holds mu.
 func (t *Table) promise(d *Download, size int64) bool {
-	limit := t.o.Store.Limit()
-	if d.owner == "" || limit <= 0 && size > 0 {
+	if d.owner == "" {
+		return true
+	}
+	limit := t.o.Store().Limit()
+	if limit <= 0 && size > 0 {
 		return true
 	}
 	others := t.shares[d.owner] - d.promised

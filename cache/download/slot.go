@@ -3,8 +3,6 @@ package download
 import (
 	"context"
 	"errors"
-	"slices"
-	"sync"
 )
 
 // slot is an organisation's admission to make one more download run. It belongs
@@ -15,12 +13,11 @@ type slot struct{ release func() }
 // errRunning ends the waiting for a slot: somebody else's download can be joined.
 var errRunning = errors.New("the download has begun")
 
-// slots is the wait list for slots, by what the waiting requests want: when one
-// of them, or a request of another organisation, starts the download, the others
-// need none any more.
-type slots struct {
-	mu      sync.Mutex
-	waiting map[Key][]*context.CancelCauseFunc
+// waiter is a request that waits for a slot. When another one starts the download
+// it wants, it needs none any more.
+type waiter struct {
+	key    Key
+	cancel context.CancelCauseFunc
 }
 
 // acquire waits for a slot where the blob has to be fetched and nobody does so
@@ -30,8 +27,12 @@ func (t *Table) acquire(ctx context.Context, r Request) (*slot, error) {
 	if t.o.Admit == nil {
 		return nil, nil //nolint:nilnil // a slot that nobody counts
 	}
-	ctx, leave := t.slots.wait(ctx, r.Key)
-	defer leave()
+	ctx, cancel := context.WithCancelCause(ctx)
+	w := &waiter{key: r.Key, cancel: cancel}
+	t.mu.Lock()
+	t.waiting[w] = struct{}{}
+	t.mu.Unlock()
+	defer t.stopWaiting(w)
 	if t.Running(r.Key) {
 		return nil, nil //nolint:nilnil // as above
 	}
@@ -45,37 +46,22 @@ func (t *Table) acquire(ctx context.Context, r Request) (*slot, error) {
 	return &slot{release: release}, nil
 }
 
-// wait gives a ctx that ends with errRunning when the download starts.
-func (s *slots) wait(ctx context.Context, key Key) (_ context.Context, leave func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.waiting == nil {
-		s.waiting = map[Key][]*context.CancelCauseFunc{}
-	}
-	s.waiting[key] = append(s.waiting[key], &cancel)
-	return ctx, func() {
-		cancel(nil)
-		s.drop(key, &cancel)
+// announce tells everyone who waits for a slot for it that the download runs.
+func (t *Table) announce(key Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for w := range t.waiting {
+		if w.key == key {
+			w.cancel(errRunning)
+		}
 	}
 }
 
-func (s *slots) drop(key Key, waiter *context.CancelCauseFunc) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.waiting[key] = slices.DeleteFunc(s.waiting[key], func(c *context.CancelCauseFunc) bool { return c == waiter })
-	if len(s.waiting[key]) == 0 {
-		delete(s.waiting, key)
-	}
-}
-
-// announce tells everyone who waits that the download runs.
-func (s *slots) announce(key Key) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, cancel := range s.waiting[key] {
-		(*cancel)(errRunning)
-	}
+func (t *Table) stopWaiting(w *waiter) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w.cancel(nil)
+	delete(t.waiting, w)
 }
 
 // take hands the slot over to a download.

@@ -18,9 +18,11 @@ type Key struct {
 	Digest oci.Digest
 }
 
-// Options of NewTable. The zero value works but for Store.
+// Options of NewTable. The zero value works but for Store
+// and Report.
 type Options struct {
-	Store Store
+	// Store gives the store that blobs go to now, or store.None.
+	Store func() *store.Store
 	// Parallel is how many connections one large download may use. If 0, 4.
 	Parallel int
 	// Connections is how many the downloads from one origin may use together,
@@ -31,21 +33,10 @@ type Options struct {
 	// Admit waits until organisation may start another download, which goes on
 	// until release is called. If nil, everybody may at once.
 	Admit func(ctx context.Context, organisation string) (release func(), err error)
-	// Report is told how downloads end. If nil, nobody is.
+	// Report is told how downloads end.
 	Report Reporter
 	// Log gets what an operator should know. If nil, nothing is logged.
 	Log *slog.Logger
-}
-
-// Store is where blobs grow and lie; see store.Store. Where it cannot be used it has
-// nothing, and its errors say so.
-type Store interface {
-	Stat(origin string, d oci.Digest) (size int64, used time.Time, err error)
-	PartialSize(origin string, d oci.Digest) (size int64, ok bool)
-	Resume(origin string, d oci.Digest) (*store.Blocks, bool)
-	NewBlocks(origin string, d oci.Digest, size int64) (*store.Blocks, error)
-	// Limit is how many bytes may be kept; 0: no limit but the disk's.
-	Limit() int64
 }
 
 // Reporter is told what downloads find out. Its methods return at once.
@@ -55,39 +46,28 @@ type Reporter interface {
 	// Sound: it sent one that does.
 	Sound(Key)
 	// DiskFailed: the blob of this size (-1: the registry did not say) could not
-	// be kept. err is store.ErrNoRoom, or what the disk refused.
+	// be kept. err is a store.NoRoom, or what the disk refused.
 	DiskFailed(k Key, size int64, err error)
-	// NoShare: it is more than its registry's organisation may have under way.
-	NoShare(k Key, size int64)
 	// Reserved: there was room for it.
 	Reserved(k Key, size int64)
 	// Kept: it was published.
 	Kept(Key)
 }
 
-// silent is the Reporter of a table that has none.
-type silent struct{}
-
-func (silent) Corrupt(Key)                  {}
-func (silent) Sound(Key)                    {}
-func (silent) DiskFailed(Key, int64, error) {}
-func (silent) NoShare(Key, int64)           {}
-func (silent) Reserved(Key, int64)          {}
-func (silent) Kept(Key)                     {}
-
 // Table has the downloads that are in progress. It is safe for concurrent use.
 //
 // Locks are taken in this order: the table's, a download's, its blocks'. The
-// wait list's and the connections' come last and lead to no other.
+// connections' comes last and leads to no other.
 type Table struct {
 	o           Options
-	slots       slots
 	connections connections
 	buffers     sync.Pool // of *[]byte, what one read takes in
 
 	mu     sync.Mutex
 	all    map[Key]*Download
 	shares map[string]int64 // bytes promised to owners' own registries, by owner
+	// waiting are the requests that wait for a slot.
+	waiting map[*waiter]struct{}
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -105,14 +85,11 @@ func NewTable(o Options) *Table {
 	if o.ParkAfter == 0 {
 		o.ParkAfter = 30 * time.Second
 	}
-	if o.Report == nil {
-		o.Report = silent{}
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	t := &Table{o: o, all: map[Key]*Download{}, shares: map[string]int64{}}
-	t.connections = newConnections(o.Connections)
+	t := &Table{o: o, all: map[Key]*Download{}, shares: map[string]int64{}, waiting: map[*waiter]struct{}{}}
+	t.connections.limit, t.connections.at = o.Connections, map[string]workers{}
 	t.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t

@@ -26,6 +26,9 @@ const (
 	LackBytes Lack = "bytes"
 	// LackInodes: it can hold no more files.
 	LackInodes Lack = "inodes"
+	// LackShare: it is more than downloads from an organisation's own registry may
+	// take.
+	LackShare Lack = "share"
 )
 
 // NoRoom is an ErrNoRoom and its reason.

@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -94,6 +95,16 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s.capacity.start()
 	return s, nil
+}
+
+// None is a store without a folder: it has nothing, and takes nothing in.
+func None() *Store {
+	nothing := func(Op, string) error { return fs.ErrNotExist }
+	s := &Store{lock: &lock{}, disk: &disk{fault: nothing}, checks: newChecks()}
+	s.lock.released.Store(true)
+	s.capacity = newCapacity("", s.o, s.disk, s.checks, s.Gone)
+	s.capacity.cancel()
+	return s
 }
 
 func (s *Store) prepare(dir string) (err error) {
