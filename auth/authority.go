@@ -63,6 +63,7 @@ type Authority struct {
 	exchange  exchange
 	standings *standings
 	tokens    *lru.Cache[tokenKey, bearerToken]
+	perRepo   *lru.Cache[string, Challenge]
 	fetching  *flight.Group[tokenKey, bearerToken]
 	purges    purges
 
@@ -100,13 +101,18 @@ func NewAuthority(o AuthorityOptions) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	perRepo, err := lru.New[string, Challenge](keptChallenges)
+	if err != nil {
+		return nil, err
+	}
 	a := &Authority{
-		origin: realms.origin, registry: o.Registry, limit: o.Timeout, now: o.Now, log: o.Logger, metrics: o.Metrics,
+		perRepo: perRepo,
+		origin:  realms.origin, registry: o.Registry, limit: o.Timeout, now: o.Now, log: o.Logger, metrics: o.Metrics,
 		exchange:  exchange{registry: o.Registry, kind: o.Type, realms: realms, send: o.Transport, now: o.Now, userAgent: o.UserAgent},
 		standings: standings,
 		tokens:    tokens,
 	}
-	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged}
+	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged, mayAsk: realms.allows}
 	a.probe.flights = flight.New[struct{}, Challenge](o.Timeout)
 	a.fetching = flight.New[tokenKey, bearerToken](o.Timeout)
 	return a, nil
@@ -155,7 +161,7 @@ func (a *Authority) Authorize(ctx context.Context, req *http.Request, cred *Cred
 	if r := a.remembered(cred); r != nil {
 		return a.fromMemory(r, cred)
 	}
-	c, err := a.probe.challenge(ctx)
+	c, err := a.challengeFor(ctx, repo)
 	if err != nil {
 		return oci.AsError(err)
 	}
@@ -293,7 +299,7 @@ func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (
 const justNow = 2 * time.Second
 
 func (a *Authority) dropToken(used secret.Text, cred *Credential, repo string) (again bool) {
-	c := a.probe.last()
+	c := a.lastFor(repo)
 	if c == nil {
 		return true
 	}

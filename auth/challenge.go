@@ -48,6 +48,7 @@ type prober struct {
 	send      http.RoundTripper
 	now       func() time.Time
 	changed   func() // called when a challenge replaces another one
+	mayAsk    func(realm string) bool
 	flights   *flight.Group[struct{}, Challenge]
 
 	mu    sync.Mutex // guards all below
@@ -98,11 +99,19 @@ func (p *prober) ask(ctx context.Context) (Challenge, error) {
 	c, err := p.ping(ctx, p.guarded)
 	p.mu.Lock()
 	p.asked = p.now()
+	known := p.known
 	p.mu.Unlock()
-	if err != nil {
+	odd := errors.Is(err, errOtherwise)
+	if odd && known != nil {
+		return *known, nil
+	}
+	if err != nil && !odd {
 		return Challenge{}, err
 	}
 	p.learn(c)
+	if odd {
+		p.suspect() // it is looked at again
+	}
 	return c, nil
 }
 
@@ -148,6 +157,9 @@ func (p *prober) ping(ctx context.Context, via func(*answerState) http.RoundTrip
 	}
 	var seen answerState
 	found, err := transport.Ping(ctx, registry, via(&seen))
+	if errors.Is(err, errOtherwise) {
+		return Challenge{}, errOtherwise
+	}
 	if err != nil {
 		return Challenge{}, p.failure(&seen, err)
 	}
@@ -202,13 +214,23 @@ func (p *prober) guarded(seen *answerState) http.RoundTripper {
 			return nil, err
 		}
 		seen.set(resp, body, nil)
+		stays := staysHere(p.base, resp.Header.Get("Location"))
 		if resp.StatusCode/100 == 3 {
 			resp.Header.Del("Location") // Ping's client then has nowhere to go
+		}
+		if resp.StatusCode == http.StatusUnauthorized {
+			resp.Header = usable(resp.Header, p.mayAsk)
+		}
+		if answersOtherwise(resp.StatusCode) && resp.StatusCode != http.StatusOK || resp.StatusCode/100 == 3 && stays {
+			return nil, errOtherwise
 		}
 		resp.Body = io.NopCloser(bytes.NewReader(body))
 		return resp, nil
 	})
 }
+
+// errOtherwise ends a Ping whose answer says that there is no challenge at /v2/.
+var errOtherwise = errors.New("nothing is asked for at /v2/")
 
 // failure says why there is no challenge. Ping's own error may be that of a
 // scheme that was never sent, so what went by decides.
@@ -235,7 +257,7 @@ func (p *prober) replay(header http.Header) func(*answerState) http.RoundTripper
 			if req.URL.Scheme != p.base.Scheme {
 				return nil, errForeignPing
 			}
-			resp := &http.Response{StatusCode: http.StatusUnauthorized, Header: header, Body: http.NoBody, Request: req}
+			resp := &http.Response{StatusCode: http.StatusUnauthorized, Header: usable(header, p.mayAsk), Body: http.NoBody, Request: req}
 			seen.set(resp, nil, nil)
 			return resp, nil
 		})

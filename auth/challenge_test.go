@@ -14,15 +14,16 @@ func TestPingAnswers(t *testing.T) {
 		class  oci.Class
 		says   string
 	}{
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }, oci.UpstreamError, "sends everyone elsewhere (302"},
-		"404":      {http.NotFound, oci.UpstreamError, "does not answer like a registry (404"},
-		"403":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }, oci.UpstreamError, "(403"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere.test/login", http.StatusFound)
+		}, oci.UpstreamError, "sends everyone elsewhere (302"},
+		"418": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, oci.UpstreamError, "does not answer like a registry (418"},
 		"429": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "9")
 			w.WriteHeader(http.StatusTooManyRequests)
 		}, oci.RateLimited, "9 s"},
 		"503":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, oci.UpstreamError, "in trouble (503)"},
-		"endless page": {func(w http.ResponseWriter, r *http.Request) { endless(w, r, 404) }, oci.UpstreamError, "(404"},
+		"endless page": {func(w http.ResponseWriter, r *http.Request) { endless(w, r, 418) }, oci.UpstreamError, "(418"},
 		"cut off":      {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, oci.Unreachable, "connection failed"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,16 +1,18 @@
 package auth
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"berth/oci"
 
@@ -40,7 +42,6 @@ type bearerToken struct {
 // proxy needs beyond it: that one hides the headers of a refusal (Retry-After),
 // puts the body of a bad answer into its error, follows redirects, and refuses
 // token endpoints at private addresses even when the operator has named them.
-// Its Token type serves for reading the answer.
 //
 // Only GET is spoken. POST is for identity tokens, which are refused where they
 // are configured; many token endpoints have no POST at all.
@@ -155,7 +156,7 @@ func (x *exchange) read(body []byte) (bearerToken, error) {
 	if len(body) > maxTokenBody {
 		return nonsense("too long")
 	}
-	t, err := oci.DecodeJSON[transport.Token](body)
+	t, err := oci.DecodeJSON[tokenAnswer](bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))) // a BOM is no JSON
 	switch {
 	case errors.Is(err, oci.ErrAmbiguousJSON):
 		return nonsense(err.Error())
@@ -172,7 +173,27 @@ func (x *exchange) read(body []byte) (bearerToken, error) {
 	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return nonsense("a token that fits no header")
 	}
-	return newBearerToken(text, t.ExpiresIn, x.now()), nil
+	return newBearerToken(text, seconds(t.ExpiresIn), x.now()), nil
+}
+
+// tokenAnswer is what counts of the answer of a token endpoint. Whatever else is in it
+// may have any form (issued_at is a number at some), and so may the life of the token.
+type tokenAnswer struct {
+	Token       string          `json:"token"`
+	AccessToken string          `json:"access_token"`
+	ExpiresIn   json.RawMessage `json:"expires_in"`
+}
+
+// seconds reads a number, with a fraction or not and as a string or not; 0: it is none
+// that makes sense, so that the token lives for as long as one that does not say.
+func seconds(raw json.RawMessage) int {
+	text := strings.TrimSpace(strings.Trim(strings.TrimSpace(string(raw)), `"`))
+	n, err := strconv.ParseFloat(text, 64)
+	switch {
+	case err != nil, math.IsNaN(n), n < 1:
+		return 0
+	}
+	return int(min(n, maxLife.Seconds()))
 }
 
 // newBearerToken measures from receipt: issued_at is by another clock. The token

@@ -57,6 +57,12 @@ func (r *Realms) Check(realm string) (*url.URL, error) {
 	return nil, fmt.Errorf("%s is neither on %s nor among its known token endpoints", shown(u), r.origin.Host)
 }
 
+// allows says whether the realm may be asked.
+func (r *Realms) allows(realm string) bool {
+	_, err := r.Check(realm)
+	return err == nil
+}
+
 // parse takes only what has one meaning: every reader of the URL, whichever
 // library, must see the same host in it.
 func (r *Realms) parse(realm string) (*url.URL, error) {

@@ -24,6 +24,9 @@ type Authority interface {
 	// Authorize sets the Authorization that cred needs for pulling from repo,
 	// or none. A nil cred is nobody. Errors are *oci.Error.
 	Authorize(ctx context.Context, req *http.Request, cred *auth.Credential, repo string) error
+	// Rechallenged hears the header of a 401 to req, which Authorize had prepared, and
+	// says whether it asks for something else that may help.
+	Rechallenged(req *http.Request, header http.Header, repo string) (again bool)
 	// Rejected hears that the registry answered 401 to req, which Authorize had
 	// prepared, and says whether another try can help.
 	Rejected(req *http.Request, cred *auth.Credential, repo string) (again bool)

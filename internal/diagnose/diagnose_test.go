@@ -184,7 +184,10 @@ func TestAPullThatFails(t *testing.T) {
 			"name account dns=skipped connect tls=skipped /v2/ challenge", StepRealm, oci.UpstreamError, "adds it to token_endpoints", ""},
 		"no registry": {ocitest.Options{}, func(_ *testing.T, s *stand) {
 			s.Inject(ocitest.Match{}, 0, ocitest.Status(http.StatusNotFound))
-		}, "name account dns=skipped connect tls=skipped", StepPing, oci.UpstreamError, "does not answer like a registry (404 at /v2/)", ""},
+		}, "name account dns=skipped connect tls=skipped /v2/ challenge token=skipped", StepManifest, oci.NotFound, "no such tag or digest", ""}, // as at one of static files
+		"no registry, but something": {ocitest.Options{}, func(_ *testing.T, s *stand) {
+			s.Inject(ocitest.Match{}, 0, ocitest.Status(http.StatusTeapot))
+		}, "name account dns=skipped connect tls=skipped", StepPing, oci.UpstreamError, "does not answer like a registry (418 at /v2/)", ""},
 		"nobody listens": {ocitest.Options{}, func(_ *testing.T, s *stand) { s.endpoint = "http://127.0.0.1:1" },
 			"name account dns=skipped", StepConnect, oci.Unreachable, "refused", ""},
 		"a private address": {ocitest.Options{}, func(_ *testing.T, s *stand) { s.notNamed = true },
