@@ -29,14 +29,16 @@ func Of(info fs.FileInfo) ID {
 // the kernel's tick, up to 10 ms, and some filesystems keep whole seconds, FAT two.
 const Racy = 2 * time.Second
 
-// Settled says whether id, taken at now, can be told from every later change. It
-// goes by ctime, which every change moves and nobody can set; where there is none,
-// by mtime. One in the future is another machine's clock, and never trusted: the
-// file is read once more, which costs little.
-func (id ID) Settled(now time.Time) bool {
-	changed := id.ctime
-	if changed == 0 {
-		changed = id.mtime
+// Changed is when the file changed last. It goes by ctime, which every change moves
+// and nobody can set; where there is none, by mtime.
+func (id ID) Changed() time.Time {
+	if id.ctime == 0 {
+		return time.Unix(0, id.mtime)
 	}
-	return now.Sub(time.Unix(0, changed)) > Racy
+	return time.Unix(0, id.ctime)
 }
+
+// Settled says whether id, taken at now, can be told from every later change. One in
+// the future is another machine's clock, and never trusted: the file is read once
+// more, which costs little.
+func (id ID) Settled(now time.Time) bool { return now.Sub(id.Changed()) > Racy }

@@ -50,12 +50,7 @@ func (n *node) adopt(next *config.Config) error {
 	n.config.organisations(before, next)
 	n.forgetAccounts(before, next, old)
 	n.tell(before)
-	for _, who := range [...]chan struct{}{n.moved, n.secretsDue} {
-		select {
-		case who <- struct{}{}:
-		default: // it is known
-		}
-	}
+	n.readSecretsSoon()
 	return nil
 }
 

@@ -4,28 +4,23 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"berth/internal/config"
-	"berth/internal/descriptor"
 )
 
 // certificate is a listener's, as it last lay there whole.
 type certificate struct {
 	files   config.TLS
 	current atomic.Pointer[tls.Certificate]
-
-	mu     sync.Mutex // guards all below
-	seen   [2]glance
-	failed string // what was wrong with the files last time
+	failed  string // what was wrong with the files last time
 }
 
 // newCertificate reads the files. Without a good pair there is none.
 func newCertificate(files config.TLS) (*certificate, error) {
 	c := &certificate{files: files}
-	if _, err := c.look(time.Now()); err != nil {
+	if err := c.renew(); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -41,25 +36,6 @@ func (c *certificate) ends() time.Time { return c.current.Load().Leaf.NotAfter }
 
 // errUnchanged says that there was nothing to read.
 var errUnchanged = errors.New("unchanged")
-
-// look reads the files if they changed. A pair that cannot be used, such as a new
-// certificate whose key is still to come, leaves the old one in use; its error is
-// given once. errUnchanged: there is nothing new. settled says that no change can
-// have gone unseen.
-func (c *certificate) look(now time.Time) (settled bool, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	seen := [2]glance{glanceAt(c.files.CertFile, now), glanceAt(c.files.KeyFile, now)}
-	settled = seen[0].settled && seen[1].settled
-	if c.current.Load() != nil && seen[0].same(c.seen[0]) && seen[1].same(c.seen[1]) {
-		return settled, errUnchanged
-	}
-	c.seen = seen
-	if err = c.read(); descriptor.Exhausted(err) {
-		settled, c.seen[0].settled = false, false // it was not read: it is next time
-	}
-	return settled, err
-}
 
 // maxPEM bounds a file of a certificate, in bytes: a long chain has a few dozen KiB.
 const maxPEM = 1 << 20
@@ -82,12 +58,15 @@ func readPair(files config.TLS) (tls.Certificate, error) {
 	return tls.X509KeyPair(cert, key)
 }
 
-func (c *certificate) read() error {
+// renew reads the files again. A pair that cannot be used, such as a new certificate
+// whose key is still to come, leaves the old one in use; its error is given once.
+// errUnchanged: there is nothing new. One goroutine at a time may do it.
+func (c *certificate) renew() error {
 	pair, err := readPair(c.files)
 	if err != nil {
 		err = fmt.Errorf("certificate %s with key %s: %w", c.files.CertFile, c.files.KeyFile, err)
-		if err.Error() == c.failed && !descriptor.Exhausted(err) {
-			return errUnchanged
+		if err.Error() == c.failed {
+			return fmt.Errorf("%w: %w", errUnchanged, err)
 		}
 		c.failed = err.Error()
 		return err

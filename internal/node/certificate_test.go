@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"berth/internal/config"
 	"berth/internal/nodetest"
@@ -25,12 +24,12 @@ func TestCertificateThatIsBad(t *testing.T) {
 	key := readFile(t, filepath.Join(dir, "tls.key"))
 	nodetest.Certificate(t, dir, "two")
 	nodetest.Put(t, filepath.Join(dir, "tls.key"), key)
-	if _, err := c.look(time.Now()); err == nil || errors.Is(err, errUnchanged) {
+	if err := c.renew(); err == nil || errors.Is(err, errUnchanged) {
 		t.Errorf("an odd pair: %v", err)
 	}
 	for range 3 {
 		nodetest.Put(t, filepath.Join(dir, "tls.key"), key)
-		if _, err := c.look(time.Now()); !errors.Is(err, errUnchanged) {
+		if err := c.renew(); !errors.Is(err, errUnchanged) {
 			t.Errorf("the same again: %v", err)
 		}
 	}
@@ -38,7 +37,7 @@ func TestCertificateThatIsBad(t *testing.T) {
 		t.Errorf("in use: %v, %v", pair.Leaf.Subject, err)
 	}
 	nodetest.Certificate(t, dir, "three")
-	if _, err := c.look(time.Now()); err != nil {
+	if err := c.renew(); err != nil {
 		t.Error(err)
 	}
 	if _, err := newCertificate(config.TLS{CertFile: filepath.Join(dir, "none"), KeyFile: filepath.Join(dir, "tls.key")}); err == nil {

@@ -38,6 +38,13 @@ func (g glance) same(before glance) bool {
 	return was && g == before
 }
 
+// justChanged says that the file may be in the middle of a change. A change that has
+// yet to come is another machine's clock, which says nothing.
+func (g glance) justChanged(now time.Time) bool {
+	age := now.Sub(g.id.Changed())
+	return age >= 0 && age < quietFor
+}
+
 // maxHashed is larger than any configuration file may be.
 const maxHashed = 8 << 20
 

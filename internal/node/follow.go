@@ -1,17 +1,16 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"berth/internal/config"
 	"berth/internal/descriptor"
-	"berth/internal/fileid"
 )
 
 // goneAfter is how long the folder of drop-ins must be missing before that is
@@ -24,32 +23,12 @@ const goneAfter = 500 * time.Millisecond
 type follower struct {
 	*node
 
-	seen    map[string]glance // drop-ins, by organisation
-	missing time.Time         // since when the folder is; zero: it is not
-	trouble string            // with reading the folder, as last logged
-}
+	certificateFiles, dropInFiles, secretFiles tracker
 
-// watch follows until ctx ends.
-func (n *node) watch(ctx context.Context) {
-	f := follower{node: n, seen: map[string]glance{}}
-	w := watcher{paths: n.watched, look: f.look, moved: n.moved, log: n.log}
-	w.run(ctx)
-}
+	secretsRead time.Time // when the secrets were ordered to be read last
 
-// watched are the paths of what can change.
-func (n *node) watched() (files, folders []string) {
-	for _, f := range n.fronts {
-		if f.cert != nil {
-			files = append(files, f.cert.files.CertFile, f.cert.files.KeyFile)
-		}
-	}
-	n.mu.Lock()
-	files = append(files, secretFiles(n.cfg)...)
-	n.mu.Unlock()
-	if dir := n.dropInFolder(); dir != "" {
-		folders = append(folders, dir)
-	}
-	return files, folders
+	missing time.Time // since when the folder of drop-ins is; zero: it is not
+	trouble string    // with reading the folder, as last logged
 }
 
 func (n *node) dropInFolder() string {
@@ -75,29 +54,39 @@ func dropInFolder(cfg *config.Config) string {
 	return filepath.Join(dir, "organisations.d")
 }
 
-// look puts in force what has changed.
-func (f *follower) look() (again time.Duration) {
-	select {
-	case f.secretsDue <- struct{}{}: // whoever reads the secrets
-	default: // it is known
-	}
-	settled := true
-	for _, front := range f.fronts {
-		if front.cert != nil {
-			settled = f.lookAt(front) && settled
-		}
-	}
+// look puts in force what has changed, and says when it wants to look again.
+func (f *follower) look() (next time.Duration) {
+	next = min(f.lookAtCertificates(), f.lookAtSecrets())
 	if dir := f.dropInFolder(); dir != "" {
-		again = f.lookInto(dir)
+		next = min(next, f.lookInto(dir))
 	}
-	if !settled {
-		again = max(again, fileid.Racy)
-	}
-	return again
+	return next
 }
 
-func (f *follower) lookAt(front *front) (settled bool) {
-	settled, err := front.cert.look(time.Now())
+func (f *follower) lookAtCertificates() (next time.Duration) {
+	var paths []string
+	for _, front := range f.fronts {
+		if front.cert != nil {
+			paths = append(paths, front.cert.files.CertFile, front.cert.files.KeyFile)
+		}
+	}
+	changed, quiet := f.certificateFiles.changes(paths, time.Now())
+	if !quiet {
+		return quietFor
+	}
+	for _, front := range f.fronts {
+		if c := front.cert; c != nil && (slices.Contains(changed, c.files.CertFile) || slices.Contains(changed, c.files.KeyFile)) {
+			f.renew(front)
+		}
+	}
+	return pollEvery
+}
+
+func (f *follower) renew(front *front) {
+	err := front.cert.renew()
+	if descriptor.Exhausted(err) { // it was not read: it is next time
+		f.certificateFiles.reread(front.cert.files.CertFile)
+	}
 	switch {
 	case errors.Is(err, errUnchanged):
 	case err != nil:
@@ -105,62 +94,71 @@ func (f *follower) lookAt(front *front) (settled bool) {
 	default:
 		f.log.Info("a new certificate is in use", "address", front.address.String(), "ends", front.cert.ends())
 	}
-	return settled
+}
+
+// lookAtSecrets has them read when a file of theirs has changed, and now and then.
+func (f *follower) lookAtSecrets() (next time.Duration) {
+	f.mu.Lock()
+	paths := secretFiles(f.cfg)
+	f.mu.Unlock()
+	now := time.Now()
+	changed, quiet := f.secretFiles.changes(paths, now)
+	if !quiet {
+		return quietFor
+	}
+	if len(changed) > 0 || now.Sub(f.secretsRead) >= secretsEvery {
+		f.secretsRead = now
+		f.readSecretsSoon()
+	}
+	return pollEvery
 }
 
 // lookInto reads those drop-ins again that look different from last time.
-func (f *follower) lookInto(dir string) (again time.Duration) {
-	names, again, ok := f.list(dir)
+func (f *follower) lookInto(dir string) (next time.Duration) {
+	names, next, ok := f.list(dir)
 	if !ok {
-		return again
+		return next
 	}
-	now := time.Now()
-	seen := make(map[string]glance, len(names))
-	var changed []string
+	path := func(name string) string { return filepath.Join(dir, name+dropInSuffix) }
+	var paths []string
 	for _, name := range names {
-		g := glanceAt(filepath.Join(dir, name+dropInSuffix), now)
-		seen[name] = g
-		if before, ok := f.seen[name]; !ok || !g.same(before) {
-			changed = append(changed, name)
-		}
-		if !g.settled {
-			again = fileid.Racy
+		paths = append(paths, path(name))
+	}
+	changed, quiet := f.dropInFiles.changes(paths, time.Now())
+	if !quiet {
+		return quietFor
+	}
+	if len(changed) == 0 {
+		return pollEvery
+	}
+	for i, path := range changed {
+		changed[i] = strings.TrimSuffix(filepath.Base(path), dropInSuffix)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adoptDropIns(changed)
+	for _, name := range changed {
+		if descriptor.Exhausted(f.cfg.Broken[name]) { // it was not read: it is next time
+			f.dropInFiles.reread(path(name))
 		}
 	}
-	for name := range f.seen {
-		if _, ok := seen[name]; !ok {
-			changed = append(changed, name)
-		}
-	}
-	f.seen = seen
-	if len(changed) > 0 {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.adoptDropIns(changed)
-		for _, name := range changed {
-			if g, ok := seen[name]; ok && descriptor.Exhausted(f.cfg.Broken[name]) {
-				g.settled = false // it was not read: it is next time
-				seen[name], again = g, fileid.Racy
-			}
-		}
-	}
-	return again
+	return pollEvery
 }
 
 // list gives the drop-ins that are there. Not ok: nothing can be said about them
-// now, so everything stays.
-func (f *follower) list(dir string) (names []string, again time.Duration, ok bool) {
+// before next, so everything stays.
+func (f *follower) list(dir string) (names []string, next time.Duration, ok bool) {
 	names, err := dropInsIn(dir)
 	switch {
 	case err == nil:
 		f.missing, f.trouble = time.Time{}, ""
-		return names, 0, true
+		return names, pollEvery, true
 	case !errors.Is(err, fs.ErrNotExist):
 		if err.Error() != f.trouble {
 			f.log.Error("the organisations' folder cannot be read, so they stay as they are", "err", err)
 		}
 		f.missing, f.trouble = time.Time{}, err.Error()
-		return nil, 0, false
+		return nil, pollEvery, false
 	case f.missing.IsZero():
 		f.missing = time.Now()
 		return nil, goneAfter, false
@@ -168,7 +166,7 @@ func (f *follower) list(dir string) (names []string, again time.Duration, ok boo
 	if left := goneAfter - time.Since(f.missing); left > 0 {
 		return nil, left, false
 	}
-	return nil, 0, true
+	return nil, pollEvery, true
 }
 
 // dropIns are those that are there, and those that were. Caller holds mu.

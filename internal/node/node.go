@@ -48,8 +48,6 @@ type node struct {
 	config   *configMetrics
 	fronts   []*front
 	manager  *manager
-	// moved says that what must be watched has changed.
-	moved chan struct{}
 	// secretsDue says that the secrets should be read again.
 	secretsDue chan struct{}
 
@@ -66,7 +64,7 @@ type node struct {
 func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	n := &node{
 		override: s.override, version: s.version, log: s.log, level: s.level, now: s.now, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), moved: make(chan struct{}, 1), secretsDue: make(chan struct{}, 1),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1),
 		manager: &manager{log: s.log},
 	}
 	n.failures = proxy.NewFailures(n.now)

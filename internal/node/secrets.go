@@ -9,8 +9,20 @@ import (
 // time; helpers are programs, and may ask somebody.
 const secretsTimeout = time.Minute
 
+// secretsEvery is how often they are read though no file of theirs has changed: by it
+// the time ends for which the one before a secret that is gone serves.
+const secretsEvery = 10 * time.Second
+
+// readSecretsSoon has the secrets read, by whoever does that.
+func (n *node) readSecretsSoon() {
+	select {
+	case n.secretsDue <- struct{}{}:
+	default: // it is known
+	}
+}
+
 // readSecrets reads the secrets of all accounts whenever a configuration has come
-// into force, something may have changed on the disk, or pollEvery has gone by: so
+// into force, a file of theirs has changed, or secretsEvery has gone by: so
 // one that is missing, empty or not ours to read shows in the log, the metrics and
 // the status before a pull fails by it, and ends the account without a pull.
 func (n *node) readSecrets(ctx context.Context) {

@@ -1,86 +1,75 @@
 package node
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"berth/internal/fileid"
 	"berth/internal/nodetest"
 )
 
-// sight is what a watcher's look saw last.
-type sight struct {
-	t    *testing.T
-	seen chan string
+// looker looks at one file as the node does: by itself, or in a folder of drop-ins.
+type looker struct {
+	follower
+
+	t      *testing.T
+	file   string
+	folder bool
 }
 
-// watching runs a watcher over a file's content until the test ends. It polls
-// only if deaf: otherwise, events alone must do.
-func watching(t *testing.T, deaf bool, file string, folder bool) *sight {
-	t.Helper()
-	s := &sight{t: t, seen: make(chan string, 1)}
-	w := &watcher{
-		paths: func() (files, folders []string) {
-			if folder {
-				return nil, []string{filepath.Dir(file)}
-			}
-			return []string{file}, nil
-		},
-		look: func() time.Duration {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				text = []byte("gone")
-			}
-			select {
-			case <-s.seen: // only the last one counts
-			default:
-			}
-			s.seen <- string(text)
-			return 0
-		},
-		log: slog.New(slog.DiscardHandler), poll: time.Hour, deaf: deaf,
+// look is the content of the file if it is one of those to be read now.
+func (l *looker) look() (text string, again bool) {
+	paths, tracked := []string{l.file}, &l.certificateFiles
+	if l.folder {
+		names, _, ok := l.list(filepath.Dir(l.file))
+		if !ok {
+			return "", false
+		}
+		paths, tracked = nil, &l.dropInFiles
+		for _, name := range names {
+			paths = append(paths, filepath.Join(filepath.Dir(l.file), name+dropInSuffix))
+		}
 	}
-	if deaf {
-		w.poll = time.Millisecond
+	changed, _ := tracked.changes(paths, time.Now())
+	if !slices.Contains(changed, l.file) {
+		return "", false
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		w.run(ctx)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-	})
-	return s
+	content, err := os.ReadFile(l.file)
+	if err != nil {
+		return "gone", true
+	}
+	return string(content), true
 }
 
-// sees waits until the watcher has seen want.
-func (s *sight) sees(want string) {
-	s.t.Helper()
-	deadline := nodetest.Soon(s.t)
-	got := ""
+// sees looks until it has seen want.
+func (l *looker) sees(want string) {
+	l.t.Helper()
+	deadline, got := nodetest.Soon(l.t), ""
 	for got != want {
+		if text, again := l.look(); again {
+			got = text
+		}
 		select {
-		case got = <-s.seen:
+		case <-time.After(time.Millisecond):
 		case <-deadline.Done():
-			s.t.Fatalf("it never saw %q, but %q", want, got)
+			l.t.Fatalf("it never saw %q, but %q", want, got)
 		}
 	}
 }
 
+// theFile is the file of the operations below, as drop-ins are called.
+var theFile = regexp.MustCompile(`/f( |$)`)
+
 // Whatever way a file gets new content, it is seen.
-func TestWatching(t *testing.T) {
+func TestWatch_SeesEveryChange(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ before, change []string }{
 		"written in place": {[]string{"mkdir d", "write d/f one"}, []string{"write d/f two"}},
@@ -107,125 +96,75 @@ func TestWatching(t *testing.T) {
 			[]string{"link a2 new", "rename new a"},
 		},
 	} {
-		for _, deaf := range []bool{false, true} {
-			for _, folder := range []bool{false, true} {
-				t.Run(fmt.Sprint(name, ", deaf ", deaf, ", folder ", folder), func(t *testing.T) {
-					t.Parallel()
-					dir := t.TempDir()
-					nodetest.Do(t, dir, test.before...)
-					s := watching(t, deaf, filepath.Join(dir, "d/f"), folder)
-					first := "gone"
-					if text, err := os.ReadFile(filepath.Join(dir, "d/f")); err == nil {
-						first = string(text)
+		for _, folder := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", folder ", folder), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				do := func(ops ...string) {
+					t.Helper()
+					for _, op := range ops {
+						nodetest.Do(t, dir, theFile.ReplaceAllString(op, "/f"+dropInSuffix+"$1"))
 					}
-					s.sees(first)
-					nodetest.Do(t, dir, test.change...)
-					s.sees("two")
-					// And it goes on seeing.
-					nodetest.Do(t, dir, "write more three", "rename more d/f")
-					s.sees("three")
-					nodetest.Do(t, dir, "remove d/f")
-					s.sees("gone")
-				})
-			}
+				}
+				do(test.before...)
+				l := looker{t: t, file: filepath.Join(dir, "d/f"+dropInSuffix), folder: folder}
+				l.node = &node{log: slog.New(slog.DiscardHandler)}
+				if text, err := os.ReadFile(l.file); err == nil {
+					l.sees(string(text))
+				} else {
+					l.look()
+				}
+				do(test.change...)
+				l.sees("two")
+				// And it goes on seeing.
+				do("write more three", "rename more d/f")
+				l.sees("three")
+				do("remove d/f")
+				l.sees("gone")
+			})
 		}
 	}
 }
 
-func TestTrail(t *testing.T) {
-	t.Parallel()
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	nodetest.Do(t, dir, "mkdir d/..1", "write d/..1/f one", "link ..1 d/..data", "link ..data/f d/f", "link loop loop", "link /nowhere/else far", "link ../../ d/..1/up")
-	for path, want := range map[string][]string{
-		"d/f":                 {"/d", "d/f", "d/..data", "d/..1", "d/..1/f"},
-		"d/./..1//f":          {"/d", "d/..1", "d/..1/f"},
-		"none/f":              {"/none"},
-		"far/f":               {"/far", "nowhere"},
-		"d/..1/up/d/..1/up/x": {"/d", "d/..1", "d/..1/up", "/d", "d/..1", "d/..1/up", "/x"},
-		"d/../d/f/x":          {"/d", "/d", "d/f", "d/..data", "d/..1", "d/..1/f", "d/..1/f/x"},
-	} {
-		var got []string
-		for _, s := range trail(filepath.Join(dir, "x")[:len(dir)+1] + path) {
-			if s.dir == "/" && s.name == "nowhere" {
-				got = append(got, s.name)
-			} else if rel, err := filepath.Rel(dir, s.dir); err == nil && !strings.HasPrefix(rel, "..") || rel == "..1" {
-				got = append(got, strings.TrimPrefix(rel, ".")+"/"+s.name)
-			}
-		}
-		for i, s := range got { // "/d" is in dir itself
-			if s == "./d" {
-				got[i] = "/d"
-			}
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: %q, want %q", path, got, want)
-		}
-	}
-	if n := len(trail(filepath.Join(dir, "loop/f"))); n > maxLinks+20 {
-		t.Errorf("a loop of links has %d steps", n)
-	}
-}
-
-// A watcher ends with its context, and leaves no goroutine (TestMain looks).
-func TestWatcherIsBounded(t *testing.T) {
-	t.Parallel()
-	w := &watcher{names: map[string]map[string]bool{}}
-	for i := range maxWatches {
-		w.names[fmt.Sprint("/", i)] = nil
-	}
-	w.addTrail("/a/b/c")
-	if len(w.names) != maxWatches {
-		t.Errorf("%d folders", len(w.names))
-	}
-}
-
-// When the paths change, what is at the new ones is seen, and watched.
-func TestWatcherMoves(t *testing.T) {
+// What is being written is not read before it is quiet, unless that takes too long.
+func TestWatch_WaitsForTheEndOfAChange(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	nodetest.Do(t, dir, "write one 1", "mkdir d", "write d/two 2")
-	var path atomic.Value
-	path.Store(filepath.Join(dir, "one"))
-	moved, seen := make(chan struct{}), make(chan string)
-	w := &watcher{
-		paths: func() (files, folders []string) { return []string{fmt.Sprint(path.Load())}, nil },
-		look: func() time.Duration {
-			text, _ := os.ReadFile(fmt.Sprint(path.Load()))
-			seen <- string(text)
-			return 0
-		},
-		moved: moved, log: slog.New(slog.DiscardHandler), poll: time.Hour,
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() { w.run(ctx) })
-	sees := func(want string) {
-		t.Helper()
-		select {
-		case got := <-seen:
-			if got != want {
-				t.Errorf("it saw %q, not %q", got, want)
-			}
-		case <-nodetest.Soon(t).Done():
-			t.Fatalf("it never saw %q", want)
+	nodetest.Do(t, dir, "write f one")
+	paths := []string{filepath.Join(dir, "f")}
+	written := glanceAt(paths[0], time.Now()).id.Changed()
+	var files tracker
+	for _, test := range []struct {
+		after time.Duration
+		quiet bool
+	}{{0, false}, {quietFor - 1, false}, {quietFor, true}, {fileid.Racy, true}} {
+		changed, quiet := files.changes(paths, written.Add(test.after))
+		if quiet != test.quiet || quiet != slices.Equal(changed, paths) {
+			t.Errorf("after %v: %q, quiet: %t", test.after, changed, quiet)
 		}
 	}
-	sees("1")
-	path.Store(filepath.Join(dir, "d/two"))
-	moved <- struct{}{}
-	sees("2")
-	nodetest.Do(t, dir, "write new 3", "rename new d/two")
-	sees("3")
-	cancel()
-	wg.Wait()
+	// Now it can be told from every later change.
+	settled := written.Add(fileid.Racy + 1)
+	if changed, _ := files.changes(paths, settled); len(changed) != 1 {
+		t.Errorf("the last time: %q", changed)
+	}
+	if changed, quiet := files.changes(paths, settled); len(changed) != 0 || !quiet {
+		t.Errorf("unchanged: %q, quiet: %t", changed, quiet)
+	}
+	files.reread(paths[0])
+	if changed, _ := files.changes(paths, settled); len(changed) != 1 {
+		t.Errorf("what could not be read: %q", changed)
+	}
+
+	busy := tracker{burst: written.Add(-burstFor)}
+	if changed, quiet := busy.changes(paths, written); len(changed) != 1 || !quiet {
+		t.Errorf("a file that never rests: %q, quiet: %t", changed, quiet)
+	}
 }
 
 // A folder that is gone for a moment takes no organisation with it, nor does one
 // that cannot be read.
-func TestFolderOfDropInsIsGoneForAMoment(t *testing.T) {
+func TestWatch_FolderIsGoneForAMoment(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	nodetest.Do(t, dir, "mkdir d", "write d/acme.yaml x", "write d/.hidden.yaml x", "write d/notes.txt x", "mkdir d/acme", "write file x")
@@ -239,23 +178,41 @@ func TestFolderOfDropInsIsGoneForAMoment(t *testing.T) {
 				t.Errorf("%q, again in %v, ok %t", names, again, ok)
 			}
 		}
-		lists("d", []string{"acme"}, 0, true)
+		lists("d", []string{"acme"}, pollEvery, true)
 		nodetest.Do(t, dir, "rename d old")
 		lists("d", nil, goneAfter, false)
 		time.Sleep(goneAfter - time.Millisecond)
 		lists("d", nil, time.Millisecond, false)
 		nodetest.Do(t, dir, "rename old d")
-		lists("d", []string{"acme"}, 0, true)
+		lists("d", []string{"acme"}, pollEvery, true)
 		nodetest.Do(t, dir, "rename d old")
 		lists("d", nil, goneAfter, false)
 		time.Sleep(goneAfter)
-		lists("d", nil, 0, true)
-		lists("d", nil, 0, true)
+		lists("d", nil, pollEvery, true)
+		lists("d", nil, pollEvery, true)
 		for range 3 {
-			lists("file", nil, 0, false)
+			lists("file", nil, pollEvery, false)
 		}
 		if n := strings.Count(log.String(), "cannot be read"); n != 1 {
 			t.Errorf("logged %d times: %s", n, log)
 		}
 	})
+}
+
+// A look at a thousand drop-ins takes no time that anybody would notice.
+func BenchmarkWatch_Look(b *testing.B) {
+	dir := b.TempDir()
+	for i := range 1000 {
+		nodetest.Do(b, dir, fmt.Sprintf("write o%d.yaml x", i))
+	}
+	time.Sleep(fileid.Racy)
+	f := follower{node: &node{log: slog.New(slog.DiscardHandler)}}
+	for b.Loop() {
+		names, _, _ := f.list(dir)
+		paths := make([]string, 0, len(names))
+		for _, name := range names {
+			paths = append(paths, filepath.Join(dir, name+dropInSuffix))
+		}
+		f.dropInFiles.changes(paths, time.Now())
+	}
 }
