@@ -1,9 +1,15 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"berth/internal/secret"
 )
@@ -16,6 +22,46 @@ type moody struct {
 
 func (m *moody) Login(context.Context) (Login, error) {
 	return Login{Username: secret.New("bot"), Password: secret.New(m.password)}, m.err
+}
+
+// That no file can be opened says nothing about a secret: the old one goes on, is not
+// said to be bad, and the new one is read as soon as it can be. Without one the answer
+// is that this node has no descriptor.
+func TestCredentials_NoDescriptorLeft(t *testing.T) {
+	source := &moody{password: "one"}
+	entry := entryFor("acme", "ci", "ghcr.io")
+	entry.Source = source
+	var log bytes.Buffer
+	now := time.Now()
+	table := func() *Credentials {
+		return mustCredentials(t, CredentialsOptions{
+			Key: NewKey(), Entries: []Entry{entry}, CheckEvery: time.Minute,
+			Now: func() time.Time { return now }, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+	}
+	c := table()
+	lookup := func(c *Credentials) string {
+		cred, err := c.Lookup(t.Context(), "acme", "", "ghcr.io", "acme/app")
+		if err != nil {
+			return err.Error()
+		}
+		return cred.Password.Reveal()
+	}
+	if got := lookup(c); got != "one" {
+		t.Fatal(got)
+	}
+	source.password, source.err = "two", &fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE}
+	now = now.Add(2 * time.Minute)
+	if got := lookup(c); got != "one" || log.Len() > 0 {
+		t.Errorf("%s, and the log says %q", got, &log)
+	}
+	if got := lookup(table()); !strings.Contains(got, "no file descriptor left") {
+		t.Errorf("without a secret: %s", got)
+	}
+	source.err = nil
+	if got := lookup(c); got != "two" {
+		t.Errorf("with descriptors again: %s", got)
+	}
 }
 
 // A new configuration does not lose a secret because its file is unreadable just

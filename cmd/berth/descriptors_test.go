@@ -125,6 +125,8 @@ func (n *running) wantOwnFault(t *testing.T) {
 		`berth_pull_failures_total{organisation="-",reason="unreachable",registry="docker.io"}`: 0,
 		`berth_pull_failures_total{organisation="-",reason="timeout",registry="docker.io"}`:     0,
 		`berth_corrupt_blobs_total{registry="docker.io"}`:                                       0,
+		`berth_cache_errors_total{operation="open"}`:                                            0,
+		`berth_cache_errors_total{operation="make"}`:                                            0,
 		`berth_cache_writable`:    1,
 		`berth_disk_bypass_total`: 0,
 	} {
@@ -187,6 +189,59 @@ func TestDescriptors_FewLeft(t *testing.T) {
 		t.Errorf("%d were refused: the descriptors were not short", refused)
 	}
 	n.wantOwnFault(t)
+}
+
+// A kept blob that this process has not verified needs a second descriptor for that:
+// without one it is not fetched in place of the one that is there.
+func TestDescriptors_NoneToVerify(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	hub := ocitest.New(t, ocitest.Options{})
+	image := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{2 << 20}})
+	h.registry("docker.io", hub)
+	n := h.run()
+	h.nobody(n).mustPull("app", image, "")
+	n.stop()
+	n = h.run()
+	c := h.alone(n)
+	layer := image.Platforms[0].Layers[0]
+	path := "/v2/library/app/blobs/" + layer.String()
+	for _, d := range []oci.Digest{image.Digest, image.Platforms[0].Manifest} { // proves the right to its layer
+		if a := c.get("/v2/library/app/manifests/" + d.String()); a.status != http.StatusOK {
+			t.Fatal(a)
+		}
+	}
+	asked := hub.Count(ocitest.Match{})
+	giveBack := n.leave(t, 1)
+	wantNoDescriptor(t, "a blob to be verified", c.get(path))
+	if now := hub.Count(ocitest.Match{}); now != asked {
+		t.Errorf("the registry was asked %d times for it", now-asked)
+	}
+	giveBack()
+	if a := c.get(path); a.status != http.StatusOK || oci.DigestOf(a.body) != layer {
+		t.Errorf("%s", a)
+	}
+	n.wantOwnFault(t)
+}
+
+// A certificate that changed while no file could be opened is in use as soon as it can
+// be read.
+func TestDescriptors_Certificate(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.certificate("one")
+	s.save(strings.Replace(s.read("berth.yaml"), "callers: open}", "callers: open, tls: {cert_file: tls.crt, key_file: tls.key}}", 1))
+	n := (&keeper{home: s.home, notices: newNotices(t)}).startOn(s.path("berth.yaml"))
+	n.awaitAddresses(2)
+	door := strings.TrimPrefix(n.doors[openDoor], "http://")
+	if got := servedBy(t, door); got != "one" {
+		t.Fatalf("served with %q", got)
+	}
+	giveBack := n.leave(t, 0)
+	s.certificate("two")
+	n.await("it cannot be read", func() bool { return strings.Contains(n.log.String(), "a new certificate cannot be used") })
+	giveBack()
+	await(t, "the new certificate", func() bool { return servedBy(t, door) == "two" })
 }
 
 // A secret and a drop-in that changed while no file could be opened: the old ones
