@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -120,14 +121,23 @@ type Forwarder struct {
 // NewForwarder leads to target, a host and port, until the test ends.
 func NewForwarder(t testing.TB, target string) *Forwarder {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	f, err := startForwarder(target)
 	if err != nil {
 		t.Fatalf("starting a forwarder: %v", err)
 	}
-	f := &Forwarder{listener: l, target: target, near: map[net.Conn]bool{}}
-	f.all.Go(f.serve)
 	t.Cleanup(f.close)
 	return f
+}
+
+func startForwarder(target string) (*Forwarder, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	f := &Forwarder{listener: l, target: target, near: map[net.Conn]bool{}}
+	f.all.Go(f.serve)
+	return f, nil
 }
 
 // Addr is its host and port.
@@ -198,4 +208,16 @@ func copyAll(to io.Writer, from io.Reader) error {
 		return fmt.Errorf("forwarding: %w", err)
 	}
 	return nil
+}
+
+// Freeze makes the connections to the registry's own servers silent that are open
+// now: to some of them, or to all. It says how many there were. Options.Relay must
+// be on.
+func (r *Registry) Freeze(servers ...Server) (frozen int) {
+	for s, f := range r.relays {
+		if len(servers) == 0 || slices.Contains(servers, s) {
+			frozen += f.Freeze()
+		}
+	}
+	return frozen
 }

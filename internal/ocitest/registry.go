@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -75,6 +76,9 @@ type Options struct {
 	// OneCopy makes it a violation to fetch any byte of a blob twice (by
 	// count: one-byte probes and what Stat asks for are free).
 	OneCopy bool
+	// Relay puts a Forwarder before each server, so that Registry.Freeze can make
+	// its connections silent. It is for real sockets.
+	Relay bool
 	// Net is where it listens. If nil, TCP ports of 127.0.0.1.
 	Net *MemoryNet
 	// Now is the clock for tokens and redirects. If nil, time.Now.
@@ -87,6 +91,7 @@ type Registry struct {
 	opts    Options
 	secret  []byte // signs redirects
 	servers map[Server]*httptest.Server
+	relays  map[Server]*Forwarder
 	pool    *x509.CertPool
 
 	closing  chan struct{} // closed first: whatever a handler waits for, it stops waiting
@@ -128,6 +133,9 @@ func Start(o Options) (*Registry, error) {
 	if o.HTTP2 && !o.TLS {
 		return nil, errors.New("HTTP2 needs TLS")
 	}
+	if o.Relay && o.Net != nil {
+		return nil, errors.New("a relay is for real sockets")
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -138,6 +146,7 @@ func Start(o Options) (*Registry, error) {
 		opts:    o,
 		secret:  []byte(rand.Text()),
 		servers: map[Server]*httptest.Server{},
+		relays:  map[Server]*Forwarder{},
 		pool:    x509.NewCertPool(),
 		closing: make(chan struct{}),
 		content: newContent(),
@@ -183,7 +192,7 @@ func (r *Registry) serve(s Server, secure bool) error {
 	r.servers[s] = srv
 	if !secure {
 		srv.Start()
-		return nil
+		return r.relay(s, l)
 	}
 	srv.EnableHTTP2 = r.opts.HTTP2
 	protos := []string{"http/1.1"}
@@ -193,6 +202,21 @@ func (r *Registry) serve(s Server, secure bool) error {
 	srv.TLS = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protos}
 	srv.StartTLS()
 	r.pool.AddCert(srv.Certificate())
+	return r.relay(s, l)
+}
+
+// relay makes the URL of a server that of a Forwarder to it, where that was asked for.
+func (r *Registry) relay(s Server, l net.Listener) error {
+	if !r.opts.Relay {
+		return nil
+	}
+	f, err := startForwarder(l.Addr().String())
+	if err != nil {
+		return err
+	}
+	r.relays[s] = f
+	srv := r.servers[s]
+	srv.URL = strings.Replace(srv.URL, l.Addr().String(), f.Addr(), 1)
 	return nil
 }
 
@@ -225,6 +249,9 @@ func (r *Registry) Close() {
 		for _, s := range r.servers {
 			s.CloseClientConnections()
 			s.Close()
+		}
+		for _, f := range r.relays {
+			f.close()
 		}
 		r.handlers.Wait()
 	})
