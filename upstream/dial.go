@@ -71,6 +71,26 @@ func limitUnacked(raw syscall.RawConn) {
 	})
 }
 
+// isUnacknowledged says whether the kernel cannot send, or sends again and again, since
+// the other end acknowledges nothing. A short request that has had some time to leave
+// has not come in then.
+func (c *conn) isUnacknowledged() bool {
+	s, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return false // it is closed
+	}
+	dead := false
+	err = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		dead = err == nil && (info.Unacked > 0 && info.Retransmits > 0 || info.Notsent_bytes > 0)
+	})
+	return err == nil && dead
+}
+
 func (d *dialer) check(address string) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {

@@ -46,8 +46,7 @@ func newHostStats() *hostStats {
 }
 
 // answered notes that a header was there after a time. The average forgets
-// quickly: a host that has become slow is found to be so after two or three
-// answers, and until then each costs one request more.
+// quickly: what was slow for once costs little.
 func (m *hostStats) answered(k hostKey, took time.Duration) {
 	m.change(k, func(n *hostStat) {
 		if n.header == 0 {
@@ -56,6 +55,12 @@ func (m *hostStats) answered(k hostKey, took time.Duration) {
 		}
 		n.header += (took - n.header) / 4
 	})
+}
+
+// slow notes that a host took so long over a connection that was new, and was not
+// given the time over one that was not: it is given it from now on.
+func (m *hostStats) slow(k hostKey, took time.Duration) {
+	m.change(k, func(n *hostStat) { n.header = max(n.header, took) })
 }
 
 // gaveUp notes that a body was given up.

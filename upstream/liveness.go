@@ -36,6 +36,7 @@ type watched struct {
 	reads   int
 	waiting bool
 	dead    bool
+	doubts  int // in vain, in the present call of Read
 }
 
 // watched is the body of resp, which came over c. Caller holds mu.
@@ -64,6 +65,7 @@ func (w *watched) await() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.reads++
+	w.doubts = 0
 	w.waiting = true
 	if w.wait == nil {
 		w.wait = &quietTimer{f: w.doubt}
@@ -87,15 +89,22 @@ func (w *watched) doubt() {
 	read, at := w.reads, w.base+w.got
 	mine := w.waiting && w.mayCut()
 	w.mu.Unlock()
-	if !mine || !w.elsewhere(at) {
+	if !mine {
 		return
 	}
+	elsewhere := w.elsewhere(at)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.waiting && w.reads == read {
+	switch {
+	case !w.waiting || w.reads != read:
+	case elsewhere:
 		w.dead = true
+		w.conn.pool.dead.Store(true)
 		w.x.s.hostStats.gaveUp(w.x.key())
 		w.x.cancel(errStall)
+	default: // the network may not be back yet
+		w.doubts++
+		w.wait.begin(w.x.quiet() << w.doubts)
 	}
 }
 
@@ -132,7 +141,7 @@ func (w *watched) elsewhere(at int64) bool {
 	}
 	defer resp.Body.Close()
 	if counted {
-		return w.conn.silentFor(ctx, w.x.quiet(), came)
+		return w.conn.silentFor(ctx.Done(), w.x.quiet(), came)
 	}
 	return gives(resp)
 }

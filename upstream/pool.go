@@ -38,6 +38,8 @@ type pool struct {
 	of         *pools
 	meta, blob *http.Transport
 	open       atomic.Int64 // connections
+	// dead says that one of the connections is known to be dead.
+	dead atomic.Bool
 }
 
 func newPools(o transportOptions) *pools {
@@ -134,8 +136,8 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 // silentFor waits for d, and says whether nothing came meanwhile, or since came was
-// read. Where ctx ends first, it does not know, and says no.
-func (c *conn) silentFor(ctx context.Context, d time.Duration, came uint64) bool {
+// read. Where done is closed first, it does not know, and says no.
+func (c *conn) silentFor(done <-chan struct{}, d time.Duration, came uint64) bool {
 	over := make(chan struct{})
 	wait := quietTimer{f: func() { close(over) }}
 	defer wait.stop()
@@ -143,7 +145,7 @@ func (c *conn) silentFor(ctx context.Context, d time.Duration, came uint64) bool
 	select {
 	case <-over:
 		return c.came.Load() == came
-	case <-ctx.Done():
+	case <-done:
 		return false
 	}
 }

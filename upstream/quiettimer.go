@@ -20,7 +20,8 @@ type quietTimer struct {
 	mu    sync.Mutex
 	timer *time.Timer
 	step  time.Duration
-	left  int // 0: it is over, or was stopped
+	due   time.Time // when the present step ends
+	left  int       // 0: it is over, or was stopped
 }
 
 // begin waits for d, from now on.
@@ -28,6 +29,7 @@ func (p *quietTimer) begin(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.step, p.left = d/quietSteps, quietSteps
+	p.due = time.Now().Add(p.step)
 	if p.timer == nil {
 		p.timer = time.AfterFunc(p.step, p.tick)
 		return
@@ -47,11 +49,15 @@ func (p *quietTimer) stop() {
 
 func (p *quietTimer) tick() {
 	p.mu.Lock()
-	if p.left == 0 {
+	// The end of a step may wait for mu while begin starts all over: it is none of the
+	// new steps.
+	now := time.Now()
+	if p.left == 0 || now.Before(p.due) {
 		p.mu.Unlock()
 		return
 	}
 	if p.left--; p.left > 0 {
+		p.due = now.Add(p.step)
 		p.timer.Reset(p.step)
 		p.mu.Unlock()
 		return

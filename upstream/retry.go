@@ -79,6 +79,7 @@ func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Requ
 		retries = 0
 	}
 	var last attempt
+	tries := 0
 	b := s.breaker(req, op)
 	if b != nil {
 		if f, ok := b.goesOn(); !ok {
@@ -87,7 +88,8 @@ func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Requ
 	}
 	err := retry.Do(ctx, s.backoff(ctx, b, retries, &last), func(context.Context) error {
 		last.drop()
-		last = s.lively(ctx, via, req, op)
+		last = s.lively(ctx, via, req, op, tries > 0)
+		tries++
 		if last.again == oci.Unclassified {
 			return nil
 		}
@@ -118,17 +120,24 @@ type attempt struct {
 // lively tries, and again at once where the connection was dead. That is no retry of
 // what the registry did, so it costs nothing of the budget; there cannot be more of
 // it than there were connections.
-func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Request, op operation) attempt {
+func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, patient bool) attempt {
 	most := maxLost
 	if isCounted(ctx) {
 		most = 1
 	}
+	var before *exchange
 	for lost := 0; ; lost++ {
-		a := s.try(ctx, s.begin(ctx, via, req, op, most-lost))
+		x := s.begin(ctx, via, req, op, most-lost)
+		x.patient = patient
+		a := s.try(ctx, x)
+		if before != nil && a.err == nil {
+			x.compare(before)
+		}
 		if !errors.Is(a.err, errLost) || ctx.Err() != nil {
 			return a
 		}
 		s.metrics.retry(s.name, a.again)
+		before = x
 	}
 }
 
@@ -136,7 +145,7 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	a := attempt{reply: reply{sent: s.now()}}
 	start := time.Now()
 	if x.op == opAuth {
-		a.Response, a.err = hastily(x.via, x.req) //nolint:bodyclose // likewise
+		a.Response, a.err = hastily(x.via, x.req, x.authLimit()) //nolint:bodyclose // likewise
 	} else {
 		a.Response, a.err = x.via.RoundTrip(x.req) //nolint:bodyclose // drop closes it, or whoever gets the answer
 	}
@@ -166,14 +175,23 @@ func (s *sender) heard(ctx context.Context, req *http.Request, op operation, a *
 	b.hear(ctx, a.Response, a.err, took)
 }
 
-// authTimeout is how long a token endpoint may take for its header. It has
-// nothing to look for, and its client waits for more than the token.
+// authTimeout is how long a token endpoint may take for its header, unless it is
+// known to be slow. It has nothing to look for, and its client waits for more than the
+// token. One that asks a slow directory may need longer: the second try has the time
+// that anything has.
 const authTimeout = 4 * time.Second
 
-// hastily sends req, whose header must be there within authTimeout.
-func hastily(via http.RoundTripper, req *http.Request) (*http.Response, error) {
+func (x *exchange) authLimit() time.Duration {
+	if x.patient {
+		return headerTimeout
+	}
+	return min(headerTimeout, max(authTimeout, usualTimes*x.s.hostStats.of(x.key()).header))
+}
+
+// hastily sends req, whose header must be there within limit.
+func hastily(via http.RoundTripper, req *http.Request, limit time.Duration) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
-	clock := time.AfterFunc(authTimeout, func() { cancel(errNoHeader) })
+	clock := time.AfterFunc(limit, func() { cancel(errNoHeader) })
 	resp, err := via.RoundTrip(req.WithContext(ctx))
 	switch {
 	case err != nil && !clock.Stop():

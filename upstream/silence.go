@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync"
+	"syscall"
 	"time"
 
 	"berth/oci"
@@ -48,20 +49,24 @@ type exchange struct {
 	// waits for as long as on a new connection.
 	limit int
 
+	// patient: an earlier try of this request had no answer in time.
+	patient bool
+	over    chan struct{} // closed when there is a header, or an error
+
 	mu     sync.Mutex // guards all below
 	conn   *conn      // nil: none yet, or the transport is not ours
 	reused bool
 	got    time.Time // when conn was there
 	came   uint64    // how often it had been heard then
 	wait   *quietTimer
-	over   bool // there is a header, or an error
 	lost   bool
+	waited time.Duration // until it was lost, or there was a header
 }
 
 // begin prepares req to be sent once. A request that is not a question is never
 // given up: it may have done what it was to do.
 func (s *sender) begin(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, limit int) *exchange {
-	x := &exchange{s: s, via: via, op: op, limit: limit}
+	x := &exchange{s: s, via: via, op: op, limit: limit, over: make(chan struct{})}
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
 		x.limit = 0
 	}
@@ -76,7 +81,10 @@ func (x *exchange) gotConn(i httptrace.GotConnInfo) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.stop()
-	if x.conn = connOf(i.Conn); x.conn == nil || x.over {
+	if x.isOver() {
+		return
+	}
+	if x.conn = connOf(i.Conn); x.conn == nil {
 		return
 	}
 	x.reused, x.got, x.came = i.Reused, time.Now(), x.conn.came.Load()
@@ -87,6 +95,15 @@ func (x *exchange) gotConn(i httptrace.GotConnInfo) {
 	if quiet < headerTimeout {
 		x.wait = &quietTimer{f: func() { x.silent(c, got) }}
 		x.wait.begin(quiet)
+	}
+}
+
+func (x *exchange) isOver() bool {
+	select {
+	case <-x.over:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -108,62 +125,21 @@ func (x *exchange) silent(c *conn, got time.Time) {
 	if heard := c.lastHeard(); heard.After(got) && time.Since(heard) < quiet { // other answers on an HTTP/2 connection
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		if !x.over && x.conn == c {
+		if !x.isOver() && x.conn == c {
 			x.wait.begin(quiet - time.Since(heard))
 		}
 		return
 	}
-	if isCounted(x.ctx) && x.req.Method == http.MethodGet && !x.confirmed(c, quiet) {
+	if isCounted(x.ctx) && x.req.Method == http.MethodGet && !x.isDead(c, quiet) {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.over || x.conn != c {
+	if x.isOver() || x.conn != c {
 		return
 	}
 	x.lost = true
 	x.cancel(errLost)
-}
-
-// confirmed says whether c is dead, before a request over it is repeated that the
-// registry counts. It asks for the header of the same thing, which costs nothing,
-// over the same transport. With HTTP/2 that is the same connection, and what comes
-// over it, whatever it is, shows that it lives: then the registry has the GET and
-// is slow with it. HTTP/1.1 has no room for a second request on a connection. There
-// the HEAD goes over another one, and either that is silent as well, so that all of
-// the pool is dead, or the registry answers there, and has as much time again to
-// answer here.
-func (x *exchange) confirmed(c *conn, quiet time.Duration) bool {
-	came := c.came.Load()
-	ctx, cancel := context.WithCancel(x.ctx)
-	defer cancel()
-	wait := quietTimer{f: cancel}
-	defer wait.stop()
-	wait.begin(quiet)
-	answered, reused := x.ask(ctx)
-	switch {
-	case c.came.Load() != came || x.ctx.Err() != nil:
-		return false
-	case !answered:
-		return reused && ctx.Err() != nil
-	}
-	return c.silentFor(x.ctx, quiet, came)
-}
-
-// ask sends the HEAD of x, and says whether there was an answer, and whether it
-// went over a connection that was open before.
-func (x *exchange) ask(ctx context.Context) (answered, reused bool) {
-	head := x.req.Clone(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused },
-	}))
-	head.Method = http.MethodHead
-	start := time.Now()
-	resp, err := x.via.RoundTrip(head)
-	x.s.metrics.try(x.s.name, opHead, resp, err, time.Since(start))
-	if err == nil {
-		_ = resp.Body.Close() // of a HEAD there is none
-	}
-	return err == nil, reused
 }
 
 // ended notes that there is a header, or an error, which it returns. about says
@@ -172,25 +148,70 @@ func (x *exchange) ask(ctx context.Context) (answered, reused bool) {
 func (x *exchange) ended(resp *http.Response, err error) (about bool, _ error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.over = true
+	close(x.over)
 	x.stop()
 	c := x.conn
-	switch {
-	case c == nil:
+	if c == nil {
 		return true, err
+	}
+	x.waited = time.Since(x.got)
+	switch {
 	case err == nil:
-		x.s.hostStats.answered(x.key(), time.Since(x.got))
+		x.s.hostStats.answered(x.key(), x.waited)
 		resp.Body = x.watched(resp, c)
 		return true, nil
 	case x.lost:
 		c.pool.retire()
 		return false, errLost
 	}
+	return x.failed(c, err)
+}
+
+// failed is ended with an error. Caller holds mu.
+func (x *exchange) failed(c *conn, err error) (about bool, _ error) {
+	cause := context.Cause(x.ctx)
 	x.cancel(nil)
-	timeout := classOf(err) == oci.Timeout || errors.Is(context.Cause(x.ctx), errNoHeader)
+	timeout := isTimeout(err) || errors.Is(cause, errNoHeader)
 	silent := c.came.Load() == x.came
-	if timeout && (silent || !x.reused) { // a new one of HTTP/2 has at least begun to speak
+	switch {
+	case timeout && (silent || !x.reused): // a new one of HTTP/2 has at least begun to speak
 		c.pool.retire() // nothing else shall wait for it
+		return !x.reused, err
+	case silent && x.reused && cause == nil:
+		// The kernel, or a ping of HTTP/2, found out first: then all requests on the
+		// connection fail at the same moment, and would open the breaker.
+		c.pool.retire()
+		c.pool.dead.Store(true)
+		if x.limit > 0 {
+			x.lost = true
+			err = errLost
+		}
+		return false, err
 	}
-	return !timeout || !silent || !x.reused, err
+	return true, err
+}
+
+// isTimeout says whether err is a limit of ours that was reached, and not one of the
+// kernel's for a peer that acknowledges nothing.
+func isTimeout(err error) bool {
+	return classOf(err) == oci.Timeout && !errors.Is(err, syscall.ETIMEDOUT)
+}
+
+// compare learns from the answer to x, which was sent since before was lost. One that
+// came sooner than before had waited shows that the connection was dead; a later one,
+// that the host is slow, and the next request waits for longer.
+func (x *exchange) compare(before *exchange) {
+	x.mu.Lock()
+	reused, took := x.reused, x.waited
+	x.mu.Unlock()
+	before.mu.Lock()
+	c, limit := before.conn, before.waited
+	before.mu.Unlock()
+	switch {
+	case reused || c == nil:
+	case took < limit:
+		c.pool.dead.Store(true)
+	default:
+		x.s.hostStats.slow(x.key(), took)
+	}
 }
