@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"berth/cache/download"
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -65,8 +65,8 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 		}
 	}
 	key := s.accessKey(view, o.Repo, o.Digest)
-	s.facts.Prove(key, s.memberKey(o), asked)
-	if s.facts.Denied(key) {
+	s.proofs.Prove(key, s.memberKey(o), asked)
+	if s.proofs.Denied(key) {
 		return &oci.Error{
 			Class:   oci.Denied,
 			About:   oci.About{View: view, Repo: o.Repo},
@@ -81,7 +81,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error) {
 	class := oci.ClassOf(err)
 	switch key := s.accessKey(view, o.Repo, o.Digest); {
-	case facts.AnswerOf(err) == facts.NotUnderstood:
+	case proof.AnswerOf(err) == proof.NotUnderstood:
 		s.doubt(key)
 		return
 	case class.Refuses():
@@ -94,13 +94,13 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 		s.c.rememberMissing(mk, err)
 		return
 	}
-	seen := s.facts.Member(s.memberKey(o)) != facts.None
+	seen := s.proofs.Member(s.memberKey(o)) != proof.None
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
 		// A registry that hides what one may not see answers 404 too. One that has
 		// shown the view the repository may be saying that the object is gone.
 		key := s.accessKey(view, o.Repo, o.Digest)
-		if access, _ := s.facts.Access(key); access != facts.None {
-			s.facts.Missed(s.memberKey(o))
+		if access, _ := s.proofs.Access(key); access != proof.None {
+			s.proofs.Missed(s.memberKey(o))
 		}
 		s.deny(key, class)
 	}
@@ -109,20 +109,20 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 
 // doubt shortens what the view had proven. To the shared view nothing is secret:
 // there a riddle is as good as silence.
-func (s *source) doubt(key facts.Access) {
+func (s *source) doubt(key proof.Access) {
 	if !key.View.Shared() {
-		s.facts.Doubt(key)
+		s.proofs.Doubt(key)
 	}
 }
 
 // deny voids what the view had proven. A refused credential says nothing about
 // the repository, so the shared view may still stand in.
-func (s *source) deny(key facts.Access, class oci.Class) {
+func (s *source) deny(key proof.Access, class oci.Class) {
 	if class == oci.Unauthorized {
-		s.facts.DenyCredential(key)
+		s.proofs.DenyCredential(key)
 		return
 	}
-	s.facts.Deny(key)
+	s.proofs.Deny(key)
 }
 
 func (c *Cache) rememberMissing(k questionKey, err error) {
@@ -137,7 +137,7 @@ func (c *Cache) knownMissing(k questionKey) error {
 // renewEarly asks again in the background when access, proven then, is past four
 // fifths of its life, so that no pull has to wait for it.
 func (s *source) renewEarly(view oci.View, o oci.Object, proven time.Time) {
-	if ttl := s.facts.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
+	if ttl := s.proofs.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
 		return
 	}
 	if mk := s.questionKey(view, o); s.c.knownMissing(mk) == nil {

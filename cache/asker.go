@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 
 	"berth/cache/download"
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -174,5 +174,5 @@ func (a *asker) mayMirror(ctx context.Context, cause error) bool {
 func (a *asker) standsIn(cause error) bool {
 	state, _ := a.s.state(a.principal, a.object)
 	state.Answer = a.s.answerOf(a.principal, cause)
-	return facts.Decide(state) == facts.ServeStale
+	return proof.Decide(state) == proof.ServeStale
 }

@@ -1,5 +1,5 @@
 // Package cache is a registry read through the disk: an oci.Source that wraps
-// the one that asks upstream. It decides who may have what (Decide, in facts),
+// the one that asks upstream. It decides who may have what (proof.Decide),
 // serves what is there, and fetches once for everyone who wants the same: a
 // manifest by one GET (manifest.go), a blob by one download (package download).
 //
@@ -20,7 +20,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"berth/cache/download"
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/cache/store"
 	"berth/internal/flight"
 	"berth/internal/hold"
@@ -34,8 +34,8 @@ type Options struct {
 	// MaxSize and MinFree in bytes, or Limits; see store.Options.
 	MaxSize, MinFree int64
 	Limits           func(total int64) (maxSize, minFree int64, err error)
-	// Times are the defaults of Upstream.Times; see facts.Options.
-	Times facts.Times
+	// Times are the defaults of Upstream.Times; see proof.Options.
+	Times proof.Times
 	// HotBytes bounds the manifests and small blobs kept in memory. If 0, 16 MiB.
 	HotBytes int64
 	// ParkAfter, Parallel and Connections are those of download.Options.
@@ -58,10 +58,10 @@ type Options struct {
 type Cache struct {
 	o      Options
 	folder *folder
-	facts  *facts.Facts
+	proofs *proof.Proofs
 	hot    *hot
-	// factsFile is what the facts are kept in; nil: in memory only.
-	factsFile os.FileInfo
+	// proofFile is what the proofs are kept in; nil: in memory only.
+	proofFile os.FileInfo
 
 	// Requests that prove something, per view and object.
 	stats    *flight.Group[questionKey, *oci.Content]
@@ -76,7 +76,7 @@ type Cache struct {
 	// slow holds what nobody waits for where there is a stale copy.
 	slow *hold.Table[slowKey]
 	// renewed says when a manifest last renewed what it lists.
-	renewed *lru.Cache[facts.Member, time.Time]
+	renewed *lru.Cache[proof.Member, time.Time]
 
 	counts counts
 	descs  descs
@@ -101,7 +101,7 @@ func New(o Options) (*Cache, error) {
 		o.HotBytes = 16 << 20
 	}
 	c := &Cache{o: o, descs: newDescs()}
-	c.folder = &folder{dir: o.Dir, none: store.None(), log: o.Log, reopened: c.dropOldFacts, open: func() (*store.Store, error) {
+	c.folder = &folder{dir: o.Dir, none: store.None(), log: o.Log, reopened: c.dropOldProofs, open: func() (*store.Store, error) {
 		return store.Open(o.Dir, store.Options{
 			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
 		})
@@ -109,7 +109,7 @@ func New(o Options) (*Cache, error) {
 	if err := c.folder.begin(); err != nil {
 		return nil, err
 	}
-	if err := c.openFacts(); err != nil {
+	if err := c.openProofs(); err != nil {
 		_ = c.folder.close() // the first error counts
 		return nil, err
 	}
@@ -123,47 +123,47 @@ func New(o Options) (*Cache, error) {
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
 	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[slowKey](8192, o.Now)
-	c.renewed, _ = lru.New[facts.Member, time.Time](8192) // errors only for a size below 1
+	c.renewed, _ = lru.New[proof.Member, time.Time](8192) // errors only for a size below 1
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wg.Go(c.keepLooking)
 	return c, nil
 }
 
-func factsPath(o Options) string { return filepath.Join(o.Dir, "facts.db") }
+func proofPath(o Options) string { return filepath.Join(o.Dir, "facts.db") }
 
-// dropOldFacts deletes a facts.db that came with a folder in the middle of a run. It
+// dropOldProofs deletes a facts.db that came with a folder in the middle of a run. It
 // knows nothing of what was denied meanwhile, and the next start would take an older
 // proof in it for the last word.
-func (c *Cache) dropOldFacts() {
-	there, err := os.Lstat(factsPath(c.o))
-	if err != nil || c.factsFile != nil && os.SameFile(there, c.factsFile) {
+func (c *Cache) dropOldProofs() {
+	there, err := os.Lstat(proofPath(c.o))
+	if err != nil || c.proofFile != nil && os.SameFile(there, c.proofFile) {
 		return
 	}
-	if err := os.Remove(factsPath(c.o)); err != nil {
+	if err := os.Remove(proofPath(c.o)); err != nil {
 		c.o.Log.Error("an old facts.db cannot be deleted: delete it before the next start, since it does not know what was denied meanwhile", "err", err)
 	}
 }
 
-// openFacts opens the facts. A disk that cannot keep them costs what they save
+// openProofs opens the proofs. A disk that cannot keep them costs what they save
 // after a restart, and no pull.
-func (c *Cache) openFacts() (err error) {
+func (c *Cache) openProofs() (err error) {
 	o := c.o
-	fo := facts.Options{
+	fo := proof.Options{
 		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
 	}
 	if c.folder.trouble() == nil { // else that was said
-		if c.facts, err = facts.Open(factsPath(o), fo); err == nil {
-			c.factsFile, _ = os.Stat(factsPath(o)) // if it went at once there is none to be known again
+		if c.proofs, err = proof.Open(proofPath(o), fo); err == nil {
+			c.proofFile, _ = os.Stat(proofPath(o)) // if it went at once there is none to be known again
 			return nil
 		}
 		o.Log.Error("facts.db cannot be opened; until the next start facts are kept in memory only", "err", err)
 	}
-	c.facts, err = facts.Open("", fo)
+	c.proofs, err = proof.Open("", fo)
 	return err
 }
 
 // Close ends running fills, waits for everything that was started, and writes
-// pending facts. Nothing may call the cache any more.
+// pending proofs. Nothing may call the cache any more.
 func (c *Cache) Close() error {
 	c.cancel()
 	c.stats.Close()
@@ -172,7 +172,7 @@ func (c *Cache) Close() error {
 	c.downloads.Close()
 	c.writes.Wait()
 	c.wg.Wait()
-	err := c.facts.Close()
+	err := c.proofs.Close()
 	if serr := c.folder.close(); err == nil {
 		err = serr
 	}
@@ -220,17 +220,17 @@ type Upstream struct {
 	KeepMissing bool
 	// Times say how long proofs and tags are worth something here; a zero time
 	// is the cache's.
-	Times facts.Times
+	Times proof.Times
 }
 
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
-	s := &source{c: c, u: u, origin: u.Origin.Dir(), facts: c.facts.With(u.Times)}
+	s := &source{c: c, u: u, origin: u.Origin.Dir(), proofs: c.proofs.With(u.Times)}
 	c.counts.know(s.origin, u.Name)
 	if u.Uniform && !u.PerObject { // where rights differ within a repository, no one view stands for all
 		shared := u
 		shared.As = u.Shared
-		s.shared = &source{c: c, u: shared, origin: s.origin, facts: s.facts}
+		s.shared = &source{c: c, u: shared, origin: s.origin, proofs: s.proofs}
 	}
 	return s
 }

@@ -11,5 +11,5 @@ func (c *Cache) Forget(organisation string) error {
 	c.missing.ReleaseIf(its)
 	c.stats.Forget(its)
 	c.resolves.Forget(its)
-	return c.facts.Forget(organisation)
+	return c.proofs.Forget(organisation)
 }

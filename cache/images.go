@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -53,12 +53,12 @@ func (c *Cache) Images(ctx context.Context) ([]Image, error) {
 		return s
 	}
 	seen := 0
-	err := c.facts.Known(ctx, func(m facts.Member) {
+	err := c.proofs.Known(ctx, func(m proof.Member) {
 		if seen++; m.Kind == oci.Manifest && seen <= 10*maxImages {
 			s := at(m.Origin, m.Repo)
 			s.manifests = append(s.manifests, m.Digest)
 		}
-	}, func(k facts.TagKey, t facts.Tag) {
+	}, func(k proof.TagKey, t proof.Tag) {
 		if s := shelves[place{k.Origin, k.Repo}]; s != nil && !slices.Contains(s.tags[t.Digest], k.Tag) {
 			s.tags[t.Digest] = append(s.tags[t.Digest], k.Tag)
 		}

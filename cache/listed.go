@@ -3,7 +3,7 @@ package cache
 import (
 	"time"
 
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -32,7 +32,7 @@ func (s *source) renewListed(o oci.Object, asked time.Time) {
 	}
 	for _, m := range l.Manifests {
 		child := oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: m.Digest}
-		if s.facts.Renew(s.memberKey(child), asked) {
+		if s.proofs.Renew(s.memberKey(child), asked) {
 			s.renewListed(child, asked)
 		}
 	}
@@ -42,11 +42,11 @@ func (s *source) renewListed(o oci.Object, asked time.Time) {
 }
 
 func (s *source) renewBlob(repo string, d oci.Digest, asked time.Time) {
-	s.facts.Renew(s.memberKey(oci.Object{Repo: repo, Kind: oci.Blob, Digest: d}), asked)
+	s.proofs.Renew(s.memberKey(oci.Object{Repo: repo, Kind: oci.Blob, Digest: d}), asked)
 }
 
 // renewal says whether it is time for the manifest m to renew what it lists.
-func (c *Cache) renewal(m facts.Member, asked time.Time) bool {
+func (c *Cache) renewal(m proof.Member, asked time.Time) bool {
 	last, ok := c.renewed.Get(m)
 	if ok && asked.Sub(last).Abs() < renewListedEvery {
 		return false

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"berth/cache/download"
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -89,15 +89,15 @@ func twice[T any](do func() (T, error)) (T, error) {
 	return t, err
 }
 
-// answerOf sorts an upstream's error as facts.AnswerOf does, but for registries
+// answerOf sorts an upstream's error as proof.AnswerOf does, but for registries
 // whose images are kept when they are deleted there, and for the shared view, to
 // which nothing is secret: an answer that is not understood is none.
-func (s *source) answerOf(view oci.View, err error) facts.Answer {
-	switch answer := facts.AnswerOf(err); {
+func (s *source) answerOf(view oci.View, err error) proof.Answer {
+	switch answer := proof.AnswerOf(err); {
 	case s.keeps(err):
-		return facts.Kept
-	case answer == facts.NotUnderstood && view.Shared():
-		return facts.Indeterminate
+		return proof.Kept
+	case answer == proof.NotUnderstood && view.Shared():
+		return proof.Indeterminate
 	default:
 		return answer
 	}
@@ -111,12 +111,12 @@ func (s *source) keeps(err error) bool {
 
 // had is what counts for what is kept: a proof, however old, that no denial has
 // followed.
-func (s *source) had(state facts.State, view oci.View, o oci.Object) facts.State {
-	if s.facts.HadAccess(s.accessKey(view, o.Repo, o.Digest)) {
-		state.Access = max(state.Access, facts.Grace)
+func (s *source) had(state proof.State, view oci.View, o oci.Object) proof.State {
+	if s.proofs.HadAccess(s.accessKey(view, o.Repo, o.Digest)) {
+		state.Access = max(state.Access, proof.Grace)
 	}
-	if s.facts.HadMember(s.memberKey(o)) {
-		state.Member = max(state.Member, facts.Grace)
+	if s.proofs.HadMember(s.memberKey(o)) {
+		state.Member = max(state.Member, proof.Grace)
 	}
 	return state
 }

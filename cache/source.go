@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"berth/cache/download"
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -15,8 +15,8 @@ type source struct {
 	c      *Cache
 	u      Upstream
 	origin string
-	facts  *facts.Facts // with the times that hold here
-	shared *source      // nil: the shared view says nothing here
+	proofs *proof.Proofs // with the times that hold here
+	shared *source       // nil: the shared view says nothing here
 }
 
 // View is as whom repo is asked.
@@ -146,19 +146,19 @@ func (s *source) mayFallBack(repo string, err error) bool {
 		return false // it has just been asked
 	}
 	asked := oci.ClassOf(err) == oci.Unauthorized && s.u.AnonymousFallback || oci.Indeterminate(err)
-	return asked && !s.facts.DeniedItself(s.accessKey(view, repo, ""))
+	return asked && !s.proofs.DeniedItself(s.accessKey(view, repo, ""))
 }
 
-func (s *source) accessKey(view oci.View, repo string, d oci.Digest) facts.Access {
-	key := facts.Access{Origin: s.origin, View: view, Repo: repo}
+func (s *source) accessKey(view oci.View, repo string, d oci.Digest) proof.Access {
+	key := proof.Access{Origin: s.origin, View: view, Repo: repo}
 	if s.u.PerObject {
 		key.Digest = d
 	}
 	return key
 }
 
-func (s *source) memberKey(o oci.Object) facts.Member {
-	return facts.Member{Origin: s.origin, Repo: o.Repo, Kind: o.Kind, Digest: o.Digest}
+func (s *source) memberKey(o oci.Object) proof.Member {
+	return proof.Member{Origin: s.origin, Repo: o.Repo, Kind: o.Kind, Digest: o.Digest}
 }
 
 // open decides once with what is known, asks where that is not enough, and
@@ -210,12 +210,12 @@ func (s *source) statPast(ctx context.Context, view oci.View, o oci.Object) (*oc
 // about; the error is the answer where they may not.
 func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Outcome, error) {
 	state, proven := s.state(view, o)
-	if facts.Decide(state) == facts.Serve {
+	if proof.Decide(state) == proof.Serve {
 		s.renewEarly(view, o, proven)
 		return oci.Outcome{Result: oci.Hit}, nil
 	}
-	state.Answer = facts.Indeterminate
-	err := s.hurried(ctx, view, o.Repo, facts.Decide(state) == facts.ServeStale, func(ctx context.Context) error {
+	state.Answer = proof.Indeterminate
+	err := s.hurried(ctx, view, o.Repo, proof.Decide(state) == proof.ServeStale, func(ctx context.Context) error {
 		_, err := s.ask(ctx, view, o)
 		return err
 	})
@@ -223,13 +223,13 @@ func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Ou
 		return oci.Outcome{}, err
 	}
 	state, _ = s.state(view, o)
-	if state.Answer = s.answerOf(view, err); state.Answer == facts.Kept {
+	if state.Answer = s.answerOf(view, err); state.Answer == proof.Kept {
 		state = s.had(state, view, o)
 	}
-	switch facts.Decide(state) {
-	case facts.Serve:
+	switch proof.Decide(state) {
+	case proof.Serve:
 		return oci.Outcome{Result: oci.Revalidated}, nil
-	case facts.ServeStale:
+	case proof.ServeStale:
 		return oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}, nil
 	}
 	return oci.Outcome{}, err
@@ -241,9 +241,9 @@ func staleWarning(err error) string {
 
 // state is what is known about o for view, for bytes that are there, and when
 // access was proven.
-func (s *source) state(view oci.View, o oci.Object) (facts.State, time.Time) {
-	access, proven := s.facts.Access(s.accessKey(view, o.Repo, o.Digest))
-	return facts.State{Access: access, Member: s.facts.Member(s.memberKey(o)), Bytes: true}, proven
+func (s *source) state(view oci.View, o oci.Object) (proof.State, time.Time) {
+	access, proven := s.proofs.Access(s.accessKey(view, o.Repo, o.Digest))
+	return proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Bytes: true}, proven
 }
 
 // fetch gets what is not here.

@@ -5,7 +5,7 @@ import (
 	"errors"
 
 	"berth/cache/download"
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -13,13 +13,13 @@ import (
 // asks; upstream in trouble, from what it meant last.
 func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution, error) {
 	view := s.View(repo)
-	key := facts.TagKey{Origin: s.origin, View: view, Repo: repo, Tag: tag}
+	key := proof.TagKey{Origin: s.origin, View: view, Repo: repo, Tag: tag}
 	known, fresh := s.freshTag(view, key)
 	if fresh {
 		return resolution(known, oci.Outcome{Result: oci.Hit}), nil
 	}
 	var r *oci.Resolution
-	err := s.hurried(ctx, view, repo, s.mayResolveStale(view, key, facts.Indeterminate), func(ctx context.Context) (err error) {
+	err := s.hurried(ctx, view, repo, s.mayResolveStale(view, key, proof.Indeterminate), func(ctx context.Context) (err error) {
 		r, err = s.askTag(ctx, view, key)
 		return err
 	})
@@ -33,38 +33,38 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 }
 
 // freshTag is what a tag meant last to view, and whether that needs no question.
-func (s *source) freshTag(view oci.View, key facts.TagKey) (facts.Tag, bool) {
-	known, age := s.facts.Tag(key)
-	access, _ := s.facts.Access(s.accessKey(view, key.Repo, known.Digest))
-	return known, age == facts.Fresh && access == facts.Fresh
+func (s *source) freshTag(view oci.View, key proof.TagKey) (proof.Tag, bool) {
+	known, age := s.proofs.Tag(key)
+	access, _ := s.proofs.Access(s.accessKey(view, key.Repo, known.Digest))
+	return known, age == proof.Fresh && access == proof.Fresh
 }
 
 // mayResolveStale says whether what a tag meant last may stand in for answer. A
 // denial may have come meanwhile: access counts as it is now.
-func (s *source) mayResolveStale(view oci.View, key facts.TagKey, answer facts.Answer) bool {
-	known, age := s.facts.Tag(key)
+func (s *source) mayResolveStale(view oci.View, key proof.TagKey, answer proof.Answer) bool {
+	known, age := s.proofs.Tag(key)
 	access := s.accessKey(view, key.Repo, known.Digest)
 	switch answer {
-	case facts.Indeterminate:
-		proven, _ := s.facts.Access(access)
-		return age != facts.None && proven != facts.None
-	case facts.NotUnderstood:
-		proven, _ := s.facts.Access(access)
-		return age != facts.None && proven >= facts.Recent
-	case facts.Kept:
-		return known.Digest != "" && s.facts.HadAccess(access)
+	case proof.Indeterminate:
+		proven, _ := s.proofs.Access(access)
+		return age != proof.None && proven != proof.None
+	case proof.NotUnderstood:
+		proven, _ := s.proofs.Access(access)
+		return age != proof.None && proven >= proof.Recent
+	case proof.Kept:
+		return known.Digest != "" && s.proofs.HadAccess(access)
 	}
 	return false
 }
 
-func resolution(t facts.Tag, o oci.Outcome) *oci.Resolution {
+func resolution(t proof.Tag, o oci.Outcome) *oci.Resolution {
 	return &oci.Resolution{
 		Descriptor: oci.Descriptor{MediaType: t.MediaType, Digest: t.Digest, Size: t.Size},
 		Outcome:    o,
 	}
 }
 
-func (s *source) outcomeOf(r *oci.Resolution, known facts.Tag) *oci.Resolution {
+func (s *source) outcomeOf(r *oci.Resolution, known proof.Tag) *oci.Resolution {
 	answer := *r // the flight's answer is shared
 	answer.Result = oci.Fill
 	if known.Digest == r.Digest {
@@ -75,7 +75,7 @@ func (s *source) outcomeOf(r *oci.Resolution, known facts.Tag) *oci.Resolution {
 
 // askTag asks upstream what the tag means now, once for all who ask as the same
 // view, and records what the answer proves or denies.
-func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*oci.Resolution, error) {
+func (s *source) askTag(ctx context.Context, view oci.View, key proof.TagKey) (*oci.Resolution, error) {
 	mk := questionKey{s.origin, view, key.Repo, "tag " + key.Tag}
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
@@ -94,26 +94,26 @@ func (s *source) askTag(ctx context.Context, view oci.View, key facts.TagKey) (*
 		if err := s.prove(view, o, r.Asked); err != nil {
 			return nil, err
 		}
-		s.facts.SetTag(key, facts.Tag{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size, Asked: r.Asked})
+		s.proofs.SetTag(key, proof.Tag{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size, Asked: r.Asked})
 		return &r, nil
 	})
 }
 
-func (s *source) tagRefused(view oci.View, key facts.TagKey, mk questionKey, err error) {
+func (s *source) tagRefused(view oci.View, key proof.TagKey, mk questionKey, err error) {
 	if s.keeps(err) {
 		s.c.rememberMissing(mk, err)
 		return
 	}
-	known, age := s.facts.Tag(key)
-	if facts.AnswerOf(err) == facts.NotUnderstood {
+	known, age := s.proofs.Tag(key)
+	if proof.AnswerOf(err) == proof.NotUnderstood {
 		s.doubt(s.accessKey(view, key.Repo, known.Digest))
 		return
 	}
 	class := oci.ClassOf(err)
-	gone := class == oci.NotFound && (age != facts.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
+	gone := class == oci.NotFound && (age != proof.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
 	if class.Refuses() || gone {
 		s.deny(s.accessKey(view, key.Repo, known.Digest), class)
-		s.facts.DropTag(key)
+		s.proofs.DropTag(key)
 	}
 	if class == oci.NotFound {
 		s.c.rememberMissing(mk, err)

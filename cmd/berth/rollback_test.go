@@ -74,7 +74,7 @@ func TestCacheOfAnotherVersion(t *testing.T) {
 
 // laterProgram is a version to come: it keeps rights and tags in another form.
 var laterProgram = sync.OnceValues(func() (string, error) {
-	file, err := filepath.Abs("../../cache/facts/file.go")
+	file, err := filepath.Abs("../../cache/proof/file.go")
 	if err != nil {
 		return "", err
 	}

@@ -8,5 +8,5 @@
 //
 // The tests know berth as its users do, as a built program with sockets and files, so
 // that code can move without touching them. The form of memberships, which is inside a
-// database, is held by cache/facts (testdata/member.golden).
+// database, is held by cache/proof (testdata/member.golden).
 package golden

@@ -10,7 +10,7 @@ import (
 	"berth/auth"
 	"berth/auth/caller"
 	"berth/cache"
-	"berth/cache/facts"
+	"berth/cache/proof"
 	"berth/internal/config"
 	"berth/oci"
 	"berth/proxy"
@@ -166,8 +166,8 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 }
 
 // times are the configuration's, with the organisation's own grace.
-func (d *desk) times(organisation string) facts.Times {
-	t := facts.Times{TagTTL: orNever(d.cfg.Cache.TagTTL), AccessTTL: orNever(d.cfg.Cache.AccessTTL), Grace: orNever(d.cfg.Cache.Grace), Doubt: orNever(d.cfg.Cache.Doubt)}
+func (d *desk) times(organisation string) proof.Times {
+	t := proof.Times{TagTTL: orNever(d.cfg.Cache.TagTTL), AccessTTL: orNever(d.cfg.Cache.AccessTTL), Grace: orNever(d.cfg.Cache.Grace), Doubt: orNever(d.cfg.Cache.Doubt)}
 	if o, ok := d.cfg.Organisations[organisation]; ok {
 		t.Grace = orNever(o.Grace)
 	}

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"bytes"
@@ -45,7 +45,7 @@ func golden(t *testing.T) (m Member, asked time.Time, key, value []byte) {
 
 // What is written of a membership never changes its form: who goes back to an
 // earlier version, or forth to a later one, needs it. If this fails, the code is
-// wrong and not the file: see adopt.go for what a version does that needs more.
+// wrong and not the file: see migrate.go for what a version does that needs more.
 func TestTheFormOfMembershipsIsFrozen(t *testing.T) {
 	m, asked, key, value := golden(t)
 	path := filepath.Join(t.TempDir(), "facts.db")

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"fmt"
@@ -21,7 +21,7 @@ func heap() int64 {
 }
 
 // Whoever asks for name after name, each as long as names may be, fills what
-// there is for facts, and no more.
+// there is for proofs, and no more.
 func TestMemoryIsBounded(t *testing.T) {
 	f := open(t, "", Options{})
 	before := heap()

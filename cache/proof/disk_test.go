@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"bytes"
@@ -24,7 +24,7 @@ func TestWhenThingsAreWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(dir, "facts.db")
 		f := open(t, path, Options{})
-		crashed := func() *Facts {
+		crashed := func() *Proofs {
 			t.Helper()
 			return open(t, copyFile(t, path), Options{})
 		}
@@ -69,7 +69,7 @@ func TestAStrangersDenialIsNotWritten(t *testing.T) {
 }
 
 // writes is how many transactions have been committed.
-func writes(t *testing.T, f *Facts) (n int) {
+func writes(t *testing.T, f *Proofs) (n int) {
 	t.Helper()
 	err := f.disk.db.View(func(tx *bbolt.Tx) error {
 		n = tx.ID()
@@ -219,13 +219,13 @@ func TestPendingIsBounded(t *testing.T) {
 	}
 	f.disk.writing.Lock() // the disk is slow
 	for i := range maxPending + 1000 {
-		f.disk.later(tagBucket, fmt.Append(nil, i), []byte("x"))
+		f.disk.enqueue(tagBucket, fmt.Append(nil, i), []byte("x"))
 	}
-	f.disk.later(tagBucket, fmt.Append(nil, 0), []byte("newer"))
+	f.disk.enqueue(tagBucket, fmt.Append(nil, 0), []byte("newer"))
 	if n := len(f.disk.pending); n != maxPending {
 		t.Errorf("%d pending", n)
 	}
-	if v, _ := f.disk.onItsWay(tagBucket, []byte("0")); string(v) != "newer" {
+	if v, _ := f.disk.waiting(tagBucket, []byte("0")); string(v) != "newer" {
 		t.Errorf("what is queued stays at %q", v)
 	}
 	f.denyInMemory(acme, false)
@@ -248,7 +248,7 @@ func TestARecordThatIsTooLarge(t *testing.T) {
 	wantTag(t, f, latest, "", None)
 }
 
-// Facts that nothing used for 30 days go, at the start and once a day, and so do
+// Proofs that nothing used for 30 days go, at the start and once a day, and so do
 // those that no clock can have written and those that cannot be read.
 func TestSweep(t *testing.T) {
 	const n = sweepStep + 100
@@ -271,9 +271,9 @@ func TestSweep(t *testing.T) {
 		for i := range n {
 			prove("new", i)
 		}
-		f.disk.later(memberBucket, []byte("junk"), []byte("junk"))
-		f.disk.later(accessBucket, []byte("future"), word{at: time.Now().Add(2 * unusedFor)}.encode())
-		f.disk.later(tagBucket, []byte("junk"), []byte("{"))
+		f.disk.enqueue(memberBucket, []byte("junk"), []byte("junk"))
+		f.disk.enqueue(accessBucket, []byte("future"), record{at: time.Now().Add(2 * unusedFor)}.encode())
+		f.disk.enqueue(tagBucket, []byte("junk"), []byte("{"))
 		closeFacts(t, f)
 		if got := count(t, path); got != [3]int{2*n + 1, 2*n + 1, 2*n + 1} {
 			t.Fatalf("before: %v", got)
@@ -349,13 +349,13 @@ func TestAFailedWriteDoesNotOverwriteNewerWords(t *testing.T) {
 	f := open(t, filepath.Join(t.TempDir(), "facts.db"), Options{})
 	f.disk.writing.Lock()
 	defer f.disk.writing.Unlock()
-	f.disk.later(accessBucket, []byte("twice"), []byte("old"))
-	f.disk.later(accessBucket, []byte("once"), []byte("old"))
+	f.disk.enqueue(accessBucket, []byte("twice"), []byte("old"))
+	f.disk.enqueue(accessBucket, []byte("once"), []byte("old"))
 	f.disk.take()
-	f.disk.later(accessBucket, []byte("twice"), []byte("new"))
+	f.disk.enqueue(accessBucket, []byte("twice"), []byte("new"))
 	f.disk.written(false)
 	for key, want := range map[string]string{"twice": "new", "once": "old"} {
-		if v, _ := f.disk.onItsWay(accessBucket, []byte(key)); string(v) != want {
+		if v, _ := f.disk.waiting(accessBucket, []byte(key)); string(v) != want {
 			t.Errorf("%s is %q, want %q", key, v, want)
 		}
 	}
@@ -428,13 +428,13 @@ func FuzzKeysNeverCollide(f *testing.F) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(word{at: time.Unix(1, 2)}.encode())
-	f.Add(word{at: time.Unix(1, 2), denied: true}.encode())
-	f.Add(word{at: time.Unix(1, 2), denied: true, credential: true}.encode())
+	f.Add(record{at: time.Unix(1, 2)}.encode())
+	f.Add(record{at: time.Unix(1, 2), denied: true}.encode())
+	f.Add(record{at: time.Unix(1, 2), denied: true, credential: true}.encode())
 	f.Add(Tag{MediaType: "m", Digest: digestA, Size: 5, Asked: time.Unix(3, 4)}.encode())
 	f.Add([]byte(`{"digest":"sha256:../../x"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if w, ok := decodeWord(b); ok && !bytes.Equal(w.encode(), b) || !ok && w != (word{}) {
+		if w, ok := decodeRecord(b); ok && !bytes.Equal(w.encode(), b) || !ok && w != (record{}) {
 			t.Errorf("%q is %+v, %v", b, w, ok)
 		}
 		tag, ok := decodeTag(b)

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"fmt"
@@ -58,7 +58,7 @@ func TestAges(t *testing.T) {
 	}
 }
 
-// An organisation has its own times for the same facts; 0 is what all have.
+// An organisation has its own times for the same proofs; 0 is what all have.
 func TestWithOtherTimes(t *testing.T) {
 	clk := newClock()
 	f := open(t, "", Options{Now: clk.now, AccessTTL: time.Hour})
@@ -394,7 +394,7 @@ func TestConcurrentUse(t *testing.T) {
 	}
 }
 
-func useFacts(t *testing.T, f *Facts, repo string) {
+func useFacts(t *testing.T, f *Proofs, repo string) {
 	a, m, k := acme, member, latest
 	a.Repo, m.Repo, k.Repo = repo, repo, repo
 	for i := range 60 {

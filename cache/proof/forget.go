@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"encoding/binary"
@@ -11,7 +11,7 @@ import (
 //
 // When it returns, nothing of it is in the file. Should the disk fail, that is
 // the error: it is forgotten all the same, but only until the next restart.
-func (f *Facts) Forget(organisation string) error {
+func (f *Proofs) Forget(organisation string) error {
 	at := f.forgetInMemory(organisation)
 	if f.disk == nil {
 		return nil
@@ -19,7 +19,7 @@ func (f *Facts) Forget(organisation string) error {
 	return f.disk.forget(organisation, at)
 }
 
-func (f *Facts) forgetInMemory(organisation string) (at time.Time) {
+func (f *Proofs) forgetInMemory(organisation string) (at time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	at = f.o.Now()
@@ -40,18 +40,18 @@ func (f *Facts) forgetInMemory(organisation string) (at time.Time) {
 	return at
 }
 
-// outlives says whether what was learned at proven, for organisation, is from
+// isAfterForget says whether what was learned at proven, for organisation, is from
 // after the last Forget. Caller holds mu.
-func (m *memory) outlives(organisation string, proven time.Time) bool {
+func (m *memory) isAfterForget(organisation string, proven time.Time) bool {
 	at, ok := m.forgotten[organisation]
 	return !ok || proven.After(at)
 }
 
-// restorable is outlives for what comes from the file. A time from the future
-// (the clock was set back) says nothing about the order.
-func (f *Facts) restorable(organisation string, proven time.Time) bool {
+// mayRestore says whether what the file says was learned after the last Forget. A
+// time from the future (the clock was set back) says nothing about the order.
+func (f *Proofs) mayRestore(organisation string, proven time.Time) bool {
 	_, ok := f.forgotten[organisation]
-	return !ok || f.outlives(organisation, proven) && !proven.After(f.o.Now())
+	return !ok || f.isAfterForget(organisation, proven) && !proven.After(f.o.Now())
 }
 
 // forget deletes what an organisation had proven until at, in the file and on

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"os"
@@ -57,7 +57,7 @@ func inMemory(t testing.TB) string {
 	return dir
 }
 
-func open(t testing.TB, path string, o Options) *Facts {
+func open(t testing.TB, path string, o Options) *Proofs {
 	t.Helper()
 	f, err := Open(path, o)
 	if err != nil {
@@ -67,7 +67,7 @@ func open(t testing.TB, path string, o Options) *Facts {
 	return f
 }
 
-func closeFacts(t testing.TB, f *Facts) {
+func closeFacts(t testing.TB, f *Proofs) {
 	t.Helper()
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ var (
 	latest = TagKey{Origin: "reg.test-1", View: acme.View, Repo: "acme/app", Tag: "latest"}
 )
 
-func wantAccess(t testing.TB, f *Facts, a Access, want Age) {
+func wantAccess(t testing.TB, f *Proofs, a Access, want Age) {
 	t.Helper()
 	got, _ := f.Access(a)
 	if got == Recent { // the first hour of grace: see TestDoubt
@@ -94,14 +94,14 @@ func wantAccess(t testing.TB, f *Facts, a Access, want Age) {
 	}
 }
 
-func wantMember(t testing.TB, f *Facts, m Member, want Age) {
+func wantMember(t testing.TB, f *Proofs, m Member, want Age) {
 	t.Helper()
 	if got := f.Member(m); got != want {
 		t.Fatalf("membership is %s, want %s", ageNames[got], ageNames[want])
 	}
 }
 
-func wantTag(t testing.TB, f *Facts, k TagKey, d oci.Digest, want Age) {
+func wantTag(t testing.TB, f *Proofs, k TagKey, d oci.Digest, want Age) {
 	t.Helper()
 	tag, got := f.Tag(k)
 	if got != want || want != None && tag.Digest != d {

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"bytes"
@@ -10,13 +10,13 @@ import (
 	"berth/oci"
 )
 
-// knownStep is how many facts are read in one transaction, so that a denial never
+// knownStep is how many proofs are read in one transaction, so that a denial never
 // waits long for whoever lists.
 const knownStep = 1000
 
 // Known tells every proven membership, and every tag, to whoever lists what is
 // kept. It says nothing about rights.
-func (f *Facts) Known(ctx context.Context, member func(Member), tag func(TagKey, Tag)) error {
+func (f *Proofs) Known(ctx context.Context, member func(Member), tag func(TagKey, Tag)) error {
 	if f.disk == nil || f.disk.broken.Load() {
 		f.remembered(member, tag)
 		return ctx.Err()
@@ -25,7 +25,7 @@ func (f *Facts) Known(ctx context.Context, member func(Member), tag func(TagKey,
 		return err
 	}
 	err := f.disk.each(ctx, memberBucket, func(k, v []byte) {
-		w, ok := decodeWord(v)
+		w, ok := decodeRecord(v)
 		if m, is := decodeMember(k); ok && is && w.proven() {
 			member(m)
 		}
@@ -42,7 +42,7 @@ func (f *Facts) Known(ctx context.Context, member func(Member), tag func(TagKey,
 }
 
 // remembered is Known of what is in memory only.
-func (f *Facts) remembered(member func(Member), tag func(TagKey, Tag)) {
+func (f *Proofs) remembered(member func(Member), tag func(TagKey, Tag)) {
 	for _, m := range f.members.Keys() {
 		if w, ok := f.members.Peek(m); ok && w.proven() {
 			member(m)

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"os"
@@ -121,7 +121,7 @@ func TestAccessOverAnyHistory(t *testing.T) {
 }
 
 // judge holds what f says about a against what happened.
-func judge(t *rapid.T, f *Facts, a Access, h *history, now time.Time, run int, o Options) {
+func judge(t *rapid.T, f *Proofs, a Access, h *history, now time.Time, run int, o Options) {
 	t.Helper()
 	age, _ := f.Access(a)
 	var mayGrace, mayFresh bool

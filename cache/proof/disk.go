@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"bytes"
@@ -17,11 +17,11 @@ import (
 const (
 	// writeAfter is how long proofs wait to be written together.
 	writeAfter = time.Second
-	// unusedFor is how long a fact lives that nothing renews.
+	// unusedFor is how long a proof lives that nothing renews.
 	unusedFor = 30 * 24 * time.Hour
 	// sweepEvery is how often those are looked for, after once at the start.
 	sweepEvery = 24 * time.Hour
-	// sweepStep is how many facts are looked at in one transaction, so that a
+	// sweepStep is how many proofs are looked at in one transaction, so that a
 	// denial never waits long for the sweep.
 	sweepStep = 1000
 )
@@ -40,7 +40,7 @@ type pendingKey struct {
 	key    string
 }
 
-// disk is the file behind the memory. Only slow paths read it: a fact that
+// disk is the file behind the memory. Only slow paths read it: a proof that
 // memory has is never looked up here.
 type disk struct {
 	path  string
@@ -48,7 +48,7 @@ type disk struct {
 	log   *slog.Logger
 	clock func() time.Time
 	limit int64
-	// full: the file holds limit bytes of facts.
+	// full: the file holds limit bytes of proofs.
 	full atomic.Bool
 	// broken: the file turned out to be damaged and was moved aside. Memory
 	// goes on alone.
@@ -126,7 +126,8 @@ func (d *disk) writeBehind(stop <-chan struct{}) {
 	}
 }
 
-// guard is catch, and gives the file up when it is damaged.
+// guard runs fn, which reads or writes the file, and gives the file up when it is
+// damaged.
 func (d *disk) guard(fn func() error) error {
 	if d.broken.Load() {
 		return nil
@@ -141,8 +142,8 @@ func (d *disk) guard(fn func() error) error {
 	return err
 }
 
-// later queues one record for the next write.
-func (d *disk) later(b bucket, key, value []byte) {
+// enqueue queues one record for the next write.
+func (d *disk) enqueue(b bucket, key, value []byte) {
 	if d.full.Load() && d.get(b, key) == nil {
 		return // one more, where who asks for name after name has filled it
 	}
@@ -154,9 +155,9 @@ func (d *disk) later(b bucket, key, value []byte) {
 	}
 }
 
-// surely is later for what must not be dropped. Its caller writes about
-// something that is in the file or on its way there, which bounds their number.
-func (d *disk) surely(b bucket, key, value []byte) {
+// enqueueMust queues a record that must not be dropped. Their number is bounded,
+// since callers only write about keys that are in the file or queued already.
+func (d *disk) enqueueMust(b bucket, key, value []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.put(pendingKey{b, string(key)}, value)
@@ -176,11 +177,11 @@ func (d *disk) put(k pendingKey, value []byte) {
 
 // unwritten says whether something about key is on its way to the file.
 func (d *disk) unwritten(b bucket, key []byte) bool {
-	_, ok := d.onItsWay(b, key)
+	_, ok := d.waiting(b, key)
 	return ok
 }
 
-func (d *disk) onItsWay(b bucket, key []byte) (value []byte, ok bool) {
+func (d *disk) waiting(b bucket, key []byte) (value []byte, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	k := pendingKey{b, string(key)}
@@ -270,7 +271,7 @@ func putAll(tx *bbolt.Tx, batch map[pendingKey][]byte) error {
 }
 
 func (d *disk) get(b bucket, key []byte) (value []byte) {
-	if v, ok := d.onItsWay(b, key); ok {
+	if v, ok := d.waiting(b, key); ok {
 		return v
 	}
 	err := d.guard(func() error {
@@ -285,7 +286,7 @@ func (d *disk) get(b bucket, key []byte) (value []byte) {
 	return value
 }
 
-// sweep deletes facts that nothing renewed for unusedFor, those that have a time
+// sweep deletes proofs that nothing renewed for unusedFor, those that have a time
 // which no clock can have shown, and what cannot be read.
 func (d *disk) sweep(stop <-chan struct{}) {
 	for _, b := range factBuckets {
@@ -305,7 +306,7 @@ func (d *disk) sweep(stop <-chan struct{}) {
 	}
 }
 
-// sweepFrom deletes those of sweepStep facts from key on that are to go, and says
+// sweepFrom deletes those of sweepStep proofs from key on that are to go, and says
 // where to go on. It collects before it deletes: a bbolt cursor skips the key
 // after a deleted one.
 func (d *disk) sweepFrom(b bucket, key []byte, gone func(b bucket, k, v []byte) bool) (next []byte, err error) {

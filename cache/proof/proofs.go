@@ -1,15 +1,15 @@
-// Package facts remembers what origins have proven to us, and decides by it
+// Package proof remembers what origins have proven to us, and decides by it
 // whether cached bytes may be released (Decide).
 //
-// Three kinds of fact are kept: that a view may read a repository (access),
+// Three kinds of proof are kept: that a view may read a repository (access),
 // that a digest belongs to a repository (membership), and what a tag meant to
-// a view. Memory answers; behind it a file keeps positive facts, written once
+// a view. Memory answers; behind it a file keeps positive proofs, written once
 // a second, for grace and for membership after a restart. Denials are on disk
 // before Deny returns.
 //
 // The package asks nobody: asking upstream, and serving, are the cache's work.
 // Provenance is not here either: the path of a blob is its proof of origin.
-package facts
+package proof
 
 import (
 	"log/slog"
@@ -78,12 +78,12 @@ type Options struct {
 	// come that was not understood, until the next proof. If 0, an hour; negative:
 	// not at all.
 	Doubt time.Duration
-	// Entries bounds how many facts of each kind are kept in memory. If not
+	// Entries bounds how many proofs of each kind are kept in memory. If not
 	// positive, 30000: with names as long as they may be that is 60 MiB. Those
 	// that do not fit are read from the file again.
 	Entries int
 	// FileBytes bounds the file. If not positive, 256 MiB, which is a million
-	// facts. Above it nothing new is written, which costs HEADs after a restart;
+	// proofs. Above it nothing new is written, which costs HEADs after a restart;
 	// denials always are.
 	FileBytes int64
 	// Now is the clock. If nil, time.Now.
@@ -119,34 +119,34 @@ func setDefault(field *time.Duration, value time.Duration) {
 	}
 }
 
-// Facts is safe for concurrent use. Close it to write what is pending.
-type Facts struct {
+// Proofs is safe for concurrent use. Close it to write what is pending.
+type Proofs struct {
 	o Options
 	*memory
 }
 
-// memory is what a Facts and those made With other times have in common.
+// memory is what a Proofs and those made With other times have in common.
 type memory struct {
 	disk *disk // nil: memory only
 
 	// mu orders everything but reads that memory can answer.
 	mu      sync.Mutex
-	access  *lru.Cache[Access, word]
-	members *lru.Cache[Member, word]
+	access  *lru.Cache[Access, record]
+	members *lru.Cache[Member, record]
 	tags    *lru.Cache[TagKey, Tag]
 	// forgotten says when Forget was called for an organisation; under mu.
 	forgotten map[string]time.Time
 }
 
-// Open reads the file at path, or makes it. An empty path keeps facts in
+// Open reads the file at path, or makes it. An empty path keeps proofs in
 // memory only. A file that is damaged is moved aside, and of one of another version
 // only the memberships stay: it costs HEADs, nothing else. The error is about the
 // folder or the disk, or says that another process has the file; that takes a second
 // to find out.
-func Open(path string, o Options) (*Facts, error) {
-	f := &Facts{o: o.withDefaults(), memory: &memory{}}
-	f.access, _ = lru.New[Access, word](f.o.Entries) // errors only for a size below 1
-	f.members, _ = lru.New[Member, word](f.o.Entries)
+func Open(path string, o Options) (*Proofs, error) {
+	f := &Proofs{o: o.withDefaults(), memory: &memory{}}
+	f.access, _ = lru.New[Access, record](f.o.Entries) // errors only for a size below 1
+	f.members, _ = lru.New[Member, record](f.o.Entries)
 	f.tags, _ = lru.New[TagKey, Tag](f.o.Entries)
 	if path == "" {
 		return f, nil
@@ -162,9 +162,9 @@ func Open(path string, o Options) (*Facts, error) {
 // Times are what the same fields of Options say.
 type Times struct{ AccessTTL, TagTTL, Grace, Doubt time.Duration }
 
-// With is f, with other times for what its facts are worth. A zero time is that
-// of f. The facts are the same; only f is closed.
-func (f *Facts) With(t Times) *Facts {
+// With is f, with other times for what its proofs are worth. A zero time is that
+// of f. The proofs are the same; only f is closed.
+func (f *Proofs) With(t Times) *Proofs {
 	o := f.o
 	for _, set := range []struct {
 		field *time.Duration
@@ -174,14 +174,14 @@ func (f *Facts) With(t Times) *Facts {
 			*set.field = set.value
 		}
 	}
-	return &Facts{o: o, memory: f.memory}
+	return &Proofs{o: o, memory: f.memory}
 }
 
 // AccessTTL is how long access stays Fresh here.
-func (f *Facts) AccessTTL() time.Duration { return f.o.AccessTTL }
+func (f *Proofs) AccessTTL() time.Duration { return f.o.AccessTTL }
 
-// Close writes pending facts and closes the file.
-func (f *Facts) Close() error {
+// Close writes pending proofs and closes the file.
+func (f *Proofs) Close() error {
 	if f.disk == nil {
 		return nil
 	}
@@ -189,8 +189,8 @@ func (f *Facts) Close() error {
 }
 
 // Access says what a's proof is worth, and when its request was sent.
-func (f *Facts) Access(a Access) (Age, time.Time) {
-	w := f.accessWord(a)
+func (f *Proofs) Access(a Access) (Age, time.Time) {
+	w := f.accessRecord(a)
 	if !w.proven() {
 		return None, time.Time{}
 	}
@@ -200,7 +200,7 @@ func (f *Facts) Access(a Access) (Age, time.Time) {
 // accessAge is what a proof of access is worth. Doubt takes from it whatever would
 // keep it longer: once somebody has answered in riddles, the registry's silence
 // afterwards, or a restart, must not bring grace back.
-func (f *Facts) accessAge(w word) Age {
+func (f *Proofs) accessAge(w record) Age {
 	age := f.age(w.at, f.o.AccessTTL, w.restored)
 	recent := elapsed(f.o.Now(), w.at).Abs() < f.o.Doubt
 	switch {
@@ -213,27 +213,27 @@ func (f *Facts) accessAge(w word) Age {
 }
 
 // Denied says whether the last word about a was a denial.
-func (f *Facts) Denied(a Access) bool { return f.accessWord(a).denied }
+func (f *Proofs) Denied(a Access) bool { return f.accessRecord(a).denied }
 
 // DeniedItself is Denied, but for a denial that was about the credential only.
-func (f *Facts) DeniedItself(a Access) bool {
-	w := f.accessWord(a)
+func (f *Proofs) DeniedItself(a Access) bool {
+	w := f.accessRecord(a)
 	return w.denied && !w.credential
 }
 
 // HadAccess says whether a was ever proven, however long ago, and neither denied
 // nor put in doubt for good since.
-func (f *Facts) HadAccess(a Access) bool {
-	w := f.accessWord(a)
+func (f *Proofs) HadAccess(a Access) bool {
+	w := f.accessRecord(a)
 	return w.proven() && (w.doubted.IsZero() || f.accessAge(w) != None)
 }
 
 // HadMember is HadAccess for members.
-func (f *Facts) HadMember(m Member) bool { return f.memberWord(m).proven() }
+func (f *Proofs) HadMember(m Member) bool { return f.memberRecord(m).proven() }
 
 // Member says what m's proof is worth.
-func (f *Facts) Member(m Member) Age {
-	w := f.memberWord(m)
+func (f *Proofs) Member(m Member) Age {
+	w := f.memberRecord(m)
 	if !w.proven() {
 		return None
 	}
@@ -246,7 +246,7 @@ func (f *Facts) Member(m Member) Age {
 }
 
 // Tag gives what k meant and what that is worth. The caller checks access.
-func (f *Facts) Tag(k TagKey) (Tag, Age) {
+func (f *Proofs) Tag(k TagKey) (Tag, Age) {
 	t, ok := f.tags.Get(k)
 	if !ok && f.disk != nil {
 		f.mu.Lock()
@@ -261,7 +261,7 @@ func (f *Facts) Tag(k TagKey) (Tag, Age) {
 
 // age turns the time of a proof into its worth. A proof from the future (the
 // clock was set back) is never fresh, and outside grace worth nothing.
-func (f *Facts) age(proven time.Time, ttl time.Duration, restored bool) Age {
+func (f *Proofs) age(proven time.Time, ttl time.Duration, restored bool) Age {
 	old := elapsed(f.o.Now(), proven)
 	switch {
 	case !restored && old >= 0 && old < ttl:
@@ -281,30 +281,30 @@ func elapsed(now, then time.Time) time.Duration {
 // Prove records that the origin answered 2xx to a request for the object of m,
 // made as the view of a and sent at asked. A denial that arrived after asked
 // wins: the proof of access is then not recorded.
-func (f *Facts) Prove(a Access, m Member, asked time.Time) {
+func (f *Proofs) Prove(a Access, m Member, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old := f.accessLocked(a); f.news(old, asked) && f.outlives(a.View.Organisation, asked) {
-		w := word{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
+	if old := f.accessLocked(a); f.supersedes(old, asked) && f.isAfterForget(a.View.Organisation, asked) {
+		w := record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
 		f.access.Add(a, w)
-		f.later(accessBucket, a.key(), w.encode())
+		f.enqueue(accessBucket, a.key(), w.encode())
 	}
 	f.member(m, f.memberLocked(m), asked)
 }
 
 // member records that m was there when asked was. Caller holds mu.
-func (f *Facts) member(m Member, old word, asked time.Time) {
-	if !f.news(old, asked) {
+func (f *Proofs) member(m Member, old record, asked time.Time) {
+	if !f.supersedes(old, asked) {
 		return
 	}
-	w := word{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
+	w := record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
 	f.members.Add(m, w)
-	f.later(memberBucket, m.key(), w.encode())
+	f.enqueue(memberBucket, m.key(), w.encode())
 }
 
 // Renew records that m was still there when asked was, and says whether it had
 // ever been proven to be: what was not, is not by this.
-func (f *Facts) Renew(m Member, asked time.Time) bool {
+func (f *Proofs) Renew(m Member, asked time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.memberLocked(m)
@@ -319,7 +319,7 @@ func (f *Facts) Renew(m Member, asked time.Time) bool {
 // repository that m is not there. He may have lost his right, which registries hide
 // behind the same answer: so m stays a member as far as grace goes, and the next who
 // wants it asks. A proof that was asked for later ends that.
-func (f *Facts) Missed(m Member) {
+func (f *Proofs) Missed(m Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.memberLocked(m)
@@ -329,14 +329,14 @@ func (f *Facts) Missed(m Member) {
 	w.doubted = f.o.Now()
 	f.members.Add(m, w)
 	if f.disk != nil {
-		f.disk.surely(memberBucket, m.key(), w.encode())
+		f.disk.enqueueMust(memberBucket, m.key(), w.encode())
 	}
 }
 
 // news says whether a proof that was asked for at asked replaces old. Against a
 // denial it must have been asked for later. A proof from the future (the clock
 // was set back) gives way to any: the new one has a time that can be trusted.
-func (f *Facts) news(old word, asked time.Time) bool {
+func (f *Proofs) supersedes(old record, asked time.Time) bool {
 	return asked.After(old.at) || old.proven() && old.at.After(f.o.Now())
 }
 
@@ -344,29 +344,29 @@ func (f *Facts) news(old word, asked time.Time) bool {
 // the denial is on disk when Deny returns, so that no crash revives the proof.
 // Should the disk fail, the denial holds in memory, the error is logged, and
 // writing is tried again.
-func (f *Facts) Deny(a Access) { f.deny(a, false) }
+func (f *Proofs) Deny(a Access) { f.deny(a, false) }
 
 // DenyCredential is Deny where it was the credential that was refused, which
 // says nothing about the repository. One that was denied itself stays so.
-func (f *Facts) DenyCredential(a Access) { f.deny(a, true) }
+func (f *Proofs) DenyCredential(a Access) { f.deny(a, true) }
 
-func (f *Facts) deny(a Access, credential bool) {
+func (f *Proofs) deny(a Access, credential bool) {
 	if f.denyInMemory(a, credential) && f.disk.flush() != nil {
 		f.o.Log.Error("a denial is not on disk yet; if the next restart comes before it is, an older proof may serve grace again", "repository", a.Repo)
 	}
 }
 
 // denyInMemory says whether the file knows, or is about to know, another word.
-func (f *Facts) denyInMemory(a Access, credential bool) bool {
+func (f *Proofs) denyInMemory(a Access, credential bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old, key := f.accessLocked(a), a.key()
-	w := word{at: f.o.Now(), denied: true, kept: old.kept, credential: credential && (!old.denied || old.credential)}
-	write := f.disk != nil && (old.proven() || old.kept && old.credential != w.credential || f.disk.unwritten(accessBucket, key))
-	w.kept = w.kept || write
+	w := record{at: f.o.Now(), denied: true, persisted: old.persisted, credential: credential && (!old.denied || old.credential)}
+	write := f.disk != nil && (old.proven() || old.persisted && old.credential != w.credential || f.disk.unwritten(accessBucket, key))
+	w.persisted = w.persisted || write
 	f.access.Add(a, w)
 	if write {
-		f.disk.surely(accessBucket, key, w.encode())
+		f.disk.enqueueMust(accessBucket, key, w.encode())
 	}
 	return write
 }
@@ -375,14 +375,14 @@ func (f *Facts) denyInMemory(a Access, credential bool) bool {
 // The proof that there is, if there is one, from then on counts for Options.Doubt
 // after it was made and no longer, until the next one. The first doubt is on disk
 // when Doubt returns, as a denial is.
-func (f *Facts) Doubt(a Access) {
+func (f *Proofs) Doubt(a Access) {
 	if f.doubtInMemory(a) && f.disk.flush() != nil {
 		f.o.Log.Error("that an answer was not understood is not on disk yet; if the next restart comes before it is, an older proof may serve grace again", "repository", a.Repo)
 	}
 }
 
 // doubtInMemory says whether the file is about to know another word.
-func (f *Facts) doubtInMemory(a Access) bool {
+func (f *Proofs) doubtInMemory(a Access) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.accessLocked(a)
@@ -395,28 +395,28 @@ func (f *Facts) doubtInMemory(a Access) bool {
 	if !news || f.disk == nil {
 		return false // no request outlives the process, so after a restart any time will do
 	}
-	f.disk.surely(accessBucket, a.key(), w.encode())
+	f.disk.enqueueMust(accessBucket, a.key(), w.encode())
 	return true
 }
 
 // SetTag records what k means. An older answer never replaces a newer one.
-func (f *Facts) SetTag(k TagKey, t Tag) {
+func (f *Proofs) SetTag(k TagKey, t Tag) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old, _ := f.tagLocked(k)
 	if old.Asked.After(t.Asked) && !old.Asked.After(f.o.Now()) { // and the clock was not set back since
 		return
 	}
-	if !f.outlives(k.View.Organisation, t.Asked) {
+	if !f.isAfterForget(k.View.Organisation, t.Asked) {
 		return
 	}
 	t.restored = false
 	f.tags.Add(k, t)
-	f.later(tagBucket, k.key(), t.encode())
+	f.enqueue(tagBucket, k.key(), t.encode())
 }
 
 // DropTag forgets what k meant.
-func (f *Facts) DropTag(k TagKey) {
+func (f *Proofs) DropTag(k TagKey) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, known := f.tagLocked(k); !known {
@@ -424,11 +424,11 @@ func (f *Facts) DropTag(k TagKey) {
 	}
 	f.tags.Remove(k)
 	if f.disk != nil {
-		f.disk.surely(tagBucket, k.key(), nil)
+		f.disk.enqueueMust(tagBucket, k.key(), nil)
 	}
 }
 
-func (f *Facts) accessWord(a Access) word {
+func (f *Proofs) accessRecord(a Access) record {
 	w, ok := f.access.Get(a)
 	if ok || f.disk == nil {
 		return w
@@ -438,7 +438,7 @@ func (f *Facts) accessWord(a Access) word {
 	return f.accessLocked(a)
 }
 
-func (f *Facts) memberWord(m Member) word {
+func (f *Proofs) memberRecord(m Member) record {
 	w, ok := f.members.Get(m)
 	if ok || f.disk == nil {
 		return w
@@ -449,17 +449,17 @@ func (f *Facts) memberWord(m Member) word {
 }
 
 // accessLocked looks in memory and then in the file. Caller holds mu.
-func (f *Facts) accessLocked(a Access) word {
-	w, _ := recall(f.access, a, f.disk, func() (word, bool) {
-		w, ok := decodeWord(f.disk.get(accessBucket, a.key()))
+func (f *Proofs) accessLocked(a Access) record {
+	w, _ := recall(f.access, a, f.disk, func() (record, bool) {
+		w, ok := decodeRecord(f.disk.get(accessBucket, a.key()))
 		// After the clock was set back, a denial from the future would beat every
 		// proof until the clock gets there. All that is known is that it came
 		// before now.
 		if now := f.o.Now(); w.denied && w.at.After(now) {
 			w.at = now
 		}
-		if w.proven() && !f.restorable(a.View.Organisation, w.at) {
-			return word{}, false
+		if w.proven() && !f.mayRestore(a.View.Organisation, w.at) {
+			return record{}, false
 		}
 		return w, ok
 	})
@@ -467,18 +467,18 @@ func (f *Facts) accessLocked(a Access) word {
 }
 
 // memberLocked is accessLocked for members.
-func (f *Facts) memberLocked(m Member) word {
-	w, _ := recall(f.members, m, f.disk, func() (word, bool) {
-		return decodeWord(f.disk.get(memberBucket, m.key()))
+func (f *Proofs) memberLocked(m Member) record {
+	w, _ := recall(f.members, m, f.disk, func() (record, bool) {
+		return decodeRecord(f.disk.get(memberBucket, m.key()))
 	})
 	return w
 }
 
 // tagLocked is accessLocked for tags.
-func (f *Facts) tagLocked(k TagKey) (Tag, bool) {
+func (f *Proofs) tagLocked(k TagKey) (Tag, bool) {
 	return recall(f.tags, k, f.disk, func() (Tag, bool) {
 		t, ok := decodeTag(f.disk.get(tagBucket, k.key()))
-		return t, ok && f.restorable(k.View.Organisation, t.Asked)
+		return t, ok && f.mayRestore(k.View.Organisation, t.Asked)
 	})
 }
 
@@ -494,8 +494,8 @@ func recall[K comparable, V any](memory *lru.Cache[K, V], k K, d *disk, read fun
 	return v, ok
 }
 
-func (f *Facts) later(b bucket, key, value []byte) {
+func (f *Proofs) enqueue(b bucket, key, value []byte) {
 	if f.disk != nil {
-		f.disk.later(b, key, value)
+		f.disk.enqueue(b, key, value)
 	}
 }

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"encoding/binary"
@@ -10,7 +10,7 @@ import (
 
 // word is the last word of an origin about something: yes, to a request that
 // was sent at at, or no, which arrived at at. The zero word: it was never asked.
-type word struct {
+type record struct {
 	at     time.Time
 	denied bool
 	// credential: what was denied is the credential. Of the repository it says
@@ -19,18 +19,18 @@ type word struct {
 	// doubted is when the last answer came, after the proof, that puts it in doubt: of
 	// access one that was neither yes nor no, of a membership somebody's 404.
 	doubted time.Time
-	// kept: the file has a denial, or will have one at once.
-	kept bool
+	// persisted: the file has a denial, or will have one at once.
+	persisted bool
 	// restored: read back from the file, so good for grace and membership, but
 	// never for fresh access.
 	restored bool
 }
 
-func (w word) proven() bool { return !w.at.IsZero() && !w.denied }
+func (w record) proven() bool { return !w.at.IsZero() && !w.denied }
 
 // stillDoubted is what is left of w's doubt after a proof that was asked for at
 // asked: only one that was asked for after the doubt came ends it.
-func (w word) stillDoubted(asked, now time.Time) time.Time {
+func (w record) stillDoubted(asked, now time.Time) time.Time {
 	if asked.After(w.doubted) || w.doubted.After(now) { // or the clock was set back since
 		return time.Time{}
 	}
@@ -74,7 +74,7 @@ const (
 	doubtedMark = 'q'
 )
 
-func (w word) encode() []byte {
+func (w record) encode() []byte {
 	mark := byte(provenMark)
 	switch {
 	case w.credential:
@@ -88,17 +88,17 @@ func (w word) encode() []byte {
 	return binary.BigEndian.AppendUint64([]byte{mark}, uint64(w.at.UnixNano()))
 }
 
-// decodeWord reads what encode wrote. Anything else is no word.
-func decodeWord(b []byte) (word, bool) {
+// decodeRecord reads what encode wrote. Anything else is no word.
+func decodeRecord(b []byte) (record, bool) {
 	if len(b) == 17 && b[0] == doubtedMark {
-		return word{at: storedTime(b[1:9]), doubted: storedTime(b[9:]), restored: true}, true
+		return record{at: storedTime(b[1:9]), doubted: storedTime(b[9:]), restored: true}, true
 	}
 	if len(b) != 9 || b[0] != provenMark && !isDenial(b) {
-		return word{}, false
+		return record{}, false
 	}
 	at := storedTime(b[1:])
 	denied := isDenial(b)
-	return word{at: at, denied: denied, credential: b[0] == refusedMark, kept: denied, restored: true}, true
+	return record{at: at, denied: denied, credential: b[0] == refusedMark, persisted: denied, restored: true}, true
 }
 
 func storedTime(b []byte) time.Time { return time.Unix(0, int64(binary.BigEndian.Uint64(b))) }
@@ -141,6 +141,6 @@ func lastUse(b bucket, v []byte) time.Time {
 		t, _ := decodeTag(v)
 		return t.Asked
 	}
-	w, _ := decodeWord(v)
+	w, _ := decodeRecord(v)
 	return w.at
 }

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"bytes"
@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// full makes a file with n facts of each kind about repositories of acme.
+// full makes a file with n proofs of each kind about repositories of acme.
 func full(t *testing.T, path string, n int) {
 	t.Helper()
 	f := open(t, path, Options{})
@@ -36,7 +36,7 @@ func full(t *testing.T, path string, n int) {
 }
 
 // A file that is not ours, or not whole, is moved aside. It costs proofs, and
-// nothing else: nothing unproven counts, and new facts are kept.
+// nothing else: nothing unproven counts, and new proofs are kept.
 func TestUnusableFilesAreMovedAside(t *testing.T) {
 	whole := filepath.Join(t.TempDir(), "facts.db")
 	full(t, whole, 300)
@@ -95,7 +95,7 @@ func TestUnusableFilesAreMovedAside(t *testing.T) {
 				damageTo(t, path)
 				works(t, path)
 				if _, err := os.Stat(path + ".damaged"); err != nil {
-					t.Errorf("it was not kept: %v", err)
+					t.Errorf("it was not persisted: %v", err)
 				}
 				if err := os.Remove(path); err != nil {
 					t.Fatal(err)
@@ -139,7 +139,7 @@ func TestAFileThatWasCutShort(t *testing.T) {
 	wantAccess(t, open(t, path, Options{}), a, Grace)
 }
 
-// works checks that facts can be kept at path, whatever is there.
+// works checks that proofs can be kept at path, whatever is there.
 func works(t *testing.T, path string) {
 	t.Helper()
 	f := open(t, path, Options{})
@@ -210,7 +210,7 @@ func TestAnEmptyFileIsNew(t *testing.T) {
 }
 
 // Damage in the middle shows only when it is read or written over. It may cost
-// facts, never the process, and never gives anyone access.
+// proofs, never the process, and never gives anyone access.
 func TestDamageThatShowsLate(t *testing.T) {
 	whole := filepath.Join(inMemory(t), "facts.db")
 	full(t, whole, 300)

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"fmt"
@@ -20,7 +20,7 @@ func globexAccess() (Access, TagKey) {
 }
 
 // proveBoth makes an f in which both organisations have proven everything, once.
-func proveBoth(f *Facts, clk *clock) {
+func proveBoth(f *Proofs, clk *clock) {
 	globex, tag := globexAccess()
 	for _, a := range []Access{acme, globex} {
 		f.Prove(a, member, clk.now())

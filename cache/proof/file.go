@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"errors"
@@ -14,7 +14,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// version is the form of what the file holds, memberships apart: see adopt.go.
+// version is the form of what the file holds, memberships apart: see migrate.go.
 const version = "1"
 
 type bucket string
@@ -120,7 +120,7 @@ func prepare(db *bbolt.DB, log *slog.Logger) error {
 		return db.Update(create)
 	case errors.Is(err, errOther):
 		log.Info("facts.db was written by another version: what is known of contents stays, rights are proven again by a HEAD for each pull")
-		return db.Update(adopt)
+		return db.Update(migrate)
 	}
 	return err
 }

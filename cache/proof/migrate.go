@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 // A node that goes back to an earlier version has its cache still: a pull of what
 // is kept must then cost a HEAD, and not a probe for each blob. What a HEAD of a
 // manifest cannot prove again is that its blobs are in the repository, so the form
-// of these facts never changes:
+// of these proofs never changes:
 //
 //	bucket "meta", key "version"   the form of all buckets but "member"
 //	bucket "member"
@@ -29,9 +29,9 @@ import (
 // and a proof without the denial that followed it would revive what was withdrawn.
 // A membership is about nobody, and alone releases nothing.
 
-// adopt makes a file of another version one of this. It is one transaction, so
+// migrate makes a file of another version one of this. It is one transaction, so
 // that a crash leaves the one or the other.
-func adopt(tx *bbolt.Tx) error {
+func migrate(tx *bbolt.Tx) error {
 	var others [][]byte
 	err := tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
 		if string(name) != string(memberBucket) {

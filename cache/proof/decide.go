@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import "berth/oci"
 

@@ -1,4 +1,4 @@
-package facts
+package proof
 
 import (
 	"fmt"
@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// doubting is a Facts with one proof of acme's, and a way to start anew with the
+// doubting is a Proofs with one proof of acme's, and a way to start anew with the
 // same file.
-func doubting(t *testing.T, o Options) (f *Facts, clk *clock, restart func() *Facts) {
+func doubting(t *testing.T, o Options) (f *Proofs, clk *clock, restart func() *Proofs) {
 	t.Helper()
 	clk = newClock()
 	o.Now = clk.now
 	path := filepath.Join(t.TempDir(), "facts.db")
-	open := func() *Facts {
+	open := func() *Proofs {
 		f, err := Open(path, o)
 		if err != nil {
 			t.Fatal(err)
@@ -24,7 +24,7 @@ func doubting(t *testing.T, o Options) (f *Facts, clk *clock, restart func() *Fa
 	}
 	f = open()
 	f.Prove(acme, member, clk.now())
-	return f, clk, func() *Facts {
+	return f, clk, func() *Proofs {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -34,7 +34,7 @@ func doubting(t *testing.T, o Options) (f *Facts, clk *clock, restart func() *Fa
 }
 
 // wantAge is wantAccess, where what is within grace and what is recent are two things.
-func wantAge(t testing.TB, f *Facts, a Access, want Age) {
+func wantAge(t testing.TB, f *Proofs, a Access, want Age) {
 	t.Helper()
 	if got, _ := f.Access(a); got != want {
 		t.Fatalf("access is %s, want %s", ageNames[got], ageNames[want])
@@ -125,7 +125,7 @@ func TestDoubt_IsWrittenOnce(t *testing.T) {
 	if f.disk.unwritten(accessBucket, acme.key()) {
 		t.Error("the doubt waits to be written")
 	}
-	if w, ok := decodeWord(f.disk.get(accessBucket, acme.key())); !ok || w.doubted.IsZero() || !w.proven() {
+	if w, ok := decodeRecord(f.disk.get(accessBucket, acme.key())); !ok || w.doubted.IsZero() || !w.proven() {
 		t.Errorf("in the file: %+v", w)
 	}
 	clk.move(time.Second)
@@ -164,7 +164,7 @@ func TestDoubt_IsNeverDropped(t *testing.T) {
 	}
 	f.disk.mu.Lock()
 	for i := range maxPending {
-		f.disk.pending[pendingKey{memberBucket, fmt.Sprint(i)}] = word{at: clk.now()}.encode()
+		f.disk.pending[pendingKey{memberBucket, fmt.Sprint(i)}] = record{at: clk.now()}.encode()
 	}
 	f.disk.mu.Unlock()
 	f.Doubt(acme)
