@@ -407,7 +407,7 @@ func TestManifestTypes(t *testing.T) {
 		"no JSON":      `<html>`,
 		"empty object": `{}`,
 		"schema 1":     `{"schemaVersion":1,"fsLayers":[],"signatures":[]}`,
-		"nothing":      `{"schemaVersion":2,"manifests":null,"config":{},"layers":[]}`,
+		"nothing":      `{"schemaVersion":2,"manifests":null,"config":null,"layers":null}`,
 		"a key twice":  `{"schemaVersion":2,"layers":[],"layers":[]}`,
 		"another case": `{"mediATYpe":"0","layers":[]}`,
 		// A browser would show it, at an address that pulls are answered at.

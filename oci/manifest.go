@@ -17,6 +17,9 @@ const (
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 )
 
+// mediaTypeDockerConfig is that of the configuration of Docker's images.
+const mediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
+
 // maxMediaType bounds a media type that a manifest names itself.
 const maxMediaType = 200
 
@@ -28,7 +31,6 @@ var (
 	ErrAmbiguous     = errors.New("the manifest has a key twice, or in another case than the specification's, so that clients differ about what it says")
 	ErrTwoFaced      = errors.New("the manifest is an index and an image at once")
 	ErrWrongType     = errors.New("the manifest is not what its media type says")
-	ErrTwoTypes      = errors.New("the manifest's own media type is not the one it was sent with")
 	ErrNoManifest    = errors.New("the document has no media type and neither manifests nor layers")
 	errOddType       = errors.New("its media type is none of a manifest")
 	errOddDescriptor = errors.New("what the manifest lists cannot be read")
@@ -68,20 +70,6 @@ func (e Entry) On() (Platform, bool) {
 	return MakePlatform(e.Platform.OS, e.Platform.Architecture)
 }
 
-// SentAs is an error where d came with a media type that contradicts it: a client
-// that has asked by HEAD was told that one.
-func (d *Document) SentAs(mediaType string) error {
-	switch {
-	case !IsManifestType(mediaType):
-		return nil // it says nothing
-	case d.Named && d.MediaType != mediaType:
-		return ErrTwoTypes
-	case !d.Named && mediaType != MediaTypeArtifact && IsIndex(mediaType) != d.Index():
-		return ErrWrongType
-	}
-	return nil
-}
-
 // Index says whether d lists manifests.
 func (d *Document) Index() bool { return IsIndex(d.MediaType) }
 
@@ -94,8 +82,7 @@ func (d *Document) Blobs() []Entry {
 	return all
 }
 
-// rawDocument is a manifest whose parts have not been read. A key with null is
-// there: containerd counts it too (validateMediaType).
+// rawDocument is a manifest whose parts have not been read.
 type rawDocument struct {
 	SchemaVersion json.RawMessage `json:"schemaVersion"`
 	MediaType     string          `json:"mediaType"`
@@ -116,6 +103,7 @@ func ParseManifest(data []byte) (*Document, error) {
 	case err != nil:
 		return nil, ErrNotJSON
 	}
+	doc.dropNulls()
 	m := &Document{Named: doc.MediaType != ""}
 	if m.MediaType, err = doc.mediaType(); err != nil {
 		return nil, err
@@ -123,7 +111,33 @@ func ParseManifest(data []byte) (*Document, error) {
 	if err := m.readEntries(doc); err != nil {
 		return nil, err
 	}
+	if !m.Named {
+		m.MediaType = m.dockers()
+	}
 	return m, nil
+}
+
+// dropNulls takes keys with null for keys that are not there: they list nothing,
+// whoever reads them, and some builders write all of them.
+func (d *rawDocument) dropNulls() {
+	for _, raw := range []*json.RawMessage{&d.Manifests, &d.Layers, &d.Config, &d.FSLayers} {
+		if string(*raw) == "null" {
+			*raw = nil
+		}
+	}
+}
+
+// dockers is the media type of a document that does not name its own. Only OCI's may
+// leave it out, but Docker's have been pushed without, and what they list tells.
+func (d *Document) dockers() string {
+	switch {
+	case d.MediaType == MediaTypeManifest && d.Config.MediaType == mediaTypeDockerConfig:
+		return MediaTypeDockerManifest
+	case d.MediaType == MediaTypeIndex && len(d.Manifests) > 0 &&
+		!slices.ContainsFunc(d.Manifests, func(e Entry) bool { return e.MediaType != MediaTypeDockerManifest }):
+		return MediaTypeDockerList
+	}
+	return d.MediaType
 }
 
 // mediaType is the document's own word, which its digest covers, and which its

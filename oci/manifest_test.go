@@ -24,9 +24,18 @@ func TestManifest_Type(t *testing.T) {
 		{`{"mediaType":"application/vnd.acme.thing.v1+json","layers":"many"}`, "application/vnd.acme.thing.v1+json", nil},
 		{`{"manifests":[],"annotations":{"a":"` + "\xff" + `"}}`, MediaTypeIndex, nil},
 
+		// What is null is not there.
+		{`{"manifests":null,"layers":[],"config":{}}`, MediaTypeManifest, nil},
+		{`{"mediaType":"` + MediaTypeManifest + `","manifests":null,"layers":[],"config":{}}`, MediaTypeManifest, nil},
+		{`{"manifests":[],"config":null,"layers":null}`, MediaTypeIndex, nil},
+		{`{"manifests":null,"layers":null}`, "", ErrNoManifest},
+
+		// Docker's own, without a media type.
+		{`{"schemaVersion":2,"config":{"mediaType":"` + mediaTypeDockerConfig + `"},"layers":[]}`, MediaTypeDockerManifest, nil},
+		{`{"schemaVersion":2,"manifests":[{"mediaType":"` + MediaTypeDockerManifest + `"}]}`, MediaTypeDockerList, nil},
+		{`{"schemaVersion":2,"manifests":[{"mediaType":"` + MediaTypeDockerManifest + `"},{"mediaType":"` + MediaTypeManifest + `"}]}`, MediaTypeIndex, nil},
+
 		// containerd refuses these too (validateMediaType).
-		{`{"manifests":null,"layers":[],"config":{}}`, "", ErrTwoFaced},
-		{`{"manifests":[],"config":null}`, "", ErrTwoFaced},
 		{`{"mediaType":"` + MediaTypeIndex + `","layers":[]}`, "", ErrWrongType},
 		{`{"mediaType":"` + MediaTypeDockerManifest + `","manifests":[]}`, "", ErrWrongType},
 
@@ -48,6 +57,9 @@ func TestManifest_Type(t *testing.T) {
 		{`{"mediaType":"application/` + strings.Repeat("x", 200) + `","layers":[]}`, "", errOddType},
 		{`{"mediaType":7,"layers":[]}`, "", ErrNotJSON},
 		{`{"layers":[]} {}`, "", ErrNotJSON},
+		{"\xef\xbb\xbf" + `{"layers":[]}`, "", ErrNotJSON},
+		{`{"layers":[],"layers":[{}]}`, "", ErrAmbiguous},
+		{`{"Layers":[],"MANIFESTS":[]}`, "", ErrAmbiguous},
 		{`[]`, "", ErrNotJSON},
 		{`<html>`, "", ErrNotJSON},
 		{``, "", ErrNotJSON},
@@ -118,7 +130,8 @@ func FuzzParseManifest(f *testing.F) {
 		if err := json.Unmarshal(data, &loose); err != nil || (loose.MediaType != "") != m.Named {
 			t.Fatalf("%q is %+v, to others %+v, %v", data, m, loose, err)
 		}
-		if image := loose.Layers != nil || loose.Config != nil; loose.Manifests != nil && image || m.Index() && image {
+		there := func(raw json.RawMessage) bool { return raw != nil && string(raw) != "null" }
+		if image := there(loose.Layers) || there(loose.Config); there(loose.Manifests) && image || m.Index() && image {
 			t.Errorf("%q is %+v, to others %+v", data, m, loose)
 		}
 	})

@@ -44,8 +44,9 @@ const maxQuery = 4096
 // does not have, 400 for a bad name, tag or digest.
 func ParseRequest(method string, u *url.URL) (Request, error) {
 	// A second spelling of a path could pass a check that the first one fails:
-	// nothing in a legal path needs escaping but the colon of a digest.
-	if u.RawPath != "" && strings.Contains(strings.ReplaceAll(strings.ToLower(u.RawPath), "%3a", ":"), "%") {
+	// nothing in a legal path needs escaping. Some clients escape the colon of a
+	// digest all the same, or the slashes of a name, as one part of a path.
+	if u.RawPath != "" && strings.Contains(unescaped(u.RawPath), "%") {
 		return Request{}, badRequest(http.StatusBadRequest, CodeNameInvalid, "the path has an escaped character, which no name, tag or digest needs")
 	}
 	prefix, rest, ok := splitVersion(u.Path)
@@ -70,6 +71,11 @@ func ParseRequest(method string, u *url.URL) (Request, error) {
 		return Request{}, err
 	}
 	return req, nil
+}
+
+// unescaped undoes the two escapes that clients use.
+func unescaped(path string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(path), "%3a", ":"), "%2f", "/")
 }
 
 // splitVersion cuts path at the first "/v2/" (or a final "/v2"). What is

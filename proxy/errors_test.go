@@ -122,7 +122,7 @@ func TestRequestsThatAreNone(t *testing.T) {
 		{"GET", "/v2/nginx/manifests/-", 400, "MANIFEST_INVALID"},
 		{"GET", "/v2/nginx/manifests/sha256:abc", 400, "DIGEST_INVALID"},
 		{"GET", "/v2/nginx/blobs/md5:d41d8cd98f00b204e9800998ecf8427e", 400, "DIGEST_INVALID"},
-		{"GET", "/v2/a%2Fb/manifests/1", 400, "NAME_INVALID"},
+		{"GET", "/v2/a%2E%2Fb/manifests/1", 400, "NAME_INVALID"},
 		{"GET", "/v2/nginx/../evil/manifests/1", 400, "NAME_INVALID"},
 	} {
 		t.Run(c.method+c.path, func(t *testing.T) {

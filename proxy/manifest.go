@@ -55,6 +55,11 @@ func (q *request) manifestHeader(ctx context.Context, source oci.Source, d oci.D
 	}
 	q.lookAt(d)
 	q.describe(d.Digest, mediaType(d))
+	if status := q.unmet(); status != 0 {
+		q.w.under.Header().Del("Content-Type")
+		q.w.status = status
+		return nil
+	}
 	q.sendHeader(d.Size)
 	return nil
 }

@@ -110,8 +110,11 @@ func TestManifestHeaders(t *testing.T) {
 	a.header(t, "Warning", `299 - "stale 'copy' X-Evil: 1 / end"`)
 	a.header(t, "X-Evil", "")
 	s.get("/v2/nginx/manifests/1", "If-None-Match", `"`+string(d)+`"`).wants(t, http.StatusNotModified).sends(t, nil)
+	s.head("/v2/nginx/manifests/1", "If-None-Match", `"`+string(d)+`"`).wants(t, http.StatusNotModified).sends(t, nil).header(t, "Content-Length", "")
+	s.head("/v2/nginx/manifests/1", "If-None-Match", `"other", W/"`+string(d)+`"`).wants(t, http.StatusNotModified)
+	s.head("/v2/nginx/manifests/1", "If-None-Match", `"other"`).wants(t, http.StatusOK)
 	s.get("/v2/nginx/manifests/1", "Range", "bytes=0-0").wants(t, http.StatusPartialContent).sends(t, []byte("{"))
-	if got := s.value("berth_requests_total", "result", "stale"); got != 3 {
+	if got := s.value("berth_requests_total", "result", "stale"); got != 6 {
 		t.Errorf("%v stale answers counted", got)
 	}
 }

@@ -132,8 +132,6 @@ func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, 
 		r = oci.Range{}
 	}
 	switch {
-	case a.StatusCode == http.StatusPartialContent && c.rng == "" && a.Header.Get("Content-Range") == "":
-		return piece{0, a.ContentLength, a.ContentLength}, nil
 	case a.StatusCode == http.StatusPartialContent && isEmpty(o) && a.ContentLength == 0:
 		return piece{}, nil // net/http says "bytes 0--1/0" for the last byte of nothing
 	case a.StatusCode == http.StatusPartialContent:

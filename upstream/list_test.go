@@ -226,3 +226,29 @@ func TestReferrers_AtAnotherRegistry(t *testing.T) {
 		t.Errorf("%v, want %s", err, sig)
 	}
 }
+
+// A redirect to a registry that wants a sign-in of its own leads nowhere: no credential
+// goes along, and there is no other. That is final, and says what helps.
+func TestRedirect_ToARegistryWithASignInOfItsOwn(t *testing.T) {
+	behind := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, Private: true})
+	img := behind.AddImage("acme/app", "v1", ocitest.Image{Layers: []int64{2000}})
+	up := ocitest.New(t, ocitest.Options{})
+	up.AddRepo("acme/app")
+	for _, q := range []struct {
+		kind ocitest.Kind
+		path string
+	}{{ocitest.Manifest, "manifests/" + img.Digest.String()}, {ocitest.Blob, "blobs/" + img.Platforms[0].Layers[0].String()}} {
+		up.Inject(ocitest.Match{Kind: q.kind, Method: http.MethodGet}, 0, ocitest.Status(307, "Location", behind.URL()+"/v2/acme/app/"+q.path))
+	}
+	src := over(t, up).As(Identity{})
+	for _, o := range []oci.Object{{Repo: "acme/app", Kind: oci.Manifest, Digest: img.Digest}, {Repo: "acme/app", Kind: oci.Blob, Digest: img.Platforms[0].Layers[0]}} {
+		before := behind.Count(ocitest.Match{})
+		_, err := src.Open(t.Context(), o, oci.Range{})
+		if e := classed(t, err, oci.UpstreamError); e.HTTPStatus() != http.StatusForbidden || !strings.Contains(e.Message, "add it under registries") {
+			t.Errorf("%s: %d %s", o.Kind, e.HTTPStatus(), e.Message)
+		}
+		if n := behind.Count(ocitest.Match{}) - before; n != 1 {
+			t.Errorf("%s: it was asked %d times", o.Kind, n)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -94,7 +95,11 @@ func (s *source) head(ctx context.Context, repo, reference string) (header, erro
 	}
 	switch {
 	case a.StatusCode == http.StatusOK:
-		return readHeader(a), a.Body.Close()
+		h := readHeader(a)
+		if own, ok := s.types.Get(h.digest); ok {
+			h.mediaType = own
+		}
+		return h, a.Body.Close()
 	case needsGet(a), a.StatusCode < 400:
 		return header{}, a.Body.Close()
 	}
@@ -177,7 +182,7 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 		want, _ = oci.ParseDigest(a.Header.Get("Docker-Content-Digest")) // then it is what the hash says
 	}
 	data, digest, ok := match(versions(a.Header, data), want)
-	t, err := manifestType(typeOf(a.Header), data)
+	t, err := manifestType(data)
 	switch {
 	case (!ok || err != nil) && isPage(a.Header):
 		return oci.Descriptor{}, who.notUnderstood("sent a web page instead of a manifest; check that its endpoint is a registry, and who is between")
@@ -185,10 +190,15 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 		e := who.corrupt("sent a manifest that has not the digest %s; try again", want)
 		e.NotUnderstood = true
 		return oci.Descriptor{}, e
-	case err != nil:
-		e := unusable(who, err)
-		e.NotUnderstood = want == "" // what has the digest is what the registry has, if no use to anyone
+	case err != nil && want == "" && !errors.Is(err, oci.ErrSchema1):
+		e := who.notUnderstood("sent something else than a manifest: %s; check that its endpoint is a registry, and who is between", err)
+		e.Err = err // the next one costs a pull
 		return oci.Descriptor{}, e
+	case err != nil: // what has the digest is what the registry has, if no use to anyone
+		return oci.Descriptor{}, unusable(who, err)
+	}
+	if t != typeOf(a.Header) {
+		s.types.Add(digest, t)
 	}
 	return oci.Descriptor{MediaType: t, Digest: digest, Size: int64(len(data)), Data: data}, nil
 }

@@ -35,12 +35,10 @@ func typeOf(h http.Header) string {
 // has to say.
 func isPage(h http.Header) bool { return strings.Contains(typeOf(h), "html") }
 
-// manifestType is the one media type of a manifest.
-func manifestType(sent string, data []byte) (string, error) {
+// manifestType is the one media type of a manifest. What it was sent as is a hint: the
+// document says what it is, by its own media type or by its shape.
+func manifestType(data []byte) (string, error) {
 	m, err := oci.ParseManifest(data)
-	if err == nil {
-		err = m.SentAs(sent)
-	}
 	if err != nil {
 		return "", err
 	}

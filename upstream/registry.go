@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"berth/auth"
 	"berth/oci"
 )
@@ -88,6 +90,10 @@ type Options struct {
 	Now func() time.Time
 }
 
+// keptTypes bounds for how many manifests it is remembered that they were sent as
+// something else. One that is forgotten is told as it is sent.
+const keptTypes = 1024
+
 // Registry is one origin over HTTP. It is safe for concurrent use.
 type Registry struct {
 	owner     string
@@ -105,7 +111,9 @@ type Registry struct {
 	longLists  chan struct{}
 	labels     labels
 	settlement *settlement
-	log        *slog.Logger
+	// types are the media types of manifests that were sent as another one.
+	types *lru.Cache[oci.Digest, string]
+	log   *slog.Logger
 	// turning is held while what the breakers are is shown, so that what is shown
 	// last is the latest.
 	turning sync.Mutex
@@ -137,6 +145,9 @@ func New(o Options) (*Registry, error) {
 	}
 	r.accounts = newAccounts(&o)
 	r.settlement = newSettlement()
+	if r.types, err = lru.New[oci.Digest, string](keptTypes); err != nil {
+		return nil, err
+	}
 	if o.Proxy != nil {
 		r.meta, r.blob = literals{r.meta, d}, literals{r.blob, d}
 	}

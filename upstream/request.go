@@ -106,6 +106,11 @@ func (c *call) mindsRange(a *answer) bool {
 	return c.rng != "" && a != nil && a.StatusCode < 500 && rangeStatus(a.StatusCode)
 }
 
+// wantsSignIn says whether an answer asks for a credential.
+func wantsSignIn(a *answer) bool {
+	return a.StatusCode == http.StatusUnauthorized && a.Header.Get("WWW-Authenticate") != ""
+}
+
 // failedTarget says whether it is a redirect target that failed, so that the
 // registry may name a better one.
 func failedTarget(a *answer, err error) bool {
@@ -114,7 +119,7 @@ func failedTarget(a *answer, err error) bool {
 		return ok && !descriptor.Exhausted(err) // another host would have no connection either
 	}
 	refused := a.StatusCode >= 400 && a.StatusCode != http.StatusRequestedRangeNotSatisfiable && a.StatusCode != http.StatusNotFound
-	return a.target != nil && (refused || isPage(a.Header))
+	return a.target != nil && !wantsSignIn(a) && (refused || isPage(a.Header))
 }
 
 // ask asks as cred. A 401 may be about a token or a secret that was kept too long,
@@ -302,6 +307,11 @@ func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 			Code:    c.op.unknown(),
 			Message: a.body.who.says() + "has no such " + c.op.object() + ": check the name",
 		})
+	}
+	if wantsSignIn(a) { // no credential of this registry goes there, and there is no other
+		e := a.body.who.nonsense("sent us to %s, which is a registry with a sign-in of its own: add it under registries, and pull from it", a.target.Host)
+		e.Status, e.Code, e.Err, e.NotUnderstood = http.StatusForbidden, oci.CodeDenied, nil, true
+		return e
 	}
 	e := a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
 	e.Err = nil // other targets were tried
