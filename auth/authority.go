@@ -252,7 +252,7 @@ func (a *Authority) fetch(ctx context.Context, key tokenKey, c Challenge, cred *
 	before := a.purges.before()
 	t, err := a.exchange.grant(ctx, c, cred, repo)
 	if err != nil {
-		a.failed(err, c, cred)
+		a.failed(err, c, cred, repo)
 		return bearerToken{}, err
 	}
 	a.keep(key, t, before)
@@ -261,7 +261,7 @@ func (a *Authority) fetch(ctx context.Context, key tokenKey, c Challenge, cred *
 }
 
 // failed draws the conclusions from a failed exchange.
-func (a *Authority) failed(err error, c Challenge, cred *Credential) {
+func (a *Authority) failed(err error, c Challenge, cred *Credential, repo string) {
 	e := oci.AsError(err)
 	switch {
 	case errors.Is(e.Err, errRealm):
@@ -271,6 +271,7 @@ func (a *Authority) failed(err error, c Challenge, cred *Credential) {
 		a.refuse(cred, e)
 	case e.Class == oci.UpstreamError || e.Class == oci.Unreachable:
 		a.probe.suspect() // the token endpoint may have moved
+		a.perRepo.Remove(repo)
 	}
 }
 
@@ -282,16 +283,16 @@ func (a *Authority) failed(err error, c Challenge, cred *Credential) {
 func (a *Authority) Rejected(req *http.Request, cred *Credential, repo string) (again bool) {
 	a.probe.suspect()
 	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
-	switch scheme {
-	case "Bearer":
-		return a.dropToken(secret.New(value), cred, repo)
-	case "Basic":
-		if cred == nil {
-			return false
-		}
-		return a.refuse(cred, refused(a.registry, cred, http.StatusUnauthorized, foreign{}))
+	switch {
+	case scheme == "Bearer":
+		again = a.dropToken(secret.New(value), cred, repo)
+	case scheme == "Basic" && cred != nil:
+		again = a.refuse(cred, refused(a.registry, cred, http.StatusUnauthorized, foreign{}))
 	}
-	return false
+	if !again { // else the second try would go without what this repository wants
+		a.perRepo.Remove(repo)
+	}
+	return again
 }
 
 // justNow is how old a token that was never used before may be for a rejection
@@ -332,13 +333,6 @@ func (a *Authority) Accepted(cred *Credential) {
 		a.metrics.CoolDown(cred, time.Time{})
 		a.log.Info("a credential is taken again", slog.Any("credential", cred))
 	}
-}
-
-// Challenged learns from a 401 to a request that carried no Authorization: some
-// registries answer 200 to /v2/ and ask for credentials only where they are
-// needed. It returns whether that was news, so that trying again can help.
-func (a *Authority) Challenged(header http.Header) (news bool) {
-	return a.probe.overhear(header)
 }
 
 // Challenge is how the origin wants to be authenticated to, asked for where it

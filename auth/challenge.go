@@ -115,8 +115,8 @@ func (p *prober) ask(ctx context.Context) (Challenge, error) {
 	return c, nil
 }
 
-// learn keeps c and says whether it is news.
-func (p *prober) learn(c Challenge) bool {
+// learn keeps c.
+func (p *prober) learn(c Challenge) {
 	p.mu.Lock()
 	old := p.known
 	p.known, p.doubt = &c, false
@@ -124,7 +124,6 @@ func (p *prober) learn(c Challenge) bool {
 	if old != nil && *old != c {
 		p.changed()
 	}
-	return old == nil || *old != c
 }
 
 // last is the challenge as last known, nil: none.
@@ -134,15 +133,15 @@ func (p *prober) last() *Challenge {
 	return p.known
 }
 
-// overhear reads the challenge of an answer to a request without credentials.
-// One that cannot be used is not learned: /v2/ may say it better.
-func (p *prober) overhear(header http.Header) bool {
+// overhear reads the challenge of an answer to a request without credentials. ok is
+// false for one that cannot be used: /v2/ may say it better.
+func (p *prober) overhear(header http.Header) (c Challenge, ok bool) {
 	c, err := p.ping(context.Background(), p.replay(header))
 	if err != nil || c.Scheme != schemeBasic && c.Scheme != schemeBearer {
 		p.suspect()
-		return false
+		return Challenge{}, false
 	}
-	return p.learn(c)
+	return c, true
 }
 
 // ping lets go-containerregistry ask for /v2/ and read the challenge.

@@ -127,38 +127,76 @@ func TestChallengeChanges(t *testing.T) {
 	}
 }
 
+// What one repository wants is what that one wants: others are asked for as before,
+// and no credential goes where a realm is not the registry's.
 func TestChallenged(t *testing.T) {
-	f := newFakeRegistry(t, false)
+	f, logs := newFakeRegistry(t, false), &logbook{}
 	f.challenge = "" // 200 at /v2/, credentials wanted further down
-	a := f.authority(AuthorityOptions{})
+	a := f.authority(AuthorityOptions{Logger: logs.logger()})
 	cred := credential("acme", "ci", "bot", "pw")
 	if h, err := f.header(a, cred, "x"); err != nil || h != "" {
 		t.Fatal(h, err)
 	}
 	challenge := http.Header{"Www-Authenticate": {strings.ReplaceAll(bearerChallenge, "%s", f.URL)}}
-	if !a.Challenged(challenge) {
+	if !a.Challenged(challenge, "x") {
 		t.Error("a challenge is no news")
 	}
-	if a.Challenged(challenge) {
+	if a.Challenged(challenge, "x") {
 		t.Error("the same challenge is news again")
 	}
 	if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
 		t.Errorf("after the challenge: %q, %v", h, err)
 	}
-	for _, useless := range []http.Header{nil, {}, {"Www-Authenticate": {""}}, {"Www-Authenticate": {"Negotiate"}}} {
-		if a.Challenged(useless) {
-			t.Errorf("%v is news", useless)
+	foreign := http.Header{"Www-Authenticate": {`Bearer realm="https://evil.test/t"`}}
+	for _, useless := range []http.Header{nil, {}, {"Www-Authenticate": {""}}, {"Www-Authenticate": {"Negotiate"}}, foreign} {
+		for _, repo := range []string{"x", "y"} {
+			if a.Challenged(useless, repo) {
+				t.Errorf("%v is news of %s", useless, repo)
+			}
 		}
 	}
-	if got, err := a.Challenge(t.Context()); err != nil || got.Scheme != "bearer" || got.Realm != f.URL+"/token" || got.Service != "registry.test" {
-		t.Errorf("challenge %+v, %v", got, err)
+	for repo, want := range map[string]string{"x": "Bearer bot-1", "y": ""} {
+		if h, err := f.header(a, cred, repo); err != nil || h != want {
+			t.Errorf("%s: %q, %v, want %q", repo, h, err, want)
+		}
 	}
-	a.Challenged(http.Header{"Www-Authenticate": {`Bearer realm="https://evil.test/t"`}})
-	if got, err := a.Challenge(t.Context()); err == nil || got.Realm != "https://evil.test/t" {
-		t.Errorf("a foreign realm: %+v, %v", got, err)
+	if got, err := a.Challenge(t.Context()); err != nil || got.Scheme != "" {
+		t.Errorf("what /v2/ wants: %+v, %v", got, err)
+	}
+	if n := strings.Count(logs.String(), "evil.test"); n != 1 {
+		t.Errorf("the foreign realm is told %d times", n)
 	}
 	if n := f.get(&f.pings); n != 1 {
 		t.Errorf("%d pings, want 1", n)
+	}
+}
+
+// A token that is refused is replaced once, and the second try goes with the next one
+// and not without any. What was refused for good is asked for anew.
+func TestChallenged_ThatIsRefused(t *testing.T) {
+	f, c := newFakeRegistry(t, false), newClock()
+	f.challenge = ""
+	a := f.authority(AuthorityOptions{Now: c.now})
+	cred := credential("acme", "ci", "bot", "pw")
+	challenge := http.Header{"Www-Authenticate": {strings.ReplaceAll(bearerChallenge, "%s", f.URL)}}
+	a.Challenged(challenge, "x")
+	for i, want := range []struct {
+		header string
+		again  bool
+	}{{"Bearer bot-1", true}, {"Bearer bot-2", false}, {"", false}} {
+		req := f.pull("x")
+		if err := a.Authorize(t.Context(), req, cred, "x"); err != nil || req.Header.Get("Authorization") != want.header {
+			t.Fatalf("try %d: %q, %v", i, req.Header.Get("Authorization"), err)
+		}
+		if i == 0 {
+			c.advance(justNow)
+		}
+		if again := a.Rejected(req, cred, "x"); again != want.again {
+			t.Errorf("try %d: again %v", i, again)
+		}
+	}
+	if !a.Challenged(challenge, "x") {
+		t.Error("a challenge is no news")
 	}
 }
 

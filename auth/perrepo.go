@@ -28,6 +28,30 @@ func (a *Authority) lastFor(repo string) *Challenge {
 	return a.probe.last()
 }
 
+// Challenged learns from a 401 to a request for repo that carried no Authorization:
+// some registries answer 200 to /v2/ and ask for credentials only where they are
+// needed. It counts for that repository alone, and only if its realm may be asked:
+// whoever owns one repository of a registry that passes on others' answers could else
+// have everybody's tokens asked for where he likes. It returns whether that was news,
+// so that trying again can help.
+func (a *Authority) Challenged(header http.Header, repo string) (news bool) {
+	c, ok := a.probe.overhear(header)
+	if !ok {
+		return false
+	}
+	if c.Scheme == schemeBearer {
+		if _, err := a.exchange.realms.Check(c.Realm); err != nil {
+			a.warnRealm(c, a.exchange.foreignRealm(err))
+			return false
+		}
+	}
+	if last := a.lastFor(repo); last != nil && *last == c {
+		return false
+	}
+	a.perRepo.Add(repo, c)
+	return true
+}
+
 // Rechallenged learns from the challenge of a 401 to req, which Authorize had prepared
 // for repo, and says whether authorising once more can help: where it asks for
 // another token than the one that was sent, or for a token instead of Basic, from an

@@ -27,7 +27,7 @@ type nobody struct{}
 func (nobody) Authorize(context.Context, *http.Request, *auth.Credential, string) error { return nil }
 func (nobody) Rejected(*http.Request, *auth.Credential, string) bool                    { return false }
 func (nobody) Rechallenged(*http.Request, http.Header, string) bool                     { return false }
-func (nobody) Challenged(http.Header) bool                                              { return false }
+func (nobody) Challenged(http.Header, string) bool                                      { return false }
 func (nobody) Refused(*auth.Credential, error)                                          {}
 func (nobody) Accepted(*auth.Credential)                                                {}
 func (nobody) Close()                                                                   {}

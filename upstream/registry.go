@@ -32,9 +32,9 @@ type Authority interface {
 	// Rejected hears that the registry answered 401 to req, which Authorize had
 	// prepared, and says whether another try can help.
 	Rejected(req *http.Request, cred *auth.Credential, repo string) (again bool)
-	// Challenged hears the header of a 401 to a request without Authorization,
-	// and says whether another try can help.
-	Challenged(header http.Header) (again bool)
+	// Challenged hears the header of a 401 to a request for repo without
+	// Authorization, and says whether another try can help.
+	Challenged(header http.Header, repo string) (again bool)
 	// Refused hears what an answer of the registry that is no 401 said about
 	// cred, as an error of class Unauthorized.
 	Refused(cred *auth.Credential, err error)

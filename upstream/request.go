@@ -174,7 +174,7 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 	switch {
 	case a.target != nil, auth.Unexplained(a.StatusCode, a.Header):
 	case a.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "":
-		return s.authority.Challenged(a.Header)
+		return s.authority.Challenged(a.Header, c.repo)
 	case a.StatusCode == http.StatusUnauthorized && s.authority.Rechallenged(req, a.Header, c.repo):
 		return true
 	case a.StatusCode == http.StatusUnauthorized && a.basic && s.stillTaken(ctx, a.cred, c):
