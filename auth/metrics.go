@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -22,6 +23,41 @@ type Metrics struct {
 	// that is still on its way says nothing about it.
 	shown  map[metered]verdict
 	secret map[metered]string
+	// coolDowns are until when accounts are left alone.
+	coolDowns map[Account]time.Time
+}
+
+// Account names one at a registry. Nobody's name is -.
+type Account struct{ Organisation, Registry, Name string }
+
+// Standing is what a registry last thought of an account.
+type Standing struct {
+	// Shown says that it has seen the secret that the account has now, or that there
+	// is none; OK, that it took it.
+	Shown, OK bool
+	// CoolDownUntil is until when it is not asked as this account; zero: it is asked.
+	CoolDownUntil time.Time
+}
+
+// Standings are those of all accounts that there is something to say about.
+func (m *Metrics) Standings() map[Account]Standing {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := map[Account]Standing{}
+	for k, v := range m.shown {
+		all[k.named()] = Standing{Shown: true, OK: v.ok == 1}
+	}
+	for k, fingerprint := range m.secret {
+		if fingerprint == "" {
+			all[k.named()] = Standing{Shown: true}
+		}
+	}
+	for account, until := range m.coolDowns {
+		s := all[account]
+		s.CoolDownUntil = until
+		all[account] = s
+	}
+	return all
 }
 
 // verdict is what a registry thought of a secret.
@@ -33,11 +69,16 @@ type verdict struct {
 // metered is an account as its series are labelled.
 type metered struct{ organisation, registry, account string }
 
+// named has - for those without a name.
+func (k metered) named() Account {
+	return Account{cmp.Or(k.organisation, "-"), k.registry, cmp.Or(k.account, "-")}
+}
+
 // NewMetrics registers the gauges with r.
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	labels := []string{"organisation", "registry", "account"}
 	m := &Metrics{
-		refused: map[metered]string{}, shown: map[metered]verdict{}, secret: map[metered]string{},
+		refused: map[metered]string{}, shown: map[metered]verdict{}, secret: map[metered]string{}, coolDowns: map[Account]time.Time{},
 		ok: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_credential_ok",
 			Help: "Whether the registry took the credential when it was last shown: 1 or 0; 0 also where its secret cannot be used.",
@@ -140,6 +181,9 @@ func (m *Metrics) set(k metered, until time.Time) {
 	value := 0.0
 	if !until.IsZero() {
 		value = float64(until.UnixMilli()) / 1000
+		m.coolDowns[k.named()] = until
+	} else {
+		delete(m.coolDowns, k.named())
 	}
 	if k.account == "" {
 		k.account = "-"
@@ -158,6 +202,7 @@ func (m *Metrics) Forget(organisation, registry, account string) {
 	delete(m.refused, k)
 	delete(m.shown, k)
 	delete(m.secret, k)
+	delete(m.coolDowns, k.named())
 	labels := series(&Credential{Organisation: organisation, Registry: registry, Name: account})
 	m.ok.DeleteLabelValues(labels...)
 	m.coolDown.DeleteLabelValues(labels...)

@@ -37,6 +37,7 @@ type Metrics struct {
 	lastPull      *prometheus.GaugeVec     // client
 	challenges    prometheus.Counter
 
+	totals  totals
 	repeats *repeats
 	indexes *indexes
 	now     func() time.Time
@@ -131,15 +132,21 @@ func (q *request) count(failure *oci.Error, aborted bool) {
 	}
 	result := q.result(failure)
 	m.requests.get(labels{organisation, registry, kind, result}).Inc()
+	m.totals.answer(kind, oci.Result(result))
 	m.duration.WithLabelValues(kind, result).Observe(q.untilHeaders().Seconds())
 	if q.w.sent > 0 && (failure == nil || aborted) {
-		m.served.get(labels{organisation, registry, source(q.outcome.Result)}).Add(float64(q.w.sent))
+		from := source(q.outcome.Result)
+		m.served.get(labels{organisation, registry, from}).Add(float64(q.w.sent))
+		m.totals.send(from, q.w.sent)
 	}
 	if failure == nil && q.image {
 		m.images.get(labels{organisation, registry}).Inc()
+		m.totals.images.Add(1)
 	}
 	if failure == nil && q.isPull() {
-		m.lastPull.WithLabelValues(clientFamily(q.r.UserAgent())).Set(float64(m.now().UnixMilli()) / 1000)
+		client, now := clientFamily(q.r.UserAgent()), m.now()
+		m.lastPull.WithLabelValues(client).Set(float64(now.UnixMilli()) / 1000)
+		m.totals.pulledBy(client, now)
 	}
 }
 
@@ -154,13 +161,15 @@ func (q *request) countFailure(failure *oci.Error, organisation, registry string
 	if misunderstood || !pulls || !countsAsFailure(failure.Class) {
 		return
 	}
-	q.fail(failure, q.h.Metrics.failures, labels{organisation, registry, failure.Class.String()})
+	if q.fail(failure, q.h.Metrics.failures, labels{organisation, registry, failure.Class.String()}) {
+		q.h.Metrics.totals.failures.Add(1)
+	}
 }
 
-// fail counts e in c, once for key belongs together, and keeps it for people.
-func (q *request) fail(e *oci.Error, c *counters, l labels) {
+// fail counts e in c, unless it is one that has been counted, and keeps it for people.
+func (q *request) fail(e *oci.Error, c *counters, l labels) (first bool) {
 	key := failureKey{organisation: l[0], registry: l[1], repository: q.repository(), reference: q.reference(), reason: e.Class.String()}
-	first := q.h.Metrics.repeats.first(key)
+	first = q.h.Metrics.repeats.first(key)
 	if first {
 		c.get(l).Inc()
 	}
@@ -168,6 +177,7 @@ func (q *request) fail(e *oci.Error, c *counters, l labels) {
 		Organisation: q.caller.Organisation, Registry: q.registryName(), Class: e.Class, Message: q.message(e),
 		RequestID: q.id, Client: clientFamily(q.r.UserAgent()),
 	}, first)
+	return first
 }
 
 // reference is the tag or digest that was asked for; of an index that does not
@@ -222,11 +232,13 @@ func kindOf(e oci.Endpoint) string {
 }
 
 // source: who joins a fetch costs the registry nothing.
+const fromCache = "cache"
+
 func source(r oci.Result) string {
 	if r == oci.Fill || r == oci.Pass || r == "" {
 		return "upstream"
 	}
-	return "cache"
+	return fromCache
 }
 
 func label(s string) string {

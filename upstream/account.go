@@ -248,7 +248,7 @@ func latest(now time.Time, times ...time.Time) (last time.Time) {
 // RateLimits says what is known about limits and trouble, a row for each account
 // that there is something to say about, in the order of their names.
 func (r *Registry) RateLimits() []RateLimit {
-	return r.accounts.rows(r.origin.open() || r.tokens.open())
+	return r.accounts.rows(r.Troubled())
 }
 
 // Forget drops what is known about an account that the configuration no longer

@@ -8,8 +8,6 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // stallLimit is how long a body may give no byte at all. There is no limit on
@@ -34,7 +32,7 @@ type body struct {
 	// fault turns what ended the request into what the caller is told.
 	fault   func(error) error
 	who     asker
-	fetched prometheus.Counter
+	fetched fetching
 	release func()
 
 	watch *time.Timer
@@ -66,7 +64,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.watch.Reset(b.stall)
 	n, err := b.from.Read(p)
 	b.watch.Stop()
-	b.fetched.Add(float64(n))
+	b.fetched.add(n)
 	if b.left >= 0 {
 		if int64(n) > b.left {
 			return int(b.left), b.who.corrupt("sent more bytes than it had announced; try again")

@@ -1,8 +1,11 @@
 package upstream
 
 import (
+	"maps"
 	"net/http"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,6 +67,40 @@ type Metrics struct {
 	limit     *prometheus.GaugeVec
 	remaining *prometheus.GaugeVec
 	open      *prometheus.GaugeVec
+
+	fetchedBytes atomic.Uint64
+	mu           sync.Mutex
+	manifests    map[string]uint64 // by registry
+}
+
+// Totals are what was fetched since the start, for the status.
+type Totals struct {
+	// FetchedBytes of manifests, blobs and lists.
+	FetchedBytes uint64
+	// Manifests that each registry delivered: what Docker Hub counts as pulls.
+	Manifests map[string]uint64
+}
+
+// Totals are those of now.
+func (m *Metrics) Totals() Totals {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Totals{FetchedBytes: m.fetchedBytes.Load(), Manifests: maps.Clone(m.manifests)}
+}
+
+// fetching counts the bytes of a registry.
+type fetching struct {
+	series prometheus.Counter
+	total  *atomic.Uint64
+}
+
+func (m *Metrics) fetching(registry string) fetching {
+	return fetching{m.fetched.WithLabelValues(registry), &m.fetchedBytes}
+}
+
+func (f fetching) add(n int) {
+	f.series.Add(float64(n))
+	f.total.Add(uint64(n))
 }
 
 // NewMetrics makes the metrics and registers them. If reg is nil, they are
@@ -71,6 +108,7 @@ type Metrics struct {
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	with := promauto.With(reg)
 	return &Metrics{
+		manifests: map[string]uint64{},
 		requests: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_upstream_requests_total",
 			Help: "Requests sent to a registry, its token endpoints and its redirect targets, every try by itself. code is the status, or the failure class of a request without one.",
@@ -107,6 +145,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) try(registry string, op operation, resp *http.Response, err error, took time.Duration) {
 	m.requests.WithLabelValues(registry, string(op), codeLabel(resp, err)).Inc()
 	m.durations.WithLabelValues(registry, string(op)).Observe(took.Seconds())
+	if op == opManifest && err == nil && resp.StatusCode == http.StatusOK {
+		m.mu.Lock()
+		m.manifests[registry]++
+		m.mu.Unlock()
+	}
 }
 
 // breaker shows whether a registry is in trouble.

@@ -159,11 +159,15 @@ func New(o Options) (*Registry, error) {
 	return r, nil
 }
 
+// Troubled says that the registry or its token endpoint fails for everyone, so that it
+// is asked once in a second only.
+func (r *Registry) Troubled() bool { return r.origin.open() || r.tokens.open() }
+
 // turned shows that a breaker opened or closed.
 func (r *Registry) turned(open bool) {
 	r.turning.Lock()
 	defer r.turning.Unlock()
-	either := r.origin.open() || r.tokens.open()
+	either := r.Troubled()
 	r.metrics.breaker(r.name, either)
 	if open {
 		r.log.Warn("a registry is in trouble: it is asked once in a second only, until it answers", "registry", r.name)

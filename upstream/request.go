@@ -218,7 +218,7 @@ func (r *Registry) within(parent context.Context, op operation, who asker, f fun
 		from: a.Body, end: cancel, who: who, release: release,
 		ended:   func() error { return context.Cause(ctx) },
 		fault:   func(err error) error { return who.fault(parent, err) },
-		fetched: r.metrics.fetched.WithLabelValues(r.name),
+		fetched: r.metrics.fetching(r.name),
 	}
 	a.body = b.start()
 	a.Body = b

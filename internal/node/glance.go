@@ -3,15 +3,16 @@ package node
 import (
 	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"berth/auth"
 	"berth/internal/admin"
 	"berth/oci"
+	"berth/upstream"
 )
 
 const (
@@ -23,57 +24,88 @@ const (
 )
 
 // pullsOf is what the node did for its clients.
-func pullsOf(s *samples) admin.Pulls {
-	results := map[string]bool{
-		string(oci.Hit): true, string(oci.Join): true, string(oci.Revalidated): true, string(oci.Stale): true,
-		string(oci.Fill): false, string(oci.Pass): false,
-	}
-	content := func(l map[string]string) bool {
-		_, answered := results[l["result"]]
-		return answered && l["kind"] != "list"
-	}
+func (n *node) pullsOf() admin.Pulls {
+	served, fetched := n.pulls.Totals(), n.upstream.Totals()
 	return admin.Pulls{
-		Served: s.sum("berth_pulls_total", nil),
-		ChargedDockerHub: s.sum("berth_upstream_requests_total", func(l map[string]string) bool {
-			return l["registry"] == oci.DockerHub && l["operation"] == "manifest_get" && l["code"] == "200"
-		}),
-		Failed:       s.sum("berth_pull_failures_total", nil),
-		SavedBytes:   s.sum("berth_served_bytes_total", func(l map[string]string) bool { return l["source"] == "cache" }),
-		FetchedBytes: s.sum("berth_upstream_fetched_bytes_total", nil),
-		Requests:     s.sum("berth_requests_total", content),
-		Hits:         s.sum("berth_requests_total", func(l map[string]string) bool { return content(l) && results[l["result"]] }),
+		Served: served.Images, Failed: served.Failures, SavedBytes: served.CacheBytes,
+		Requests: served.Requests, Hits: served.Hits,
+		FetchedBytes: fetched.FetchedBytes, ChargedDockerHub: fetched.Manifests[oci.DockerHub],
 	}
 }
 
 // accountsOf are those of the configuration in force, and the node's address
 // where a registry counts what comes from there. Caller holds mu.
-func (n *node) accountsOf(s *samples) []admin.Account {
+func (n *node) accountsOf() []admin.Account {
+	known := n.knownAccounts()
 	all := []admin.Account{}
+	add := func(organisation, registry, name string) {
+		a := admin.Account{Organisation: organisation, Registry: registry, Name: name, State: admin.AccountUnused}
+		known[auth.Account{Organisation: organisation, Registry: registry, Name: name}].show(&a, n.now())
+		n.aboutSecret(&a)
+		all = append(all, a)
+	}
 	for name, o := range n.cfg.Organisations {
 		for _, c := range o.Credentials {
-			all = append(all, s.account(name, c.Registry, c.Name, n.now()))
+			add(name, c.Registry, c.Name)
 		}
 	}
 	for name, r := range n.cfg.Registries {
 		if r.Credential != nil {
-			all = append(all, s.account(admin.Nobody, name, sharedAccount, n.now()))
+			add(admin.Nobody, name, sharedAccount)
 		}
 	}
-	for _, l := range s.withoutAccount() {
-		a := s.account(l["organisation"], l["registry"], admin.Nobody, n.now())
-		if a.RateLeft != nil || a.CoolDownUntil != nil {
-			all = append(all, a)
+	for account, k := range known { // whose requests without an account a registry counts, or has stopped
+		if account.Name == admin.Nobody && (k.limit.Remaining != nil || k.standing.CoolDownUntil.After(n.now())) {
+			add(account.Organisation, account.Registry, admin.Nobody)
 		}
-	}
-	n.refills(all)
-	for i := range all {
-		a := &all[i]
-		n.aboutSecret(a)
 	}
 	slices.SortFunc(all, func(a, b admin.Account) int {
 		return cmp.Or(strings.Compare(a.Organisation, b.Organisation), strings.Compare(a.Registry, b.Registry), strings.Compare(a.Name, b.Name))
 	})
 	return all
+}
+
+// knownAccount is what a registry last said of an account.
+type knownAccount struct {
+	standing auth.Standing
+	limit    upstream.RateLimit
+}
+
+// knownAccounts are those that a registry has said something about. Caller holds mu.
+func (n *node) knownAccounts() map[auth.Account]knownAccount {
+	all := map[auth.Account]knownAccount{}
+	for account, s := range n.auth.Standings() {
+		all[account] = knownAccount{standing: s}
+	}
+	for at, l := range n.lines() {
+		for _, limit := range l.upstream.RateLimits() {
+			account := auth.Account{Organisation: cmp.Or(limit.Organisation, admin.Nobody), Registry: at.name, Name: cmp.Or(limit.Account, admin.Nobody)}
+			k := all[account]
+			k.limit = limit
+			all[account] = k
+		}
+	}
+	return all
+}
+
+// show adds what is known to a.
+func (k knownAccount) show(a *admin.Account, now time.Time) {
+	switch {
+	case k.standing.Shown && !k.standing.OK:
+		a.State = admin.AccountRefused
+	case k.standing.Shown || a.Name == admin.Nobody:
+		a.State = admin.AccountOK
+	}
+	if until := k.standing.CoolDownUntil; until.After(now) {
+		a.CoolDownUntil = new(until.Truncate(time.Millisecond).UTC())
+		if a.State != admin.AccountRefused {
+			a.State = admin.AccountResting
+		}
+	}
+	a.RateLimit, a.RateLeft = k.limit.Limit, k.limit.Remaining
+	if refills := k.limit.Refills; !refills.IsZero() {
+		a.RateRefills = new(refills.UTC())
+	}
 }
 
 // aboutSecret adds what is known about the secret itself. Caller holds mu.
@@ -90,83 +122,26 @@ func (n *node) aboutSecret(a *admin.Account) {
 	}
 }
 
-// withoutAccount are whose requests without an account a registry counts, or has
-// stopped.
-func (s *samples) withoutAccount() (all []map[string]string) {
-	for _, one := range slices.Concat(s.series["berth_ratelimit_remaining"], s.series["berth_cooldown_until_timestamp_seconds"]) {
-		known := func(l map[string]string) bool { return maps.Equal(l, one.labels) }
-		if one.labels["account"] == admin.Nobody && !slices.ContainsFunc(all, known) {
-			all = append(all, one.labels)
-		}
-	}
-	return all
-}
-
-// troubledOf are the registries that fail for everyone.
-func troubledOf(s *samples) []string {
+// troubled are the registries and mirrors that fail for everyone. Caller holds mu.
+func (n *node) troubled() []string {
 	all := []string{}
-	for _, one := range s.series["berth_breaker_open"] {
-		if one.value == 1 {
-			all = append(all, one.labels["registry"])
+	for _, l := range n.lines() {
+		names := l.names()
+		for i, r := range append([]*upstream.Registry{l.upstream}, l.mirrors...) {
+			if r.Troubled() {
+				all = append(all, names[i])
+			}
 		}
 	}
 	slices.Sort(all)
-	return all
+	return slices.Compact(all)
 }
 
-// refills says when the limits of accounts do. Caller holds mu.
-func (n *node) refills(all []admin.Account) {
-	for at, l := range n.lines() {
-		for _, limit := range l.upstream.RateLimits() {
-			for i := range all {
-				a := &all[i]
-				same := a.Registry == at.name && a.Organisation == cmp.Or(limit.Organisation, admin.Nobody) && a.Name == cmp.Or(limit.Account, admin.Nobody)
-				if same && !limit.Refills.IsZero() {
-					a.RateRefills = new(limit.Refills.UTC())
-				}
-			}
-		}
-	}
-}
-
-// account is what a registry last thought of one.
-func (s *samples) account(organisation, registry, name string, now time.Time) admin.Account {
-	a := admin.Account{Organisation: organisation, Registry: registry, Name: name, State: admin.AccountUnused}
-	labels := map[string]string{"organisation": organisation, "registry": registry, "account": name}
-	if ok, known := s.one("berth_credential_ok", labels); known {
-		if a.State = admin.AccountRefused; ok == 1 {
-			a.State = admin.AccountOK
-		}
-	} else if name == admin.Nobody {
-		a.State = admin.AccountOK
-	}
-	if until, _ := s.one("berth_cooldown_until_timestamp_seconds", labels); until > 0 {
-		if at := time.UnixMilli(int64(until * 1000)).UTC(); at.After(now) {
-			a.CoolDownUntil = &at
-			if a.State != admin.AccountRefused {
-				a.State = admin.AccountResting
-			}
-		}
-	}
-	a.RateLimit = s.count("berth_ratelimit_limit", labels)
-	a.RateLeft = s.count("berth_ratelimit_remaining", labels)
-	return a
-}
-
-// count is nil where there is no such series.
-func (s *samples) count(name string, labels map[string]string) *int64 {
-	value, ok := s.one(name, labels)
-	if !ok {
-		return nil
-	}
-	return new(int64(value))
-}
-
-// clientsOf say when each kind of client last pulled, the latest first.
-func clientsOf(s *samples) []admin.ClientPull {
+// clients say when each kind of client last pulled, the latest first.
+func (n *node) clients() []admin.ClientPull {
 	all := []admin.ClientPull{}
-	for _, one := range s.series["berth_last_pull_timestamp_seconds"] {
-		all = append(all, admin.ClientPull{Client: one.labels["client"], Last: time.UnixMilli(int64(one.value * 1000)).UTC()})
+	for client, at := range n.pulls.Totals().LastPulls {
+		all = append(all, admin.ClientPull{Client: client, Last: at.Truncate(time.Millisecond).UTC()})
 	}
 	slices.SortFunc(all, func(a, b admin.ClientPull) int {
 		return cmp.Or(b.Last.Compare(a.Last), strings.Compare(a.Client, b.Client))
@@ -187,7 +162,7 @@ func (n *node) fillsOf() []admin.Fill {
 }
 
 // cacheOf is the folder, and the disk that it is on.
-func (n *node) cacheOf(s *samples) admin.Cache {
+func (n *node) cacheOf() admin.Cache {
 	used, limit := n.cache.Size()
 	c := admin.Cache{Directory: n.started.Cache.Directory, Bytes: used, LimitBytes: limit}
 	var st unix.Statfs_t
@@ -197,10 +172,9 @@ func (n *node) cacheOf(s *samples) admin.Cache {
 			c.FreeFiles = new(int64(st.Ffree))
 		}
 	}
-	if writable, known := s.one("berth_cache_writable", map[string]string{}); known {
-		c.Unwritable = writable == 0
-	}
-	if p := n.cache.Numbers().Past; p != nil {
+	numbers := n.cache.Numbers()
+	c.Unwritable = !numbers.Writable
+	if p := numbers.Past; p != nil {
 		c.PastDisk = &admin.PastDisk{Reason: string(p.Reason), Bytes: p.Bytes}
 		if p.Err != nil {
 			c.PastDisk.Error = p.Err.Error()
@@ -217,9 +191,7 @@ func (n *node) watchPulls(ctx context.Context) {
 	ticks := time.NewTicker(sampleEvery)
 	defer ticks.Stop()
 	for {
-		if s, err := newSamples(n.registry); err == nil { // else there is a gap
-			n.history.Add(n.now(), pullsOf(s))
-		}
+		n.history.Add(n.now(), n.pullsOf())
 		select {
 		case <-ctx.Done():
 			return

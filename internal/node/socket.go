@@ -75,19 +75,15 @@ func (n *node) forgetTokens(organisation string) bool {
 
 // status is the node as it is now.
 func (n *node) status(context.Context) (admin.Status, error) {
-	metrics, err := newSamples(n.registry)
-	if err != nil {
-		return admin.Status{}, fmt.Errorf("reading the metrics: %w", err)
-	}
-	folder, fills := n.cacheOf(metrics), n.fillsOf()
+	folder, fills := n.cacheOf(), n.fillsOf()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := n.now()
 	s := admin.Status{
 		Version: n.version, PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
 		Configuration: admin.Configuration{Reload: n.answer(n.cfg), Applied: n.read},
-		Pulls:         pullsOf(metrics), Cache: folder, Accounts: n.accountsOf(metrics),
-		Troubled: troubledOf(metrics), Fills: fills, Clients: clientsOf(metrics), Failures: []admin.Failure{},
+		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
+		Troubled: n.troubled(), Fills: fills, Clients: n.clients(), Failures: []admin.Failure{},
 	}
 	kept := n.failures.All(time.Time{})
 	for i := range kept[:min(len(kept), shownFailures)] {
