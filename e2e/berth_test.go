@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -84,7 +85,7 @@ func (b *berth) writeConfig(t *testing.T, w *world) {
 	err := berthConfig.Execute(&text, map[string]any{
 		"Tokens": b.tokens, "Open": b.open, "Acme": b.acme, "Admin": b.admin,
 		"Registries": []registry{
-			{w.acme.name, w.acme.addr}, {w.globex.name, w.globex.addr}, {w.hub.name, w.hub.addr},
+			{w.acme.name, cmp.Or(w.acme.via, w.acme.addr)}, {w.globex.name, w.globex.addr}, {w.hub.name, w.hub.addr},
 		},
 		"AcmeToken": hashOf(callerToken("acme")), "GlobexToken": hashOf(callerToken("globex")),
 		"Cache":  filepath.Join(b.dir, "cache"),

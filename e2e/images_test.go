@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"io"
 	"math/rand/v2"
@@ -141,16 +142,21 @@ func push(t *testing.T, at *upstream, repo string, what remote.Taggable) image {
 // warm pulls every byte of an image for this machine, and checks each of them.
 func warm(t *testing.T, ref string, as login) {
 	t.Helper()
+	if err := fetch(t.Context(), ref, as); err != nil {
+		t.Fatalf("warming %s: %v", ref, err)
+	}
+}
+
+// fetch pulls all of an image for this machine.
+func fetch(ctx context.Context, ref string, as login) error {
 	tag, err := name.ParseReference(ref, name.Insecure)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	img, err := remote.Image(tag, remote.WithAuth(as.authenticator()), remote.WithContext(t.Context()),
+	img, err := remote.Image(tag, remote.WithAuth(as.authenticator()), remote.WithContext(ctx),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
 	if err != nil {
-		t.Fatalf("warming %s: %v", ref, err)
+		return err
 	}
-	if err := validate.Image(img); err != nil {
-		t.Fatalf("warming %s: %v", ref, err)
-	}
+	return validate.Image(img)
 }

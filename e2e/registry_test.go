@@ -36,6 +36,7 @@ func (l login) pair() string { return l.user + ":" + l.password }
 type upstream struct {
 	name  string // as users write it
 	owner login  // who may pull and push; nobody in particular if empty
+	via   string // the address by which berth reaches it, if another one
 	*tap
 }
 
@@ -113,6 +114,13 @@ func (tp *tap) noteHeld() {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
 	tp.held++
+}
+
+// forgetHeld counts from zero again.
+func (tp *tap) forgetHeld() {
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.held = 0
 }
 
 // awaitHeld waits until so many bodies were held.
