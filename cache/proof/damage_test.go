@@ -95,7 +95,7 @@ func TestUnusableFilesAreMovedAside(t *testing.T) {
 				damageTo(t, path)
 				works(t, path)
 				if _, err := os.Stat(path + ".damaged"); err != nil {
-					t.Errorf("it was not persisted: %v", err)
+					t.Errorf("it was not kept: %v", err)
 				}
 				if err := os.Remove(path); err != nil {
 					t.Fatal(err)

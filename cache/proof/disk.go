@@ -21,8 +21,8 @@ const (
 	unusedFor = 30 * 24 * time.Hour
 	// sweepEvery is how often those are looked for, after once at the start.
 	sweepEvery = 24 * time.Hour
-	// sweepStep is how many proofs are looked at in one transaction, so that a
-	// denial never waits long for the sweep.
+	// sweepStep is how many records are looked at in one transaction, so that a
+	// denial never waits long for a sweep, or for a list.
 	sweepStep = 1000
 )
 
@@ -126,6 +126,16 @@ func (d *disk) writeBehind(stop <-chan struct{}) {
 	}
 }
 
+// view runs fn in a transaction that reads.
+func (d *disk) view(fn func(*bbolt.Tx) error) error {
+	return d.guard(func() error { return d.db.View(fn) })
+}
+
+// update runs fn in a transaction that writes.
+func (d *disk) update(fn func(*bbolt.Tx) error) error {
+	return d.guard(func() error { return d.db.Update(fn) })
+}
+
 // guard runs fn, which reads or writes the file, and gives the file up when it is
 // damaged.
 func (d *disk) guard(fn func() error) error {
@@ -200,9 +210,7 @@ func (d *disk) flush() error {
 	if len(batch) == 0 {
 		return nil
 	}
-	err := d.guard(func() error {
-		return d.db.Update(func(tx *bbolt.Tx) error { return putAll(tx, batch) })
-	})
+	err := d.update(func(tx *bbolt.Tx) error { return putAll(tx, batch) })
 	d.written(err == nil || d.broken.Load())
 	if err != nil && !d.failing {
 		d.log.Warn("facts cannot be written; this is tried once a second", "err", err)
@@ -218,12 +226,10 @@ func (d *disk) measure() {
 		return
 	}
 	var used int64
-	_ = d.guard(func() error {
-		return d.db.View(func(tx *bbolt.Tx) error {
-			s := d.db.Stats()
-			used = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(d.db.Info().PageSize)
-			return nil
-		})
+	_ = d.view(func(tx *bbolt.Tx) error {
+		s := d.db.Stats()
+		used = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(d.db.Info().PageSize)
+		return nil
 	}) // guard has said what is wrong
 	if full := used > d.limit; full != d.full.Swap(full) && full {
 		d.log.Warn("facts.db is as large as it may be: nothing new is remembered over a restart until unused facts are dropped", "bytes", used)
@@ -274,11 +280,9 @@ func (d *disk) get(b bucket, key []byte) (value []byte) {
 	if v, ok := d.waiting(b, key); ok {
 		return v
 	}
-	err := d.guard(func() error {
-		return d.db.View(func(tx *bbolt.Tx) error {
-			value = bytes.Clone(tx.Bucket([]byte(b)).Get(key))
-			return nil
-		})
+	err := d.view(func(tx *bbolt.Tx) error {
+		value = bytes.Clone(tx.Bucket([]byte(b)).Get(key))
+		return nil
 	})
 	if failed := err != nil && !d.broken.Load(); failed != d.unreadable.Swap(failed) && failed {
 		d.log.Warn("facts cannot be read: what they would have proven is asked for", "err", err)
@@ -290,61 +294,67 @@ func (d *disk) get(b bucket, key []byte) (value []byte) {
 // which no clock can have shown, and what cannot be read.
 func (d *disk) sweep(stop <-chan struct{}) {
 	for _, b := range factBuckets {
-		for next, more := []byte(nil), true; more; {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			var err error
-			if next, err = d.sweepFrom(b, next, d.unused); err != nil {
-				d.log.Warn("dropping old facts", "err", err)
-				return
-			}
-			more = next != nil
+		if err := d.deleteWhere(stop, b, d.unused); err != nil {
+			d.log.Warn("dropping old facts", "err", err)
+			return
 		}
 	}
 }
 
-// sweepFrom deletes those of sweepStep proofs from key on that are to go, and says
-// where to go on. It collects before it deletes: a bbolt cursor skips the key
-// after a deleted one.
-func (d *disk) sweepFrom(b bucket, key []byte, gone func(b bucket, k, v []byte) bool) (next []byte, err error) {
-	var old [][]byte
-	err = d.guard(func() error {
-		return d.db.View(func(tx *bbolt.Tx) error {
-			c := tx.Bucket([]byte(b)).Cursor()
-			k, v := c.Seek(key)
-			for range sweepStep {
-				if k == nil {
-					break
-				}
-				if gone(b, k, v) {
-					old = append(old, bytes.Clone(k))
-				}
-				k, v = c.Next()
-			}
-			next = bytes.Clone(k)
+// deleteWhere deletes the records of a bucket that are to go, until stop is closed.
+// It collects some before it deletes them: a bbolt cursor skips the key after a
+// deleted one.
+func (d *disk) deleteWhere(stop <-chan struct{}, b bucket, gone func(b bucket, k, v []byte) bool) (err error) {
+	for next, more := []byte(nil), true; more; more = next != nil {
+		select {
+		case <-stop:
 			return nil
+		default:
+		}
+		var old [][]byte
+		next, err = d.step(b, next, func(k, v []byte) {
+			if gone(b, k, v) {
+				old = append(old, bytes.Clone(k))
+			}
 		})
-	})
-	if err != nil || len(old) == 0 {
-		return next, err
+		if err == nil && len(old) > 0 {
+			err = d.update(func(tx *bbolt.Tx) error {
+				return deleteIf(tx.Bucket([]byte(b)), old, func(k, v []byte) bool { return gone(b, k, v) })
+			})
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return next, d.guard(func() error {
-		return d.db.Update(func(tx *bbolt.Tx) error {
-			bkt := tx.Bucket([]byte(b))
-			for _, k := range old {
-				if v := bkt.Get(k); v == nil || !gone(b, k, v) { // renewed or deleted meanwhile
-					continue
-				}
-				if err := bkt.Delete(k); err != nil {
-					return err
-				}
+	return nil
+}
+
+// deleteIf deletes those of keys that are still to go: some may have been renewed.
+func deleteIf(b *bbolt.Bucket, keys [][]byte, gone func(k, v []byte) bool) error {
+	for _, k := range keys {
+		if v := b.Get(k); v != nil && gone(k, v) {
+			if err := b.Delete(k); err != nil {
+				return err
 			}
-			return nil
-		})
+		}
+	}
+	return nil
+}
+
+// step shows up to sweepStep records of a bucket to see, from key on, and says where
+// to go on; nil: that was the last.
+func (d *disk) step(b bucket, key []byte, see func(k, v []byte)) (next []byte, err error) {
+	err = d.view(func(tx *bbolt.Tx) error {
+		c := tx.Bucket([]byte(b)).Cursor()
+		k, v := c.Seek(key)
+		for n := 0; k != nil && n < sweepStep; n++ {
+			see(k, v)
+			k, v = c.Next()
+		}
+		next = bytes.Clone(k)
+		return nil
 	})
+	return next, err
 }
 
 func (d *disk) unused(b bucket, _, v []byte) bool {

@@ -2,6 +2,7 @@ package proof
 
 import (
 	"encoding/binary"
+	"errors"
 	"time"
 )
 
@@ -23,18 +24,15 @@ func (f *Proofs) forgetInMemory(organisation string) (at time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	at = f.o.Now()
-	if f.forgotten == nil {
-		f.forgotten = map[string]time.Time{}
-	}
 	f.forgotten[organisation] = at
-	for _, a := range f.access.Keys() {
-		if w, ok := f.access.Peek(a); ok && w.proven() && a.View.Organisation == organisation {
-			f.access.Remove(a)
+	for _, a := range f.access.recent.Keys() {
+		if w, ok := f.access.recent.Peek(a); ok && w.proven() && a.View.Organisation == organisation {
+			f.access.recent.Remove(a)
 		}
 	}
-	for _, k := range f.tags.Keys() {
+	for _, k := range f.tags.recent.Keys() {
 		if k.View.Organisation == organisation {
-			f.tags.Remove(k)
+			f.tags.recent.Remove(k)
 		}
 	}
 	return at
@@ -65,16 +63,7 @@ func (d *disk) forget(organisation string, at time.Time) error {
 		return !used.After(at) || used.After(d.clock())
 	}
 	d.unqueue(gone)
-	for _, b := range [...]bucket{accessBucket, tagBucket} {
-		for next, more := []byte(nil), true; more; {
-			var err error
-			if next, err = d.sweepFrom(b, next, gone); err != nil {
-				return err
-			}
-			more = next != nil
-		}
-	}
-	return nil
+	return errors.Join(d.deleteWhere(nil, accessBucket, gone), d.deleteWhere(nil, tagBucket, gone))
 }
 
 // unqueue takes out of what waits to be written, once nothing is being written.

@@ -1,18 +1,11 @@
 package proof
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-
-	"go.etcd.io/bbolt"
+	"errors"
 
 	"berth/oci"
 )
-
-// knownStep is how many proofs are read in one transaction, so that a denial never
-// waits long for whoever lists.
-const knownStep = 1000
 
 // Known tells every proven membership, and every tag, to whoever lists what is
 // kept. It says nothing about rights.
@@ -43,54 +36,39 @@ func (f *Proofs) Known(ctx context.Context, member func(Member), tag func(TagKey
 
 // remembered is Known of what is in memory only.
 func (f *Proofs) remembered(member func(Member), tag func(TagKey, Tag)) {
-	for _, m := range f.members.Keys() {
-		if w, ok := f.members.Peek(m); ok && w.proven() {
+	for _, m := range f.members.recent.Keys() {
+		if w, ok := f.members.recent.Peek(m); ok && w.proven() {
 			member(m)
 		}
 	}
-	for _, k := range f.tags.Keys() {
-		if t, ok := f.tags.Peek(k); ok {
+	for _, k := range f.tags.recent.Keys() {
+		if t, ok := f.tags.recent.Peek(k); ok {
 			tag(k, t)
 		}
 	}
 }
 
 // each reads a bucket from its beginning to its end, in steps.
-func (d *disk) each(ctx context.Context, b bucket, fn func(k, v []byte)) error {
-	var from []byte
-	for done := false; !done && ctx.Err() == nil; {
-		err := d.guard(func() error {
-			return d.db.View(func(tx *bbolt.Tx) error {
-				c := tx.Bucket([]byte(b)).Cursor()
-				k, v := c.Seek(from)
-				for range knownStep {
-					if k == nil {
-						break
-					}
-					fn(k, v)
-					k, v = c.Next()
-				}
-				done, from = k == nil, bytes.Clone(k)
-				return nil
-			})
-		})
-		if err != nil || d.broken.Load() {
-			return err
+func (d *disk) each(ctx context.Context, b bucket, see func(k, v []byte)) error {
+	for next, more := []byte(nil), true; more; {
+		var err error
+		if next, err = d.step(b, next, see); err != nil || d.broken.Load() || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
 		}
+		more = next != nil
 	}
-	return ctx.Err()
+	return nil
 }
 
 // parts reads what join wrote; nil for anything else.
 func parts(key []byte, n int) []string {
 	all := make([]string, 0, n)
 	for range n {
-		length, w := binary.Uvarint(key)
-		if w <= 0 || length > uint64(len(key)-w) {
+		var part []byte
+		if part, key = cutPart(key); part == nil {
 			return nil
 		}
-		all = append(all, string(key[w:w+int(length)]))
-		key = key[w+int(length):]
+		all = append(all, string(part))
 	}
 	if len(key) > 0 {
 		return nil

@@ -12,11 +12,8 @@
 package proof
 
 import (
-	"log/slog"
 	"sync"
 	"time"
-
-	lru "github.com/hashicorp/golang-lru/v2"
 
 	"berth/oci"
 )
@@ -58,67 +55,6 @@ type Tag struct {
 	restored bool
 }
 
-// DefaultAccessTTL is how long a proof of access stays fresh.
-const DefaultAccessTTL = 5 * time.Minute
-
-// Options of Open. The zero value works. Where a configuration says "0s" for one
-// of the times, a negative one is what it means: 0 here means the default.
-type Options struct {
-	// AccessTTL is how long access stays Fresh. If 0, 5 minutes; negative:
-	// never, so that each use asks upstream.
-	AccessTTL time.Duration
-	// MemberTTL is how long membership stays Fresh. If 0, 24 hours; negative: never.
-	MemberTTL time.Duration
-	// TagTTL is how long a tag stays Fresh. If 0, 60 seconds; negative: never.
-	TagTTL time.Duration
-	// Grace is how long a proof stands in while upstream cannot be asked. If
-	// 0, 24 hours; negative: not at all.
-	Grace time.Duration
-	// Doubt is for how long after it was made a proof counts once an answer has
-	// come that was not understood, until the next proof. If 0, an hour; negative:
-	// not at all.
-	Doubt time.Duration
-	// Entries bounds how many proofs of each kind are kept in memory. If not
-	// positive, 30000: with names as long as they may be that is 60 MiB. Those
-	// that do not fit are read from the file again.
-	Entries int
-	// FileBytes bounds the file. If not positive, 256 MiB, which is a million
-	// proofs. Above it nothing new is written, which costs HEADs after a restart;
-	// denials always are.
-	FileBytes int64
-	// Now is the clock. If nil, time.Now.
-	Now func() time.Time
-	// Log gets trouble with the file. If nil, nothing is logged.
-	Log *slog.Logger
-}
-
-func (o Options) withDefaults() Options {
-	setDefault(&o.AccessTTL, DefaultAccessTTL)
-	setDefault(&o.MemberTTL, 24*time.Hour)
-	setDefault(&o.TagTTL, time.Minute)
-	setDefault(&o.Grace, 24*time.Hour)
-	setDefault(&o.Doubt, time.Hour)
-	if o.Entries <= 0 {
-		o.Entries = 30_000
-	}
-	if o.FileBytes <= 0 {
-		o.FileBytes = 256 << 20
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	return o
-}
-
-func setDefault(field *time.Duration, value time.Duration) {
-	if *field == 0 {
-		*field = value
-	}
-}
-
 // Proofs is safe for concurrent use. Close it to write what is pending.
 type Proofs struct {
 	o Options
@@ -131,9 +67,9 @@ type memory struct {
 
 	// mu orders everything but reads that memory can answer.
 	mu      sync.Mutex
-	access  *lru.Cache[Access, record]
-	members *lru.Cache[Member, record]
-	tags    *lru.Cache[TagKey, Tag]
+	access  table[Access, record]
+	members table[Member, record]
+	tags    table[TagKey, Tag]
 	// forgotten says when Forget was called for an organisation; under mu.
 	forgotten map[string]time.Time
 }
@@ -143,38 +79,17 @@ type memory struct {
 // only the memberships stay: it costs HEADs, nothing else. The error is about the
 // folder or the disk, or says that another process has the file; that takes a second
 // to find out.
-func Open(path string, o Options) (*Proofs, error) {
-	f := &Proofs{o: o.withDefaults(), memory: &memory{}}
-	f.access, _ = lru.New[Access, record](f.o.Entries) // errors only for a size below 1
-	f.members, _ = lru.New[Member, record](f.o.Entries)
-	f.tags, _ = lru.New[TagKey, Tag](f.o.Entries)
-	if path == "" {
-		return f, nil
-	}
-	d, err := openDisk(path, f.o)
-	if err != nil {
-		return nil, err
-	}
-	f.disk = d
-	return f, nil
-}
-
-// Times are what the same fields of Options say.
-type Times struct{ AccessTTL, TagTTL, Grace, Doubt time.Duration }
-
-// With is f, with other times for what its proofs are worth. A zero time is that
-// of f. The proofs are the same; only f is closed.
-func (f *Proofs) With(t Times) *Proofs {
-	o := f.o
-	for _, set := range []struct {
-		field *time.Duration
-		value time.Duration
-	}{{&o.AccessTTL, t.AccessTTL}, {&o.TagTTL, t.TagTTL}, {&o.Grace, t.Grace}, {&o.Doubt, t.Doubt}} {
-		if set.value != 0 {
-			*set.field = set.value
+func Open(path string, o Options) (f *Proofs, err error) {
+	f = &Proofs{o: o.withDefaults(), memory: &memory{forgotten: map[string]time.Time{}}}
+	if path != "" {
+		if f.disk, err = openDisk(path, f.o); err != nil {
+			return nil, err
 		}
 	}
-	return &Proofs{o: o, memory: f.memory}
+	f.access = newTable(accessBucket, f, f.restoreAccess)
+	f.members = newTable(memberBucket, f, func(_ Member, value []byte) (record, bool) { return decodeRecord(value) })
+	f.tags = newTable(tagBucket, f, f.restoreTag)
+	return f, nil
 }
 
 // AccessTTL is how long access stays Fresh here.
@@ -190,7 +105,7 @@ func (f *Proofs) Close() error {
 
 // Access says what a's proof is worth, and when its request was sent.
 func (f *Proofs) Access(a Access) (Age, time.Time) {
-	w := f.accessRecord(a)
+	w, _ := f.access.read(a)
 	if !w.proven() {
 		return None, time.Time{}
 	}
@@ -212,28 +127,34 @@ func (f *Proofs) accessAge(w record) Age {
 	return age
 }
 
-// Denied says whether the last word about a was a denial.
-func (f *Proofs) Denied(a Access) bool { return f.accessRecord(a).denied }
+// Denied says whether the last answer about a was a denial.
+func (f *Proofs) Denied(a Access) bool {
+	w, _ := f.access.read(a)
+	return w.denied
+}
 
 // DeniedItself is Denied, but for a denial that was about the credential only.
 func (f *Proofs) DeniedItself(a Access) bool {
-	w := f.accessRecord(a)
+	w, _ := f.access.read(a)
 	return w.denied && !w.credential
 }
 
 // HadAccess says whether a was ever proven, however long ago, and neither denied
 // nor put in doubt for good since.
 func (f *Proofs) HadAccess(a Access) bool {
-	w := f.accessRecord(a)
+	w, _ := f.access.read(a)
 	return w.proven() && (w.doubted.IsZero() || f.accessAge(w) != None)
 }
 
 // HadMember is HadAccess for members.
-func (f *Proofs) HadMember(m Member) bool { return f.memberRecord(m).proven() }
+func (f *Proofs) HadMember(m Member) bool {
+	w, _ := f.members.read(m)
+	return w.proven()
+}
 
 // Member says what m's proof is worth.
 func (f *Proofs) Member(m Member) Age {
-	w := f.memberRecord(m)
+	w, _ := f.members.read(m)
 	if !w.proven() {
 		return None
 	}
@@ -247,12 +168,7 @@ func (f *Proofs) Member(m Member) Age {
 
 // Tag gives what k meant and what that is worth. The caller checks access.
 func (f *Proofs) Tag(k TagKey) (Tag, Age) {
-	t, ok := f.tags.Get(k)
-	if !ok && f.disk != nil {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		t, ok = f.tagLocked(k)
-	}
+	t, ok := f.tags.read(k)
 	if !ok {
 		return Tag{}, None
 	}
@@ -284,22 +200,18 @@ func elapsed(now, then time.Time) time.Duration {
 func (f *Proofs) Prove(a Access, m Member, asked time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old := f.accessLocked(a); f.supersedes(old, asked) && f.isAfterForget(a.View.Organisation, asked) {
-		w := record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
-		f.access.Add(a, w)
-		f.enqueue(accessBucket, a.key(), w.encode())
+	if old, _ := f.access.get(a); f.supersedes(old, asked) && f.isAfterForget(a.View.Organisation, asked) {
+		f.access.set(a, record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())})
 	}
-	f.member(m, f.memberLocked(m), asked)
+	old, _ := f.members.get(m)
+	f.member(m, old, asked)
 }
 
 // member records that m was there when asked was. Caller holds mu.
 func (f *Proofs) member(m Member, old record, asked time.Time) {
-	if !f.supersedes(old, asked) {
-		return
+	if f.supersedes(old, asked) {
+		f.members.set(m, record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())})
 	}
-	w := record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())}
-	f.members.Add(m, w)
-	f.enqueue(memberBucket, m.key(), w.encode())
 }
 
 // Renew records that m was still there when asked was, and says whether it had
@@ -307,7 +219,7 @@ func (f *Proofs) member(m Member, old record, asked time.Time) {
 func (f *Proofs) Renew(m Member, asked time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old := f.memberLocked(m)
+	old, _ := f.members.get(m)
 	if !old.proven() {
 		return false
 	}
@@ -322,15 +234,12 @@ func (f *Proofs) Renew(m Member, asked time.Time) bool {
 func (f *Proofs) Missed(m Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := f.memberLocked(m)
+	w, _ := f.members.get(m)
 	if !w.proven() {
 		return
 	}
 	w.doubted = f.o.Now()
-	f.members.Add(m, w)
-	if f.disk != nil {
-		f.disk.enqueueMust(memberBucket, m.key(), w.encode())
-	}
+	f.members.mustSet(m, w)
 }
 
 // news says whether a proof that was asked for at asked replaces old. Against a
@@ -356,17 +265,18 @@ func (f *Proofs) deny(a Access, credential bool) {
 	}
 }
 
-// denyInMemory says whether the file knows, or is about to know, another word.
+// denyInMemory says whether the file knows, or is about to know, another answer.
 func (f *Proofs) denyInMemory(a Access, credential bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, key := f.accessLocked(a), a.key()
+	old, _ := f.access.get(a)
 	w := record{at: f.o.Now(), denied: true, persisted: old.persisted, credential: credential && (!old.denied || old.credential)}
-	write := f.disk != nil && (old.proven() || old.persisted && old.credential != w.credential || f.disk.unwritten(accessBucket, key))
+	write := f.disk != nil && (old.proven() || old.persisted && old.credential != w.credential || f.disk.unwritten(accessBucket, a.key()))
 	w.persisted = w.persisted || write
-	f.access.Add(a, w)
 	if write {
-		f.disk.enqueueMust(accessBucket, key, w.encode())
+		f.access.mustSet(a, w)
+	} else {
+		f.access.recent.Add(a, w)
 	}
 	return write
 }
@@ -381,21 +291,21 @@ func (f *Proofs) Doubt(a Access) {
 	}
 }
 
-// doubtInMemory says whether the file is about to know another word.
+// doubtInMemory says whether the file is about to learn of it.
 func (f *Proofs) doubtInMemory(a Access) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w := f.accessLocked(a)
+	w, _ := f.access.get(a)
 	if !w.proven() {
 		return false
 	}
 	news := w.doubted.IsZero()
 	w.doubted = f.o.Now()
-	f.access.Add(a, w)
 	if !news || f.disk == nil {
-		return false // no request outlives the process, so after a restart any time will do
+		f.access.recent.Add(a, w) // no request outlives the process, so after a restart any time will do
+		return false
 	}
-	f.disk.enqueueMust(accessBucket, a.key(), w.encode())
+	f.access.mustSet(a, w)
 	return true
 }
 
@@ -403,7 +313,7 @@ func (f *Proofs) doubtInMemory(a Access) bool {
 func (f *Proofs) SetTag(k TagKey, t Tag) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, _ := f.tagLocked(k)
+	old, _ := f.tags.get(k)
 	if old.Asked.After(t.Asked) && !old.Asked.After(f.o.Now()) { // and the clock was not set back since
 		return
 	}
@@ -411,91 +321,39 @@ func (f *Proofs) SetTag(k TagKey, t Tag) {
 		return
 	}
 	t.restored = false
-	f.tags.Add(k, t)
-	f.enqueue(tagBucket, k.key(), t.encode())
+	f.tags.set(k, t)
 }
 
 // DropTag forgets what k meant.
 func (f *Proofs) DropTag(k TagKey) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, known := f.tagLocked(k); !known {
+	if _, known := f.tags.get(k); !known {
 		return
 	}
-	f.tags.Remove(k)
+	f.tags.recent.Remove(k)
 	if f.disk != nil {
 		f.disk.enqueueMust(tagBucket, k.key(), nil)
 	}
 }
 
-func (f *Proofs) accessRecord(a Access) record {
-	w, ok := f.access.Get(a)
-	if ok || f.disk == nil {
-		return w
+// restoreAccess reads what the file has about a. Caller holds mu.
+func (f *Proofs) restoreAccess(a Access, value []byte) (record, bool) {
+	w, ok := decodeRecord(value)
+	// After the clock was set back, a denial from the future would beat every
+	// proof until the clock gets there. All that is known is that it came
+	// before now.
+	if now := f.o.Now(); w.denied && w.at.After(now) {
+		w.at = now
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.accessLocked(a)
-}
-
-func (f *Proofs) memberRecord(m Member) record {
-	w, ok := f.members.Get(m)
-	if ok || f.disk == nil {
-		return w
+	if w.proven() && !f.mayRestore(a.View.Organisation, w.at) {
+		return record{}, false
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.memberLocked(m)
+	return w, ok
 }
 
-// accessLocked looks in memory and then in the file. Caller holds mu.
-func (f *Proofs) accessLocked(a Access) record {
-	w, _ := recall(f.access, a, f.disk, func() (record, bool) {
-		w, ok := decodeRecord(f.disk.get(accessBucket, a.key()))
-		// After the clock was set back, a denial from the future would beat every
-		// proof until the clock gets there. All that is known is that it came
-		// before now.
-		if now := f.o.Now(); w.denied && w.at.After(now) {
-			w.at = now
-		}
-		if w.proven() && !f.mayRestore(a.View.Organisation, w.at) {
-			return record{}, false
-		}
-		return w, ok
-	})
-	return w
-}
-
-// memberLocked is accessLocked for members.
-func (f *Proofs) memberLocked(m Member) record {
-	w, _ := recall(f.members, m, f.disk, func() (record, bool) {
-		return decodeRecord(f.disk.get(memberBucket, m.key()))
-	})
-	return w
-}
-
-// tagLocked is accessLocked for tags.
-func (f *Proofs) tagLocked(k TagKey) (Tag, bool) {
-	return recall(f.tags, k, f.disk, func() (Tag, bool) {
-		t, ok := decodeTag(f.disk.get(tagBucket, k.key()))
-		return t, ok && f.mayRestore(k.View.Organisation, t.Asked)
-	})
-}
-
-// recall looks in memory, and then in the file if there is one.
-func recall[K comparable, V any](memory *lru.Cache[K, V], k K, d *disk, read func() (V, bool)) (V, bool) {
-	v, ok := memory.Get(k)
-	if ok || d == nil {
-		return v, ok
-	}
-	if v, ok = read(); ok {
-		memory.Add(k, v)
-	}
-	return v, ok
-}
-
-func (f *Proofs) enqueue(b bucket, key, value []byte) {
-	if f.disk != nil {
-		f.disk.enqueue(b, key, value)
-	}
+// restoreTag reads what the file has about k. Caller holds mu.
+func (f *Proofs) restoreTag(k TagKey, value []byte) (Tag, bool) {
+	t, ok := decodeTag(value)
+	return t, ok && f.mayRestore(k.View.Organisation, t.Asked)
 }

@@ -343,7 +343,7 @@ func TestMemoryFallsBackToTheFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := f.access.Len() + f.members.Len() + f.tags.Len(); n > 9 {
+	if n := f.access.recent.Len() + f.members.recent.Len() + f.tags.recent.Len(); n > 9 {
 		t.Errorf("%d entries in memory", n)
 	}
 }
@@ -356,7 +356,7 @@ func TestMemoryOnlyIsBounded(t *testing.T) {
 		a.Repo = fmt.Sprint(i)
 		f.Prove(a, member, clk.now())
 	}
-	if n := f.access.Len(); n != 3 {
+	if n := f.access.recent.Len(); n != 3 {
 		t.Errorf("%d entries", n)
 	}
 	open(t, "", Options{Entries: -1}).Prove(acme, member, time.Now())

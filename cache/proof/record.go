@@ -8,8 +8,8 @@ import (
 	"berth/oci"
 )
 
-// word is the last word of an origin about something: yes, to a request that
-// was sent at at, or no, which arrived at at. The zero word: it was never asked.
+// record is an origin's last answer about something: a grant, dated when its request
+// was sent, or a denial, dated when it arrived. The zero record: it was never asked.
 type record struct {
 	at     time.Time
 	denied bool
@@ -62,12 +62,12 @@ func (k TagKey) key() []byte {
 	return join(k.Origin, k.View.Organisation, k.View.Fingerprint, k.Repo, k.Tag)
 }
 
-// What a stored word begins with. Its time follows.
+// What a stored record begins with. Its time follows.
 const (
 	provenMark = 'p'
 	deniedMark = 'd'
 	// refusedMark is for a denial of the credential. Versions that do not know it
-	// take it for no word, and ask.
+	// take it for no record, and ask.
 	refusedMark = 'u'
 	// doubtedMark is for a proof in doubt; the time of the doubt follows that of the
 	// proof. Versions that do not know it ask, likewise.
@@ -88,7 +88,7 @@ func (w record) encode() []byte {
 	return binary.BigEndian.AppendUint64([]byte{mark}, uint64(w.at.UnixNano()))
 }
 
-// decodeRecord reads what encode wrote. Anything else is no word.
+// decodeRecord reads what encode wrote. Anything else is no record.
 func decodeRecord(b []byte) (record, bool) {
 	if len(b) == 17 && b[0] == doubtedMark {
 		return record{at: storedTime(b[1:9]), doubted: storedTime(b[9:]), restored: true}, true
@@ -103,7 +103,7 @@ func decodeRecord(b []byte) (record, bool) {
 
 func storedTime(b []byte) time.Time { return time.Unix(0, int64(binary.BigEndian.Uint64(b))) }
 
-// isDenial says whether a stored word is one.
+// isDenial says whether a stored record is one.
 func isDenial(b []byte) bool { return len(b) > 0 && (b[0] == deniedMark || b[0] == refusedMark) }
 
 type storedTag struct {
