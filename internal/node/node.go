@@ -4,17 +4,17 @@ package node
 
 import (
 	"context"
-	"errors"
+	"io"
 	"log/slog"
-	"math"
 	"os"
-	"path/filepath"
-	"strings"
+	"os/signal"
+	"runtime"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
 
 	"berth/auth"
 	"berth/cache"
@@ -61,120 +61,6 @@ type node struct {
 	retired []retired
 }
 
-func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
-	n := &node{
-		override: s.override, version: s.version, log: s.log, level: s.level, now: s.now, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1),
-		manager: &manager{log: s.log},
-	}
-	n.failures = proxy.NewFailures(n.now)
-	n.history = admin.NewHistory(int(sampleFor / sampleEvery))
-	n.registry.MustRegister(droppedLines(s.buffer))
-	err := n.measure(n.registry)
-	if err != nil {
-		return nil, err
-	}
-	if n.fronts, err = newFronts(cfg, open); err != nil {
-		return nil, err
-	}
-	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
-		return nil, err
-	}
-	for _, f := range n.fronts {
-		f.alive = func() { n.cache.Size() }
-	}
-	n.registry.MustRegister(n.cache)
-	if n.key, err = n.loadKey(cfg.Cache.Directory); err == nil {
-		err = n.begin(cfg)
-	}
-	if err != nil {
-		_ = n.cache.Close() // the first error counts
-		return nil, err
-	}
-	return n, nil
-}
-
-// measure makes the metrics, but for those of the cache and the log, which are
-// their own collectors.
-func (n *node) measure(r prometheus.Registerer) (err error) {
-	r.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		buildInfo(n.version),
-	)
-	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: r, MaxSeries: n.started.Metrics.MaxSeries, Now: n.now})
-	n.upstream = upstream.NewMetrics(r)
-	n.config = newConfigMetrics(r)
-	n.auth, err = auth.NewMetrics(r)
-	return err
-}
-
-func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error) {
-	return cache.New(cache.Options{
-		Dir: c.Directory,
-		Limits: func(total int64) (maxSize, minFree int64, err error) {
-			if total == 0 && c.MaxSize.Percent > 0 {
-				return 0, 0, errors.New("its filesystem does not say how large it is, so that cache.max_size cannot be a share of it: write bytes, such as 20GiB")
-			}
-			return c.MaxSize.Of(total), c.MinFree.Of(total), nil
-		},
-		Parallel: u.Parallel, Connections: u.Connections,
-		Turn: acquire(n.fills), Now: n.now, Log: n.log,
-	})
-}
-
-// fillWait is how long a download waits for its organisation's turn: longer than
-// a request for an answer, since downloads last, but so that the client still
-// gets to know what it waited for.
-const fillWait = 15 * time.Second
-
-// newFills bounds the downloads of each organisation. Who waits in its line is in
-// a request, and those are bounded already.
-func newFills() *limit.Limiter {
-	return &limit.Limiter{Wait: fillWait, Queue: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
-}
-
-// acquire gives a slot of l as the func that releases it.
-func acquire(l *limit.Limiter) func(ctx context.Context, organisation string) (release func(), err error) {
-	return func(ctx context.Context, organisation string) (func(), error) {
-		slot, err := l.Acquire(ctx, organisation)
-		if err != nil {
-			return nil, err
-		}
-		return sync.OnceFunc(slot.Release), nil
-	}
-}
-
-// loadKey reads the key of the fingerprints. Who ran berth without a service manager
-// has one in the cache, by which everything was proven so far.
-func (n *node) loadKey(cache string) (auth.Key, error) {
-	path, former := keyFile(cache), filepath.Join(cache, "key")
-	if path != former {
-		moved, err := auth.MoveKey(former, path)
-		if err != nil {
-			n.log.Warn("the fingerprint key of before stays in the cache folder; where there is no other one every right is proven again", "err", err)
-		} else if moved {
-			n.log.Info("the fingerprint key was moved to the state folder", "path", path)
-		}
-	}
-	key, err := auth.LoadKey(path)
-	if errors.Is(err, auth.ErrNotKept) {
-		n.log.Warn("the fingerprint key is in memory only: after the next start every right is proven again", "path", path, "err", err)
-		return auth.NewKey(), nil
-	}
-	return key, err
-}
-
-// keyFile is where the key of the fingerprints lies: in the state folder, if the
-// service manager made one (StateDirectory=), which nobody empties as people do
-// with caches; else in the cache.
-func keyFile(cache string) string {
-	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "key")
-	}
-	return filepath.Join(cache, "key")
-}
-
 // close ends what newNode began. Nothing may be served any more.
 func (n *node) close() error {
 	n.mu.Lock()
@@ -192,4 +78,115 @@ func (n *node) lines() lines {
 		return nil
 	}
 	return n.desk.lines
+}
+
+// Options are what a node needs besides its configuration.
+type Options struct {
+	// Override lets the command line win over a configuration that was read again.
+	// It may be nil.
+	Override func(*config.Config) error
+	// Log is where the log goes. Writes may be late, and are never waited for.
+	Log io.Writer
+	// Now is the clock. If nil, time.Now.
+	Now func() time.Time
+	// Version is what this program calls itself.
+	Version string
+}
+
+// Serve runs the node until ctx ends.
+func Serve(ctx context.Context, cfg *config.Config, o Options) error {
+	s := setup{override: o.Override, buffer: newLogBuffer(o.Log), now: o.Now, version: o.Version}
+	defer s.buffer.close()
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.log, s.level = newLogger(cfg.Log, s.buffer)
+	takeStandardLog(s.log)
+	return serve(ctx, cfg, s)
+}
+
+// setup is what a node is handed besides its configuration. Override may be nil.
+type setup struct {
+	override func(*config.Config) error
+	version  string
+	log      *slog.Logger
+	level    *slog.LevelVar
+	buffer   *logBuffer
+	now      func() time.Time
+}
+
+// ballast is memory that is never touched, and so never there. The collector runs
+// when the heap has doubled; what a pull of something small leaves behind doubles
+// a heap of a few MiB dozens of times a second.
+const ballast = 16 << 20
+
+// serve runs the node until ctx ends.
+func serve(ctx context.Context, cfg *config.Config, s setup) error {
+	defer runtime.KeepAlive(make([]byte, ballast))
+	hangUps := make(chan os.Signal, 1) // before anything else: it would end the process
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
+	sockets, err := takeSockets()
+	if err != nil {
+		return err
+	}
+	listening, err := listen(ctx, cfg.Listeners, sockets)
+	if err != nil {
+		return err
+	}
+	defer closeAll(listening)
+	n, err := newNode(cfg, listening, s)
+	if err != nil {
+		return err
+	}
+	err = n.run(ctx, listening, sockets, hangUps)
+	if cerr := n.close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// run serves until ctx ends or a server fails.
+func (n *node) run(ctx context.Context, listening []listening, sockets *handed, hangUps <-chan os.Signal) error {
+	g, ctx := errgroup.WithContext(ctx)
+	status := n.summary() // as long as nobody reloads
+	for _, l := range listening {
+		f := n.fronts[l.index]
+		server := proxy.Server(f, n.log)
+		g.Go(func() error { return serveOn(ctx, server, l, f.serve) })
+	}
+	beside := n.listenAdmin(ctx, sockets)
+	for _, l := range beside {
+		n.log.Info("showing metrics", "address", l.Addr().String())
+		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer()), l, n.adminServing()); return nil })
+	}
+	sockets.closeRest(n.log)
+	l, commands := n.listenSocket(ctx)
+	if commands {
+		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l, plainly); return nil })
+	}
+	g.Go(func() error { n.follow(ctx, hangUps); return nil })
+	g.Go(func() error { n.watch(ctx); return nil })
+	g.Go(func() error { n.watchPulls(ctx); return nil })
+	g.Go(func() error { n.readSecrets(ctx); return nil })
+	g.Go(func() error { n.beat(ctx); return nil })
+	n.sayBegun(beside, commands)
+	for _, l := range listening {
+		n.log.Info("answering pulls", "address", l.Addr().String())
+	}
+	n.manager.ready(status)
+	defer context.AfterFunc(ctx, n.manager.stopping)()
+	return g.Wait()
+}
+
+// follow reads the configuration again whenever a signal says so.
+func (n *node) follow(ctx context.Context, hangUps <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangUps:
+			n.reload(ctx)
+		}
+	}
 }

@@ -4,10 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"slices"
-	"strings"
-	"time"
 
 	"berth/internal/admin"
 	"berth/internal/config"
@@ -71,54 +67,4 @@ func (n *node) forgetTokens(organisation string) bool {
 		r.authority.Forget(organisation)
 	}
 	return knows(n.cfg, organisation)
-}
-
-// status is the node as it is now.
-func (n *node) status(context.Context) (admin.Status, error) {
-	folder, fills := n.cacheOf(), n.fillsOf()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	now := n.now()
-	s := admin.Status{
-		Version: n.version, PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
-		Configuration: admin.Configuration{Reload: n.answer(n.cfg), Applied: n.read},
-		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
-		Troubled: n.troubled(), Fills: fills, Clients: n.clients(), Failures: []admin.Failure{},
-	}
-	kept := n.failures.All(time.Time{})
-	for i := range kept[:min(len(kept), shownFailures)] {
-		s.Failures = append(s.Failures, shownFailure(&kept[i]))
-	}
-	s.Configuration.Organisations = append(s.Configuration.Organisations, n.inMainFile()...)
-	slices.SortFunc(s.Configuration.Organisations, func(a, b admin.File) int { return strings.Compare(a.Organisation, b.Organisation) })
-	for i, f := range n.fronts {
-		s.Listeners = append(s.Listeners, f.status(&n.desk.settings[i]))
-	}
-	return s, nil
-}
-
-// inMainFile are the organisations that have no file of their own. Caller holds mu.
-func (n *node) inMainFile() (all []admin.File) {
-	for name, o := range n.cfg.Organisations {
-		if _, ok := n.cfg.Files[name]; !ok && o.File == "" {
-			all = append(all, admin.File{Organisation: name, Path: n.cfg.Files[""].Path, State: admin.Applied})
-		}
-	}
-	return all
-}
-
-// status is a front with the settings that are in force there.
-func (f *front) status(l *config.Listener) admin.Listener {
-	shown := admin.Listener{
-		Address: f.address.String(), Sockets: []string{}, Callers: string(l.Callers),
-		Organisation: l.Organisation, Registry: l.Registry,
-		OrganisationInName: string(l.OrganisationInName), Names: l.Names,
-	}
-	for _, s := range f.sockets {
-		shown.Sockets = append(shown.Sockets, s.String())
-	}
-	if shown.TLS = f.cert != nil; shown.TLS {
-		shown.CertificateEnds = new(f.cert.ends())
-	}
-	return shown
 }

@@ -1,0 +1,137 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"berth/auth"
+	"berth/cache"
+	"berth/internal/admin"
+	"berth/internal/config"
+	"berth/internal/limit"
+	"berth/proxy"
+	"berth/upstream"
+)
+
+func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
+	n := &node{
+		override: s.override, version: s.version, log: s.log, level: s.level, now: s.now, start: s.now(),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1),
+		manager: &manager{log: s.log},
+	}
+	n.failures = proxy.NewFailures(n.now)
+	n.history = admin.NewHistory(int(sampleFor / sampleEvery))
+	n.registry.MustRegister(droppedLines(s.buffer))
+	err := n.measure(n.registry)
+	if err != nil {
+		return nil, err
+	}
+	if n.fronts, err = newFronts(cfg, open); err != nil {
+		return nil, err
+	}
+	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
+		return nil, err
+	}
+	for _, f := range n.fronts {
+		f.alive = func() { n.cache.Size() }
+	}
+	n.registry.MustRegister(n.cache)
+	if n.key, err = n.loadKey(cfg.Cache.Directory); err == nil {
+		err = n.begin(cfg)
+	}
+	if err != nil {
+		_ = n.cache.Close() // the first error counts
+		return nil, err
+	}
+	return n, nil
+}
+
+// measure makes the metrics, but for those of the cache and the log, which are
+// their own collectors.
+func (n *node) measure(r prometheus.Registerer) (err error) {
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		buildInfo(n.version),
+	)
+	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: r, MaxSeries: n.started.Metrics.MaxSeries, Now: n.now})
+	n.upstream = upstream.NewMetrics(r)
+	n.config = newConfigMetrics(r)
+	n.auth, err = auth.NewMetrics(r)
+	return err
+}
+
+func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error) {
+	return cache.New(cache.Options{
+		Dir: c.Directory,
+		Limits: func(total int64) (maxSize, minFree int64, err error) {
+			if total == 0 && c.MaxSize.Percent > 0 {
+				return 0, 0, errors.New("its filesystem does not say how large it is, so that cache.max_size cannot be a share of it: write bytes, such as 20GiB")
+			}
+			return c.MaxSize.Of(total), c.MinFree.Of(total), nil
+		},
+		Parallel: u.Parallel, Connections: u.Connections,
+		Turn: acquire(n.fills), Now: n.now, Log: n.log,
+	})
+}
+
+// fillWait is how long a download waits for its organisation's turn: longer than
+// a request for an answer, since downloads last, but so that the client still
+// gets to know what it waited for.
+const fillWait = 15 * time.Second
+
+// newFills bounds the downloads of each organisation. Who waits in its line is in
+// a request, and those are bounded already.
+func newFills() *limit.Limiter {
+	return &limit.Limiter{Wait: fillWait, Queue: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+}
+
+// acquire gives a slot of l as the func that releases it.
+func acquire(l *limit.Limiter) func(ctx context.Context, organisation string) (release func(), err error) {
+	return func(ctx context.Context, organisation string) (func(), error) {
+		slot, err := l.Acquire(ctx, organisation)
+		if err != nil {
+			return nil, err
+		}
+		return sync.OnceFunc(slot.Release), nil
+	}
+}
+
+// loadKey reads the key of the fingerprints. Who ran berth without a service manager
+// has one in the cache, by which everything was proven so far.
+func (n *node) loadKey(cache string) (auth.Key, error) {
+	path, former := keyFile(cache), filepath.Join(cache, "key")
+	if path != former {
+		moved, err := auth.MoveKey(former, path)
+		if err != nil {
+			n.log.Warn("the fingerprint key of before stays in the cache folder; where there is no other one every right is proven again", "err", err)
+		} else if moved {
+			n.log.Info("the fingerprint key was moved to the state folder", "path", path)
+		}
+	}
+	key, err := auth.LoadKey(path)
+	if errors.Is(err, auth.ErrNotKept) {
+		n.log.Warn("the fingerprint key is in memory only: after the next start every right is proven again", "path", path, "err", err)
+		return auth.NewKey(), nil
+	}
+	return key, err
+}
+
+// keyFile is where the key of the fingerprints lies: in the state folder, if the
+// service manager made one (StateDirectory=), which nobody empties as people do
+// with caches; else in the cache.
+func keyFile(cache string) string {
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "key")
+	}
+	return filepath.Join(cache, "key")
+}
