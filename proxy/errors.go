@@ -10,8 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/upstream/classify"
 )
 
 const (
@@ -102,7 +103,7 @@ func (q *request) message(e *oci.Error) string {
 	if who := q.caller.Organisation; who != "" && !strings.HasPrefix(text, "organisation ") {
 		if e.Class == oci.NoCredential && q.route.Registry != nil {
 			// Asked for everyone without an account, in words for nobody.
-			text = auth.NoCredential(who, q.route.Registry.Name, q.route.Repo).Message
+			text = classify.NoCredential(who, q.route.Registry.Name, q.route.Repo).Message
 		} else {
 			text = "organisation " + who + ": " + text
 		}

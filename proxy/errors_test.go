@@ -11,9 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"berth/auth"
 	"berth/auth/caller"
 	"berth/oci"
+
+	"berth/upstream/classify"
 )
 
 // Every class: its status, code, message, metric, line in the log and entry
@@ -167,7 +168,7 @@ func TestNoAccountIsTheOrganisations(t *testing.T) {
 		"":     "acme/app of ghcr.io is not public, or does not exist, and no account for ghcr.io is connected: connect one and pull again",
 	} {
 		s := newSite(t, func(o *Options) { o.Organisation = organisation })
-		s.fake.fails["resolve"] = auth.NoCredential("", "ghcr.io", "acme/app")
+		s.fake.fails["resolve"] = classify.NoCredential("", "ghcr.io", "acme/app")
 		s.get("/v2/ghcr.io/acme/app/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, want)
 	}
 }

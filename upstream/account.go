@@ -10,8 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/auth/credential"
 )
 
 // RateLimit is what is known about one account's limit at one registry. What a
@@ -84,7 +85,7 @@ func newAccounts(o *Options) *accounts {
 }
 
 // of is the account of cred, which may be nobody. Caller holds mu.
-func (a *accounts) of(cred *auth.Credential) (*account, accountKey) {
+func (a *accounts) of(cred *credential.Credential) (*account, accountKey) {
 	key, fingerprint := keyOf(cred), cred.View().Fingerprint
 	known := a.table[key]
 	if known == nil || known.fingerprint != fingerprint {
@@ -94,7 +95,7 @@ func (a *accounts) of(cred *auth.Credential) (*account, accountKey) {
 	return known, key
 }
 
-func keyOf(cred *auth.Credential) accountKey {
+func keyOf(cred *credential.Credential) accountKey {
 	if cred == nil {
 		return accountKey{}
 	}
@@ -103,7 +104,7 @@ func keyOf(cred *auth.Credential) accountKey {
 
 // read takes what the headers of an answer say. No header means unknown: then
 // the last value stays, or there is none.
-func (a *accounts) read(cred *auth.Credential, h http.Header) {
+func (a *accounts) read(cred *credential.Credential, h http.Header) {
 	told := readLimit(h, a.now())
 	if told.limit == nil && told.remaining == nil {
 		return

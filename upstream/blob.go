@@ -8,8 +8,9 @@ import (
 	"net/url"
 	"time"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/auth/token"
 )
 
 // statBlob proves that a blob is there by asking for its first byte. HEAD is no
@@ -115,7 +116,7 @@ func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, 
 			content.Asked = time.Time{}
 		}
 	}
-	if a.target != nil && !auth.SameOrigin(a.target, s.url) {
+	if a.target != nil && !token.SameOrigin(a.target, s.url) {
 		content.Again = s.again(a.target, a.body.who, o)
 	}
 	return content, nil

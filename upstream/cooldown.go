@@ -5,8 +5,10 @@ import (
 	"errors"
 	"time"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/auth/credential"
+	"berth/upstream/classify"
 )
 
 // How long an account or this node leaves a registry alone that limits it and
@@ -41,15 +43,15 @@ func (c *coolDown) left(now time.Time) time.Duration { return c.until.Sub(now) }
 // limited notes a 429 that was the answer to op as cred. A pull limit stops the
 // GETs of manifests, which are what is counted; an abuse limit stops this
 // address; anything else stops the account.
-func (a *accounts) limited(cred *auth.Credential, e *oci.Error, emptied bool) {
+func (a *accounts) limited(cred *credential.Credential, e *oci.Error, emptied bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	known, key := a.of(cred)
 	c, first, last := &known.all, limitPause, maxLimitPause
 	switch e.Detail {
-	case auth.PullLimit:
+	case classify.PullLimit:
 		c, first, last = &known.manifests, pullPause, maxPullPause
-	case auth.AbuseLimit:
+	case classify.AbuseLimit:
 		c, first, last = &a.node, abusePause, maxAbusePause
 		key = accountKey{}
 	}
@@ -80,7 +82,7 @@ func (a *accounts) end(key accountKey, c *coolDown) {
 
 // taken notes that the registry answered op as cred with what was asked for:
 // whatever had stopped it before is over.
-func (a *accounts) taken(cred *auth.Credential, op operation) {
+func (a *accounts) taken(cred *credential.Credential, op operation) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
@@ -100,7 +102,7 @@ func (a *accounts) taken(cred *auth.Credential, op operation) {
 }
 
 // holds says which cool-down stops op as cred, and how long it still does.
-func (a *accounts) holds(cred *auth.Credential, op operation) (detail string, left time.Duration) {
+func (a *accounts) holds(cred *credential.Credential, op operation) (detail string, left time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
@@ -123,9 +125,9 @@ func (a *accounts) holds(cred *auth.Credential, op operation) (detail string, le
 }
 
 // mayAsk is nil where c may go out as cred, and else the error from memory.
-func (s *source) mayAsk(c *call, cred *auth.Credential, who asker) error {
+func (s *source) mayAsk(c *call, cred *credential.Credential, who asker) error {
 	if detail, left := s.accounts.holds(cred, c.op); left > 0 {
-		e := auth.RateLimited(s.name, detail, cred, left)
+		e := classify.RateLimited(s.name, detail, cred, left)
 		e.Err = errRemembered
 		return who.about(e)
 	}
@@ -146,7 +148,7 @@ func (s *source) heed(ctx context.Context, a *answer, e *oci.Error) {
 
 // limitedBy notes a 429, of the registry or of its token endpoint. emptied says
 // that it told that no pulls are left.
-func (s *source) limitedBy(ctx context.Context, cred *auth.Credential, err error, emptied bool) {
+func (s *source) limitedBy(ctx context.Context, cred *credential.Credential, err error, emptied bool) {
 	e := oci.AsError(err)
 	if e.Class == oci.RateLimited && !errors.Is(e, errRemembered) && ctx.Err() == nil {
 		s.accounts.limited(cred, e, emptied)

@@ -10,9 +10,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"berth/auth"
 	"berth/internal/ocitest"
 	"berth/oci"
+
+	"berth/upstream/classify"
+	"berth/upstream/dialect"
 )
 
 const (
@@ -31,7 +33,7 @@ type limited struct {
 func newLimited(t *testing.T, kind string, answer func(op string) *http.Response) *limited {
 	t.Helper()
 	l := &limited{told: map[string]time.Time{}}
-	typed, _ := auth.TypeNamed(kind)
+	typed, _ := dialect.TypeNamed(kind)
 	l.Registry = newRegistry(t, Options{
 		Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Type: typed, Authority: withoutAuth,
 		CoolDown: func(organisation, account string, until time.Time) { l.told[organisation+"/"+account] = until },
@@ -91,7 +93,7 @@ func (l *limited) take() string {
 func TestTwoLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		over := true
-		l := newLimited(t, auth.DockerHub, func(op string) *http.Response {
+		l := newLimited(t, dialect.DockerHub, func(op string) *http.Response {
 			if over && op == "GET manifest" {
 				return replyWith(429, pullLimitText, "Retry-After", "2520")
 			}
@@ -128,9 +130,9 @@ func TestTwoLimits(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, auth.DockerHub, func(string) *http.Response { return replyWith(429, "Too Many Requests\n", "Retry-After", "30") })
+		l := newLimited(t, dialect.DockerHub, func(string) *http.Response { return replyWith(429, "Too Many Requests\n", "Retry-After", "30") })
 		_, err := l.As(as("acme", "a", "1")).Open(t.Context(), anObject, oci.Range{})
-		if e := classed(t, err, oci.RateLimited); e.Detail != auth.AbuseLimit {
+		if e := classed(t, err, oci.RateLimited); e.Detail != classify.AbuseLimit {
 			t.Errorf("%+v", e)
 		}
 		l.take()
@@ -165,7 +167,7 @@ func TestOneLimit(t *testing.T) {
 			if name != "in the message" {
 				text = "slow down"
 			}
-			l := newLimited(t, auth.GHCR, func(string) *http.Response {
+			l := newLimited(t, dialect.GHCR, func(string) *http.Response {
 				return &http.Response{StatusCode: http.StatusTooManyRequests, Header: c.answer.Header, Body: replyWith(0, text).Body, ContentLength: int64(len(text))}
 			})
 			src := l.As(as("acme", "a", "1"))
@@ -206,7 +208,7 @@ func TestStormDuringCoolDown(t *testing.T) {
 	up := ocitest.New(t, ocitest.Options{})
 	img := up.AddImage("acme/app", "v1", ocitest.Image{Layers: []int64{100}})
 	up.Inject(ocitest.Match{Method: http.MethodGet, Kind: ocitest.Manifest}, 0, ocitest.Problem(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.", "Retry-After", "60"))
-	hub, _ := auth.TypeNamed(auth.DockerHub)
+	hub, _ := dialect.TypeNamed(dialect.DockerHub)
 	r := newRegistry(t, Options{Origin: up.Origin(), Type: hub, Authority: withoutAuth})
 	src := r.As(Identity{Organisation: "acme"})
 	for range 1000 {
@@ -223,7 +225,7 @@ func TestStormDuringCoolDown(t *testing.T) {
 // HEADs tell how much is left: a refilled limit ends its cool-down.
 func TestRefilledLimit(t *testing.T) {
 	left := "0"
-	l := newLimited(t, auth.DockerHub, func(op string) *http.Response {
+	l := newLimited(t, dialect.DockerHub, func(op string) *http.Response {
 		if op == "GET manifest" && left == "0" {
 			return replyWith(429, pullLimitText, "Ratelimit-Limit", "100;w=21600", "Ratelimit-Remaining", "0;w=21600")
 		}
@@ -257,7 +259,7 @@ func TestRateLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		told := []string{"100;w=21600", "60;w=21600"}
-		l := newLimited(t, auth.DockerHub, func(string) *http.Response { return nil })
+		l := newLimited(t, dialect.DockerHub, func(string) *http.Response { return nil })
 		l.accounts.log = slog.New(slog.NewTextHandler(&log, nil))
 		rt := roundTripper(func(*http.Request) (*http.Response, error) {
 			r := replyWith(200, "content")
@@ -326,7 +328,7 @@ func TestRateLimits(t *testing.T) {
 // A new secret may be another user's: what held for the old one is over.
 func TestNewSecretEndsCoolDown(t *testing.T) {
 	limit := true
-	l := newLimited(t, auth.Generic, func(string) *http.Response {
+	l := newLimited(t, dialect.Generic, func(string) *http.Response {
 		if limit {
 			return replyWith(429, "", "Retry-After", "3600")
 		}

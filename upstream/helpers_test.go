@@ -13,10 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"berth/auth"
 	"berth/internal/ocitest"
 	"berth/internal/secret"
 	"berth/oci"
+
+	"berth/auth/credential"
+	"berth/auth/token"
 )
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
@@ -24,13 +26,15 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPa
 // nobody is an Authority for registries that want nothing.
 type nobody struct{}
 
-func (nobody) Authorize(context.Context, *http.Request, *auth.Credential, string) error { return nil }
-func (nobody) Rejected(*http.Request, *auth.Credential, string) bool                    { return false }
-func (nobody) Rechallenged(*http.Request, http.Header, string) bool                     { return false }
-func (nobody) Challenged(http.Header, string) bool                                      { return false }
-func (nobody) Refused(*auth.Credential, error)                                          {}
-func (nobody) Accepted(*auth.Credential)                                                {}
-func (nobody) Close()                                                                   {}
+func (nobody) Authorize(context.Context, *http.Request, *credential.Credential, string) error {
+	return nil
+}
+func (nobody) Rejected(*http.Request, *credential.Credential, string) bool { return false }
+func (nobody) Rechallenged(*http.Request, http.Header, string) bool        { return false }
+func (nobody) Challenged(http.Header, string) bool                         { return false }
+func (nobody) Refused(*credential.Credential, error)                       {}
+func (nobody) Accepted(*credential.Credential)                             {}
+func (nobody) Close()                                                      {}
 
 func withoutAuth(http.RoundTripper) (Authority, error) { return nobody{}, nil }
 
@@ -55,7 +59,7 @@ func newRegistry(t testing.TB, o Options) *Registry {
 
 func realAuthority(name string, origin oci.Origin, endpoints ...string) func(http.RoundTripper) (Authority, error) {
 	return func(rt http.RoundTripper) (Authority, error) {
-		return auth.NewAuthority(auth.AuthorityOptions{Origin: origin, Registry: name, TokenEndpoints: endpoints, Transport: rt})
+		return token.New(token.Options{Origin: origin, Registry: name, TokenEndpoints: endpoints, Transport: rt})
 	}
 }
 
@@ -72,11 +76,11 @@ func over(t testing.TB, up *ocitest.Registry) *Registry {
 
 // as is an Identity with one credential.
 func as(organisation, user, password string) Identity {
-	cred := &auth.Credential{
+	cred := &credential.Credential{
 		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: secret.New(user),
 		Password: secret.New(password), Fingerprint: "fp-" + oci.DigestOf([]byte(organisation+"\x00"+user+"\x00"+password)).Encoded(),
 	}
-	return Identity{Organisation: organisation, Credential: func(context.Context, string) (*auth.Credential, error) { return cred, nil }}
+	return Identity{Organisation: organisation, Credential: func(context.Context, string) (*credential.Credential, error) { return cred, nil }}
 }
 
 // roundTripper is a transport without a network.

@@ -12,8 +12,9 @@ import (
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/upstream/classify"
 )
 
 const (
@@ -171,7 +172,7 @@ func (s *source) listRefused(ctx context.Context, a *answer, c *call) error {
 	if a.target != nil || a.StatusCode < 400 || a.StatusCode >= 500 && a.StatusCode != http.StatusNotImplemented {
 		return s.refused(ctx, a, c)
 	}
-	text, _, err := a.slurp(auth.MaxErrorBody, errorLimit)
+	text, _, err := a.slurp(classify.MaxErrorBody, errorLimit)
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func (s *source) listRefused(ctx context.Context, a *answer, c *call) error {
 // parameters: whoever asked can ask for another one, so he gets status and text. Quay
 // answers 400 and 413 to pages that are too long for it.
 func (s *source) unlisted(a *answer, text []byte) error {
-	said := auth.Said(a.Header, text, a.cred)
+	said := classify.Shown(a.Header, text, a.cred)
 	if said != "" {
 		said = ": " + said
 	}

@@ -28,7 +28,7 @@ const (
 	opRedirect  operation = "redirect" // whatever a redirect of the above led to
 )
 
-// kind is what auth.Classify calls the object of an operation.
+// kind is what classify.Answer calls the object of an operation.
 func (o operation) kind() oci.Kind {
 	switch o {
 	case opHead, opManifest:

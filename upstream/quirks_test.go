@@ -6,9 +6,12 @@ import (
 	"testing"
 	"time"
 
-	"berth/auth"
 	"berth/internal/ocitest"
 	"berth/oci"
+
+	"berth/auth/token"
+	"berth/upstream/classify"
+	"berth/upstream/dialect"
 )
 
 // What registries do that others do not, a row for each, from the wire to what
@@ -29,45 +32,45 @@ func TestQuirks(t *testing.T) {
 		again  int // requests that a second call costs; -1: any
 	}{
 		"Quay: a disabled namespace is 405": {
-			kind: auth.Quay, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Manifest},
+			kind: dialect.Quay, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Manifest},
 			fault: ocitest.Problem(405, "DENIED", "This namespace is disabled."), class: oci.Denied, says: "(405)", again: -1,
 		},
 		"Quay: an expired tag": {
-			kind: auth.Quay, match: ocitest.Match{Kind: ocitest.Manifest},
+			kind: dialect.Quay, match: ocitest.Match{Kind: ocitest.Manifest},
 			fault: ocitest.Problem(404, "TAG_EXPIRED", "Tag 1 has expired."), class: oci.NotFound, says: "expired", again: -1,
 		},
-		"Quay: tokens without expires_in": {kind: auth.Quay, o: ocitest.Options{Auth: ocitest.Bearer, TokenShape: ocitest.TokenOnly}, again: -1},
+		"Quay: tokens without expires_in": {kind: dialect.Quay, o: ocitest.Options{Auth: ocitest.Bearer, TokenShape: ocitest.TokenOnly}, again: -1},
 		"Quay: 429 of its nginx, a page without Retry-After": {
-			kind: auth.Quay, match: ocitest.Match{Kind: ocitest.Blob}, blob: true,
+			kind: dialect.Quay, match: ocitest.Match{Kind: ocitest.Blob}, blob: true,
 			fault: ocitest.Fault{Status: 429, Body: []byte("<html>429 Too Many Requests</html>")}, class: oci.RateLimited, again: 0,
 		},
 		"GHCR: a wait inside the message": {
-			kind: auth.GHCR, match: ocitest.Match{Kind: ocitest.Blob}, blob: true,
+			kind: dialect.GHCR, match: ocitest.Match{Kind: ocitest.Blob}, blob: true,
 			fault: ocitest.Problem(429, "TOOMANYREQUESTS", "retry-after: 42.5s, allowed: 44000/minute"), class: oci.RateLimited, after: 41 * time.Second, again: 0,
 		},
 		"GHCR: microseconds, once": {
-			kind: auth.GHCR, match: ocitest.Match{Kind: ocitest.Blob, Where: once()}, blob: true,
+			kind: dialect.GHCR, match: ocitest.Match{Kind: ocitest.Blob, Where: once()}, blob: true,
 			fault: ocitest.Problem(429, "TOOMANYREQUESTS", "retry-after: 880.092µs, allowed: 44000/minute"), again: -1,
 		},
 		"GHCR: a dead token is 403 at the token endpoint": {
-			kind: auth.GHCR, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Token},
+			kind: dialect.GHCR, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Token},
 			fault: ocitest.Denied(), class: oci.Unauthorized, says: "renew it", again: 0,
 		},
 		"Docker Hub: the pull limit": {
-			kind: auth.DockerHub, match: ocitest.Match{Kind: ocitest.Manifest, Method: get}, fault: ocitest.Problem(429, "TOOMANYREQUESTS", "You have reached your pull rate limit."),
-			class: oci.RateLimited, detail: auth.PullLimit, again: 1, // the HEAD
+			kind: dialect.DockerHub, match: ocitest.Match{Kind: ocitest.Manifest, Method: get}, fault: ocitest.Problem(429, "TOOMANYREQUESTS", "You have reached your pull rate limit."),
+			class: oci.RateLimited, detail: classify.PullLimit, again: 1, // the HEAD
 		},
 		"Docker Hub: the pull limit, by HEAD": {
-			kind: auth.DockerHub, match: ocitest.Match{Kind: ocitest.Manifest}, fault: ocitest.Status(429, "Ratelimit-Limit", "100;w=21600", "Ratelimit-Remaining", "0;w=21600"),
-			class: oci.RateLimited, detail: auth.PullLimit, again: 1,
+			kind: dialect.DockerHub, match: ocitest.Match{Kind: ocitest.Manifest}, fault: ocitest.Status(429, "Ratelimit-Limit", "100;w=21600", "Ratelimit-Remaining", "0;w=21600"),
+			class: oci.RateLimited, detail: classify.PullLimit, again: 1,
 		},
 		"Docker Hub: the abuse limit": {
-			kind: auth.DockerHub, match: ocitest.Match{Kind: ocitest.Blob}, blob: true, fault: ocitest.Fault{Status: 429, Body: []byte("Too Many Requests\n")},
-			class: oci.RateLimited, detail: auth.AbuseLimit, says: "this node's address", again: 0,
+			kind: dialect.DockerHub, match: ocitest.Match{Kind: ocitest.Blob}, blob: true, fault: ocitest.Fault{Status: 429, Body: []byte("Too Many Requests\n")},
+			class: oci.RateLimited, detail: classify.AbuseLimit, says: "this node's address", again: 0,
 		},
 		"Docker Hub: the abuse limit at the token endpoint": {
-			kind: auth.DockerHub, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Token}, fault: ocitest.Fault{Status: 429, Body: []byte("Too Many Requests\n")},
-			class: oci.RateLimited, detail: auth.AbuseLimit, again: 0,
+			kind: dialect.DockerHub, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Token}, fault: ocitest.Fault{Status: 429, Body: []byte("Too Many Requests\n")},
+			class: oci.RateLimited, detail: classify.AbuseLimit, again: 0,
 		},
 		"ECR: an expired password is 403": {
 			o: ocitest.Options{Auth: ocitest.Basic}, match: ocitest.Match{Kind: ocitest.Blob}, blob: true,
@@ -80,7 +83,7 @@ func TestQuirks(t *testing.T) {
 		"ECR: no digest in the header":   {match: ocitest.Match{Kind: ocitest.Manifest}, fault: ocitest.NoHeader("Docker-Content-Digest"), again: -1},
 		"ECR Public: 401 to a blob HEAD": {match: ocitest.Match{Kind: ocitest.Blob, Method: head}, fault: ocitest.Status(401), blob: true, again: -1},
 		"DigitalOcean: an unknown registry is 400 at the token endpoint": {
-			kind: auth.DigitalOcean, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Token},
+			kind: dialect.DigitalOcean, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Token},
 			fault: ocitest.Status(400), class: oci.NotFound, again: -1,
 		},
 		"Harbor: an empty challenge for a missing project": {
@@ -113,9 +116,9 @@ func TestQuirks(t *testing.T) {
 			if q.match.Kind != "" || q.match.Where != nil {
 				up.Inject(q.match, 0, q.fault)
 			}
-			typed, _ := auth.TypeNamed(q.kind)
+			typed, _ := dialect.TypeNamed(q.kind)
 			r := newRegistry(t, Options{Origin: up.Origin(), Type: typed, Authority: func(rt http.RoundTripper) (Authority, error) {
-				return auth.NewAuthority(auth.AuthorityOptions{Origin: up.Origin(), Registry: "registry.test", Type: typed, TokenEndpoints: []string{up.TokenURL()}, Transport: rt})
+				return token.New(token.Options{Origin: up.Origin(), Registry: "registry.test", Type: typed, TokenEndpoints: []string{up.TokenURL()}, Transport: rt})
 			}})
 			r.pause = time.Millisecond
 			src := r.As(as("acme", "alice", "secret"))

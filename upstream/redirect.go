@@ -8,7 +8,8 @@ import (
 	"net/url"
 	"time"
 
-	"berth/auth"
+	"berth/auth/credential"
+	"berth/auth/token"
 )
 
 const (
@@ -22,7 +23,7 @@ type answer struct {
 	body *body
 	// cred is as whom the registry was asked; basic says that it was sent as it
 	// is, and not a token for it.
-	cred  *auth.Credential
+	cred  *credential.Credential
 	basic bool
 	// asked is when the registry itself was asked. What came after it, at other
 	// hosts, proves nothing by itself.
@@ -82,7 +83,7 @@ func (r *Registry) walk(ctx context.Context, via http.RoundTripper, a *answer, r
 			e.Err = fmt.Errorf("%w: %w", errAstray, err)
 			return nil, e
 		}
-		if a.target != nil || !auth.SameOrigin(r.url, to) {
+		if a.target != nil || !token.SameOrigin(r.url, to) {
 			a.target = to
 		}
 		if a.target != nil && req.Method == http.MethodHead {
@@ -117,7 +118,7 @@ func mayFollow(from *url.URL, location string) (*url.URL, error) {
 		return nil, errors.New("the Location cannot be read")
 	}
 	to.Fragment, to.RawFragment = "", ""
-	if err := auth.MayFollow(from, to); err != nil {
+	if err := MayFollow(from, to); err != nil {
 		return nil, err
 	}
 	return to, nil

@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/auth/credential"
 )
 
 const canary = "Bearer canary-3f2a"
@@ -17,7 +18,7 @@ const canary = "Bearer canary-3f2a"
 // bearer is an Authority that puts the canary on every request.
 type bearer struct{ nobody }
 
-func (bearer) Authorize(_ context.Context, req *http.Request, _ *auth.Credential, _ string) error {
+func (bearer) Authorize(_ context.Context, req *http.Request, _ *credential.Credential, _ string) error {
 	req.Header.Set("Authorization", canary)
 	return nil
 }

@@ -13,9 +13,11 @@ import (
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"berth/auth"
 	"berth/internal/ocitest"
 	"berth/oci"
+
+	"berth/auth/credential"
+	"berth/auth/token"
 )
 
 // ways asks for one object in every way.
@@ -126,7 +128,7 @@ func TestExpiredToken(t *testing.T) {
 	up.AddUser("alice", "secret", "acme/app")
 	img := up.AddImage("acme/app", "v1", ocitest.Image{Layers: []int64{2048}})
 	r := newRegistry(t, Options{Origin: up.Origin(), Authority: func(rt http.RoundTripper) (Authority, error) {
-		return auth.NewAuthority(auth.AuthorityOptions{Origin: up.Origin(), Registry: "registry.test", Transport: rt, Now: now.Now})
+		return token.New(token.Options{Origin: up.Origin(), Registry: "registry.test", Transport: rt, Now: now.Now})
 	}})
 	src := r.As(as("acme", "alice", "secret"))
 	for way, ask := range ways(src, "acme/app", img.Digest, img.Platforms[0].Layers[0]) {
@@ -156,7 +158,7 @@ func TestCredentialThatCannotBeRead(t *testing.T) {
 	up := ocitest.New(t, ocitest.Options{})
 	up.AddImage("acme/app", "v1", ocitest.Image{})
 	broken := &oci.Error{Class: oci.Caller, Status: 503, Message: "organisation acme: the secret cannot be read"}
-	src := over(t, up).As(Identity{Organisation: "acme", Credential: func(context.Context, string) (*auth.Credential, error) { return nil, broken }})
+	src := over(t, up).As(Identity{Organisation: "acme", Credential: func(context.Context, string) (*credential.Credential, error) { return nil, broken }})
 	if _, err := src.Resolve(t.Context(), "acme/app", "v1"); oci.ClassOf(err) != broken.Class || oci.AsError(err).Message != broken.Message {
 		t.Errorf("%v", err)
 	}
@@ -227,14 +229,14 @@ func TestHelpersSecretExpired(t *testing.T) {
 			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 			var late atomic.Int64
 			now := func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
-			table, err := auth.NewCredentials(auth.CredentialsOptions{Key: auth.NewKey(), Now: now, Entries: []auth.Entry{{
+			table, err := credential.NewTable(credential.TableOptions{Key: credential.NewKey(), Now: now, Entries: []credential.Entry{{
 				Name: "gcp", Organisation: "acme", Registry: "registry.test", Origin: up.Origin(),
-				Source: auth.HelperSource(auth.Helper{Name: "gcr", Server: "registry.test", Now: now}),
+				Source: credential.HelperSource(credential.Helper{Name: "gcr", Server: "registry.test", Now: now}),
 			}}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			src := over(t, up).As(Identity{Organisation: "acme", Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
+			src := over(t, up).As(Identity{Organisation: "acme", Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {
 				return table.Lookup(ctx, "acme", "", "registry.test", repo)
 			}})
 			stat := func() error {

@@ -17,29 +17,32 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/auth/credential"
+	"berth/auth/token"
+	"berth/upstream/dialect"
 )
 
-// Authority puts credentials on requests to one origin. *auth.Authority is one.
+// Authority puts credentials on requests to one origin. *token.Client is one.
 type Authority interface {
 	// Authorize sets the Authorization that cred needs for pulling from repo,
 	// or none. A nil cred is nobody. Errors are *oci.Error.
-	Authorize(ctx context.Context, req *http.Request, cred *auth.Credential, repo string) error
+	Authorize(ctx context.Context, req *http.Request, cred *credential.Credential, repo string) error
 	// Rechallenged hears the header of a 401 to req, which Authorize had prepared, and
 	// says whether it asks for something else that may help.
 	Rechallenged(req *http.Request, header http.Header, repo string) (again bool)
 	// Rejected hears that the registry answered 401 to req, which Authorize had
 	// prepared, and says whether another try can help.
-	Rejected(req *http.Request, cred *auth.Credential, repo string) (again bool)
+	Rejected(req *http.Request, cred *credential.Credential, repo string) (again bool)
 	// Challenged hears the header of a 401 to a request for repo without
 	// Authorization, and says whether another try can help.
 	Challenged(header http.Header, repo string) (again bool)
 	// Refused hears what an answer of the registry that is no 401 said about
 	// cred, as an error of class Unauthorized.
-	Refused(cred *auth.Credential, err error)
+	Refused(cred *credential.Credential, err error)
 	// Accepted hears that the registry took cred as it is.
-	Accepted(cred *auth.Credential)
+	Accepted(cred *credential.Credential)
 	// Close ends what is under way and waits for it.
 	Close()
 }
@@ -51,7 +54,7 @@ type Options struct {
 	// Origin is where it is really reached.
 	Origin oci.Origin
 	// Type is what kind of registry it is, for reading its refusals.
-	Type auth.Type
+	Type dialect.Type
 	// Authority makes the origin's Authority. It gets the transport for
 	// challenges and tokens: address policy, retries and metrics are in it.
 	// Required.
@@ -97,7 +100,7 @@ const keptTypes = 1024
 // Registry is one origin over HTTP. It is safe for concurrent use.
 type Registry struct {
 	owner     string
-	kind      auth.Type
+	kind      dialect.Type
 	agent     string
 	authority Authority
 	accounts  *accounts
@@ -213,7 +216,7 @@ type authTransport struct{ r *Registry }
 // it takes no longer than a call may take until its header is there.
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	who := asker{registry: t.r.name, owner: t.r.owner}
-	if !auth.SameOrigin(req.URL, t.r.url) { // else whoever needs the token has asked
+	if !token.SameOrigin(req.URL, t.r.url) { // else whoever needs the token has asked
 		if f, ok := t.r.tokens.enter(""); !ok {
 			return nil, who.remembered(f)
 		}
@@ -255,7 +258,7 @@ func (t *authTransport) whole(ctx context.Context, req *http.Request, who asker)
 		e.Err = fmt.Errorf("%w: %w", errOdd, unquoted(err))
 		return nil, e
 	}
-	if got.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "" && auth.SameOrigin(req.URL, t.r.url) {
+	if got.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "" && token.SameOrigin(req.URL, t.r.url) {
 		t.r.settlement.pinged.Store(true)
 	}
 	// Gateways compress what is small although nobody asked them to.

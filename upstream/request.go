@@ -9,9 +9,11 @@ import (
 	"strings"
 	"time"
 
-	"berth/auth"
 	"berth/internal/descriptor"
 	"berth/oci"
+
+	"berth/auth/credential"
+	"berth/upstream/classify"
 )
 
 const (
@@ -124,7 +126,7 @@ func failedTarget(a *answer, err error) bool {
 
 // ask asks as cred. A 401 may be about a token or a secret that was kept too long,
 // or be the first that is heard of a challenge: then there is one more try.
-func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who asker) (*answer, error) {
+func (s *source) ask(ctx context.Context, c *call, cred *credential.Credential, who asker) (*answer, error) {
 	for again := false; ; again = true {
 		req := c.request(s.Registry)
 		if err := s.authorize(ctx, req, &cred, c.repo); err != nil {
@@ -149,7 +151,7 @@ func (s *source) ask(ctx context.Context, c *call, cred *auth.Credential, who as
 
 // authorize authorises req as cred, once more where a new secret has taken the place
 // of the one that was refused.
-func (s *source) authorize(ctx context.Context, req *http.Request, cred **auth.Credential, repo string) error {
+func (s *source) authorize(ctx context.Context, req *http.Request, cred **credential.Credential, repo string) error {
 	err := s.authority.Authorize(ctx, req, *cred, repo)
 	if err != nil && oci.ClassOf(err) == oci.Unauthorized && s.renew(ctx, cred, repo) {
 		return s.authority.Authorize(ctx, req, *cred, repo)
@@ -159,7 +161,7 @@ func (s *source) authorize(ctx context.Context, req *http.Request, cred **auth.C
 
 // renew makes cred what the same account has now: a helper may have been asked since
 // it was looked up.
-func (s *source) renew(ctx context.Context, cred **auth.Credential, repo string) (renewed bool) {
+func (s *source) renew(ctx context.Context, cred **credential.Credential, repo string) (renewed bool) {
 	now, err := s.id.Credential(ctx, repo)
 	if err != nil || now == *cred || now.View() != (*cred).View() {
 		return false
@@ -172,7 +174,7 @@ func (s *source) renew(ctx context.Context, cred **auth.Credential, repo string)
 // whether another try can help. Redirect targets are not asked for their view.
 func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *call) (again bool) {
 	switch {
-	case a.target != nil, auth.Unexplained(a.StatusCode, a.Header):
+	case a.target != nil, classify.Unexplained(a.StatusCode, a.Header):
 	case a.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "":
 		return s.authority.Challenged(a.Header, c.repo)
 	case a.StatusCode == http.StatusUnauthorized && s.authority.Rechallenged(req, a.Header, c.repo):
@@ -256,7 +258,7 @@ func (a *answer) slurp(limit int64, within time.Duration) (data []byte, over boo
 }
 
 // asker names who asks in messages.
-func (s *source) asker(cred *auth.Credential, repo string) asker {
+func (s *source) asker(cred *credential.Credential, repo string) asker {
 	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, repo: repo, view: cred.View()}
 	if cred != nil {
 		w.account = cred.Name
@@ -267,7 +269,7 @@ func (s *source) asker(cred *auth.Credential, repo string) asker {
 // refused makes the error of an answer that is not what c asked for, and closes
 // it.
 func (s *source) refused(ctx context.Context, a *answer, c *call) error {
-	text, _, err := a.slurp(auth.MaxErrorBody, errorLimit)
+	text, _, err := a.slurp(classify.MaxErrorBody, errorLimit)
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
@@ -275,7 +277,7 @@ func (s *source) refused(ctx context.Context, a *answer, c *call) error {
 	if a.target != nil {
 		return s.targetRefused(a, c, text)
 	}
-	e := auth.Classify(auth.Answer{
+	e := classify.Answer(classify.Response{
 		Registry: s.name, Type: s.kind, Credential: a.cred, Basic: a.basic,
 		Repo: c.repo, Kind: c.op.kind(),
 		Status: a.StatusCode, Header: a.Header, Body: text, Now: s.now(),
@@ -291,7 +293,7 @@ func (s *source) named(err error, repo string) error {
 	if e.Class != oci.NoCredential || s.id.Organisation == "" {
 		return err
 	}
-	named := auth.NoCredential(s.id.Organisation, s.name, repo)
+	named := classify.NoCredential(s.id.Organisation, s.name, repo)
 	named.Err, named.Detail = e.Err, e.Detail
 	return named
 }
@@ -315,7 +317,7 @@ func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 	}
 	e := a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
 	e.Err = nil // other targets were tried
-	e.NotUnderstood = auth.IsRiddle(a.StatusCode)
+	e.NotUnderstood = classify.IsRiddle(a.StatusCode)
 	return e
 }
 

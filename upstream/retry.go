@@ -12,8 +12,10 @@ import (
 
 	"github.com/sethvargo/go-retry"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/auth/token"
+	"berth/upstream/classify"
 )
 
 const (
@@ -54,7 +56,7 @@ func (s *sender) breaker(req *http.Request, op operation) *breaker {
 	switch {
 	case op == opRedirect:
 		return nil
-	case op == opAuth && !auth.SameOrigin(req.URL, s.url):
+	case op == opAuth && !token.SameOrigin(req.URL, s.url):
 		return s.tokens
 	}
 	return s.origin
@@ -218,7 +220,7 @@ func (c *cancelling) Close() error {
 
 // limitText is the text of a 429 that has no Retry-After: GHCR says it there.
 func (a *attempt) limitText() string {
-	text, err := io.ReadAll(io.LimitReader(a.Body, auth.MaxErrorBody))
+	text, err := io.ReadAll(io.LimitReader(a.Body, classify.MaxErrorBody))
 	_ = a.Body.Close() // what counts has been read
 	if err != nil {
 		text = nil // it only explains
@@ -233,7 +235,7 @@ func (a *attempt) judge(now time.Time) {
 	if a.StatusCode == http.StatusTooManyRequests && a.Header.Get("Retry-After") == "" {
 		text = a.limitText()
 	}
-	after := auth.RetryAfter(a.Header, text, now)
+	after := classify.RetryAfter(a.Header, text, now)
 	said := a.Header.Get("Retry-After") != "" || after > 0
 	switch a.StatusCode {
 	case http.StatusTooManyRequests:

@@ -9,7 +9,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2/simplelru"
 
-	"berth/auth"
+	"berth/auth/credential"
 )
 
 const (
@@ -73,7 +73,7 @@ func newSettlement() *settlement {
 }
 
 // took notes that the registry answered c with a success to cred as it is.
-func (t *settlement) took(cred *auth.Credential, c *call) {
+func (t *settlement) took(cred *credential.Credential, c *call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.taken.Add(cred.Fingerprint, c.place())
@@ -117,7 +117,7 @@ func (t *settlement) where(fingerprint string, c *call) *call {
 // stillTaken says whether the registry takes cred, with which it has just answered
 // 401 to c, where it has taken it before. Then it is about what c asked for. Without
 // such a place it is about the credential.
-func (s *source) stillTaken(ctx context.Context, cred *auth.Credential, c *call) bool {
+func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c *call) bool {
 	t := s.settlement
 	select {
 	case t.turn <- struct{}{}:

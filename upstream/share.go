@@ -6,8 +6,9 @@ import (
 	"sync"
 	"time"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/upstream/classify"
 )
 
 // usualWindow is the window of a limit whose registry does not tell it: Docker
@@ -87,8 +88,8 @@ func (r *Registry) overShare(organisation string, most int, window time.Duration
 		again -= r.now().Sub(spent[len(spent)-most])
 	}
 	return &oci.Error{
-		Class: oci.RateLimited, Detail: auth.PullLimit, RetryAfter: again, About: oci.About{Organisation: organisation},
+		Class: oci.RateLimited, Detail: classify.PullLimit, RetryAfter: again, About: oci.About{Organisation: organisation},
 		Message: fmt.Sprintf("organisation %s: it has had its share of what %s allows this node without an account, %d pulls in %s (limits.anonymous_share); there is more in %s: connect an account for %s, or wait",
-			organisation, r.name, most, auth.Span(window), auth.Span(again), r.name),
+			organisation, r.name, most, classify.Span(window), classify.Span(again), r.name),
 	}
 }

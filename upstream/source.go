@@ -5,8 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 
-	"berth/auth"
 	"berth/oci"
+
+	"berth/auth/credential"
 )
 
 // Identity is as whom a registry is asked.
@@ -17,13 +18,13 @@ type Identity struct {
 	// Credential finds the credential for a repository; nil, and no error, where
 	// there is none: then it is the shared view. If the func is nil, there never
 	// is one. It is called for every request, so it answers from memory.
-	Credential func(ctx context.Context, repo string) (*auth.Credential, error)
+	Credential func(ctx context.Context, repo string) (*credential.Credential, error)
 }
 
 // As is the registry as id may see it. A Source is cheap and keeps nothing.
 func (r *Registry) As(id Identity) oci.Source {
 	if id.Credential == nil {
-		id.Credential = func(context.Context, string) (*auth.Credential, error) { return nil, nil } //nolint:nilnil // nobody
+		id.Credential = func(context.Context, string) (*credential.Credential, error) { return nil, nil } //nolint:nilnil // nobody
 	}
 	return &source{Registry: r, id: id}
 }

@@ -13,10 +13,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"berth/auth"
 	"berth/cache"
 	"berth/internal/ocitest"
 	"berth/oci"
+
+	"berth/auth/token"
+	"berth/upstream/dialect"
 )
 
 // headerLimit is how long a client waits for a header: containerd leaves after 30 s.
@@ -37,11 +39,11 @@ func sail(t *testing.T, o ocitest.Options, kind string, f func(v *voyage)) {
 		memory := ocitest.NewMemoryNet()
 		o.Net = memory
 		up := ocitest.New(t, o)
-		typed, _ := auth.TypeNamed(kind)
+		typed, _ := dialect.TypeNamed(kind)
 		r := newRegistry(t, Options{
 			Origin: up.Origin(), Type: typed,
 			Authority: func(rt http.RoundTripper) (Authority, error) {
-				return auth.NewAuthority(auth.AuthorityOptions{
+				return token.New(token.Options{
 					Origin: up.Origin(), Registry: "registry.test", Type: typed, TokenEndpoints: []string{up.TokenURL()}, Transport: rt,
 				})
 			},
@@ -179,7 +181,7 @@ func TestRoughWeather(t *testing.T) {
 		pulls, images = 10_000, 500
 	}
 	w := &weather{large: map[oci.Digest]bool{}, rng: rand.New(rand.NewPCG(1, uint64(pulls)))}
-	sail(t, ocitest.Options{Auth: ocitest.Bearer, CDN: ocitest.CDNSame, Fault: w.fault}, auth.Generic, func(v *voyage) { v.rough(w, pulls, images) })
+	sail(t, ocitest.Options{Auth: ocitest.Bearer, CDN: ocitest.CDNSame, Fault: w.fault}, dialect.Generic, func(v *voyage) { v.rough(w, pulls, images) })
 }
 
 func (v *voyage) rough(w *weather, pulls, images int) {
@@ -258,7 +260,7 @@ func TestUnseen(t *testing.T) {
 		"a token endpoint in trouble":   {ocitest.Match{Kind: ocitest.Token}, 2, ocitest.Status(503)},
 		"a token endpoint that is mute": {ocitest.Match{Kind: ocitest.Token}, 1, ocitest.Silence()},
 	} {
-		sail(t, ocitest.Options{Auth: ocitest.Bearer}, auth.Generic, func(v *voyage) {
+		sail(t, ocitest.Options{Auth: ocitest.Bearer}, dialect.Generic, func(v *voyage) {
 			acme := v.as("acme")
 			layers := []int64{20_000, 6 << 20}
 			if name == "a bit of a small blob" {
@@ -282,7 +284,7 @@ func TestDeadForTenMinutes(t *testing.T) {
 	for name, fault := range map[string]ocitest.Fault{"mute": ocitest.Silence(), "reset": ocitest.Drop(), "503": ocitest.Status(503), "500": ocitest.Status(500)} {
 		for _, crowd := range []int{1, 8} {
 			t.Run(fmt.Sprint(name, " ", crowd), func(t *testing.T) {
-				sail(t, ocitest.Options{Auth: ocitest.Bearer, Private: true}, auth.Generic, func(v *voyage) { v.deadForTenMinutes(fault, crowd) })
+				sail(t, ocitest.Options{Auth: ocitest.Bearer, Private: true}, dialect.Generic, func(v *voyage) { v.deadForTenMinutes(fault, crowd) })
 			})
 		}
 	}
@@ -378,7 +380,7 @@ func (v *voyage) recovers(s oci.Source, img ocitest.Pushed) {
 
 // A thousand pulls a second of one tag: one HEAD a minute for each view.
 func TestThousandPullsASecond(t *testing.T) {
-	sail(t, ocitest.Options{Auth: ocitest.Bearer}, auth.Generic, func(v *voyage) {
+	sail(t, ocitest.Options{Auth: ocitest.Bearer}, dialect.Generic, func(v *voyage) {
 		sources := []oci.Source{v.as("acme"), v.as("globex"), v.as("")}
 		img := v.up.AddImage("acme/app", "1", ocitest.Image{Index: true, Layers: []int64{1000}})
 		for _, s := range sources {
@@ -408,7 +410,7 @@ func TestThousandPullsASecond(t *testing.T) {
 // Docker Hub's pull limit is used up: what is known is pulled on as if nothing
 // were, what is not is refused from memory until the limit has refilled.
 func TestPullLimitIsUsedUp(t *testing.T) {
-	sail(t, ocitest.Options{Auth: ocitest.Bearer}, auth.DockerHub, func(v *voyage) {
+	sail(t, ocitest.Options{Auth: ocitest.Bearer}, dialect.DockerHub, func(v *voyage) {
 		acme := v.as("acme")
 		known := v.up.AddImage("acme/known", "1", ocitest.Image{Index: true, Layers: []int64{1000}})
 		unknown := v.up.AddImage("acme/unknown", "1", ocitest.Image{Index: true, Layers: []int64{1000}, Seed: 2})

@@ -5,8 +5,9 @@ import (
 	"io/fs"
 	"os"
 
-	"berth/auth"
 	"berth/internal/config"
+
+	"berth/upstream/dialect"
 )
 
 const defaultConfig = "/etc/berth/config.yaml"
@@ -14,7 +15,7 @@ const defaultConfig = "/etc/berth/config.yaml"
 // configOptions tell the configuration which registries need none.
 func configOptions() config.Options {
 	builtins := map[string][]string{}
-	for _, r := range auth.Registries() {
+	for _, r := range dialect.Registries() {
 		builtins[r.Name] = r.Aliases
 	}
 	return config.Options{Builtins: builtins}

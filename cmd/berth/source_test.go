@@ -10,12 +10,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"berth/auth"
 	"berth/cache"
 	"berth/internal/ocitest"
 	"berth/internal/secret"
 	"berth/oci"
 	"berth/upstream"
+
+	"berth/auth/credential"
+	"berth/auth/token"
 )
 
 // A registry through the cache does what every Source must. It takes minutes:
@@ -33,7 +35,7 @@ func TestSourceThroughTheCache(t *testing.T) {
 			AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 			Metrics:      upstream.NewMetrics(prometheus.NewRegistry()),
 			Authority: func(rt http.RoundTripper) (upstream.Authority, error) {
-				return auth.NewAuthority(auth.AuthorityOptions{
+				return token.New(token.Options{
 					Origin: r.Origin(), Registry: "registry.test", TokenEndpoints: []string{r.TokenURL()}, Transport: rt, Logger: quiet,
 				})
 			},
@@ -53,11 +55,11 @@ func TestSourceThroughTheCache(t *testing.T) {
 		})
 		as := upstream.Identity{Organisation: c.Organisation}
 		if c.User != "" {
-			credential := &auth.Credential{
+			cred := &credential.Credential{
 				Name: "ci", Organisation: c.Organisation, Registry: "registry.test", Username: secret.New(c.User), Password: secret.New(c.Password),
 				Fingerprint: "fp-" + oci.DigestOf([]byte(c.Organisation+"\x00"+c.User+"\x00"+c.Password)).Encoded(),
 			}
-			as.Credential = func(context.Context, string) (*auth.Credential, error) { return credential, nil }
+			as.Credential = func(context.Context, string) (*credential.Credential, error) { return cred, nil }
 		}
 		return kept.Through(cache.Upstream{
 			Name: "registry.test", Organisation: c.Organisation, Origin: r.Origin(), As: reg.As(as), Shared: reg.As(upstream.Identity{}),

@@ -10,9 +10,13 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"berth/auth"
 	"berth/oci"
 	"berth/upstream"
+
+	"berth/auth/credential"
+	"berth/auth/token"
+	"berth/upstream/classify"
+	"berth/upstream/dialect"
 )
 
 // limit bounds a whole walk, below what the admin socket waits for.
@@ -23,11 +27,11 @@ type Subject struct {
 	// Registry is its name, Origin where it is, Type its kind.
 	Registry string
 	Origin   oci.Origin
-	Type     auth.Type
+	Type     dialect.Type
 	// Organisation is who asks; empty: nobody.
 	Organisation string
 	// Credential is as whom; nil: as nobody.
-	Credential *auth.Credential
+	Credential *credential.Credential
 	// Note is what should be known about it; it may be empty.
 	Note string
 	// Repository and Reference (a tag or a digest) are the image. Empty: only the
@@ -45,7 +49,7 @@ type Subject struct {
 // Line is a registry's connections, as pulls have them.
 type Line struct {
 	Registry  *upstream.Registry
-	Authority *auth.Authority
+	Authority *token.Client
 }
 
 // walk is a walk under way.
@@ -56,7 +60,7 @@ type walk struct {
 	tap    Tap
 	counts *prometheus.Registry
 	line   *Line
-	scheme auth.Challenge
+	scheme token.Challenge
 }
 
 // Run walks until a step fails, or to the end.
@@ -201,7 +205,7 @@ func (w *walk) found(step string, p phase) string {
 	return p.found
 }
 
-func (w *walk) realm(c auth.Challenge, err error) bool {
+func (w *walk) realm(c token.Challenge, err error) bool {
 	if err != nil {
 		w.report.fail(StepRealm, err, 0)
 		return false
@@ -254,7 +258,7 @@ func (w *walk) login(ctx context.Context) bool {
 	resp, err := w.tap.RoundTrip(req)
 	took := time.Since(begun)
 	if err != nil {
-		w.report.fail(StepLogin, auth.ClassifyFailure(w.Registry, "", err), took)
+		w.report.fail(StepLogin, classify.Failure(w.Registry, "", err), took)
 		return false
 	}
 	defer resp.Body.Close()
@@ -271,7 +275,7 @@ func (w *walk) login(ctx context.Context) bool {
 }
 
 func (w *walk) refusedLogin(resp *http.Response) error {
-	return w.named(auth.Classify(auth.Answer{
+	return w.named(classify.Answer(classify.Response{
 		Registry: w.Registry, Type: w.Type, Credential: w.Credential, Basic: w.scheme.Scheme == "basic",
 		Repo: "everything", Status: resp.StatusCode, Header: resp.Header, Now: time.Now(),
 	}))
@@ -283,5 +287,5 @@ func (w *walk) named(err error) error {
 	if !ok || e.Class != oci.NoCredential || w.Organisation == "" || w.Repository == "" {
 		return err
 	}
-	return auth.NoCredential(w.Organisation, w.Registry, w.Repository)
+	return classify.NoCredential(w.Organisation, w.Registry, w.Repository)
 }

@@ -12,11 +12,14 @@ import (
 	"testing"
 	"time"
 
-	"berth/auth"
 	"berth/internal/ocitest"
 	"berth/internal/secret"
 	"berth/oci"
 	"berth/upstream"
+
+	"berth/auth/credential"
+	"berth/auth/token"
+	"berth/upstream/dialect"
 )
 
 const canary = "canary-secret"
@@ -45,7 +48,7 @@ func newStand(t *testing.T, o ocitest.Options) *stand {
 	s := &stand{Registry: ocitest.New(t, o)}
 	s.image = s.AddImage("acme/app", "1", ocitest.Image{Platforms: []string{"linux/amd64", "linux/arm64"}, Layers: []int64{5000, 6000}})
 	s.AddUser("acme-bot", canary, "acme/**")
-	kind, _ := auth.TypeNamed("")
+	kind, _ := dialect.TypeNamed("")
 	s.Subject = Subject{
 		Registry: "reg.test", Origin: s.Origin(), Type: kind, Organisation: "acme", Credential: s.account("acme-bot", canary),
 		Repository: "acme/app", Reference: "1", Platform: oci.Platform{OS: "linux", Architecture: "arm64"},
@@ -54,8 +57,8 @@ func newStand(t *testing.T, o ocitest.Options) *stand {
 	return s
 }
 
-func (s *stand) account(user, password string) *auth.Credential {
-	return &auth.Credential{
+func (s *stand) account(user, password string) *credential.Credential {
+	return &credential.Credential{
 		Name: "ci", Organisation: "acme", Registry: "reg.test", Fingerprint: "f",
 		Username: secret.New(user), Password: secret.New(password),
 	}
@@ -94,7 +97,7 @@ func (s *stand) line(tap *Tap, m *upstream.Metrics) (*Line, error) {
 	}
 	l := &Line{}
 	o.Authority = func(rt http.RoundTripper) (_ upstream.Authority, err error) {
-		l.Authority, err = auth.NewAuthority(auth.AuthorityOptions{
+		l.Authority, err = token.New(token.Options{
 			Origin: s.subject.Origin, Registry: "reg.test", Type: s.Type, TokenEndpoints: s.tokenEndpoints, Transport: tap.Before(rt),
 		})
 		return l.Authority, err
@@ -157,7 +160,7 @@ func TestAPullThatFails(t *testing.T) {
 		"wrong password": {bearer, func(_ *testing.T, s *stand) { s.Credential = s.account("acme-bot", canary+"-old") },
 			"name account dns=skipped connect tls=skipped /v2/ challenge realm", StepToken, oci.Unauthorized, `refused account "ci" (401)`, ""},
 		"a secret of another registry": {bearer, func(_ *testing.T, s *stand) {
-			s.Type, _ = auth.TypeNamed(auth.DockerHub)
+			s.Type, _ = dialect.TypeNamed(dialect.DockerHub)
 			s.Credential = s.account("me@example.com", "ghp_"+canary)
 		}, "name account dns=skipped connect tls=skipped /v2/ challenge realm", StepToken, oci.Unauthorized, "refused account", "looks like a personal access token of GitHub, and this is reg.test"},
 		"no right": {bearer, func(_ *testing.T, s *stand) { s.SetRights("acme-bot") },

@@ -10,9 +10,10 @@ import (
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"berth/auth"
 	"berth/oci"
 	"berth/upstream"
+
+	"berth/auth/credential"
 )
 
 // maxSmall bounds what is read whole: manifests and configurations of images.
@@ -22,7 +23,7 @@ const maxSmall = 4 << 20
 func (w *walk) image(ctx context.Context) bool {
 	source := w.line.Registry.As(upstream.Identity{
 		Organisation: w.Organisation,
-		Credential:   func(context.Context, string) (*auth.Credential, error) { return w.Credential, nil },
+		Credential:   func(context.Context, string) (*credential.Credential, error) { return w.Credential, nil },
 	})
 	d, ok := w.manifest(ctx, source)
 	if !ok {

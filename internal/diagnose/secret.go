@@ -4,40 +4,41 @@ import (
 	"fmt"
 	"strings"
 
-	"berth/auth"
+	"berth/auth/credential"
+	"berth/upstream/dialect"
 )
 
 // shapes are how the tokens of some services begin, and at which type of
 // registry they serve; empty: at none that has a type of its own.
 var shapes = [...]struct{ begins, what, serves string }{
-	{"ghp_", "a personal access token of GitHub", auth.GHCR},
-	{"gho_", "an OAuth token of GitHub", auth.GHCR},
-	{"ghu_", "a user token of a GitHub App", auth.GHCR},
-	{"ghs_", "an installation token of GitHub, which lives for an hour", auth.GHCR},
+	{"ghp_", "a personal access token of GitHub", dialect.GHCR},
+	{"gho_", "an OAuth token of GitHub", dialect.GHCR},
+	{"ghu_", "a user token of a GitHub App", dialect.GHCR},
+	{"ghs_", "an installation token of GitHub, which lives for an hour", dialect.GHCR},
 	{"ghr_", "a refresh token of GitHub, which opens nothing", ""},
-	{"github_pat_", "a fine-grained token of GitHub", auth.GHCR},
-	{"dckr_pat_", "an access token of Docker Hub", auth.DockerHub},
-	{"dckr_oat_", "an organisation's access token of Docker Hub", auth.DockerHub},
-	{"dop_v1_", "an API token of DigitalOcean", auth.DigitalOcean},
-	{"doo_v1_", "an OAuth token of DigitalOcean", auth.DigitalOcean},
+	{"github_pat_", "a fine-grained token of GitHub", dialect.GHCR},
+	{"dckr_pat_", "an access token of Docker Hub", dialect.DockerHub},
+	{"dckr_oat_", "an organisation's access token of Docker Hub", dialect.DockerHub},
+	{"dop_v1_", "an API token of DigitalOcean", dialect.DigitalOcean},
+	{"doo_v1_", "an OAuth token of DigitalOcean", dialect.DigitalOcean},
 	{"dor_v1_", "a refresh token of DigitalOcean, which opens nothing", ""},
-	{"glpat-", "an access token of GitLab", auth.Generic},
-	{"gldt-", "a deploy token of GitLab", auth.Generic},
+	{"glpat-", "an access token of GitLab", dialect.Generic},
+	{"gldt-", "a deploy token of GitLab", dialect.Generic},
 	{"AKIA", "an access key id of AWS: ECR wants a password that is made with it (helper ecr-login)", ""},
 	{"npm_", "a token of npm", ""},
-	{"{", "a JSON document: at Google the user name for it is _json_key", auth.Generic},
+	{"{", "a JSON document: at Google the user name for it is _json_key", dialect.Generic},
 }
 
 // wanted is what the registries of a type take as a password.
 var wanted = map[string]string{
-	auth.GHCR:         "GitHub takes a classic personal access token (ghp_...) with read:packages, and no password",
-	auth.DockerHub:    "Docker Hub takes an access token (dckr_pat_...); the password of the account stops working with two-factor login",
-	auth.DigitalOcean: "DigitalOcean takes an API token (dop_v1_...), as user name and password, and no login",
+	dialect.GHCR:         "GitHub takes a classic personal access token (ghp_...) with read:packages, and no password",
+	dialect.DockerHub:    "Docker Hub takes an access token (dckr_pat_...); the password of the account stops working with two-factor login",
+	dialect.DigitalOcean: "DigitalOcean takes an API token (dop_v1_...), as user name and password, and no login",
 }
 
 // hints is what a refused secret and its user name look like. What a secret is
 // like may be said, its text never.
-func hints(kind, registry string, cred *auth.Credential) (all []string) {
+func hints(kind, registry string, cred *credential.Credential) (all []string) {
 	secret, user := cred.Password.Reveal(), cred.Username.Reveal()
 	if strings.TrimSpace(secret) != secret {
 		all = append(all, "the secret begins or ends with white space")
@@ -64,9 +65,9 @@ func shapeOf(secret string) (what, serves string) {
 
 func userHints(kind, user string) []string {
 	switch {
-	case kind == auth.DockerHub && strings.Contains(user, "@"):
+	case kind == dialect.DockerHub && strings.Contains(user, "@"):
 		return []string{"the user name looks like a mail address: Docker Hub wants the Docker ID"}
-	case kind == auth.Quay && !strings.ContainsAny(user, "+$"):
+	case kind == dialect.Quay && !strings.ContainsAny(user, "+$"):
 		return []string{"the user name is none of a robot account (organisation+robot): with a person's, Quay wants the encrypted password of the account's settings"}
 	case strings.TrimSpace(user) != user:
 		return []string{"the user name begins or ends with white space"}

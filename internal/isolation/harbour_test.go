@@ -13,10 +13,11 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"berth/auth"
 	"berth/cache"
 	"berth/internal/ocitest"
 	"berth/oci"
+
+	"berth/upstream/dialect"
 )
 
 // repository is one repository at one registry, and what is in it.
@@ -84,8 +85,8 @@ func newHarbour(t testing.TB, seed uint64) *harbour {
 	for _, name := range h.names {
 		w.organisation(name)
 	}
-	h.add("docker.io", "", ocitest.Options{Auth: ocitest.Bearer, TokenServer: true, CDN: ocitest.CDNSame}, uniform, kind(auth.DockerHub))
-	h.add("ghcr.io", "", ocitest.Options{Auth: ocitest.Bearer, Refusal: ocitest.RefuseAtToken, BadPassword: http.StatusForbidden}, uniform, kind(auth.GHCR))
+	h.add("docker.io", "", ocitest.Options{Auth: ocitest.Bearer, TokenServer: true, CDN: ocitest.CDNSame}, uniform, kind(dialect.DockerHub))
+	h.add("ghcr.io", "", ocitest.Options{Auth: ocitest.Bearer, Refusal: ocitest.RefuseAtToken, BadPassword: http.StatusForbidden}, uniform, kind(dialect.GHCR))
 	h.add("reg.example", "", ocitest.Options{Auth: ocitest.Basic, Refusal: ocitest.RefuseNotFound})
 	h.hostile = h.add("evil.example", villain, ocitest.Options{})
 	for i, p := range w.places[:3] {

@@ -11,13 +11,15 @@ import (
 	"testing"
 	"time"
 
-	"berth/auth"
 	"berth/auth/caller"
 	"berth/cache"
 	"berth/internal/ocitest"
 	"berth/internal/secret"
 	"berth/oci"
 	"berth/upstream"
+
+	"berth/auth/credential"
+	"berth/upstream/dialect"
 )
 
 // A child of TestDenialOutlivesSIGKILL finds its folder, and the registry, here.
@@ -53,18 +55,18 @@ func refusedOnce(dir string) error {
 
 // acmeAt is the registry as acme sees it, through c.
 func acmeAt(c *cache.Cache, dir, url string) (oci.Source, error) {
-	key, err := auth.LoadKey(filepath.Join(dir, "key"))
+	key, err := credential.LoadKey(filepath.Join(dir, "key"))
 	if err != nil {
 		return nil, err
 	}
 	w := &world{clock: &clock{}, log: &logBook{}}
-	p := &place{name: "reg.example", url: url, kind: auth.Generic, tokens: []string{url + "/token"}}
+	p := &place{name: "reg.example", url: url, kind: dialect.Generic, tokens: []string{url + "/token"}}
 	line, err := upstream.New(w.options(p))
 	if err != nil {
 		return nil, err
 	}
-	creds, err := auth.NewCredentials(auth.CredentialsOptions{Key: key, Entries: []auth.Entry{{
-		Name: "main", Organisation: "acme", Registry: p.name, Origin: w.origin(p), Source: auth.Static("alice", secret.New("secret")),
+	creds, err := credential.NewTable(credential.TableOptions{Key: key, Entries: []credential.Entry{{
+		Name: "main", Organisation: "acme", Registry: p.name, Origin: w.origin(p), Source: credential.Static("alice", secret.New("secret")),
 	}}})
 	if err != nil {
 		return nil, err

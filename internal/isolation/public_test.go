@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"berth/auth"
 	"berth/internal/ocitest"
 	"berth/oci"
+
+	"berth/upstream/dialect"
 )
 
 // Names that are in no other word, so that finding one is finding it.
@@ -26,7 +27,7 @@ func tenants(n int) []string {
 func hub(w *world) *place {
 	return w.registry("docker.io", "", ocitest.Options{
 		Auth: ocitest.Bearer, TokenServer: true, LiveRights: true, CDN: ocitest.CDNSame, PullLimit: 1000,
-	}, uniform, kind(auth.DockerHub))
+	}, uniform, kind(dialect.DockerHub))
 }
 
 // pull fetches a tag as an engine does: HEAD, index, manifest, blobs. It returns

@@ -20,7 +20,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"berth/auth"
 	"berth/auth/caller"
 	"berth/cache"
 	"berth/internal/ocitest"
@@ -28,6 +27,10 @@ import (
 	"berth/oci"
 	"berth/proxy"
 	"berth/upstream"
+
+	"berth/auth/credential"
+	"berth/auth/token"
+	"berth/upstream/dialect"
 )
 
 // clock is time.Now, put forward.
@@ -72,9 +75,9 @@ func (a *account) get() (user, password string) {
 	return a.user, a.password
 }
 
-func (a *account) login(context.Context) (auth.Login, error) {
+func (a *account) login(context.Context) (credential.Login, error) {
 	user, password := a.get()
-	return auth.Login{Username: secret.New(user), Password: secret.New(password)}, nil
+	return credential.Login{Username: secret.New(user), Password: secret.New(password)}, nil
 }
 
 // world is a node and what is around it.
@@ -82,7 +85,7 @@ type world struct {
 	t     testing.TB
 	clock *clock
 	dir   string
-	key   auth.Key
+	key   credential.Key
 	log   *logBook
 	cache cache.Options // but for the folder, the clock and the log
 	// resolver looks up the names of registries. If nil, nothing does.
@@ -111,7 +114,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	return &world{
-		t: t, clock: &clock{}, dir: t.TempDir(), key: auth.NewKey(), log: &logBook{},
+		t: t, clock: &clock{}, dir: t.TempDir(), key: credential.NewKey(), log: &logBook{},
 		tokens: map[string]string{}, metrics: reg, pulls: proxy.NewMetrics(proxy.MetricsOptions{Registerer: reg}),
 	}
 }
@@ -126,7 +129,7 @@ func (w *world) registry(name, owner string, o ocitest.Options, more ...func(*pl
 	w.t.Helper()
 	o.Now = w.clock.now
 	r := ocitest.New(w.t, o)
-	p := &place{name: name, owner: owner, kind: auth.Generic, url: r.URL(), reg: r, tokens: []string{r.TokenURL()}}
+	p := &place{name: name, owner: owner, kind: dialect.Generic, url: r.URL(), reg: r, tokens: []string{r.TokenURL()}}
 	for _, m := range more {
 		m(p)
 	}
@@ -225,12 +228,12 @@ func (w *world) line(p *place) *upstream.Registry {
 }
 
 func (w *world) options(p *place) upstream.Options {
-	kind, _ := auth.TypeNamed(p.kind) // the kinds here are there
+	kind, _ := dialect.TypeNamed(p.kind) // the kinds here are there
 	o := upstream.Options{
 		Name: p.name, Origin: w.origin(p), Type: kind, Resolver: w.resolver,
 		Logger: slog.New(w.log), Now: w.clock.now,
 		Authority: func(rt http.RoundTripper) (upstream.Authority, error) {
-			return auth.NewAuthority(auth.AuthorityOptions{
+			return token.New(token.Options{
 				Origin: w.origin(p), Registry: p.name, Type: kind, TokenEndpoints: p.tokens,
 				Transport: rt, Logger: slog.New(w.log), Now: w.clock.now,
 			})
@@ -253,18 +256,18 @@ func (w *world) options(p *place) upstream.Options {
 func (w *world) configure() {
 	w.t.Helper()
 	n := w.node
-	var entries []auth.Entry
+	var entries []credential.Entry
 	for _, a := range w.accounts {
 		for _, p := range w.places {
 			if p.name == a.registry && (p.owner == "" || p.owner == a.organisation) {
-				entries = append(entries, auth.Entry{
+				entries = append(entries, credential.Entry{
 					Name: a.name, Organisation: a.organisation, Registry: p.name, Origin: w.origin(p),
-					Repositories: a.repositories, Source: auth.SourceFunc(a.login),
+					Repositories: a.repositories, Source: credential.SourceFunc(a.login),
 				})
 			}
 		}
 	}
-	creds, err := auth.NewCredentials(auth.CredentialsOptions{
+	creds, err := credential.NewTable(credential.TableOptions{
 		Entries: entries, Key: w.key, CheckEvery: time.Nanosecond, Now: w.clock.now, Logger: slog.New(w.log),
 	})
 	if err != nil {
@@ -299,15 +302,15 @@ func (w *world) configure() {
 }
 
 // source is a registry as the caller may see it, through the cache.
-func (n *node) source(w *world, creds *auth.Credentials, c caller.Caller, p *place) oci.Source {
+func (n *node) source(w *world, creds *credential.Table, c caller.Caller, p *place) oci.Source {
 	line := n.lines[p]
-	shared := func(ctx context.Context, repo string) (*auth.Credential, error) {
+	shared := func(ctx context.Context, repo string) (*credential.Credential, error) {
 		return creds.Lookup(ctx, "", "", p.name, repo)
 	}
 	u := cache.Upstream{
 		Name: p.name, Origin: w.origin(p), PerObject: p.object, AnonymousFallback: p.uniform, Uniform: p.uniform,
 		Shared: line.As(upstream.Identity{Credential: shared}),
-		As: line.As(upstream.Identity{Organisation: c.Organisation, Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
+		As: line.As(upstream.Identity{Organisation: c.Organisation, Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {
 			own, err := creds.Lookup(ctx, c.Organisation, c.Account, p.name, repo)
 			if own != nil || err != nil {
 				return own, err

@@ -7,10 +7,11 @@ import (
 	"slices"
 	"strings"
 
-	"berth/auth"
 	"berth/internal/config"
 	"berth/internal/secret"
 	"berth/oci"
+
+	"berth/auth/credential"
 )
 
 // sharedAccount is what the shared view's account at a registry is called.
@@ -18,15 +19,15 @@ const sharedAccount = "shared"
 
 // newCredentials is the table of all accounts, the organisations' and the
 // shared view's. It goes on with the secrets of the desk in force.
-func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error) {
-	o := auth.CredentialsOptions{Key: n.key, Metrics: n.auth, Logger: n.log, Now: n.now}
+func (d *desk) newCredentials(n *node, specs []*spec) (*credential.Table, error) {
+	o := credential.TableOptions{Key: n.key, Metrics: n.auth, Logger: n.log, Now: n.now}
 	var before secrets
 	if n.desk != nil {
 		o.Before, before = n.desk.credentials, n.desk.secrets
 	}
 	for _, s := range specs {
 		if s.account != nil {
-			o.Entries = append(o.Entries, auth.Entry{
+			o.Entries = append(o.Entries, credential.Entry{
 				Name: sharedAccount, Registry: s.name, Origin: s.origin, Source: d.secret(before, *s.account, s),
 			})
 		}
@@ -37,13 +38,13 @@ func (d *desk) newCredentials(n *node, specs []*spec) (*auth.Credentials, error)
 			if s == nil {
 				continue // a warning of the configuration says so
 			}
-			o.Entries = append(o.Entries, auth.Entry{
+			o.Entries = append(o.Entries, credential.Entry{
 				Name: c.Name, Organisation: name, Registry: s.name, Origin: s.origin,
 				Repositories: c.Repositories, Source: d.secret(before, c.Account, s),
 			})
 		}
 	}
-	return auth.NewCredentials(o)
+	return credential.NewTable(o)
 }
 
 func find(specs []*spec, organisation, name string) *spec {
@@ -89,20 +90,20 @@ func credentialFile(name string) string {
 // desk takes over what is the same, with what was read: a file that is being
 // replaced goes on serving its old secret for its moment, also when somebody else's
 // configuration changes.
-type secrets map[string]auth.Source
+type secrets map[string]credential.Source
 
 // secret is where an account's secret comes from.
-func (d *desk) secret(before secrets, a config.Account, s *spec) auth.Source {
+func (d *desk) secret(before secrets, a config.Account, s *spec) credential.Source {
 	hosts := append([]string{s.name, s.origin.Host}, s.aliases...)
 	switch {
 	case a.PasswordFile != "":
-		return d.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() auth.Source {
-			return auth.PasswordFile(fileOf(a.PasswordFile, a.Folder), a.Username)
+		return d.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() credential.Source {
+			return credential.PasswordFile(fileOf(a.PasswordFile, a.Folder), a.Username)
 		})
 	case a.PasswordCredential != "":
 		path := credentialFile(a.PasswordCredential)
-		return d.secrets.keep(before, []string{"credential", path, a.Username}, func() auth.Source {
-			return auth.PasswordFile(auth.File{Path: path, Trusted: true}, a.Username)
+		return d.secrets.keep(before, []string{"credential", path, a.Username}, func() credential.Source {
+			return credential.PasswordFile(credential.File{Path: path, Trusted: true}, a.Username)
 		})
 	case a.DockerConfig != "":
 		var helpers []string
@@ -110,17 +111,17 @@ func (d *desk) secret(before secrets, a config.Account, s *spec) auth.Source {
 			helpers = d.cfg.Helpers
 		}
 		what := slices.Concat([]string{"docker", a.DockerConfig, a.Folder, strings.Join(helpers, " ")}, hosts)
-		return d.secrets.keep(before, what, func() auth.Source {
-			return auth.DockerConfig(fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
+		return d.secrets.keep(before, what, func() credential.Source {
+			return credential.DockerConfig(fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
 		})
 	case a.Helper != nil:
 		server := helperServer(s)
 		what := []string{"helper", a.Helper.Name, server, fmt.Sprintf("%q", a.Helper.Env)}
-		return d.secrets.keep(before, what, func() auth.Source {
-			return auth.HelperSource(auth.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server})
+		return d.secrets.keep(before, what, func() credential.Source {
+			return credential.HelperSource(credential.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server})
 		})
 	}
-	return auth.Static(a.Username, secret.New(a.Password.Reveal()))
+	return credential.Static(a.Username, secret.New(a.Password.Reveal()))
 }
 
 // helperServer is how a registry is called in the protocol of helpers: by its
@@ -134,7 +135,7 @@ func helperServer(s *spec) string {
 
 // keep gives the source that what describes: this desk's, else the one before's,
 // else a new one.
-func (all secrets) keep(before secrets, what []string, build func() auth.Source) auth.Source {
+func (all secrets) keep(before secrets, what []string, build func() credential.Source) credential.Source {
 	key := fmt.Sprintf("%q", what)
 	s, ok := all[key]
 	if !ok {
@@ -159,12 +160,12 @@ func fromSystemd(path string) bool {
 
 // fileOf is the file called name. One that must not leave folder is named from
 // there, as os.Root wants it.
-func fileOf(name, folder string) auth.File {
+func fileOf(name, folder string) credential.File {
 	if folder == "" {
 		return secretFile(name)
 	}
 	if rel, err := filepath.Rel(folder, name); err == nil {
 		name = rel
 	}
-	return auth.File{Path: name, Directory: folder}
+	return credential.File{Path: name, Directory: folder}
 }

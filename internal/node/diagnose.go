@@ -8,19 +8,20 @@ import (
 	"strings"
 	"time"
 
-	"berth/auth"
 	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/internal/diagnose"
 	"berth/proxy"
 	"berth/upstream"
+
+	"berth/auth/credential"
 )
 
 // Diagnose answers berth diagnose where no node runs, by the configuration alone.
 // Version is what this program calls itself.
 func Diagnose(ctx context.Context, cfg *config.Config, version string, r admin.DiagnoseRequest) (*diagnose.Report, error) {
 	n := &node{
-		version: version, started: cfg, log: slog.New(slog.DiscardHandler), now: time.Now, key: auth.NewKey(),
+		version: version, started: cfg, log: slog.New(slog.DiscardHandler), now: time.Now, key: credential.NewKey(),
 		upstream: upstream.NewMetrics(nil), pulls: proxy.NewMetrics(proxy.MetricsOptions{}),
 	}
 	d, err := n.newDesk(vetted(cfg, nil))
@@ -97,7 +98,7 @@ func (s *spec) tapped(n *node, tap *diagnose.Tap, m *upstream.Metrics) (*diagnos
 
 // accountFor is as whom a pull would go, or what account says. Note says what a
 // person should know about it.
-func (d *desk) accountFor(ctx context.Context, at *site, s diagnose.Subject, account string) (cred *auth.Credential, note string, err error) {
+func (d *desk) accountFor(ctx context.Context, at *site, s diagnose.Subject, account string) (cred *credential.Credential, note string, err error) {
 	switch {
 	case s.Organisation != "" && s.Repository == "":
 		cred, err = d.credentials.Account(ctx, s.Organisation, account, at.name)

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"berth/auth"
 	"berth/auth/caller"
 	"berth/cache"
 	"berth/cache/proof"
@@ -15,6 +14,8 @@ import (
 	"berth/oci"
 	"berth/proxy"
 	"berth/upstream"
+
+	"berth/auth/credential"
 )
 
 // desk is what one configuration makes of the node: its registries, who may
@@ -24,7 +25,7 @@ type desk struct {
 	cfg         *config.Config
 	sites       []*site
 	lines       lines
-	credentials *auth.Credentials
+	credentials *credential.Table
 	router      *proxy.Router
 	secrets     secrets
 	settings    []config.Listener // in force, for each front
@@ -42,7 +43,7 @@ type site struct {
 	spec              *spec
 	line              *line
 	shared            oci.Source
-	credentials       *auth.Credentials
+	credentials       *credential.Table
 	uniform, fallback bool
 	perObject, keep   bool
 }
@@ -157,7 +158,7 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 		Spend: func() (undo func(), err error) { return s.line.upstream.Spend(at.organisation, share) },
 		As: s.line.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
-			Credential: func(ctx context.Context, repo string) (*auth.Credential, error) {
+			Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {
 				return d.credential(ctx, at, repo)
 			},
 		}),
@@ -184,7 +185,7 @@ func orNever(d time.Duration) time.Duration {
 
 // credential is what the seat has for the repository, or else what the
 // registry's entry has for everyone.
-func (d *desk) credential(ctx context.Context, at seat, repo string) (*auth.Credential, error) {
+func (d *desk) credential(ctx context.Context, at seat, repo string) (*credential.Credential, error) {
 	if at.organisation != "" {
 		own, err := d.credentials.Lookup(ctx, at.organisation, at.account, at.site.name, repo)
 		if own != nil || err != nil {

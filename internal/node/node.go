@@ -16,13 +16,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"berth/auth"
 	"berth/cache"
 	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/internal/limit"
 	"berth/proxy"
 	"berth/upstream"
+
+	"berth/auth/credential"
 )
 
 // node is everything that serves: what lives as long as the process, and the
@@ -37,14 +38,14 @@ type node struct {
 	started  *config.Config // what needs a restart is taken from here
 	registry *prometheus.Registry
 	cache    *cache.Cache
-	key      auth.Key
+	key      credential.Key
 	pulls    *proxy.Metrics
 	failures *proxy.Failures
 	history  *admin.History
 	limits   *limit.Limiter
 	fills    *limit.Limiter
 	upstream *upstream.Metrics
-	auth     *auth.Metrics
+	auth     *credential.Metrics
 	config   *configMetrics
 	fronts   []*front
 	manager  *manager

@@ -11,10 +11,13 @@ import (
 	"slices"
 	"time"
 
-	"berth/auth"
 	"berth/internal/config"
 	"berth/oci"
 	"berth/upstream"
+
+	"berth/auth/credential"
+	"berth/auth/token"
+	"berth/upstream/dialect"
 )
 
 // line is a registry's connections, its tokens and what is remembered about its
@@ -23,7 +26,7 @@ import (
 type line struct {
 	wire      wire
 	upstream  *upstream.Registry
-	authority *auth.Authority
+	authority *token.Client
 	mirrors   []*upstream.Registry
 	close     func()
 }
@@ -33,7 +36,7 @@ type line struct {
 type wire struct {
 	name           string
 	origin         oci.Origin
-	kind           auth.Type
+	kind           dialect.Type
 	named, mirrors []string
 	allowPrivate   []netip.Prefix
 	tokenEndpoints []string
@@ -133,7 +136,7 @@ type lineMaker struct {
 	limits   config.Upstream
 	log      *slog.Logger
 	upstream *upstream.Metrics
-	auth     *auth.Metrics
+	auth     *credential.Metrics
 	now      func() time.Time
 	// before stands before the transport for challenges and tokens. It may be nil.
 	before func(http.RoundTripper) http.RoundTripper
@@ -175,12 +178,12 @@ func (l *line) mirrorSources() []oci.Source {
 }
 
 // registry makes what asks one place.
-func (m lineMaker) registry(s *spec, pem []byte) (*upstream.Registry, *auth.Authority, error) {
+func (m lineMaker) registry(s *spec, pem []byte) (*upstream.Registry, *token.Client, error) {
 	cas, err := pool(s.caFile, pem)
 	if err != nil {
 		return nil, nil, err
 	}
-	var authority *auth.Authority
+	var authority *token.Client
 	o := upstream.Options{
 		Name: s.name, Origin: s.origin, Type: s.kind,
 		AllowPrivate: s.allowPrivate, Named: slices.Clone(s.named),
@@ -193,7 +196,7 @@ func (m lineMaker) registry(s *spec, pem []byte) (*upstream.Registry, *auth.Auth
 			if m.before != nil {
 				t = m.before(t)
 			}
-			authority, err = auth.NewAuthority(auth.AuthorityOptions{
+			authority, err = token.New(token.Options{
 				Origin: s.origin, Registry: s.name, Type: s.kind, TokenEndpoints: s.tokenEndpoints,
 				Transport: t, UserAgent: "berth/" + m.version, Metrics: m.auth, Logger: m.log, Now: m.now,
 			})

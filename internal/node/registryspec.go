@@ -8,15 +8,17 @@ import (
 	"net/url"
 	"slices"
 
-	"berth/auth"
 	"berth/internal/config"
 	"berth/oci"
 	"berth/proxy"
 	"berth/upstream"
+
+	"berth/auth/credential"
+	"berth/upstream/dialect"
 )
 
 // newSite is a registry at the end of its line.
-func newSite(s *spec, l *line, credentials *auth.Credentials) *site {
+func newSite(s *spec, l *line, credentials *credential.Table) *site {
 	at := &site{
 		name: s.name, owner: s.owner, origin: s.origin, spec: s, line: l, credentials: credentials,
 		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject, keep: s.keep,
@@ -28,7 +30,7 @@ func newSite(s *spec, l *line, credentials *auth.Credentials) *site {
 // sharedCredential is what those without an account present for repo: this node's
 // account there, unless that is of no use now and anonymous_fallback lets public
 // images do without it.
-func (s *site) sharedCredential(ctx context.Context, repo string) (*auth.Credential, error) {
+func (s *site) sharedCredential(ctx context.Context, repo string) (*credential.Credential, error) {
 	cred, err := s.credentials.Lookup(ctx, "", "", s.name, repo)
 	if !s.spec.fallback || ctx.Err() != nil || s.useless(cred, err) == nil {
 		return cred, err
@@ -37,7 +39,7 @@ func (s *site) sharedCredential(ctx context.Context, repo string) (*auth.Credent
 }
 
 // useless is why an account that was looked up is of no use; nil: it is not.
-func (s *site) useless(cred *auth.Credential, err error) *oci.Error {
+func (s *site) useless(cred *credential.Credential, err error) *oci.Error {
 	if err != nil {
 		return oci.AsError(err)
 	}
@@ -87,7 +89,7 @@ type spec struct {
 	name, owner       string
 	aliases           []string
 	origin            oci.Origin
-	kind              auth.Type
+	kind              dialect.Type
 	named             []*url.URL
 	allowPrivate      []netip.Prefix
 	tokenEndpoints    []string
@@ -102,7 +104,7 @@ type spec struct {
 // others, and those that organisations brought.
 func specs(cfg *config.Config) ([]*spec, error) {
 	var all []*spec
-	add := func(owner string, r auth.Registry, c *config.Registry) error {
+	add := func(owner string, r dialect.Registry, c *config.Registry) error {
 		s, err := newSpec(owner, r, c)
 		if err != nil {
 			return fmt.Errorf("registry %s: %w", r.Name, err)
@@ -111,7 +113,7 @@ func specs(cfg *config.Config) ([]*spec, error) {
 		return nil
 	}
 	builtin := map[string]bool{}
-	for _, r := range auth.Registries() {
+	for _, r := range dialect.Registries() {
 		builtin[r.Name] = true
 		var adjusted *config.Registry
 		if c, ok := cfg.Registries[r.Name]; ok {
@@ -125,13 +127,13 @@ func specs(cfg *config.Config) ([]*spec, error) {
 		if builtin[name] {
 			continue
 		}
-		if err := add("", auth.Registry{Name: name}, &c); err != nil {
+		if err := add("", dialect.Registry{Name: name}, &c); err != nil {
 			return nil, err
 		}
 	}
 	for owner, o := range cfg.Organisations {
 		for name, c := range o.Registries {
-			if err := add(owner, auth.Registry{Name: name}, &c); err != nil {
+			if err := add(owner, dialect.Registry{Name: name}, &c); err != nil {
 				return nil, err
 			}
 		}
@@ -145,7 +147,7 @@ func (s *spec) entry(at *site) proxy.Registry {
 }
 
 // newSpec lays c over what is built in. c may be nil.
-func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {
+func newSpec(owner string, r dialect.Registry, c *config.Registry) (*spec, error) {
 	s := &spec{name: r.Name, owner: owner, aliases: r.Aliases, tokenEndpoints: r.TokenEndpoints, uniform: r.UniformView, fallback: true}
 	endpoint, kind := r.Endpoint, r.Type
 	if c != nil {
@@ -164,7 +166,7 @@ func newSpec(owner string, r auth.Registry, c *config.Registry) (*spec, error) {
 			kind = string(c.Type)
 		}
 	}
-	s.kind, _ = auth.TypeNamed(kind) // the configuration was checked
+	s.kind, _ = dialect.TypeNamed(kind) // the configuration was checked
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
@@ -207,7 +209,7 @@ func (s *spec) mirror(u *url.URL) *spec {
 		name: u.Host, owner: s.owner, origin: oci.Origin{Owner: s.owner, Scheme: u.Scheme, Host: originHost(u)},
 		allowPrivate: s.allowPrivate, caFile: s.caFile,
 	}
-	m.kind, _ = auth.TypeNamed(auth.Generic)
+	m.kind, _ = dialect.TypeNamed(dialect.Generic)
 	if s.owner == "" {
 		m.named = []*url.URL{u}
 	}

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"berth/auth"
+	"berth/auth/credential"
 	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/oci"
@@ -42,7 +42,7 @@ func (n *node) accountsOf() []admin.Account {
 	all := []admin.Account{}
 	add := func(organisation, registry, name string) {
 		a := admin.Account{Organisation: organisation, Registry: registry, Name: name, State: admin.AccountUnused}
-		known[auth.Account{Organisation: organisation, Registry: registry, Name: name}].show(&a, n.now())
+		known[credential.Account{Organisation: organisation, Registry: registry, Name: name}].show(&a, n.now())
 		n.aboutSecret(&a)
 		all = append(all, a)
 	}
@@ -69,19 +69,19 @@ func (n *node) accountsOf() []admin.Account {
 
 // knownAccount is what a registry last said of an account.
 type knownAccount struct {
-	standing auth.Standing
+	standing credential.Standing
 	limit    upstream.RateLimit
 }
 
 // knownAccounts are those that a registry has said something about. Caller holds mu.
-func (n *node) knownAccounts() map[auth.Account]knownAccount {
-	all := map[auth.Account]knownAccount{}
+func (n *node) knownAccounts() map[credential.Account]knownAccount {
+	all := map[credential.Account]knownAccount{}
 	for account, s := range n.auth.Standings() {
 		all[account] = knownAccount{standing: s}
 	}
 	for at, l := range n.lines() {
 		for _, limit := range l.upstream.RateLimits() {
-			account := auth.Account{Organisation: cmp.Or(limit.Organisation, admin.Nobody), Registry: at.name, Name: cmp.Or(limit.Account, admin.Nobody)}
+			account := credential.Account{Organisation: cmp.Or(limit.Organisation, admin.Nobody), Registry: at.name, Name: cmp.Or(limit.Account, admin.Nobody)}
 			k := all[account]
 			k.limit = limit
 			all[account] = k

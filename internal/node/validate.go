@@ -6,10 +6,12 @@ import (
 	"maps"
 	"slices"
 
-	"berth/auth"
 	"berth/auth/caller"
 	"berth/internal/config"
 	"berth/proxy"
+
+	"berth/auth/credential"
+	"berth/auth/token"
 )
 
 // vetted is cfg without the drop-ins that this program cannot use although the
@@ -50,7 +52,7 @@ func mayHold(o *config.Organisation) error {
 	if !slices.ContainsFunc(o.Credentials, inline) {
 		return nil
 	}
-	if err := (auth.File{Path: o.File}).Check(); err != nil {
+	if err := (credential.File{Path: o.File}).Check(); err != nil {
 		return fmt.Errorf("a file with a password in it: %w", err)
 	}
 	return nil
@@ -65,7 +67,7 @@ func vet(cfg *config.Config, name string, o *config.Organisation) error {
 	}
 	for _, c := range o.Credentials {
 		for _, p := range c.Repositories {
-			if _, err := auth.ParsePattern(p); err != nil {
+			if _, err := credential.ParsePattern(p); err != nil {
 				return fmt.Errorf("account %q: %w", c.Name, err)
 			}
 		}
@@ -81,7 +83,7 @@ func vet(cfg *config.Config, name string, o *config.Organisation) error {
 	}
 	var named []proxy.Registry
 	for _, s := range specs {
-		if _, err := auth.NewRealms(s.origin, s.tokenEndpoints...); err != nil {
+		if _, err := token.NewRealms(s.origin, s.tokenEndpoints...); err != nil {
 			return err
 		}
 		named = append(named, s.entry(nil))

@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/exporter-toolkit/web"
 	"go.yaml.in/yaml/v4"
 
-	"berth/auth"
+	"berth/auth/credential"
 )
 
 // maxWebConfig bounds a web configuration file, in bytes.
@@ -127,6 +127,6 @@ func (w webServer) protected(next http.Handler) http.Handler {
 }
 
 // secretFile is a file that has to be kept like a password, wherever it lies.
-func secretFile(path string) auth.File {
-	return auth.File{Path: path, Trusted: fromSystemd(path)}
+func secretFile(path string) credential.File {
+	return credential.File{Path: path, Trusted: fromSystemd(path)}
 }

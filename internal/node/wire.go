@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"berth/auth"
+	"berth/auth/credential"
 	"berth/cache"
 	"berth/internal/admin"
 	"berth/internal/config"
@@ -66,7 +66,7 @@ func (n *node) measure(r prometheus.Registerer) (err error) {
 	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: r, MaxSeries: n.started.Metrics.MaxSeries, Now: n.now})
 	n.upstream = upstream.NewMetrics(r)
 	n.config = newConfigMetrics(r)
-	n.auth, err = auth.NewMetrics(r)
+	n.auth, err = credential.NewMetrics(r)
 	return err
 }
 
@@ -108,20 +108,20 @@ func acquire(l *limit.Limiter) func(ctx context.Context, organisation string) (r
 
 // loadKey reads the key of the fingerprints. Who ran berth without a service manager
 // has one in the cache, by which everything was proven so far.
-func (n *node) loadKey(cache string) (auth.Key, error) {
+func (n *node) loadKey(cache string) (credential.Key, error) {
 	path, former := keyFile(cache), filepath.Join(cache, "key")
 	if path != former {
-		moved, err := auth.MoveKey(former, path)
+		moved, err := credential.MoveKey(former, path)
 		if err != nil {
 			n.log.Warn("the fingerprint key of before stays in the cache folder; where there is no other one every right is proven again", "err", err)
 		} else if moved {
 			n.log.Info("the fingerprint key was moved to the state folder", "path", path)
 		}
 	}
-	key, err := auth.LoadKey(path)
-	if errors.Is(err, auth.ErrNotKept) {
+	key, err := credential.LoadKey(path)
+	if errors.Is(err, credential.ErrNotKept) {
 		n.log.Warn("the fingerprint key is in memory only: after the next start every right is proven again", "path", path, "err", err)
-		return auth.NewKey(), nil
+		return credential.NewKey(), nil
 	}
 	return key, err
 }

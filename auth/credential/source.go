@@ -1,0 +1,120 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"berth/internal/fileid"
+
+	"berth/internal/secret"
+)
+
+// maxSecretFile is the largest password file, in bytes: some tokens are
+// signed documents of a few KiB.
+const maxSecretFile = 64 << 10
+
+// Login is what a registry wants to know.
+type Login struct {
+	// Username may be empty: then Password serves as both, which is how
+	// DigitalOcean takes an API token.
+	Username, Password secret.Text
+	// Entry names the configuration entry behind a secret that changes by
+	// itself every few hours; the fingerprint then is over it. Empty: the
+	// fingerprint is over user name and password.
+	Entry string
+}
+
+func (l Login) equal(other Login) bool {
+	return l.Entry == other.Entry && l.Username.Equal(other.Username) && l.Password.Equal(other.Password)
+}
+
+// Source is where a Login comes from. It is asked several times a second while
+// there is traffic, so it answers from memory as long as nothing changed. Its
+// errors name files and what is wrong with them, never their content.
+type Source interface {
+	Login(ctx context.Context) (Login, error)
+}
+
+// renewer is a Source that may keep an answer for longer than it is good.
+type renewer interface {
+	// Renew hears that password was refused, and says whether another answer is
+	// worth asking for. It does not wait.
+	Renew(password secret.Text) bool
+}
+
+// SourceFunc is a function as a Source.
+type SourceFunc func(ctx context.Context) (Login, error)
+
+// Login calls f.
+func (f SourceFunc) Login(ctx context.Context) (Login, error) { return f(ctx) }
+
+// Static is a Source for a secret that the configuration itself holds.
+func Static(username string, password secret.Text) Source {
+	return SourceFunc(func(context.Context) (Login, error) {
+		if password.Empty() {
+			return Login{}, errors.New("the password is empty")
+		}
+		return Login{Username: secret.New(username), Password: password}, nil
+	})
+}
+
+// PasswordFile is a Source for a secret that is all of a file but one newline
+// at its end. A changed file is read again.
+func PasswordFile(f File, username string) Source {
+	return &fileSource{file: f, limit: maxSecretFile, parse: func(content []byte) (Login, error) {
+		password, err := parsePassword(content)
+		return Login{Username: secret.New(username), Password: password}, err
+	}}
+}
+
+func parsePassword(content []byte) (secret.Text, error) {
+	text, _ := strings.CutSuffix(string(content), "\n")
+	text, _ = strings.CutSuffix(text, "\r")
+	switch {
+	case text == "":
+		return secret.Text{}, errors.New("it is empty")
+	case strings.ContainsAny(text, "\r\n\x00"):
+		return secret.Text{}, errors.New("it has more than one line")
+	}
+	return secret.New(text), nil
+}
+
+// fileSource reads and parses a file once per version of it.
+type fileSource struct {
+	file  File
+	limit int64
+	parse func([]byte) (Login, error)
+
+	mu      sync.Mutex // guards all below
+	seen    fileid.ID
+	settled bool
+	login   Login
+}
+
+// Login reads the file unless it is the one that was read last time.
+func (s *fileSource) Login(context.Context) (Login, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.settled {
+		if v, err := s.file.stat(); err == nil && v == s.seen {
+			return s.login, nil
+		}
+	}
+	s.settled = false
+	content, v, err := s.file.read(s.limit)
+	if err != nil {
+		return Login{}, fmt.Errorf("reading a secret: %w", err)
+	}
+	login, err := s.parse(content)
+	if err != nil {
+		return Login{}, fmt.Errorf("reading a secret from %s: %w", s.file.shown(), err)
+	}
+	// Whether the timestamps settle is a question about the kernel's clock, so
+	// it is not asked of one that was handed in.
+	s.seen, s.login, s.settled = v, login, v.Settled(time.Now())
+	return login, nil
+}

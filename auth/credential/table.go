@@ -1,0 +1,265 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/internal/descriptor"
+	"berth/oci"
+)
+
+// Entry is one credential of the configuration.
+type Entry struct {
+	// Name is the account: what a caller writes behind the plus sign.
+	Name string
+	// Organisation is whose it is; empty for the registry's own, which serves
+	// the shared view.
+	Organisation string
+	// Registry is the canonical name, and Origin where that is reached.
+	Registry string
+	Origin   oci.Origin
+	// Repositories limits it to what one of the patterns selects; empty: all.
+	Repositories []string
+	// Source has the secret.
+	Source Source
+}
+
+// TableOptions are the ingredients of a Table.
+type TableOptions struct {
+	Entries []Entry
+	// Key makes the fingerprints.
+	Key Key
+	// Before is the table that this one replaces. An Entry that has not changed,
+	// with the same Source, goes on with the secret it had there: one that is
+	// being replaced just now costs nobody an account. It may be nil.
+	Before *Table
+	// CheckEvery is how often a Source is asked again while there is traffic,
+	// and so how long a changed secret may go unnoticed. If 0, a quarter second.
+	CheckEvery time.Duration
+	// Now is the clock. If nil, time.Now is used.
+	Now func() time.Time
+	// Metrics says which accounts have a secret. It may be nil.
+	Metrics *Metrics
+	// Logger hears about secrets that became unusable. If nil, nobody does.
+	Logger *slog.Logger
+}
+
+// Table is the table of who has which account where. It does not change;
+// a new configuration is a new one.
+type Table struct {
+	table map[place][]*entry
+	// accounts has every account name of an organisation, at any registry.
+	accounts map[account]bool
+	entries  []*entry
+}
+
+type place struct{ organisation, registry string }
+
+type account struct{ organisation, name string }
+
+// NewTable checks the patterns and builds the table. It reads no secret:
+// one that cannot be read fails the pulls that need it, and shows in Check.
+func NewTable(o TableOptions) (*Table, error) {
+	if o.CheckEvery == 0 {
+		o.CheckEvery = 250 * time.Millisecond
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Table{table: make(map[place][]*entry), accounts: make(map[account]bool)}
+	for _, configured := range o.Entries {
+		e, err := newEntry(configured, o)
+		if err != nil {
+			return nil, err
+		}
+		e.inherit(o.Before)
+		at := place{e.Organisation, e.Registry}
+		c.table[at] = append(c.table[at], e)
+		c.accounts[account{e.Organisation, e.Name}] = true
+		c.entries = append(c.entries, e)
+	}
+	return c, nil
+}
+
+// Lookup finds as whom organisation asks registry for repo. With an account,
+// only the credentials of that name count; without, all of them. Of those that
+// select repo the most specific one wins, as Pattern says.
+//
+// Nil, and no error, means the shared view: the organisation has nothing for
+// this repository. The shared view's own credential is that of organisation "".
+//
+// Errors are *oci.Error: Denied for an account that the organisation does not
+// have (one that it has, but at other registries only, is no error where it has
+// none at all: a single login at this proxy serves every registry), and Caller
+// with status 503 for a secret that cannot be read.
+func (c *Table) Lookup(ctx context.Context, organisation, account, registry, repo string) (*Credential, error) {
+	entries := c.table[place{organisation, registry}]
+	if account != "" && !c.knows(entries, organisation, account) {
+		return nil, unknownAccount(organisation, account, registry, entries)
+	}
+	e := best(entries, account, repo)
+	if e == nil {
+		return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+	}
+	cred, err := e.current(ctx)
+	if err != nil {
+		return nil, unreadable(e, err)
+	}
+	return cred, nil
+}
+
+// Account is the credential of organisation for registry that is called account,
+// whatever repositories it is for. Without an account it is the only one there
+// is. Nil, and no error, where there is none. Errors are those of Lookup, and
+// Denied where there are several and none was named.
+func (c *Table) Account(ctx context.Context, organisation, account, registry string) (*Credential, error) {
+	entries := c.table[place{organisation, registry}]
+	if account == "" && len(entries) > 1 {
+		return nil, &oci.Error{
+			Class:   oci.Denied,
+			Message: fmt.Sprintf("%s has several accounts for %s (%s): name one", Whose(organisation), registry, strings.Join(c.Accounts(organisation, registry), ", ")),
+		}
+	}
+	if account != "" {
+		entries = slices.DeleteFunc(slices.Clone(entries), func(e *entry) bool { return e.Name != account })
+	}
+	switch {
+	case len(entries) == 0 && account != "":
+		return nil, unknownAccount(organisation, account, registry, c.table[place{organisation, registry}])
+	case len(entries) == 0:
+		return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+	}
+	cred, err := entries[0].current(ctx)
+	if err != nil {
+		return nil, unreadable(entries[0], err)
+	}
+	return cred, nil
+}
+
+// Accounts are the names of those that organisation has for registry.
+func (c *Table) Accounts(organisation, registry string) (names []string) {
+	for _, e := range c.table[place{organisation, registry}] {
+		names = append(names, e.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (c *Table) knows(entries []*entry, organisation, name string) bool {
+	if len(entries) == 0 {
+		return c.accounts[account{organisation, name}]
+	}
+	return slices.ContainsFunc(entries, func(e *entry) bool { return e.Name == name })
+}
+
+// best is the most specific entry for repo, the first among equals.
+func best(entries []*entry, name, repo string) *entry {
+	var found *entry
+	var rank rank
+	for _, e := range entries {
+		if name != "" && e.Name != name {
+			continue
+		}
+		if r, ok := e.match(repo); ok && (found == nil || r.above(rank)) {
+			found, rank = e, r
+		}
+	}
+	return found
+}
+
+// Check reads every secret and says which cannot be used, for checking a
+// configuration and for the status page.
+func (c *Table) Check(ctx context.Context) []error {
+	var problems []error
+	for _, e := range c.entries {
+		if _, err := e.read(ctx); err != nil {
+			problems = append(problems, fmt.Errorf("account %q of %s for %s: %w", e.Name, Whose(e.Organisation), e.Registry, err))
+		}
+	}
+	return problems
+}
+
+// Trouble is why the secret of an account could not be used when it was last read,
+// and whether the one before it serves; nil: it could. It reads nothing.
+func (c *Table) Trouble(organisation, account, registry string) (oldServes bool, err error) {
+	for _, e := range c.table[place{organisation, registry}] {
+		if s := e.state.Load(); e.Name == account && s != nil && s.err != nil {
+			return s.cred != nil, s.err
+		}
+	}
+	return false, nil
+}
+
+// Renewed says whether an account has another secret than it had when it was first
+// read. It reads nothing.
+func (c *Table) Renewed(organisation, account, registry string) bool {
+	for _, e := range c.table[place{organisation, registry}] {
+		if s := e.state.Load(); e.Name == account && s != nil {
+			return s.renewed
+		}
+	}
+	return false
+}
+
+// All gives every credential that can be read now, in the order of the
+// configuration.
+func (c *Table) All(ctx context.Context) []*Credential {
+	all := make([]*Credential, 0, len(c.entries))
+	for _, e := range c.entries {
+		if cred, err := e.current(ctx); err == nil {
+			all = append(all, cred)
+		}
+	}
+	return all
+}
+
+func unknownAccount(organisation, account, registry string, entries []*entry) *oci.Error {
+	has := "none"
+	if len(entries) > 0 {
+		names := make([]string, len(entries))
+		for i, e := range entries {
+			names[i] = e.Name
+		}
+		slices.Sort(names)
+		has = strings.Join(slices.Compact(names), ", ")
+	}
+	return &oci.Error{
+		Class: oci.Denied,
+		Message: oci.OneLine(fmt.Sprintf("%s has no account %.60q for %s (it has: %s): log in again with one of these behind the plus sign, or without any",
+			Whose(organisation), account, registry, has), 600),
+	}
+}
+
+func unreadable(e *entry, err error) *oci.Error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return oci.AsError(err)
+	}
+	if descriptor.Exhausted(err) {
+		return descriptor.Error(err)
+	}
+	return &oci.Error{
+		Class:  oci.Caller,
+		Status: http.StatusServiceUnavailable,
+		Code:   oci.CodeUnknown,
+		Message: fmt.Sprintf("%s: the secret of account %q for %s cannot be read on this node: whoever runs the node finds the reason in its log",
+			Whose(e.Organisation), e.Name, e.Registry),
+		Err: err,
+	}
+}
+
+// Whose names the owner of an account at the start of a message.
+func Whose(organisation string) string {
+	if organisation == "" {
+		return "this node"
+	}
+	return "organisation " + organisation
+}

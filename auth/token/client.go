@@ -1,0 +1,421 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"berth/internal/flight"
+	"berth/oci"
+
+	"berth/internal/secret"
+
+	"berth/auth/credential"
+	"berth/upstream/classify"
+	"berth/upstream/dialect"
+)
+
+// Options are what a Client is made of.
+type Options struct {
+	// Origin is whom it speaks for, Registry what messages call it.
+	Origin   oci.Origin
+	Registry string
+	// Type is the kind of registry. Its token endpoints are allowed.
+	Type dialect.Type
+	// TokenEndpoints are allowed besides the origin's own host and port and
+	// those of the Type: scheme, host, port and path must be these.
+	TokenEndpoints []string
+	// Transport sends the requests: it dials, retries and limits headers. It
+	// must follow no redirects, which no http.Transport does. Required.
+	Transport http.RoundTripper
+	// Timeout bounds one exchange, retries and all. If 0, 10 s.
+	Timeout time.Duration
+	// Tokens is how many are kept. If 0, 1024.
+	Tokens int
+	// UserAgent is how it introduces itself. If empty, "berth".
+	UserAgent string
+	// Metrics may be nil.
+	Metrics *credential.Metrics
+	// Now is the clock. If nil, time.Now is used.
+	Now func() time.Time
+	// Logger hears about refused credentials and realms. If nil, nobody does.
+	Logger *slog.Logger
+}
+
+// Client puts credentials on requests to one origin. It learns by itself how
+// the origin wants that, keeps tokens in memory, and leaves refused credentials
+// alone. It serves everyone who pulls from the origin; tokens and refusals of
+// one credential never touch another.
+type Client struct {
+	origin   *url.URL
+	registry string
+	limit    time.Duration
+	now      func() time.Time
+	log      *slog.Logger
+	metrics  *credential.Metrics
+
+	probe     prober
+	exchange  exchange
+	standings *standings
+	tokens    *lru.Cache[tokenKey, bearerToken]
+	perRepo   *lru.Cache[string, Challenge]
+	fetching  *flight.Group[tokenKey, bearerToken]
+	purges    purges
+
+	warned struct {
+		sync.Mutex
+
+		realm string // the last realm that was warned about
+	}
+}
+
+// tokenKey is for whom and what a token is. The organisation is in it although
+// the fingerprint tells credentials apart: errors name it, and they are shared
+// by those who wait together.
+type tokenKey struct {
+	realm, service, repo               string
+	organisation, account, fingerprint string
+}
+
+// New makes one. It sends nothing yet. Errors: an origin or a token
+// endpoint that is none, or no Transport. Close it.
+func New(o Options) (*Client, error) {
+	if o.Transport == nil {
+		return nil, errors.New("an authority needs a transport")
+	}
+	o.fill()
+	realms, err := NewRealms(o.Origin, slices.Concat(o.Type.TokenEndpoints, o.TokenEndpoints)...)
+	if err != nil {
+		return nil, fmt.Errorf("registry %s: %w", o.Registry, err)
+	}
+	standings, err := newStandings(o.Now)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := lru.New[tokenKey, bearerToken](o.Tokens)
+	if err != nil {
+		return nil, err
+	}
+	perRepo, err := lru.New[string, Challenge](keptChallenges)
+	if err != nil {
+		return nil, err
+	}
+	a := &Client{
+		perRepo: perRepo,
+		origin:  realms.origin, registry: o.Registry, limit: o.Timeout, now: o.Now, log: o.Logger, metrics: o.Metrics,
+		exchange:  exchange{registry: o.Registry, kind: o.Type, realms: realms, send: o.Transport, now: o.Now, userAgent: o.UserAgent},
+		standings: standings,
+		tokens:    tokens,
+	}
+	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged, mayAsk: realms.allows}
+	a.probe.flights = flight.New[struct{}, Challenge](o.Timeout)
+	a.fetching = flight.New[tokenKey, bearerToken](o.Timeout)
+	return a, nil
+}
+
+func (o *Options) fill() {
+	if o.Timeout == 0 {
+		o.Timeout = 10 * time.Second
+	}
+	if o.Tokens == 0 {
+		o.Tokens = 1024
+	}
+	if o.UserAgent == "" {
+		o.UserAgent = "berth"
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Close ends what is under way and waits for it. Nothing is authorised afterwards.
+func (a *Client) Close() {
+	a.probe.flights.Close()
+	a.fetching.Close()
+}
+
+// Authorize puts the right Authorization header for pulling repo as cred on
+// req: a token, Basic credentials, or none. A nil cred is nobody, for whom
+// anonymous tokens are fetched where the origin wants tokens. req must go to the
+// origin; whatever header it had is removed first.
+//
+// Errors are *oci.Error: Unauthorized, at once and from memory during a
+// cool-down; Denied and NoCredential where the token endpoint knows already;
+// NotFound, RateLimited, Unreachable, Timeout and UpstreamError as they are.
+func (a *Client) Authorize(ctx context.Context, req *http.Request, cred *credential.Credential, repo string) error {
+	req.Header.Del("Authorization")
+	if !SameOrigin(req.URL, a.origin) {
+		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("a request to %s is not one to %s: it gets no credentials", req.URL.Host, a.registry)}
+	}
+	if cred != nil && cred.Fingerprint == "" {
+		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the credential for %s has no fingerprint", a.registry)}
+	}
+	if r := a.remembered(cred); r != nil {
+		return a.fromMemory(r, cred)
+	}
+	c, err := a.challengeFor(ctx, repo)
+	if err != nil {
+		return oci.AsError(err)
+	}
+	switch c.Scheme {
+	case schemeNone:
+		return nil
+	case schemeBasic:
+		return a.basic(req, cred)
+	case schemeBearer:
+		return a.bearer(ctx, req, c, cred, repo)
+	}
+	return a.unknownScheme(c, cred)
+}
+
+// basic sets Basic credentials. A refusal may have been remembered while the
+// challenge was on its way.
+func (a *Client) basic(req *http.Request, cred *credential.Credential) error {
+	if cred == nil {
+		return nil
+	}
+	if r := a.remembered(cred); r != nil {
+		return a.fromMemory(r, cred)
+	}
+	req.SetBasicAuth(cred.UserAndPassword())
+	return nil
+}
+
+func (a *Client) bearer(ctx context.Context, req *http.Request, c Challenge, cred *credential.Credential, repo string) error {
+	t, err := a.token(ctx, c, cred, repo)
+	if err != nil {
+		return oci.AsError(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+t.text.Reveal())
+	return nil
+}
+
+// unknownScheme: nobody may still try without; a credential has no way.
+func (a *Client) unknownScheme(c Challenge, cred *credential.Credential) error {
+	if cred == nil {
+		return nil
+	}
+	a.probe.suspect()
+	return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s wants to be signed in to in a way that is not known here (%q): only Basic and Bearer are", a.registry, c.Scheme)}
+}
+
+// token is from memory, or fetched by one request for all who want the same.
+// While a token that is due for renewal still lives, trouble with fetching the
+// next one is no trouble.
+func (a *Client) token(ctx context.Context, c Challenge, cred *credential.Credential, repo string) (bearerToken, error) {
+	key := newTokenKey(c, cred, repo)
+	old, ok := a.tokens.Get(key)
+	if ok && a.now().Before(old.renew) {
+		old.kept.Store(true)
+		return old, nil
+	}
+	t, err := a.fetching.Do(ctx, key, func(ctx context.Context) (bearerToken, error) {
+		return a.fetch(ctx, key, c, cred, repo)
+	})
+	if err != nil && ok && ctx.Err() == nil && a.now().Before(old.expires) && oci.Indeterminate(err) {
+		return old, nil
+	}
+	return t, err
+}
+
+func newTokenKey(c Challenge, cred *credential.Credential, repo string) tokenKey {
+	key := tokenKey{realm: c.Realm, service: c.Service, repo: repo}
+	if cred != nil {
+		key.organisation, key.account, key.fingerprint = cred.Organisation, cred.Name, cred.Fingerprint
+	}
+	return key
+}
+
+// fetch runs once per key at a time.
+func (a *Client) fetch(ctx context.Context, key tokenKey, c Challenge, cred *credential.Credential, repo string) (bearerToken, error) {
+	if t, ok := a.tokens.Get(key); ok && a.now().Before(t.renew) {
+		return t, nil // it came while this flight was starting
+	}
+	if cred != nil {
+		leave, known, err := a.standings.enter(ctx, cred.Fingerprint)
+		if err != nil {
+			return bearerToken{}, classify.Failure(a.registry, "", err)
+		}
+		if known != nil {
+			return bearerToken{}, a.fromMemory(known, cred)
+		}
+		defer leave()
+	}
+	before := a.purges.before()
+	t, err := a.exchange.grant(ctx, c, cred, repo)
+	if err != nil {
+		a.failed(err, c, cred, repo)
+		return bearerToken{}, err
+	}
+	a.keep(key, t, before)
+	a.Accepted(cred)
+	return t, nil
+}
+
+// failed draws the conclusions from a failed exchange.
+func (a *Client) failed(err error, c Challenge, cred *credential.Credential, repo string) {
+	e := oci.AsError(err)
+	switch {
+	case errors.Is(e.Err, errRealm):
+		a.warnRealm(c, e)
+		a.probe.suspect()
+	case e.Class == oci.Unauthorized:
+		a.refuse(cred, e)
+	case e.Class == oci.UpstreamError || e.Class == oci.Unreachable:
+		a.probe.suspect() // the token endpoint may have moved
+		a.perRepo.Remove(repo)
+	}
+}
+
+// Rejected says that the registry answered 401 to req, which Authorize had
+// prepared for cred and repo. The token is forgotten. It returns whether
+// authorising and sending once more can help: not after a token that was granted
+// a moment ago for this very request, and not after Basic credentials, which then
+// cool down, unless they may have expired: then the next look-up has others.
+func (a *Client) Rejected(req *http.Request, cred *credential.Credential, repo string) (again bool) {
+	a.probe.suspect()
+	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	switch {
+	case scheme == "Bearer":
+		again = a.dropToken(secret.New(value), cred, repo)
+	case scheme == "Basic" && cred != nil:
+		again = a.refuse(cred, classify.Refused(a.registry, cred, http.StatusUnauthorized, classify.Text{}))
+	}
+	if !again { // else the second try would go without what this repository wants
+		a.perRepo.Remove(repo)
+	}
+	return again
+}
+
+// justNow is how old a token that was never used before may be for a rejection
+// to mean "no access" rather than "no longer".
+const justNow = 2 * time.Second
+
+func (a *Client) dropToken(used secret.Text, cred *credential.Credential, repo string) (again bool) {
+	c := a.lastFor(repo)
+	if c == nil {
+		return true
+	}
+	key := newTokenKey(*c, cred, repo)
+	t, ok := a.tokens.Peek(key)
+	if !ok || !t.text.Equal(used) {
+		return true // somebody else has dropped or replaced it
+	}
+	a.tokens.Remove(key)
+	return t.kept.Load() || a.now().Sub(t.granted) >= justNow
+}
+
+// Refused says that the registry answered something that Classify calls
+// Unauthorized: ECR says so with a 403 once a password has expired. The
+// credential cools down. Errors of any other class change nothing.
+func (a *Client) Refused(cred *credential.Credential, err error) {
+	if e, ok := errors.AsType[*oci.Error](err); ok && e.Class == oci.Unauthorized {
+		a.refuse(cred, e)
+	}
+}
+
+// Accepted says that the registry took cred: whatever was held against it is
+// forgotten. A token that is granted counts by itself; call it for Basic.
+func (a *Client) Accepted(cred *credential.Credential) {
+	if cred == nil {
+		return
+	}
+	a.metrics.CredentialOK(cred, true)
+	if a.standings.accept(cred.Fingerprint) {
+		a.metrics.CoolDown(cred, time.Time{})
+		a.log.Info("a credential is taken again", slog.Any("credential", cred))
+	}
+}
+
+// Challenge is how the origin wants to be authenticated to, asked for where it
+// is not known; and whether its realm may be used, as the error. It is for
+// diagnosis.
+func (a *Client) Challenge(ctx context.Context) (Challenge, error) {
+	c, err := a.probe.challenge(ctx)
+	if err != nil || c.Scheme != schemeBearer {
+		return c, err
+	}
+	if _, err := a.exchange.realms.Check(c.Realm); err != nil {
+		return c, a.exchange.foreignRealm(err)
+	}
+	return c, nil
+}
+
+// refuse remembers that cred is no good, or says that it may only have expired. This
+// node's own credential is one like any other; whoever asks as nobody has none, and
+// is never held back.
+func (a *Client) refuse(cred *credential.Credential, e *oci.Error) (expired bool) {
+	if cred == nil {
+		return false
+	}
+	cause, ok := errors.AsType[*classify.RefusedCause](e.Err)
+	if !ok {
+		return false
+	}
+	if cred.Expired() {
+		a.log.Info("the registry refused what a credential helper had said; it is asked again", slog.Any("credential", cred), slog.Any("error", e))
+		return true
+	}
+	a.metrics.CredentialOK(cred, false)
+	if r, news := a.standings.refuse(cred.Fingerprint, cause); news {
+		a.metrics.CoolDown(cred, r.until)
+		a.log.Warn("the registry refused a credential", slog.Any("credential", cred), slog.Time("left_alone_until", r.until), slog.Any("error", e))
+	}
+	return false
+}
+
+// Refusal is what is held against cred, as Authorize would say it; nil: nothing. It
+// asks nobody.
+func (a *Client) Refusal(cred *credential.Credential) *oci.Error {
+	if r := a.remembered(cred); r != nil {
+		return a.fromMemory(r, cred)
+	}
+	return nil
+}
+
+func (a *Client) remembered(cred *credential.Credential) *refusal {
+	if cred == nil {
+		return nil
+	}
+	return a.standings.refusal(cred.Fingerprint)
+}
+
+// fromMemory is the refusal again, in the words of whoever asks now: another
+// organisation may use the same secret.
+func (a *Client) fromMemory(r *refusal, cred *credential.Credential) *oci.Error {
+	now := a.now()
+	e := classify.RefusedAs(a.registry, cred, &classify.RefusedCause{Status: r.cause.Status, Expired: r.cause.Expired, Said: errRemembered})
+	e.RetryAfter = r.until.Sub(now)
+	e.Detail = fmt.Sprintf("asked %s ago; asked again in %s", classify.Span(now.Sub(r.at)), classify.Span(e.RetryAfter))
+	return e
+}
+
+// errRemembered is the cause of an error that cost no request.
+var errRemembered = errors.New("remembered from an earlier request")
+
+func (a *Client) challengeChanged() {
+	a.standings.forget()
+	a.log.Info("the registry changed how it wants to be signed in to", slog.String("registry", a.registry))
+}
+
+// warnRealm logs a realm once, until another one comes.
+func (a *Client) warnRealm(c Challenge, e *oci.Error) {
+	a.warned.Lock()
+	defer a.warned.Unlock()
+	if a.warned.realm != c.Realm {
+		a.warned.realm = c.Realm
+		a.log.Warn("a token endpoint was not asked", slog.String("registry", a.registry), slog.String("reason", e.Message))
+	}
+}

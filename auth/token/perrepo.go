@@ -1,0 +1,78 @@
+package token
+
+import (
+	"context"
+	"net/http"
+	"strings"
+)
+
+// keptChallenges bounds for how many repositories a challenge of their own is
+// remembered. One that is forgotten costs a request.
+const keptChallenges = 1024
+
+// challengeFor is how the origin wants to be authenticated to for repo: what it said
+// there, if that was another challenge than at /v2/. One host may be a front for
+// several registries, each with a token service of its own.
+func (a *Client) challengeFor(ctx context.Context, repo string) (Challenge, error) {
+	if c, ok := a.perRepo.Get(repo); ok {
+		return c, nil
+	}
+	return a.probe.challenge(ctx)
+}
+
+// lastFor is that as last known; nil: nothing is.
+func (a *Client) lastFor(repo string) *Challenge {
+	if c, ok := a.perRepo.Peek(repo); ok {
+		return &c
+	}
+	return a.probe.last()
+}
+
+// Challenged learns from a 401 to a request for repo that carried no Authorization:
+// some registries answer 200 to /v2/ and ask for credentials only where they are
+// needed. It counts for that repository alone, and only if its realm may be asked:
+// whoever owns one repository of a registry that passes on others' answers could else
+// have everybody's tokens asked for where he likes. It returns whether that was news,
+// so that trying again can help.
+func (a *Client) Challenged(header http.Header, repo string) (news bool) {
+	c, ok := a.probe.overhear(header)
+	if !ok {
+		return false
+	}
+	if c.Scheme == schemeBearer {
+		if _, err := a.exchange.realms.Check(c.Realm); err != nil {
+			a.warnRealm(c, a.exchange.foreignRealm(err))
+			return false
+		}
+	}
+	if last := a.lastFor(repo); last != nil && *last == c {
+		return false
+	}
+	a.perRepo.Add(repo, c)
+	return true
+}
+
+// Rechallenged learns from the challenge of a 401 to req, which Authorize had prepared
+// for repo, and says whether authorising once more can help: where it asks for
+// another token than the one that was sent, or for a token instead of Basic, from an
+// endpoint that may be asked. A registry that answers Basic to a token only says no
+// (Harbor does).
+func (a *Client) Rechallenged(req *http.Request, header http.Header, repo string) (again bool) {
+	scheme, _, ok := strings.Cut(req.Header.Get("Authorization"), " ")
+	used := a.lastFor(repo)
+	if !ok || used == nil || repo == "" {
+		return false
+	}
+	c, err := a.probe.ping(context.Background(), a.probe.replay(header))
+	if err != nil || c.Scheme != schemeBearer {
+		return false
+	}
+	if strings.EqualFold(scheme, schemeBearer) && c == *used {
+		return false
+	}
+	if _, err := a.exchange.realms.Check(c.Realm); err != nil {
+		return false
+	}
+	a.perRepo.Add(repo, c)
+	return true
+}

@@ -1,0 +1,166 @@
+package token
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"berth/upstream/classify"
+)
+
+const (
+	firstCoolDown = time.Minute
+	lastCoolDown  = 15 * time.Minute
+	// goodFor is how long after a success several requests with one credential
+	// may run at once without waiting for the first.
+	goodFor = time.Minute
+	// maxStandings bounds how many credentials are remembered. One that is
+	// forgotten costs a request.
+	maxStandings = 4096
+)
+
+// standings remembers how credentials stand with one registry, by fingerprint:
+// a refused one is left alone for a while, since registries lock accounts that
+// keep trying. While it is not known whether one is good, a single request
+// finds out and the others wait for it, so that twenty pulls at once with an
+// expired token are not twenty refusals.
+type standings struct {
+	now func() time.Time
+
+	mu   sync.Mutex // guards all below, and what the standings hold
+	byFP *lru.Cache[string, *standing]
+}
+
+type standing struct {
+	refused *refusal
+	strikes int           // refusals in a row
+	good    time.Time     // the last success
+	trial   chan struct{} // closed when the request that finds out is over
+}
+
+// refusal is one that is still remembered.
+type refusal struct {
+	cause     *classify.RefusedCause
+	at, until time.Time
+}
+
+func newStandings(now func() time.Time) (*standings, error) {
+	cache, err := lru.New[string, *standing](maxStandings)
+	return &standings{now: now, byFP: cache}, err
+}
+
+// refusal is what is remembered against the credential, nil: nothing.
+func (s *standings) refusal(fingerprint string) *refusal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st, ok := s.byFP.Get(fingerprint); ok {
+		return s.cooling(st)
+	}
+	return nil
+}
+
+func (s *standings) cooling(st *standing) *refusal {
+	if r := st.refused; r != nil && s.now().Before(r.until) {
+		return r
+	}
+	return nil
+}
+
+// enter waits until the credential may be tried. Whoever gets neither refusal
+// nor error calls leave when the registry has answered.
+func (s *standings) enter(ctx context.Context, fingerprint string) (leave func(), _ *refusal, _ error) {
+	for {
+		st, wait := s.step(fingerprint)
+		if st.known != nil {
+			return nil, st.known, nil
+		}
+		if wait == nil {
+			return st.leave, nil, nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+type entrance struct {
+	known *refusal
+	leave func()
+}
+
+// step looks once: refused, free to go (perhaps as the one who finds out), or
+// somebody to wait for.
+func (s *standings) step(fingerprint string) (entrance, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.get(fingerprint)
+	if r := s.cooling(st); r != nil {
+		return entrance{known: r}, nil
+	}
+	if s.now().Sub(st.good) < goodFor {
+		return entrance{leave: func() {}}, nil
+	}
+	if st.trial != nil {
+		return entrance{}, st.trial
+	}
+	st.trial = make(chan struct{})
+	return entrance{leave: func() { s.endTrial(st) }}, nil
+}
+
+func (s *standings) endTrial(st *standing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(st.trial)
+	st.trial = nil
+}
+
+func (s *standings) get(fingerprint string) *standing {
+	st, ok := s.byFP.Get(fingerprint)
+	if !ok {
+		st = &standing{}
+		s.byFP.Add(fingerprint, st)
+	}
+	return st
+}
+
+// refuse remembers a refusal and says whether it is news. Refusals that come
+// while one is remembered were under way with it and change nothing.
+func (s *standings) refuse(fingerprint string, cause *classify.RefusedCause) (*refusal, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.get(fingerprint)
+	if r := s.cooling(st); r != nil {
+		return r, false
+	}
+	wait := min(firstCoolDown<<min(st.strikes, 10), lastCoolDown)
+	now := s.now()
+	st.strikes++
+	st.good = time.Time{}
+	st.refused = &refusal{cause: cause, at: now, until: now.Add(wait)}
+	return st.refused, true
+}
+
+// accept clears whatever was remembered and says whether that was a refusal.
+func (s *standings) accept(fingerprint string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.get(fingerprint)
+	was := st.refused != nil
+	st.refused, st.strikes, st.good = nil, 0, s.now()
+	return was
+}
+
+// forget clears all refusals: the registry now wants something else.
+func (s *standings) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, fp := range s.byFP.Keys() {
+		if st, ok := s.byFP.Peek(fp); ok {
+			st.refused, st.strikes = nil, 0
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package classify
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"berth/oci"
+)
+
+// MaxErrorBody is how much of an error's body is worth reading, in bytes.
+const MaxErrorBody = 64 << 10
+
+// Text is what a registry or a token server says in the body of an error.
+type Text struct {
+	Code    string // an error code of the specification, or of a registry's own
+	Message string // as it came: never shown without scrub
+	Page    bool   // a web page: something else than the registry answered
+}
+
+// Read reads the forms that are in use: the specification's list of
+// errors, Docker Hub's token server with a single "details", OAuth's "error"
+// and "error_description", a bare "message", plain text and HTML.
+func Read(header http.Header, body []byte) Text {
+	if len(body) > MaxErrorBody {
+		body = body[:MaxErrorBody]
+	}
+	body = bytes.TrimSpace(body)
+	if isPage(header) || bytes.HasPrefix(body, []byte("<")) {
+		return Text{Page: true}
+	}
+	if !bytes.HasPrefix(body, []byte("{")) {
+		return Text{Message: string(body)}
+	}
+	return readJSON(body)
+}
+
+// isPage says that an answer is for people.
+func isPage(header http.Header) bool {
+	return strings.Contains(strings.ToLower(header.Get("Content-Type")), "html")
+}
+
+func readJSON(body []byte) Text {
+	// Raw where types differ between servers: one odd field must not hide the rest.
+	doc, err := oci.DecodeJSON[struct {
+		Errors      []json.RawMessage `json:"errors"`
+		Details     json.RawMessage   `json:"details"`
+		Message     json.RawMessage   `json:"message"`
+		Error       json.RawMessage   `json:"error"`
+		Code        json.RawMessage   `json:"code"`
+		Description json.RawMessage   `json:"error_description"`
+	}](body)
+	if err != nil {
+		return Text{Message: string(body)}
+	}
+	for _, raw := range doc.Errors {
+		e, err := oci.DecodeJSON[struct {
+			Code    json.RawMessage `json:"code"`
+			Message json.RawMessage `json:"message"`
+		}](raw)
+		if err == nil {
+			return Text{Code: errorCode(text(e.Code)), Message: text(e.Message)}
+		}
+		if s := text(raw); s != "" {
+			return Text{Message: s}
+		}
+	}
+	f := Text{Code: errorCode(text(doc.Code))}
+	for _, raw := range []json.RawMessage{doc.Details, doc.Message, doc.Description, doc.Error} {
+		if f.Message = text(raw); f.Message != "" {
+			break
+		}
+	}
+	return f
+}
+
+func text(raw json.RawMessage) string {
+	var s string
+	_ = json.Unmarshal(raw, &s) // anything but a string counts as nothing
+	return s
+}
+
+// errorCode is s where it looks like a code, so that it is safe to show.
+func errorCode(s string) string {
+	s = strings.ToUpper(s)
+	if len(s) > 40 || strings.ContainsFunc(s, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') }) {
+		return ""
+	}
+	return s
+}
+
+// Says looks for a phrase in the message, whatever its case.
+func (f Text) Says(phrase string) bool {
+	return strings.Contains(strings.ToLower(f.Message), phrase)
+}
