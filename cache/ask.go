@@ -40,7 +40,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 	return s.c.stats.Do(ctx, mk, s.question(view, o, mk))
 }
 
-// question is what ask does when nobody is asking yet.
+// question makes the request of ask, which is sent if nobody is asking yet.
 func (s *source) question(view oci.View, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
 	return func(ctx context.Context) (*oci.Content, error) {
 		content, err := s.as(view).Stat(ctx, o)
@@ -90,7 +90,7 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 	case class != oci.NotFound:
 		return
 	}
-	if s.keeps(err) {
+	if s.tolerates404(err) {
 		s.c.rememberMissing(mk, err)
 		return
 	}

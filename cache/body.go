@@ -67,7 +67,8 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 	return false, nil
 }
 
-// stillSound is sound for who wants to know the size alone.
+// stillSound verifies, as for a small part of it, a blob of which only the size was
+// asked for.
 func (s *source) stillSound(ctx context.Context, o oci.Object, size int64) (bool, error) {
 	if o.Kind == oci.Manifest || s.c.folder.store().Verified(s.origin, o.Digest, size) {
 		return true, nil

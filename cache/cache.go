@@ -41,9 +41,9 @@ type Options struct {
 	// ParkAfter, Parallel and Connections are those of download.Options.
 	ParkAfter             time.Duration
 	Parallel, Connections int
-	// Turn waits until organisation may start another download of a blob, which
+	// Admit waits until organisation may start another download of a blob, which
 	// goes on until end is called. If nil, everybody may at once.
-	Turn func(ctx context.Context, organisation string) (end func(), err error)
+	Admit func(ctx context.Context, organisation string) (end func(), err error)
 	// Now is the clock of proofs and tags. If nil, time.Now.
 	Now func() time.Time
 	// Log gets what an operator should know. If nil, nothing is logged.
@@ -117,7 +117,7 @@ func New(o Options) (*Cache, error) {
 	c.trouble = newTrouble(&c.o, c.folder)
 	c.downloads = download.NewTable(download.Options{
 		Store: c.folder.there, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,
-		Admit: o.Turn, Report: c.trouble, Log: o.Log,
+		Admit: o.Admit, Report: c.trouble, Log: o.Log,
 	})
 	c.manifests = newManifestGets()
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)

@@ -24,7 +24,7 @@ const maxManifest = 4 << 20
 func (s *source) cached(o oci.Object) (*oci.Content, error) {
 	key := hotKey{s.origin, o.Digest}
 	if e, ok := s.c.hot.get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
-		s.tell(o, e)
+		s.touch(o, e)
 		return e.content(o), nil
 	}
 	file, size, err := s.c.folder.store().OpenBlob(s.origin, o.Digest)
@@ -38,7 +38,7 @@ func (s *source) cached(o oci.Object) (*oci.Content, error) {
 		s.c.o.Log.Warn("a cached blob cannot be opened and is fetched again", "digest", o.Digest, "err", err)
 		return nil, nil
 	case o.Kind == oci.Manifest || size <= hotBlob:
-		return s.warm(o, file, size)
+		return s.load(o, file, size)
 	}
 	return &oci.Content{
 		Descriptor: oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size},
@@ -49,10 +49,10 @@ func (s *source) cached(o oci.Object) (*oci.Content, error) {
 
 const blobType = "application/octet-stream"
 
-// warm reads a small object into memory. Its digest is checked on the way, so
+// load reads a small object into memory. Its digest is checked on the way, so
 // nothing that rotted on the disk gets there: a bad file is removed and fetched
 // again.
-func (s *source) warm(o oci.Object, file *os.File, size int64) (*oci.Content, error) {
+func (s *source) load(o oci.Object, file *os.File, size int64) (*oci.Content, error) {
 	defer func() { _ = file.Close() }() // only read from
 	if size > maxManifest {
 		return nil, notAManifest(o.Digest, errors.New("it is too large"))
@@ -80,8 +80,8 @@ func (s *source) keepHot(o oci.Object, data []byte) (*oci.Content, error) {
 
 // remember puts verified bytes into memory.
 func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
-	e := hotEntry{data: data, told: &atomic.Int64{}}
-	e.told.Store(s.c.o.Now().UnixNano())
+	e := hotEntry{data: data, touched: &atomic.Int64{}}
+	e.touched.Store(s.c.o.Now().UnixNano())
 	if o.Kind == oci.Manifest {
 		parsed, err := oci.ParseManifest(data)
 		if err != nil {

@@ -66,7 +66,7 @@ func endsBehind(t *testing.T, dir, held string, size int, set func(*origin)) {
 			<-gate
 		}
 	}
-	o := cache.Options{Dir: dir, Now: h.clock, MaxSize: 8 * mib, Turn: func(context.Context, string) (func(), error) {
+	o := cache.Options{Dir: dir, Now: h.clock, MaxSize: 8 * mib, Admit: func(context.Context, string) (func(), error) {
 		taken.Add(1)
 		return func() { wait("turn"); taken.Add(-1) }, nil
 	}}

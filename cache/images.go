@@ -23,19 +23,19 @@ type Image struct {
 	// Tags are what it was called by, to anyone, when it was last asked.
 	Tags   []string
 	Digest oci.Digest
-	// Platform is what the index says that it is in says; often empty.
+	// Platform according to the index that lists it; often empty.
 	Platform string
-	// Size of what is here, of Of in all. Layers that images share count in each.
+	// Size is the bytes that are kept, of Of in all. Layers that images share count in each.
 	Size, Of int64
 	// LastUse of any part of it, to the minute.
 	LastUse time.Time
 }
 
-// place is a repository at an origin.
-type place struct{ origin, repo string }
+// repository is one at an origin.
+type repository struct{ origin, repo string }
 
-// shelf is what is known about the images of one place.
-type shelf struct {
+// listing is what is known about the images of one repository.
+type listing struct {
 	manifests []oci.Digest
 	tags      map[oci.Digest][]string
 }
@@ -43,23 +43,23 @@ type shelf struct {
 // Images are those whose manifest is here, by repository. Looking is no use of
 // them, and says nothing about who may have them.
 func (c *Cache) Images(ctx context.Context) ([]Image, error) {
-	shelves := map[place]*shelf{}
-	at := func(origin, repo string) *shelf {
-		s, ok := shelves[place{origin, repo}]
+	listings := map[repository]*listing{}
+	of := func(origin, repo string) *listing {
+		s, ok := listings[repository{origin, repo}]
 		if !ok {
-			s = &shelf{tags: map[oci.Digest][]string{}}
-			shelves[place{origin, repo}] = s
+			s = &listing{tags: map[oci.Digest][]string{}}
+			listings[repository{origin, repo}] = s
 		}
 		return s
 	}
 	seen := 0
 	err := c.proofs.Known(ctx, func(m proof.Member) {
 		if seen++; m.Kind == oci.Manifest && seen <= 10*maxImages {
-			s := at(m.Origin, m.Repo)
+			s := of(m.Origin, m.Repo)
 			s.manifests = append(s.manifests, m.Digest)
 		}
 	}, func(k proof.TagKey, t proof.Tag) {
-		if s := shelves[place{k.Origin, k.Repo}]; s != nil && !slices.Contains(s.tags[t.Digest], k.Tag) {
+		if s := listings[repository{k.Origin, k.Repo}]; s != nil && !slices.Contains(s.tags[t.Digest], k.Tag) {
 			s.tags[t.Digest] = append(s.tags[t.Digest], k.Tag)
 		}
 	})
@@ -67,8 +67,8 @@ func (c *Cache) Images(ctx context.Context) ([]Image, error) {
 		return nil, fmt.Errorf("listing what is known: %w", err)
 	}
 	var all []Image
-	for p, s := range shelves {
-		all = append(all, c.imagesAt(p, s)...)
+	for at, s := range listings {
+		all = append(all, c.imagesAt(at, s)...)
 		if len(all) > maxImages || ctx.Err() != nil {
 			break
 		}
@@ -80,9 +80,9 @@ func (c *Cache) Images(ctx context.Context) ([]Image, error) {
 	return all, ctx.Err()
 }
 
-// imagesAt are the images of one place. What an index is called by, the images
+// imagesAt are the images of one repository. What an index is called by, the images
 // in it are.
-func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
+func (c *Cache) imagesAt(at repository, s *listing) (all []Image) {
 	platforms := map[oci.Digest]string{}
 	documents := map[oci.Digest]*oci.Document{}
 	known := make(map[oci.Digest]bool, len(s.manifests))
@@ -90,7 +90,7 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 		known[d] = true
 	}
 	for _, d := range s.manifests {
-		text, err := c.folder.store().Look(p.origin, d, maxManifest)
+		text, err := c.folder.store().Look(at.origin, d, maxManifest)
 		if err != nil {
 			continue // it is not here any more
 		}
@@ -116,8 +116,8 @@ func (c *Cache) imagesAt(p place, s *shelf) (all []Image) {
 		}
 		tags := slices.Clone(s.tags[d])
 		slices.Sort(tags)
-		i := Image{Origin: p.origin, Repository: p.repo, Tags: slices.Compact(tags), Digest: d, Platform: platforms[d]}
-		i.measure(c, p.origin, doc)
+		i := Image{Origin: at.origin, Repository: at.repo, Tags: slices.Compact(tags), Digest: d, Platform: platforms[d]}
+		i.measure(c, at.origin, doc)
 		all = append(all, i)
 	}
 	return all

@@ -39,7 +39,7 @@ func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })
 }
 
-// Stat is Open without the bytes.
+// Stat says what Open would serve, and sends no bytes.
 func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.stat(ctx, o) },
 		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })
@@ -107,7 +107,7 @@ func (s *source) without(repo string) *oci.Error {
 // hang on it. What fails then fails whoever has no name by that account, which
 // whoever runs the node can renew.
 func asOne[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
-	t, err := twice(func() (*T, error) { return do(s) })
+	t, err := retryOnCredentialChange(func() (*T, error) { return do(s) })
 	without := s.without(repo)
 	if without == nil {
 		return t, err
@@ -215,7 +215,7 @@ func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Ou
 		return oci.Outcome{Result: oci.Hit}, nil
 	}
 	state.Answer = proof.Indeterminate
-	err := s.hurried(ctx, view, o.Repo, proof.Decide(state) == proof.ServeStale, func(ctx context.Context) error {
+	err := s.askOrStale(ctx, view, o.Repo, proof.Decide(state) == proof.ServeStale, func(ctx context.Context) error {
 		_, err := s.ask(ctx, view, o)
 		return err
 	})

@@ -19,7 +19,7 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 		return resolution(known, oci.Outcome{Result: oci.Hit}), nil
 	}
 	var r *oci.Resolution
-	err := s.hurried(ctx, view, repo, s.mayResolveStale(view, key, proof.Indeterminate), func(ctx context.Context) (err error) {
+	err := s.askOrStale(ctx, view, repo, s.mayResolveStale(view, key, proof.Indeterminate), func(ctx context.Context) (err error) {
 		r, err = s.askTag(ctx, view, key)
 		return err
 	})
@@ -100,7 +100,7 @@ func (s *source) askTag(ctx context.Context, view oci.View, key proof.TagKey) (*
 }
 
 func (s *source) tagRefused(view oci.View, key proof.TagKey, mk questionKey, err error) {
-	if s.keeps(err) {
+	if s.tolerates404(err) {
 		s.c.rememberMissing(mk, err)
 		return
 	}

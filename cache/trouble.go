@@ -123,9 +123,6 @@ func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
 	}
 }
 
-// Reserved notes that there was room for this many bytes.
-func (t *trouble) Reserved(_ download.Key, size int64) { t.hadRoom(size) }
-
 // Kept notes that a blob was written to the disk, all the way.
 func (t *trouble) Kept(download.Key) { t.diskWorks() }
 
@@ -200,9 +197,9 @@ func (t *trouble) noRoom(reason PastReason, bytes int64) {
 	}
 }
 
-// hadRoom notes that there was room for this many bytes, so that a lack of less is
+// Reserved notes that there was room for this many bytes, so that a lack of less is
 // over.
-func (t *trouble) hadRoom(bytes int64) {
+func (t *trouble) Reserved(_ download.Key, bytes int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.lack.Reason != "" && bytes >= t.lack.Bytes {

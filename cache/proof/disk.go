@@ -126,23 +126,13 @@ func (d *disk) writeBehind(stop <-chan struct{}) {
 	}
 }
 
-// view runs fn in a transaction that reads.
-func (d *disk) view(fn func(*bbolt.Tx) error) error {
-	return d.guard(func() error { return d.db.View(fn) })
-}
-
-// update runs fn in a transaction that writes.
-func (d *disk) update(fn func(*bbolt.Tx) error) error {
-	return d.guard(func() error { return d.db.Update(fn) })
-}
-
-// guard runs fn, which reads or writes the file, and gives the file up when it is
-// damaged.
-func (d *disk) guard(fn func() error) error {
+// run runs fn in a transaction of do, which is View or Update of db, and gives the
+// file up when it is damaged.
+func (d *disk) run(do func(func(*bbolt.Tx) error) error, fn func(*bbolt.Tx) error) error {
 	if d.broken.Load() {
 		return nil
 	}
-	err := catch(fn)
+	err := catch(func() error { return do(fn) })
 	if _, is := errors.AsType[*damage](err); is && d.broken.CompareAndSwap(false, true) {
 		d.log.Error("facts.db is damaged and is moved aside; until the next restart facts are kept in memory only", "err", err)
 		if err := moveAside(d.path); err != nil {
@@ -210,7 +200,7 @@ func (d *disk) flush() error {
 	if len(batch) == 0 {
 		return nil
 	}
-	err := d.update(func(tx *bbolt.Tx) error { return putAll(tx, batch) })
+	err := d.run(d.db.Update, func(tx *bbolt.Tx) error { return putAll(tx, batch) })
 	d.written(err == nil || d.broken.Load())
 	if err != nil && !d.failing {
 		d.log.Warn("facts cannot be written; this is tried once a second", "err", err)
@@ -226,11 +216,11 @@ func (d *disk) measure() {
 		return
 	}
 	var used int64
-	_ = d.view(func(tx *bbolt.Tx) error {
+	_ = d.run(d.db.View, func(tx *bbolt.Tx) error {
 		s := d.db.Stats()
 		used = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(d.db.Info().PageSize)
 		return nil
-	}) // guard has said what is wrong
+	}) // run has said what is wrong
 	if full := used > d.limit; full != d.full.Swap(full) && full {
 		d.log.Warn("facts.db is as large as it may be: nothing new is remembered over a restart until unused facts are dropped", "bytes", used)
 	}
@@ -280,7 +270,7 @@ func (d *disk) get(b bucket, key []byte) (value []byte) {
 	if v, ok := d.waiting(b, key); ok {
 		return v
 	}
-	err := d.view(func(tx *bbolt.Tx) error {
+	err := d.run(d.db.View, func(tx *bbolt.Tx) error {
 		value = bytes.Clone(tx.Bucket([]byte(b)).Get(key))
 		return nil
 	})
@@ -318,7 +308,7 @@ func (d *disk) deleteWhere(stop <-chan struct{}, b bucket, gone func(b bucket, k
 			}
 		})
 		if err == nil && len(old) > 0 {
-			err = d.update(func(tx *bbolt.Tx) error {
+			err = d.run(d.db.Update, func(tx *bbolt.Tx) error {
 				return deleteIf(tx.Bucket([]byte(b)), old, func(k, v []byte) bool { return gone(b, k, v) })
 			})
 		}
@@ -344,7 +334,7 @@ func deleteIf(b *bbolt.Bucket, keys [][]byte, gone func(k, v []byte) bool) error
 // step shows up to sweepStep records of a bucket to see, from key on, and says where
 // to go on; nil: that was the last.
 func (d *disk) step(b bucket, key []byte, see func(k, v []byte)) (next []byte, err error) {
-	err = d.view(func(tx *bbolt.Tx) error {
+	err = d.run(d.db.View, func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte(b)).Cursor()
 		k, v := c.Seek(key)
 		for n := 0; k != nil && n < sweepStep; n++ {

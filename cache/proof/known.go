@@ -34,7 +34,7 @@ func (f *Proofs) Known(ctx context.Context, member func(Member), tag func(TagKey
 	})
 }
 
-// remembered is Known of what is in memory only.
+// remembered tells what memory has, where there is no file.
 func (f *Proofs) remembered(member func(Member), tag func(TagKey, Tag)) {
 	for _, m := range f.members.recent.Keys() {
 		if w, ok := f.members.recent.Peek(m); ok && w.proven() {

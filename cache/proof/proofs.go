@@ -133,7 +133,8 @@ func (f *Proofs) Denied(a Access) bool {
 	return w.denied
 }
 
-// DeniedItself is Denied, but for a denial that was about the credential only.
+// DeniedItself says whether the last answer about a was a denial of the repository,
+// and not of the credential.
 func (f *Proofs) DeniedItself(a Access) bool {
 	w, _ := f.access.read(a)
 	return w.denied && !w.credential
@@ -146,7 +147,7 @@ func (f *Proofs) HadAccess(a Access) bool {
 	return w.proven() && (w.doubted.IsZero() || f.accessAge(w) != None)
 }
 
-// HadMember is HadAccess for members.
+// HadMember says whether m was ever proven, however long ago.
 func (f *Proofs) HadMember(m Member) bool {
 	w, _ := f.members.read(m)
 	return w.proven()
@@ -255,8 +256,8 @@ func (f *Proofs) supersedes(old record, asked time.Time) bool {
 // writing is tried again.
 func (f *Proofs) Deny(a Access) { f.deny(a, false) }
 
-// DenyCredential is Deny where it was the credential that was refused, which
-// says nothing about the repository. One that was denied itself stays so.
+// DenyCredential records that the credential was refused, which ends the proof and
+// says nothing about the repository. A repository that was denied itself stays so.
 func (f *Proofs) DenyCredential(a Access) { f.deny(a, true) }
 
 func (f *Proofs) deny(a Access, credential bool) {

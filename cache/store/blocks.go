@@ -187,7 +187,8 @@ func (b *Blocks) available(off int64, held bool) int64 {
 	return max(end-off, 0)
 }
 
-// Ready is Wait without the sleep: 0 and no error mean "not yet".
+// Ready says how many bytes can be read at off, and does not wait: 0 and no error
+// mean "not yet". See Wait for held.
 func (b *Blocks) Ready(off int64, held bool) (int64, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -279,8 +280,8 @@ func (b *Blocks) stop(err error) {
 	}
 }
 
-// Fail is Stop, and tells the readers: each gets the error where bytes are
-// missing; if it is ErrMismatch, at once.
+// Fail ends the blob with err as Stop does, and wakes the readers: each gets the
+// error where bytes are missing; if it is ErrMismatch, at once.
 func (b *Blocks) Fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

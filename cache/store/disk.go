@@ -151,7 +151,7 @@ func (d *disk) openFile(path string, flag int) (f *os.File, err error) {
 	return f, d.after(op, err)
 }
 
-// open is openNoLinks.
+// open opens a blob for reading, by a path without links.
 func (d *disk) open(path string) (fd int, err error) {
 	if err = d.before(OpOpen, path); err == nil {
 		fd, err = openNoLinks(path)

@@ -13,7 +13,7 @@ import (
 // it.
 var ErrDisk = errors.New("the cache cannot keep this blob")
 
-// DiskError is ErrDisk with its cause, as an answer for those who cannot go past
+// DiskError wraps a failure of our disk, as an answer for those who cannot go past
 // the disk any more: it is nobody's fault upstream. Where descriptors have run out
 // nothing goes past the disk: that would take one too.
 func DiskError(err error) error {

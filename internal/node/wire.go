@@ -80,7 +80,7 @@ func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error
 			return c.MaxSize.Of(total), c.MinFree.Of(total), nil
 		},
 		Parallel: u.Parallel, Connections: u.Connections,
-		Turn: acquire(n.fills), Now: n.now, Log: n.log,
+		Admit: acquire(n.fills), Now: n.now, Log: n.log,
 	})
 }
 

@@ -25,18 +25,18 @@ type hotEntry struct {
 	// manifest.
 	mediaType string
 	data      []byte
-	// told is when the disk was told last that this is used, in Unix nanoseconds.
-	told *atomic.Int64
+	// touched is when the disk was told last that this is used, in Unix nanoseconds.
+	touched *atomic.Int64
 }
 
-// tellEvery is how coarsely the disk is told what memory serves: without it,
+// touchEvery is how coarsely the disk is told what memory serves: without it,
 // what is asked for most would look like what nobody wants, and be evicted.
-const tellEvery = time.Hour
+const touchEvery = time.Hour
 
-// tell notes on the disk that e, which is o, is used.
-func (s *source) tell(o oci.Object, e hotEntry) {
-	now, last := s.c.o.Now().UnixNano(), e.told.Load()
-	if time.Duration(now-last) >= tellEvery && e.told.CompareAndSwap(last, now) {
+// touch notes on the disk that e, which is o, was used.
+func (s *source) touch(o oci.Object, e hotEntry) {
+	now, last := s.c.o.Now().UnixNano(), e.touched.Load()
+	if time.Duration(now-last) >= touchEvery && e.touched.CompareAndSwap(last, now) {
 		s.c.folder.store().Use(s.origin, o.Digest)
 	}
 }

@@ -57,7 +57,7 @@ func (c *turnstile) now(organisation string) int {
 func turns(t *testing.T, dir string) (*house, *turnstile, func(organisation string) oci.Source) {
 	t.Helper()
 	gate := newTurnstile(t)
-	h := newHouse(t, cache.Options{Dir: dir, Turn: gate.turn, ParkAfter: 30 * time.Second})
+	h := newHouse(t, cache.Options{Dir: dir, Admit: gate.turn, ParkAfter: 30 * time.Second})
 	return h, gate, func(organisation string) oci.Source {
 		u := h.upstream(organisation, organisation+"'s")
 		u.Organisation = organisation
@@ -127,7 +127,7 @@ func TestJoinInsteadOfATurn(t *testing.T) {
 			}
 			return nil, context.Cause(ctx)
 		}
-		h := newHouse(t, cache.Options{Dir: dir, Turn: turn})
+		h := newHouse(t, cache.Options{Dir: dir, Admit: turn})
 		as := func(organisation string) oci.Source {
 			u := h.upstream(organisation, organisation+"'s")
 			u.Organisation = organisation

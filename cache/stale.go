@@ -11,14 +11,14 @@ import (
 	"berth/oci"
 )
 
-// patience is how long a request waits for the registry where it could be
+// staleWait is how long a request waits for the registry where it could be
 // answered with a stale copy. A pull by tag asks twice, or four times where the
 // shared view stands in, and a client has its header within 20 s.
-const patience = 4 * time.Second
+const staleWait = 4 * time.Second
 
-// impatientFor is how long nobody waits any more for an answer about a
+// slowFor is how long nobody waits any more for an answer about a
 // repository that did not come in time, while each request asks anew.
-const impatientFor = 10 * time.Second
+const slowFor = 10 * time.Second
 
 // troubled is a Source that knows, without asking, that its registry is not worth
 // waiting for: package upstream's, by its breaker.
@@ -33,13 +33,13 @@ type slowKey struct {
 	repo   string
 }
 
-var errPatience = errors.New("no answer while somebody had patience")
+var errStaleWait = errors.New("no answer in time")
 
-// hurried asks. Where there is a stale copy to fall back on, it waits only as
+// askOrStale asks. Where there is a stale copy to fall back on, it waits only as
 // long as that is worth it: the question goes on without it, and what it comes
 // to is known to whoever asks next. The error then is Timeout, or what the
 // registry's trouble is.
-func (s *source) hurried(ctx context.Context, view oci.View, repo string, copied bool, ask func(context.Context) error) error {
+func (s *source) askOrStale(ctx context.Context, view oci.View, repo string, copied bool, ask func(context.Context) error) error {
 	if !copied {
 		return ask(ctx)
 	}
@@ -49,11 +49,11 @@ func (s *source) hurried(ctx context.Context, view oci.View, repo string, copied
 		_ = ask(gone)
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, staleWait, errStaleWait)
 	defer cancel()
 	err := ask(ctx)
-	if errors.Is(err, errPatience) {
-		s.c.slow.For(slowKey{s.origin, view, repo}, impatientFor, nil)
+	if errors.Is(err, errStaleWait) {
+		s.c.slow.For(slowKey{s.origin, view, repo}, slowFor, nil)
 		return s.late(repo)
 	}
 	return err
@@ -73,15 +73,15 @@ func (s *source) trouble(view oci.View, repo string) error {
 }
 
 func (s *source) late(repo string) error {
-	return &oci.Error{Class: oci.Timeout, Message: fmt.Sprintf("%s, asked for %s, did not answer in time; try again later", s.u.Name, repo), Err: errPatience}
+	return &oci.Error{Class: oci.Timeout, Message: fmt.Sprintf("%s, asked for %s, did not answer in time; try again later", s.u.Name, repo), Err: errStaleWait}
 }
 
 // heard notes that view got an answer about repo.
 func (s *source) heard(view oci.View, repo string) { s.c.slow.Release(slowKey{s.origin, view, repo}) }
 
-// twice does do again when the credential was changed in the middle of it: the
+// retryOnCredentialChange does do again when the credential was changed in the middle of it: the
 // next time round it is asked for with the new one.
-func twice[T any](do func() (T, error)) (T, error) {
+func retryOnCredentialChange[T any](do func() (T, error)) (T, error) {
 	t, err := do()
 	if errors.Is(err, download.ErrCredentialChanged) {
 		return do()
@@ -94,7 +94,7 @@ func twice[T any](do func() (T, error)) (T, error) {
 // which nothing is secret: an answer that is not understood is none.
 func (s *source) answerOf(view oci.View, err error) proof.Answer {
 	switch answer := proof.AnswerOf(err); {
-	case s.keeps(err):
+	case s.tolerates404(err):
 		return proof.Kept
 	case answer == proof.NotUnderstood && view.Shared():
 		return proof.Indeterminate
@@ -103,9 +103,9 @@ func (s *source) answerOf(view oci.View, err error) proof.Answer {
 	}
 }
 
-// keeps says whether err is a 404 that takes nothing away here. One about the
+// tolerates404 says whether err is a 404 that takes nothing away here. One about the
 // whole repository does: so does a registry answer that hides what one may not see.
-func (s *source) keeps(err error) bool {
+func (s *source) tolerates404(err error) bool {
 	return s.u.KeepMissing && err != nil && !oci.AsError(err).NotUnderstood && oci.ClassOf(err) == oci.NotFound && oci.AsError(err).WireCode() != oci.CodeNameUnknown
 }
 
