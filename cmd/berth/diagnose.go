@@ -14,7 +14,7 @@ import (
 )
 
 func diagnoseCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	var r admin.DiagnoseRequest
 	c := &cobra.Command{
 		Use:   "diagnose IMAGE|REGISTRY",
@@ -34,7 +34,7 @@ is asked, which for an image at Docker Hub counts as up to two pulls.`,
 			if err != nil {
 				return err
 			}
-			if err := tell(c, a.json, report, showReport); err != nil {
+			if err := printAnswer(c, a.json, report, showReport); err != nil {
 				return err
 			}
 			if !report.OK {
@@ -52,7 +52,7 @@ is asked, which for an image at Docker Hub counts as up to two pulls.`,
 
 // diagnose asks the running node, which can read the secrets, and does it itself
 // where there is none to ask.
-func (a *asking) diagnose(ctx context.Context, o *options, r admin.DiagnoseRequest) (*diagnose.Report, error) {
+func (a *nodeFlags) diagnose(ctx context.Context, o *options, r admin.DiagnoseRequest) (*diagnose.Report, error) {
 	client, err := a.client(o)
 	if err == nil {
 		defer client.Close()

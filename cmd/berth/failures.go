@@ -11,7 +11,7 @@ import (
 )
 
 func failuresCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	var r admin.FailuresRequest
 	c := &cobra.Command{
 		Use:   "failures",
@@ -35,7 +35,7 @@ organisation.`,
 			if err != nil {
 				return err
 			}
-			return tell(c, a.json, f, showFailures)
+			return printAnswer(c, a.json, f, showFailures)
 		},
 	}
 	a.flags(c)

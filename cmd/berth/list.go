@@ -13,7 +13,7 @@ import (
 )
 
 func listCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "Show which images the running node keeps",
@@ -31,7 +31,7 @@ each of them. Being in this list gives nobody the right to an image.`,
 			if err != nil {
 				return err
 			}
-			return tell(c, a.json, all, showImages)
+			return printAnswer(c, a.json, all, showImages)
 		},
 	}
 	a.flags(c)

@@ -12,7 +12,7 @@ import (
 )
 
 func nameCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	var organisation string
 	c := &cobra.Command{
 		Use:   "name IMAGE",
@@ -42,7 +42,7 @@ With --org it is the name for that organisation, at a port where it may pull.
 			if err != nil {
 				return err
 			}
-			return tell(c, a.json, n, func(w io.Writer, n clientsetup.Name) { fmt.Fprintln(w, n.Local) })
+			return printAnswer(c, a.json, n, func(w io.Writer, n clientsetup.Name) { fmt.Fprintln(w, n.Local) })
 		},
 	}
 	a.flags(c)

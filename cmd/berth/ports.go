@@ -15,7 +15,7 @@ import (
 
 // ports are the listeners in force: those of the running node, which also knows
 // what systemd handed over and what flags say, else those of the configuration.
-func (a *asking) ports(ctx context.Context, o *options, cfg *config.Config) ([]clientsetup.Listener, error) {
+func (a *nodeFlags) ports(ctx context.Context, o *options, cfg *config.Config) ([]clientsetup.Listener, error) {
 	shown, err := a.running(ctx, o)
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (a *asking) ports(ctx context.Context, o *options, cfg *config.Config) ([]c
 }
 
 // running is nil where there is no node to ask, unless its socket was named.
-func (a *asking) running(ctx context.Context, o *options) ([]admin.Listener, error) {
+func (a *nodeFlags) running(ctx context.Context, o *options) ([]admin.Listener, error) {
 	client, err := a.client(o)
 	if err != nil {
 		return nil, nil // without a socket the configuration says it

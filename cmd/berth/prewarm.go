@@ -15,7 +15,7 @@ import (
 )
 
 func prewarmCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	var r admin.PrewarmRequest
 	c := &cobra.Command{
 		Use:   "prewarm IMAGE...",

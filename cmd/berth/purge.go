@@ -11,7 +11,7 @@ import (
 )
 
 func purgeCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	var organisation string
 	c := &cobra.Command{
 		Use:   "purge --org ORGANISATION",
@@ -34,7 +34,7 @@ use them, and this one too once it has proven its right again.`,
 			if err != nil {
 				return err
 			}
-			return tell(c, a.json, p, func(w io.Writer, p admin.Purge) {
+			return printAnswer(c, a.json, p, func(w io.Writer, p admin.Purge) {
 				fmt.Fprintf(w, "organisation %s: proofs and tokens are forgotten\n", p.Organisation)
 			})
 		},

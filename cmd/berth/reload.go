@@ -9,7 +9,7 @@ import (
 )
 
 func reloadCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	c := &cobra.Command{
 		Use:   "reload",
 		Short: "Have the running node read its configuration again; returns when it is in force",
@@ -27,7 +27,7 @@ file is bad: then what was in force before stays.`,
 			if err != nil {
 				return err
 			}
-			err = tell(c, a.json, r, func(w io.Writer, r admin.Reload) { showConfiguration(w, r) })
+			err = printAnswer(c, a.json, r, func(w io.Writer, r admin.Reload) { showConfiguration(w, r) })
 			if err == nil && !r.OK() {
 				return errSaid
 			}

@@ -16,7 +16,7 @@ import (
 )
 
 func setupCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	var f setupFlags
 	c := &cobra.Command{
 		Use:   "setup docker|containerd|podman|nerdctl|buildkit",
@@ -44,7 +44,7 @@ write where, how to put it in force, and what it does not do.
 			case f.write:
 				return f.merge(c, a.json, plan)
 			}
-			return tell(c, a.json, plan.Plan, showPlan)
+			return printAnswer(c, a.json, plan.Plan, showPlan)
 		},
 	}
 	a.flags(c)
@@ -77,7 +77,7 @@ type planned struct {
 	options clientsetup.Options
 }
 
-func (f *setupFlags) plan(c *cobra.Command, a *asking, o *options, client string) (planned, error) {
+func (f *setupFlags) plan(c *cobra.Command, a *nodeFlags, o *options, client string) (planned, error) {
 	cfg, err := o.load()
 	if err != nil {
 		return planned{}, err
@@ -105,7 +105,7 @@ func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
 	if err != nil {
 		return err
 	}
-	return tell(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
+	return printAnswer(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
 		showWritten(out, w)
 		for _, m := range w.OtherMirrors {
 			if len(keys.Mirrors) == 0 {
@@ -127,7 +127,7 @@ func (f *setupFlags) replace(c *cobra.Command, asJSON bool, p planned) error {
 	if err != nil {
 		return err
 	}
-	return tell(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
+	return printAnswer(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
 		showWritten(out, w)
 		for _, note := range p.Notes {
 			fmt.Fprintf(out, "- %s\n", note)

@@ -13,7 +13,7 @@ import (
 )
 
 func statusCommand(o *options) *cobra.Command {
-	var a asking
+	var a nodeFlags
 	var ready bool
 	c := &cobra.Command{
 		Use:   "status",
@@ -32,7 +32,7 @@ func statusCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return tell(c, a.json, s, showStatus)
+			return printAnswer(c, a.json, s, showStatus)
 		},
 	}
 	a.flags(c)

@@ -32,19 +32,19 @@ func version() string {
 }
 
 func versionCommand() *cobra.Command {
-	var bill bool
+	var sbom bool
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if bill {
-				return writeBill(c.OutOrStdout())
+			if sbom {
+				return writeSBOM(c.OutOrStdout())
 			}
 			_, err := fmt.Fprintln(c.OutOrStdout(), "berth", version())
 			return err
 		},
 	}
-	c.Flags().BoolVar(&bill, "sbom", false, "print what this program was built from, as CycloneDX JSON")
+	c.Flags().BoolVar(&sbom, "sbom", false, "print what this program was built from, as CycloneDX JSON")
 	return c
 }

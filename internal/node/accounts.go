@@ -18,21 +18,21 @@ import (
 const sharedAccount = "shared"
 
 // newCredentials is the table of all accounts, the organisations' and the
-// shared view's. It goes on with the secrets of the desk in force.
-func (d *desk) newCredentials(n *node, specs []*spec) (*credential.Table, error) {
+// shared view's. It goes on with the secrets of the generation in force.
+func (g *generation) newCredentials(n *node, specs []*registrySpec) (*credential.Table, error) {
 	o := credential.TableOptions{Key: n.key, Metrics: n.auth, Logger: n.log, Now: n.now}
 	var before secrets
-	if n.desk != nil {
-		o.Before, before = n.desk.credentials, n.desk.secrets
+	if n.current != nil {
+		o.Before, before = n.current.credentials, n.current.secrets
 	}
 	for _, s := range specs {
 		if s.account != nil {
 			o.Entries = append(o.Entries, credential.Entry{
-				Name: sharedAccount, Registry: s.name, Origin: s.origin, Source: d.secret(before, *s.account, s),
+				Name: sharedAccount, Registry: s.name, Origin: s.origin, Source: g.secret(before, *s.account, s),
 			})
 		}
 	}
-	for name, org := range d.cfg.Organisations {
+	for name, org := range g.cfg.Organisations {
 		for _, c := range org.Credentials {
 			s := find(specs, name, c.Registry)
 			if s == nil {
@@ -40,14 +40,14 @@ func (d *desk) newCredentials(n *node, specs []*spec) (*credential.Table, error)
 			}
 			o.Entries = append(o.Entries, credential.Entry{
 				Name: c.Name, Organisation: name, Registry: s.name, Origin: s.origin,
-				Repositories: c.Repositories, Source: d.secret(before, c.Account, s),
+				Repositories: c.Repositories, Source: g.secret(before, c.Account, s),
 			})
 		}
 	}
 	return credential.NewTable(o)
 }
 
-func find(specs []*spec, organisation, name string) *spec {
+func find(specs []*registrySpec, organisation, name string) *registrySpec {
 	for _, s := range specs {
 		if s.name == name && (s.owner == "" || s.owner == organisation) {
 			return s
@@ -86,38 +86,38 @@ func credentialFile(name string) string {
 	return filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), name)
 }
 
-// secrets are where the accounts of one desk have their secrets from. The next
-// desk takes over what is the same, with what was read: a file that is being
+// secrets are where the accounts of one generation have their secrets from. The
+// next one takes over what is the same, with what was read: a file that is being
 // replaced goes on serving its old secret for its moment, also when somebody else's
 // configuration changes.
 type secrets map[string]credential.Source
 
 // secret is where an account's secret comes from.
-func (d *desk) secret(before secrets, a config.Account, s *spec) credential.Source {
+func (g *generation) secret(before secrets, a config.Account, s *registrySpec) credential.Source {
 	hosts := append([]string{s.name, s.origin.Host}, s.aliases...)
 	switch {
 	case a.PasswordFile != "":
-		return d.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() credential.Source {
+		return g.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() credential.Source {
 			return credential.PasswordFile(fileOf(a.PasswordFile, a.Folder), a.Username)
 		})
 	case a.PasswordCredential != "":
 		path := credentialFile(a.PasswordCredential)
-		return d.secrets.keep(before, []string{"credential", path, a.Username}, func() credential.Source {
+		return g.secrets.keep(before, []string{"credential", path, a.Username}, func() credential.Source {
 			return credential.PasswordFile(credential.File{Path: path, Trusted: true}, a.Username)
 		})
 	case a.DockerConfig != "":
 		var helpers []string
 		if a.Folder == "" { // a drop-in may start no program
-			helpers = d.cfg.Helpers
+			helpers = g.cfg.Helpers
 		}
 		what := slices.Concat([]string{"docker", a.DockerConfig, a.Folder, strings.Join(helpers, " ")}, hosts)
-		return d.secrets.keep(before, what, func() credential.Source {
+		return g.secrets.keep(before, what, func() credential.Source {
 			return credential.DockerConfig(fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
 		})
 	case a.Helper != nil:
 		server := helperServer(s)
 		what := []string{"helper", a.Helper.Name, server, fmt.Sprintf("%q", a.Helper.Env)}
-		return d.secrets.keep(before, what, func() credential.Source {
+		return g.secrets.keep(before, what, func() credential.Source {
 			return credential.HelperSource(credential.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server})
 		})
 	}
@@ -126,14 +126,14 @@ func (d *desk) secret(before secrets, a config.Account, s *spec) credential.Sour
 
 // helperServer is how a registry is called in the protocol of helpers: by its
 // host, but for Docker Hub, which has kept the URL of its first API there.
-func helperServer(s *spec) string {
+func helperServer(s *registrySpec) string {
 	if s.name == oci.DockerHub {
 		return "https://index.docker.io/v1/"
 	}
 	return s.origin.Host
 }
 
-// keep gives the source that what describes: this desk's, else the one before's,
+// keep gives the source that what describes: this generation's, else the one before's,
 // else a new one.
 func (all secrets) keep(before secrets, what []string, build func() credential.Source) credential.Source {
 	key := fmt.Sprintf("%q", what)

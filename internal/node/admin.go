@@ -16,7 +16,7 @@ import (
 
 // listenAdmin opens the operators' address. Without it pulls go on, so trouble
 // is only logged.
-func (n *node) listenAdmin(ctx context.Context, sockets *handed) []listening {
+func (n *node) listenAdmin(ctx context.Context, sockets *inheritedSockets) []boundSocket {
 	address := n.cfg.Admin.Address
 	if address.IsZero() {
 		return nil
@@ -59,7 +59,7 @@ func (n *node) adminServer() *http.Server {
 		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := n.pulse(r.Context()); err != nil {
+		if err := n.probe(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

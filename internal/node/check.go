@@ -29,9 +29,9 @@ func CheckFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
 	}
 	for name, o := range cfg.Organisations {
 		if o.File != "" {
-			add(&r.Errors, o.File, errors.Join(vet(cfg, name, &o), mayHold(&o)))
+			add(&r.Errors, o.File, errors.Join(validate(cfg, name, &o), mayHold(&o)))
 		} else {
-			add(&r.Errors, main, prefixed("organisations."+name, vet(cfg, name, &o)))
+			add(&r.Errors, main, prefixed("organisations."+name, validate(cfg, name, &o)))
 		}
 	}
 	bad, unseen := checkSecrets(ctx, cfg)
@@ -53,7 +53,7 @@ func prefixed(what string, err error) error {
 // checkSecrets reads every secret and certificate of an authority. What only the
 // service sees is left out.
 func checkSecrets(ctx context.Context, cfg *config.Config) (bad, unseen []error) {
-	specs, err := specs(cfg)
+	specs, err := registrySpecs(cfg)
 	if err != nil {
 		return []error{err}, nil
 	}
@@ -71,7 +71,7 @@ func checkSecrets(ctx context.Context, cfg *config.Config) (bad, unseen []error)
 		}
 	}
 	seen, skipped := inSight(cfg)
-	d := &desk{cfg: seen, secrets: secrets{}}
+	d := &generation{cfg: seen, secrets: secrets{}}
 	credentials, err := d.newCredentials(&node{}, specs)
 	if err != nil {
 		return append(bad, err), nil

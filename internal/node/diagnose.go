@@ -24,24 +24,24 @@ func Diagnose(ctx context.Context, cfg *config.Config, version string, r admin.D
 		version: version, started: cfg, log: slog.New(slog.DiscardHandler), now: time.Now, key: credential.NewKey(),
 		upstream: upstream.NewMetrics(nil), pulls: proxy.NewMetrics(proxy.MetricsOptions{}),
 	}
-	d, err := n.newDesk(vetted(cfg, nil))
+	d, err := n.newGeneration(withoutBadDropIns(cfg, nil))
 	if err != nil {
 		return nil, err
 	}
-	defer d.lines.closeBut(nil)
+	defer d.clients.closeAllBut(nil)
 	return d.diagnose(ctx, n, r)
 }
 
 // diagnose answers berth diagnose.
 func (n *node) diagnose(ctx context.Context, r admin.DiagnoseRequest) (*diagnose.Report, error) {
 	n.mu.Lock()
-	d := n.desk
+	d := n.current
 	n.mu.Unlock()
 	return d.diagnose(ctx, n, r)
 }
 
-func (d *desk) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequest) (*diagnose.Report, error) {
-	if err := d.mayAsk(r.Organisation); err != nil {
+func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequest) (*diagnose.Report, error) {
+	if err := g.mayAsk(r.Organisation); err != nil {
 		return nil, err
 	}
 	platform, err := wantedPlatform(r.Platform)
@@ -49,11 +49,11 @@ func (d *desk) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequest) (
 		return nil, err
 	}
 	s := diagnose.Subject{Organisation: r.Organisation, Platform: platform, Proxied: n.started.Upstream.Proxy != ""}
-	site, err := d.locate(r.What, &s)
+	site, err := g.locate(r.What, &s)
 	if err != nil {
 		return diagnose.NotBegun(s, diagnose.StepName, err), nil
 	}
-	if s.Credential, s.Note, err = d.accountFor(ctx, site, s, r.Account); err != nil {
+	if s.Credential, s.Note, err = g.accountFor(ctx, site, s, r.Account); err != nil {
 		return diagnose.NotBegun(s, diagnose.StepAccount, err), nil
 	}
 	s.Line = func(tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
@@ -61,35 +61,35 @@ func (d *desk) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequest) (
 	}
 	report := diagnose.Run(ctx, s)
 	if report.Taken { // pulls need not wait for what was held against it
-		site.line.authority.Accepted(s.Credential)
+		site.client.authority.Accepted(s.Credential)
 	}
 	return report, nil
 }
 
 // mayAsk says why organisation cannot be asked for.
-func (d *desk) mayAsk(organisation string) error {
+func (g *generation) mayAsk(organisation string) error {
 	if organisation == "" {
 		return nil
 	}
-	if _, ok := d.cfg.Organisations[organisation]; ok {
+	if _, ok := g.cfg.Organisations[organisation]; ok {
 		return nil
 	}
-	if _, ok := d.cfg.Broken[organisation]; ok {
+	if _, ok := g.cfg.Broken[organisation]; ok {
 		return &admin.Error{Status: http.StatusConflict, Message: fmt.Sprintf("the configuration of organisation %s cannot be read: berth check says why", organisation)}
 	}
 	return &admin.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no organisation %.100q in this configuration", organisation)}
 }
 
-// tapped is a line of its own, under the same rules as those that serve pulls.
-func (s *spec) tapped(n *node, tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
+// tapped is a client of its own, under the same rules as those that serve pulls.
+func (s *registrySpec) tapped(n *node, tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
 	pem, err := readCAs(s.caFile)
 	if err != nil {
 		return nil, err
 	}
-	maker := lineMaker{
+	maker := clientMaker{
 		version: n.version, limits: n.started.Upstream, log: slog.New(slog.DiscardHandler), upstream: m, now: time.Now, before: tap.Before,
 	}
-	l, err := maker.line(s, newWire(s, pem), pem)
+	l, err := maker.client(s, newClientKey(s, pem), pem)
 	if err != nil {
 		return nil, err
 	}
@@ -98,19 +98,19 @@ func (s *spec) tapped(n *node, tap *diagnose.Tap, m *upstream.Metrics) (*diagnos
 
 // accountFor is as whom a pull would go, or what account says. Note says what a
 // person should know about it.
-func (d *desk) accountFor(ctx context.Context, at *site, s diagnose.Subject, account string) (cred *credential.Credential, note string, err error) {
+func (g *generation) accountFor(ctx context.Context, at *liveRegistry, s diagnose.Subject, account string) (cred *credential.Credential, note string, err error) {
 	switch {
 	case s.Organisation != "" && s.Repository == "":
-		cred, err = d.credentials.Account(ctx, s.Organisation, account, at.name)
+		cred, err = g.credentials.Account(ctx, s.Organisation, account, at.name)
 	case s.Organisation != "":
-		cred, err = d.credentials.Lookup(ctx, s.Organisation, account, at.name, s.Repository)
+		cred, err = g.credentials.Lookup(ctx, s.Organisation, account, at.name, s.Repository)
 	}
 	if cred != nil || err != nil {
 		return cred, "", err
 	}
-	if names := d.credentials.Accounts(s.Organisation, at.name); s.Organisation != "" && len(names) > 0 {
+	if names := g.credentials.Accounts(s.Organisation, at.name); s.Organisation != "" && len(names) > 0 {
 		note = fmt.Sprintf("the repositories of %s do not include %s", strings.Join(names, ", "), s.Repository)
 	}
-	cred, err = d.credentials.Lookup(ctx, "", "", at.name, s.Repository)
+	cred, err = g.credentials.Lookup(ctx, "", "", at.name, s.Repository)
 	return cred, note, err
 }

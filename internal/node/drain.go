@@ -29,22 +29,22 @@ type serving func(*http.Server, net.Listener) error
 func plainly(s *http.Server, l net.Listener) error { return s.Serve(l) }
 
 // serveBeside is serveOn for what pulls do not depend on.
-func (n *node) serveBeside(ctx context.Context, s *http.Server, l listening, serve serving) {
+func (n *node) serveBeside(ctx context.Context, s *http.Server, l boundSocket, serve serving) {
 	if err := serveOn(ctx, s, l, serve); err != nil {
 		n.log.Error("pulls go on, but nothing is shown or ordered here any more", "err", err)
 	}
 }
 
 // serveOn serves l until ctx ends, then lets running answers finish for a while.
-func serveOn(ctx context.Context, s *http.Server, l listening, serve serving) error {
-	var g guests
+func serveOn(ctx context.Context, s *http.Server, l boundSocket, serve serving) error {
+	var g connTracker
 	s.ConnState = g.note
 	closed := make(chan struct{}) // when nobody is accepted any more
 	drained := make(chan error, 1)
 	stay := context.AfterFunc(ctx, func() {
 		_ = l.Close() // who comes now waits for the next process
 		<-closed
-		drained <- g.leave(s)
+		drained <- g.drain(s)
 	})
 	err := serve(s, l.Listener)
 	close(closed)
@@ -54,40 +54,40 @@ func serveOn(ctx context.Context, s *http.Server, l listening, serve serving) er
 	return fmt.Errorf("serving %s: %w", l.Addr(), err)
 }
 
-// guests are the open connections of a server.
-type guests struct {
+// connTracker has the open connections of a server.
+type connTracker struct {
 	open  atomic.Int64
 	fresh sync.Map // of net.Conn: have not asked for anything yet
 }
 
 // note is for http.Server.ConnState.
-func (g *guests) note(conn net.Conn, state http.ConnState) {
+func (t *connTracker) note(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
-		g.open.Add(1)
-		g.fresh.Store(conn, nil)
+		t.open.Add(1)
+		t.fresh.Store(conn, nil)
 		return
 	case http.StateClosed, http.StateHijacked:
-		g.open.Add(-1)
+		t.open.Add(-1)
 	}
-	g.fresh.Delete(conn)
+	t.fresh.Delete(conn)
 }
 
-// leave waits until every request has its answer, at most drainFor, and closes
+// drain waits until every request has its answer, at most drainFor, and closes
 // what is left. It does without http.Server.Shutdown, which drops the first
 // request of a connection that it has just accepted, and whose client has no
 // reason to send it again; without keep-alive each connection ends with its answer.
 // (A request that meets the end of an idle connection is sent again by clients.)
-func (g *guests) leave(s *http.Server) error {
+func (t *connTracker) drain(s *http.Server) error {
 	end, greeted := time.NewTimer(drainFor), time.NewTimer(greetFor)
 	ticks := time.NewTicker(drainTick)
 	defer func() { end.Stop(); greeted.Stop(); ticks.Stop() }()
-	for g.open.Load() > 0 {
+	for t.open.Load() > 0 {
 		s.SetKeepAlivesEnabled(false) // and closes the idle ones
 		select {
 		case <-ticks.C:
 		case <-greeted.C:
-			g.dismiss()
+			t.closeUnused()
 		case <-end.C:
 			return s.Close() // what still runs is cut off; clients resume
 		}
@@ -95,9 +95,9 @@ func (g *guests) leave(s *http.Server) error {
 	return s.Close()
 }
 
-// dismiss closes the connections on which nothing was asked.
-func (g *guests) dismiss() {
-	g.fresh.Range(func(conn, _ any) bool {
+// closeUnused closes the connections on which nothing was asked.
+func (t *connTracker) closeUnused() {
+	t.fresh.Range(func(conn, _ any) bool {
 		if conn, ok := conn.(net.Conn); ok {
 			_ = conn.Close() // nobody waits for anything here
 		}

@@ -13,35 +13,35 @@ import (
 	"berth/internal/fileid"
 )
 
-// glance is what can be seen of a file without reading it, to tell whether it
+// fileStamp is what can be seen of a file without reading it, to tell whether it
 // has to be read again.
-type glance struct {
+type fileStamp struct {
 	id fileid.ID // zero: there is none, or it cannot be seen
-	// settled says that a change after this glance would show in the next one.
+	// settled says that a change after this one would show in the next one.
 	settled bool
 }
 
-// glanceAt follows links, since deployments swap them.
-func glanceAt(path string, now time.Time) glance {
+// stampOf follows links, since deployments swap them.
+func stampOf(path string, now time.Time) fileStamp {
 	info, err := os.Stat(path)
 	if err != nil {
-		return glance{settled: true}
+		return fileStamp{settled: true}
 	}
 	id := fileid.Of(info)
-	return glance{id, id.Settled(now)}
+	return fileStamp{id, id.Settled(now)}
 }
 
 // same says that nothing has changed since before.
-func (g glance) same(before glance) bool {
+func (s fileStamp) same(before fileStamp) bool {
 	was := before.settled
-	before.settled = g.settled
-	return was && g == before
+	before.settled = s.settled
+	return was && s == before
 }
 
 // justChanged says that the file may be in the middle of a change. A change that has
 // yet to come is another machine's clock, which says nothing.
-func (g glance) justChanged(now time.Time) bool {
-	age := now.Sub(g.id.Changed())
+func (s fileStamp) justChanged(now time.Time) bool {
+	age := now.Sub(s.id.Changed())
 	return age >= 0 && age < quietFor
 }
 

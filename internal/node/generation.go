@@ -18,90 +18,90 @@ import (
 	"berth/auth/credential"
 )
 
-// desk is what one configuration makes of the node: its registries, who may
-// call, as whom it asks, and a handler for each front. A new configuration makes
-// a new one; requests end at the desk they began at.
-type desk struct {
+// generation is what one configuration makes of the node: its registries, who may
+// call, as whom it asks, and a handler for each listener. A new configuration makes
+// a new one; requests end at the generation they began at.
+type generation struct {
 	cfg         *config.Config
-	sites       []*site
-	lines       lines
+	registries  []*liveRegistry
+	clients     registryClients
 	credentials *credential.Table
 	router      *proxy.Router
 	secrets     secrets
-	settings    []config.Listener // in force, for each front
+	settings    []config.Listener // in force, for each listener
 	handlers    []http.Handler    // likewise
 
-	sources  sync.Map        // seat to oci.Source
+	sources  sync.Map        // sourceKey to oci.Source
 	accounts map[string]bool // organisation+account, as configured
 }
 
-// site is one registry as it is reached from here.
-type site struct {
+// liveRegistry is one registry as it is reached from here.
+type liveRegistry struct {
 	name              string
 	owner             string // the organisation that brought it, or empty
 	origin            oci.Origin
-	spec              *spec
-	line              *line
+	spec              *registrySpec
+	client            *registryClient
 	shared            oci.Source
 	credentials       *credential.Table
 	uniform, fallback bool
 	perObject, keep   bool
 }
 
-// newDesk makes the desk of cfg, with the lines and secrets of the one in force
+// newGeneration makes that of cfg, with the clients and secrets of the one in force
 // where they will do. On an error nothing has changed.
-func (n *node) newDesk(cfg *config.Config) (*desk, error) {
-	d := &desk{cfg: cfg, accounts: accounts(cfg), lines: lines{}, secrets: secrets{}}
-	if err := d.furnish(n); err != nil {
-		d.lines.closeBut(n.lines())
+func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
+	d := &generation{cfg: cfg, accounts: accounts(cfg), clients: registryClients{}, secrets: secrets{}}
+	if err := d.build(n); err != nil {
+		d.clients.closeAllBut(n.registryClients())
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *desk) furnish(n *node) error {
-	specs, err := specs(d.cfg)
+func (g *generation) build(n *node) error {
+	specs, err := registrySpecs(g.cfg)
 	if err != nil {
 		return err
 	}
-	if d.credentials, err = d.newCredentials(n, specs); err != nil {
+	if g.credentials, err = g.newCredentials(n, specs); err != nil {
 		return err
 	}
 	var named []proxy.Registry
 	for _, spec := range specs {
-		l, err := n.line(spec)
+		l, err := n.client(spec)
 		if err != nil {
 			return fmt.Errorf("registry %s: %w", spec.name, err)
 		}
-		s := newSite(spec, l, d.credentials)
-		d.lines[place{spec.owner, spec.name}] = l
-		d.sites = append(d.sites, s)
+		s := newLiveRegistry(spec, l, g.credentials)
+		g.clients[registryKey{spec.owner, spec.name}] = l
+		g.registries = append(g.registries, s)
 		named = append(named, spec.entry(s))
 	}
 	router, err := proxy.NewRouter(named)
 	if err != nil {
 		return err
 	}
-	return d.open(n, router)
+	return g.makeHandlers(n, router)
 }
 
-// open makes the handlers.
-func (d *desk) open(n *node, router *proxy.Router) error {
-	d.router = router
-	callers, err := newCallers(d.cfg, n.now)
+// makeHandlers makes one for each listener.
+func (g *generation) makeHandlers(n *node, router *proxy.Router) error {
+	g.router = router
+	callers, err := newCallers(g.cfg, n.now)
 	if err != nil {
 		return err
 	}
-	d.settings = settings(n.fronts, d.cfg)
-	for i, f := range n.fronts {
-		l := &d.settings[i]
+	g.settings = settings(n.listeners, g.cfg)
+	for i, f := range n.listeners {
+		l := &g.settings[i]
 		if err := f.mayServe(l); err != nil {
 			return err
 		}
 		o := proxy.Options{
 			Router: router,
 			Sources: func(_ context.Context, c caller.Caller, r *proxy.Registry) (oci.Source, error) {
-				return d.source(n.cache, c, r)
+				return g.source(n.cache, c, r)
 			},
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
@@ -113,53 +113,53 @@ func (d *desk) open(n *node, router *proxy.Router) error {
 		}
 		if l.Callers == config.CallersToken {
 			o.Callers = callers
-		} else if _, in := d.cfg.Organisations[l.Organisation]; !in && l.Organisation != "" {
-			o.Callers = out(l.Organisation)
+		} else if _, in := g.cfg.Organisations[l.Organisation]; !in && l.Organisation != "" {
+			o.Callers = unavailableTenant(l.Organisation)
 		}
-		d.handlers = append(d.handlers, proxy.New(o))
+		g.handlers = append(g.handlers, proxy.New(o))
 	}
 	return nil
 }
 
-// seat is as whom a site is asked.
-type seat struct {
-	site                  *site
+// sourceKey is which registry is asked, and as whom.
+type sourceKey struct {
+	registry              *liveRegistry
 	organisation, account string
 }
 
 // source is a registry as caller may see it, through the cache. It is made once
-// for each seat that the configuration knows; a caller can write any account
+// for each key that the configuration knows; a caller can write any account
 // behind the plus sign, so those are not kept.
-func (d *desk) source(c *cache.Cache, caller caller.Caller, r *proxy.Registry) (oci.Source, error) {
-	s, ok := r.Value.(*site)
+func (g *generation) source(c *cache.Cache, caller caller.Caller, r *proxy.Registry) (oci.Source, error) {
+	s, ok := r.Value.(*liveRegistry)
 	if !ok {
-		return nil, fmt.Errorf("registry %s has no site", r.Name)
+		return nil, fmt.Errorf("registry %s has no client", r.Name)
 	}
-	at := seat{s, caller.Organisation, caller.Account}
-	kept, _ := d.sources.Load(at)
+	at := sourceKey{s, caller.Organisation, caller.Account}
+	kept, _ := g.sources.Load(at)
 	if source, ok := kept.(oci.Source); ok {
 		return source, nil
 	}
-	made := d.newSource(c, at)
-	if caller.Account == "" || d.accounts[at.organisation+"+"+at.account] {
-		d.sources.Store(at, made)
+	made := g.newSource(c, at)
+	if caller.Account == "" || g.accounts[at.organisation+"+"+at.account] {
+		g.sources.Store(at, made)
 	}
 	return made, nil
 }
 
-func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
-	s := at.site
-	share := d.cfg.Organisations[at.organisation].Limits.AnonymousShare
+func (g *generation) newSource(c *cache.Cache, at sourceKey) oci.Source {
+	s := at.registry
+	share := g.cfg.Organisations[at.organisation].Limits.AnonymousShare
 	u := cache.Upstream{
 		Name: s.name, Organisation: at.organisation, Origin: s.origin, PerObject: s.perObject,
 		Shared: s.shared, Uniform: s.uniform,
-		Mirrors: s.line.mirrorSources(), KeepMissing: s.keep,
-		AnonymousFallback: s.fallback, Without: s.without(), Times: d.times(at.organisation),
-		Spend: func() (undo func(), err error) { return s.line.upstream.Spend(at.organisation, share) },
-		As: s.line.upstream.As(upstream.Identity{
+		Mirrors: s.client.mirrorSources(), KeepMissing: s.keep,
+		AnonymousFallback: s.fallback, Without: s.without(), Times: g.times(at.organisation),
+		Spend: func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
+		As: s.client.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
 			Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {
-				return d.credential(ctx, at, repo)
+				return g.credential(ctx, at, repo)
 			},
 		}),
 	}
@@ -167,9 +167,9 @@ func (d *desk) newSource(c *cache.Cache, at seat) oci.Source {
 }
 
 // times are the configuration's, with the organisation's own grace.
-func (d *desk) times(organisation string) proof.Times {
-	t := proof.Times{TagTTL: orNever(d.cfg.Cache.TagTTL), AccessTTL: orNever(d.cfg.Cache.AccessTTL), Grace: orNever(d.cfg.Cache.Grace), Doubt: orNever(d.cfg.Cache.Doubt)}
-	if o, ok := d.cfg.Organisations[organisation]; ok {
+func (g *generation) times(organisation string) proof.Times {
+	t := proof.Times{TagTTL: orNever(g.cfg.Cache.TagTTL), AccessTTL: orNever(g.cfg.Cache.AccessTTL), Grace: orNever(g.cfg.Cache.Grace), Doubt: orNever(g.cfg.Cache.Doubt)}
+	if o, ok := g.cfg.Organisations[organisation]; ok {
 		t.Grace = orNever(o.Grace)
 	}
 	return t
@@ -183,16 +183,16 @@ func orNever(d time.Duration) time.Duration {
 	return d
 }
 
-// credential is what the seat has for the repository, or else what the
+// credential is what the organisation has for the repository, or else what the
 // registry's entry has for everyone.
-func (d *desk) credential(ctx context.Context, at seat, repo string) (*credential.Credential, error) {
+func (g *generation) credential(ctx context.Context, at sourceKey, repo string) (*credential.Credential, error) {
 	if at.organisation != "" {
-		own, err := d.credentials.Lookup(ctx, at.organisation, at.account, at.site.name, repo)
+		own, err := g.credentials.Lookup(ctx, at.organisation, at.account, at.registry.name, repo)
 		if own != nil || err != nil {
 			return own, err
 		}
 	}
-	return at.site.sharedCredential(ctx, repo)
+	return at.registry.sharedCredential(ctx, repo)
 }
 
 func accounts(cfg *config.Config) map[string]bool {
@@ -223,18 +223,18 @@ func newCallers(cfg *config.Config, now func() time.Time) (*caller.Table, error)
 }
 
 // expect makes the zero series: who could fail where.
-func (d *desk) expect(m *proxy.Metrics) {
-	for name, o := range d.cfg.Organisations {
+func (g *generation) expect(m *proxy.Metrics) {
+	for name, o := range g.cfg.Organisations {
 		for _, c := range o.Credentials {
 			m.Expect(name, c.Registry)
 		}
 	}
-	for i := range d.settings {
-		l := &d.settings[i]
+	for i := range g.settings {
+		l := &g.settings[i]
 		if l.Callers == config.CallersToken {
 			continue
 		}
-		for _, s := range d.sites {
+		for _, s := range g.registries {
 			if s.owner == "" || s.owner == l.Organisation {
 				m.Expect(l.Organisation, s.name)
 			}

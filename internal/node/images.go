@@ -51,7 +51,7 @@ func (n *node) origins() map[string]string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	names := map[string]string{}
-	for _, s := range n.desk.sites {
+	for _, s := range n.current.registries {
 		names[s.origin.Dir()] = s.name
 		if s.owner != "" {
 			names[s.origin.Dir()] = s.owner + "'s " + s.name

@@ -11,37 +11,37 @@ import (
 	"berth/internal/config"
 )
 
-// listening is one socket of one listener of the configuration.
-type listening struct {
+// boundSocket is one socket of one listener of the configuration.
+type boundSocket struct {
 	net.Listener
 	index int // of the listener in the configuration
 }
 
 // listen opens every address, or none. Sockets of systemd are taken where one of
 // them is meant.
-func listen(ctx context.Context, all []config.Listener, sockets *handed) ([]listening, error) {
-	var open []listening
+func listen(ctx context.Context, all []config.Listener, sockets *inheritedSockets) ([]boundSocket, error) {
+	var open []boundSocket
 	for i := range all {
 		some, err := bind(ctx, &all[i], sockets)
 		for _, l := range some {
-			open = append(open, listening{Listener: l, index: i})
+			open = append(open, boundSocket{Listener: l, index: i})
 		}
 		if err != nil {
-			closeAll(open)
+			closeSockets(open)
 			return nil, err
 		}
 	}
 	return open, nil
 }
 
-func closeAll(open []listening) {
+func closeSockets(open []boundSocket) {
 	for _, l := range open {
 		_ = l.Close() // it may be closed already, by its server
 	}
 }
 
 // bind gives the sockets of one listener.
-func bind(ctx context.Context, l *config.Listener, sockets *handed) ([]net.Listener, error) {
+func bind(ctx context.Context, l *config.Listener, sockets *inheritedSockets) ([]net.Listener, error) {
 	if l.Address.Socket != "" {
 		return sockets.named(l)
 	}

@@ -13,15 +13,15 @@ import (
 	"berth/proxy"
 )
 
-// front is one listener of the configuration at the start. Its sockets stay as
+// listener is one listener of the configuration at the start. Its sockets stay as
 // long as the process; what answers there changes with the configuration.
-type front struct {
+type listener struct {
 	live proxy.Live
-	// pulse is the path at which the node feels its own pulse.
-	pulse string
-	alive func()
+	// probePath is the path at which the node asks itself whether it answers.
+	probePath string
+	alive     func()
 	// address is the configured one: a new configuration's settings for this
-	// front are those of its listener with the same address, whatever the order.
+	// listener are those of the one in it with the same address, whatever the order.
 	address config.Address
 	sockets []net.Addr
 	cert    *certificate // nil: plain HTTP
@@ -29,8 +29,8 @@ type front struct {
 }
 
 // ServeHTTP answers by the configuration in force.
-func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == f.pulse {
+func (f *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == f.probePath {
 		f.alive()
 		w.WriteHeader(http.StatusNoContent)
 		return
@@ -39,7 +39,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // serve serves s on l, over TLS if there is a certificate.
-func (f *front) serve(s *http.Server, l net.Listener) error {
+func (f *listener) serve(s *http.Server, l net.Listener) error {
 	if f.cert == nil {
 		return plainly(s, proxy.Listener(l))
 	}
@@ -47,13 +47,13 @@ func (f *front) serve(s *http.Server, l net.Listener) error {
 	return s.ServeTLS(l, "", "")
 }
 
-// newFronts opens one for each listener that was configured at the start.
-func newFronts(cfg *config.Config, open []listening) ([]*front, error) {
-	var fronts []*front
-	pulse := pulsePath()
+// newListeners makes one for each listener that was configured at the start.
+func newListeners(cfg *config.Config, open []boundSocket) ([]*listener, error) {
+	var listeners []*listener
+	probe := newProbePath()
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		f := &front{address: l.Address, started: *l, pulse: pulse}
+		f := &listener{address: l.Address, started: *l, probePath: probe}
 		if l.TLS != nil {
 			cert, err := newCertificate(*l.TLS)
 			if err != nil {
@@ -66,17 +66,17 @@ func newFronts(cfg *config.Config, open []listening) ([]*front, error) {
 				f.sockets = append(f.sockets, o.Addr())
 			}
 		}
-		fronts = append(fronts, f)
+		listeners = append(listeners, f)
 	}
-	return fronts, nil
+	return listeners, nil
 }
 
-// settings are cfg's for each of fronts. Where a listener is gone, which takes
+// settings are cfg's for each of listeners. Where a listener is gone, which takes
 // effect at the next start, they are what they were at this one.
-func settings(fronts []*front, cfg *config.Config) []config.Listener {
-	all := make([]config.Listener, len(fronts))
+func settings(listeners []*listener, cfg *config.Config) []config.Listener {
+	all := make([]config.Listener, len(listeners))
 	taken := make([]bool, len(cfg.Listeners)) // a free port, :0, may be there twice
-	for i, f := range fronts {
+	for i, f := range listeners {
 		all[i] = f.started
 		for j := range cfg.Listeners {
 			if !taken[j] && cfg.Listeners[j].Address == f.address {
@@ -90,7 +90,7 @@ func settings(fronts []*front, cfg *config.Config) []config.Listener {
 
 // mayServe checks l against the addresses of sockets that systemd handed over,
 // which only show here.
-func (f *front) mayServe(l *config.Listener) error {
+func (f *listener) mayServe(l *config.Listener) error {
 	if f.address.Socket == "" {
 		return nil
 	}
@@ -110,19 +110,19 @@ func (f *front) mayServe(l *config.Listener) error {
 	return nil
 }
 
-// out answers at an open listener whose organisation cannot be used: its
+// unavailableTenant answers at an open listener whose organisation cannot be used: its
 // callers are told to try again, not that they are somebody else.
-type out string
+type unavailableTenant string
 
 // Identify lets nobody in.
-func (o out) Identify(*http.Request) (caller.Caller, error) {
+func (o unavailableTenant) Identify(*http.Request) (caller.Caller, error) {
 	return caller.Caller{}, caller.Broken(string(o))
 }
 
 // Listeners are the listeners as a node would open them.
 func Listeners(cfg *config.Config) (all []admin.Listener) {
 	for i := range cfg.Listeners {
-		f := front{address: cfg.Listeners[i].Address}
+		f := listener{address: cfg.Listeners[i].Address}
 		for _, at := range f.address.Binds() {
 			f.sockets = append(f.sockets, net.TCPAddrFromAddrPort(at))
 		}

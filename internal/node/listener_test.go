@@ -24,7 +24,7 @@ func TestSettingsFollowAddresses(t *testing.T) {
 		{Address: address("127.0.0.1:0"), Registry: "a"},
 		{Address: address("127.0.0.1:0"), Registry: "b"},
 	}}
-	fronts, err := newFronts(start, nil)
+	listeners, err := newListeners(start, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestSettingsFollowAddresses(t *testing.T) {
 		{Address: address("127.0.0.1:0"), Registry: "e"},
 	}}
 	var got []string
-	for _, l := range settings(fronts, next) {
+	for _, l := range settings(listeners, next) {
 		got = append(got, fmt.Sprint(l.Address, " ", l.Callers, " ", l.Organisation, " ", l.Registry))
 	}
 	want := []string{"localhost:5000 token  d", "localhost:5005 open acme ", "127.0.0.1:0   c", "127.0.0.1:0   e"}
@@ -51,7 +51,7 @@ func TestSystemdSocketsAreHeldToTheirAddress(t *testing.T) {
 	if err := named.UnmarshalText([]byte("systemd:pulls")); err != nil {
 		t.Fatal(err)
 	}
-	f := front{address: named, sockets: []net.Addr{&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5000}}}
+	f := listener{address: named, sockets: []net.Addr{&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5000}}}
 	for _, test := range []struct {
 		l    config.Listener
 		good bool

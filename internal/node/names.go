@@ -9,7 +9,7 @@ import (
 
 // NewRouter is the table of names of a configuration, without what is behind them.
 func NewRouter(cfg *config.Config) (*proxy.Router, error) {
-	all, err := specs(cfg)
+	all, err := registrySpecs(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -22,7 +22,7 @@ func NewRouter(cfg *config.Config) (*proxy.Router, error) {
 
 // Registries are the names of those that organisation (empty: nobody) sees.
 func Registries(cfg *config.Config, organisation string) ([]string, error) {
-	all, err := specs(cfg)
+	all, err := registrySpecs(cfg)
 	if err != nil {
 		return nil, err
 	}

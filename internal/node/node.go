@@ -27,28 +27,28 @@ import (
 )
 
 // node is everything that serves: what lives as long as the process, and the
-// desk that a configuration makes.
+// generation that a configuration makes.
 type node struct {
-	override func(*config.Config) error
-	version  string
-	log      *slog.Logger
-	level    *slog.LevelVar
-	now      func() time.Time
-	start    time.Time
-	started  *config.Config // what needs a restart is taken from here
-	registry *prometheus.Registry
-	cache    *cache.Cache
-	key      credential.Key
-	pulls    *proxy.Metrics
-	failures *proxy.Failures
-	history  *admin.History
-	limits   *limit.Limiter
-	fills    *limit.Limiter
-	upstream *upstream.Metrics
-	auth     *credential.Metrics
-	config   *configMetrics
-	fronts   []*front
-	manager  *manager
+	override  func(*config.Config) error
+	version   string
+	log       *slog.Logger
+	level     *slog.LevelVar
+	now       func() time.Time
+	start     time.Time
+	started   *config.Config // what needs a restart is taken from here
+	registry  *prometheus.Registry
+	cache     *cache.Cache
+	key       credential.Key
+	pulls     *proxy.Metrics
+	failures  *proxy.Failures
+	history   *admin.History
+	limits    *limit.Limiter
+	fills     *limit.Limiter
+	upstream  *upstream.Metrics
+	auth      *credential.Metrics
+	config    *configMetrics
+	listeners []*listener
+	manager   *serviceManager
 	// secretsDue says that the secrets should be read again.
 	secretsDue chan struct{}
 
@@ -56,7 +56,7 @@ type node struct {
 	// below. Nobody who holds it goes upstream.
 	mu      sync.Mutex
 	cfg     *config.Config
-	desk    *desk
+	current *generation
 	read    time.Time // when the main file of cfg was
 	failure error     // of the main file that was read last; nil: it is in force
 	retired []retired
@@ -69,16 +69,16 @@ func (n *node) close() error {
 	for _, r := range n.retired {
 		r.close()
 	}
-	n.desk.lines.closeBut(nil)
+	n.current.clients.closeAllBut(nil)
 	return n.cache.Close()
 }
 
-// lines are those of the desk in force. Caller holds mu.
-func (n *node) lines() lines {
-	if n.desk == nil {
+// registryClients are those of the generation in force. Caller holds mu.
+func (n *node) registryClients() registryClients {
+	if n.current == nil {
 		return nil
 	}
-	return n.desk.lines
+	return n.current.clients
 }
 
 // Options are what a node needs besides its configuration.
@@ -127,7 +127,7 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 	hangUps := make(chan os.Signal, 1) // before anything else: it would end the process
 	signal.Notify(hangUps, syscall.SIGHUP)
 	defer signal.Stop(hangUps)
-	sockets, err := takeSockets()
+	sockets, err := inheritSockets()
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 	if err != nil {
 		return err
 	}
-	defer closeAll(listening)
+	defer closeSockets(listening)
 	n, err := newNode(cfg, listening, s)
 	if err != nil {
 		return err
@@ -148,11 +148,11 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 }
 
 // run serves until ctx ends or a server fails.
-func (n *node) run(ctx context.Context, listening []listening, sockets *handed, hangUps <-chan os.Signal) error {
+func (n *node) run(ctx context.Context, listening []boundSocket, sockets *inheritedSockets, hangUps <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
 	status := n.summary() // as long as nobody reloads
 	for _, l := range listening {
-		f := n.fronts[l.index]
+		f := n.listeners[l.index]
 		server := proxy.Server(f, n.log)
 		g.Go(func() error { return serveOn(ctx, server, l, f.serve) })
 	}
@@ -166,12 +166,12 @@ func (n *node) run(ctx context.Context, listening []listening, sockets *handed, 
 	if commands {
 		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l, plainly); return nil })
 	}
-	g.Go(func() error { n.follow(ctx, hangUps); return nil })
+	g.Go(func() error { n.reloadOnHangUp(ctx, hangUps); return nil })
 	g.Go(func() error { n.watch(ctx); return nil })
-	g.Go(func() error { n.watchPulls(ctx); return nil })
+	g.Go(func() error { n.keepHistory(ctx); return nil })
 	g.Go(func() error { n.readSecrets(ctx); return nil })
-	g.Go(func() error { n.beat(ctx); return nil })
-	n.sayBegun(beside, commands)
+	g.Go(func() error { n.feedWatchdog(ctx); return nil })
+	n.logStart(beside, commands)
 	for _, l := range listening {
 		n.log.Info("answering pulls", "address", l.Addr().String())
 	}
@@ -180,8 +180,8 @@ func (n *node) run(ctx context.Context, listening []listening, sockets *handed, 
 	return g.Wait()
 }
 
-// follow reads the configuration again whenever a signal says so.
-func (n *node) follow(ctx context.Context, hangUps <-chan os.Signal) {
+// reloadOnHangUp reads the configuration again whenever a signal says so.
+func (n *node) reloadOnHangUp(ctx context.Context, hangUps <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():

@@ -21,15 +21,15 @@ import (
 
 const (
 	// warmingBlobs are fetched at once for one image, as clients do.
-	warmingBlobs = 3
+	prewarmBlobs = 3
 	// warmingTold is how often somebody hears how far it is.
-	warmingTold = 200 * time.Millisecond
+	prewarmTold = 200 * time.Millisecond
 	// maxWarmed bounds a manifest, as it does in a pull.
-	maxWarmed = 4 << 20
+	maxManifest = 4 << 20
 )
 
-// warming is one image on its way into the cache: a pull whose bytes go nowhere.
-type warming struct {
+// prewarming is one image on its way into the cache: a pull whose bytes go nowhere.
+type prewarming struct {
 	source   oci.Source
 	registry string
 	repo     string
@@ -43,13 +43,13 @@ type warming struct {
 	told     time.Time
 }
 
-func (n *node) newWarming(r admin.PrewarmRequest, hear func(admin.Progress)) (*warming, error) {
+func (n *node) newPrewarming(r admin.PrewarmRequest, hear func(admin.Progress)) (*prewarming, error) {
 	platform, err := wantedPlatform(r.Platform)
 	if err != nil {
 		return nil, err
 	}
 	n.mu.Lock()
-	d := n.desk
+	d := n.current
 	_, in := n.cfg.Organisations[r.Organisation]
 	n.mu.Unlock()
 	if r.Organisation != "" && (!config.ValidOrganisation(r.Organisation) || !in) {
@@ -63,56 +63,56 @@ func (n *node) newWarming(r admin.PrewarmRequest, hear func(admin.Progress)) (*w
 	if err != nil {
 		return nil, err
 	}
-	return &warming{source: source, registry: route.Registry.Name, repo: route.Repo, ref: ref, platform: platform, hear: hear, who: r.Organisation}, nil
+	return &prewarming{source: source, registry: route.Registry.Name, repo: route.Repo, ref: ref, platform: platform, hear: hear, who: r.Organisation}, nil
 }
 
 // run pulls the image. Its error is for people.
-func (w *warming) run(ctx context.Context) error {
-	d, err := w.resolve(ctx)
+func (p *prewarming) run(ctx context.Context) error {
+	d, err := p.resolve(ctx)
 	if err == nil {
-		err = w.image(ctx, d)
+		err = p.image(ctx, d)
 	}
 	if err != nil && ctx.Err() == nil {
-		return oci.AsError(err).For(w.who)
+		return oci.AsError(err).For(p.who)
 	}
 	return err
 }
 
-func (w *warming) resolve(ctx context.Context) (oci.Digest, error) {
-	if strings.Contains(w.ref, ":") { // a tag has none
-		return oci.ParseDigest(w.ref)
+func (p *prewarming) resolve(ctx context.Context) (oci.Digest, error) {
+	if strings.Contains(p.ref, ":") { // a tag has none
+		return oci.ParseDigest(p.ref)
 	}
-	r, err := w.source.Resolve(ctx, w.repo, w.ref)
+	r, err := p.source.Resolve(ctx, p.repo, p.ref)
 	return r.Digest, err
 }
 
 // image fetches what d names: an image, or that of the platform in an index.
-func (w *warming) image(ctx context.Context, d oci.Digest) error {
+func (p *prewarming) image(ctx context.Context, d oci.Digest) error {
 	for range 2 {
-		text, err := w.manifest(ctx, d)
+		text, err := p.manifest(ctx, d)
 		if err != nil {
 			return err
 		}
 		doc, err := oci.ParseManifest(text)
 		if err != nil {
-			return fmt.Errorf("%s@%s cannot be used as an image: %w", w.repo, d, err)
+			return fmt.Errorf("%s@%s cannot be used as an image: %w", p.repo, d, err)
 		}
 		if !doc.Index() {
-			return w.blobs(ctx, doc.Blobs())
+			return p.blobs(ctx, doc.Blobs())
 		}
-		if d, _ = oci.ChoosePlatform(doc.Manifests, w.platform); d == "" {
-			return &oci.Error{Class: oci.WrongPlatform, Message: fmt.Sprintf("%s has no image for %s: name another with --platform", w.repo, w.platform)}
+		if d, _ = oci.ChoosePlatform(doc.Manifests, p.platform); d == "" {
+			return &oci.Error{Class: oci.WrongPlatform, Message: fmt.Sprintf("%s has no image for %s: name another with --platform", p.repo, p.platform)}
 		}
 	}
-	return &oci.Error{Class: oci.UpstreamError, Message: w.repo + " has an index within an index, which no client pulls"}
+	return &oci.Error{Class: oci.UpstreamError, Message: p.repo + " has an index within an index, which no client pulls"}
 }
 
-func (w *warming) manifest(ctx context.Context, d oci.Digest) ([]byte, error) {
+func (p *prewarming) manifest(ctx context.Context, d oci.Digest) ([]byte, error) {
 	d, err := oci.ParseDigest(d.String())
 	if err != nil {
 		return nil, err
 	}
-	c, err := w.source.Open(ctx, oci.Object{Repo: w.repo, Kind: oci.Manifest, Digest: d}, oci.Range{})
+	c, err := p.source.Open(ctx, oci.Object{Repo: p.repo, Kind: oci.Manifest, Digest: d}, oci.Range{})
 	if err != nil {
 		return nil, err
 	}
@@ -121,55 +121,55 @@ func (w *warming) manifest(ctx context.Context, d oci.Digest) ([]byte, error) {
 	}
 	text := c.Data
 	if text == nil {
-		if text, err = io.ReadAll(io.LimitReader(c.Body, maxWarmed)); err != nil {
+		if text, err = io.ReadAll(io.LimitReader(c.Body, maxManifest)); err != nil {
 			return nil, err
 		}
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.progress.Digest = d.String()
-	w.progress.Total += int64(len(text))
-	w.add(int64(len(text)), c.Result)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.progress.Digest = d.String()
+	p.progress.Total += int64(len(text))
+	p.add(int64(len(text)), c.Result)
 	return text, nil
 }
 
 // blobs fetches all but what clients fetch from elsewhere.
-func (w *warming) blobs(ctx context.Context, all []oci.Entry) error {
+func (p *prewarming) blobs(ctx context.Context, all []oci.Entry) error {
 	all = slices.DeleteFunc(all, func(d oci.Entry) bool { return len(d.URLs) > 0 })
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(warmingBlobs)
+	g.SetLimit(prewarmBlobs)
 	for _, b := range all {
-		w.mu.Lock()
-		w.progress.Total += max(b.Size, 0)
-		w.mu.Unlock()
+		p.mu.Lock()
+		p.progress.Total += max(b.Size, 0)
+		p.mu.Unlock()
 	}
 	for _, b := range all {
-		g.Go(func() error { return w.blob(ctx, b) })
+		g.Go(func() error { return p.blob(ctx, b) })
 	}
 	return g.Wait()
 }
 
-func (w *warming) blob(ctx context.Context, b oci.Entry) error {
+func (p *prewarming) blob(ctx context.Context, b oci.Entry) error {
 	d, err := oci.ParseDigest(string(b.Digest))
 	if err != nil {
 		return err
 	}
-	c, err := w.source.Open(ctx, oci.Object{Repo: w.repo, Kind: oci.Blob, Digest: d}, oci.Range{})
+	c, err := p.source.Open(ctx, oci.Object{Repo: p.repo, Kind: oci.Blob, Digest: d}, oci.Range{})
 	if err != nil {
 		return err
 	}
 	defer c.Body.Close()
 	if c.Result == oci.Hit || c.Result == oci.Revalidated || c.Result == oci.Stale { // it need not be read
-		w.count(c.Size, c.Result)
+		p.count(c.Size, c.Result)
 		return nil
 	}
-	_, err = io.Copy(counting{w, c.Result}, c.Body)
+	_, err = io.Copy(counting{p, c.Result}, c.Body)
 	return err
 }
 
 // counting counts the bytes of one blob.
 type counting struct {
-	w      *warming
+	w      *prewarming
 	result oci.Result
 }
 
@@ -179,21 +179,21 @@ func (c counting) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (w *warming) count(n int64, result oci.Result) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.add(n, result)
+func (p *prewarming) count(n int64, result oci.Result) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.add(n, result)
 }
 
 // add counts, and tells now and then. Caller holds mu.
-func (w *warming) add(n int64, result oci.Result) {
-	w.progress.Bytes += n
+func (p *prewarming) add(n int64, result oci.Result) {
+	p.progress.Bytes += n
 	if result == oci.Fill || result == oci.Pass || result == oci.Join {
-		w.progress.Fetched += n
+		p.progress.Fetched += n
 	}
-	if now := time.Now(); now.Sub(w.told) >= warmingTold {
-		w.told = now
-		w.hear(w.progress)
+	if now := time.Now(); now.Sub(p.told) >= prewarmTold {
+		p.told = now
+		p.hear(p.progress)
 	}
 }
 
@@ -202,7 +202,7 @@ const settleFor = 5 * time.Second
 
 // prewarm answers berth prewarm.
 func (n *node) prewarm(ctx context.Context, r admin.PrewarmRequest, hear func(admin.Progress)) (admin.Progress, error) {
-	w, err := n.newWarming(r, hear)
+	w, err := n.newPrewarming(r, hear)
 	if err != nil {
 		return admin.Progress{}, err
 	}
@@ -214,7 +214,7 @@ func (n *node) prewarm(ctx context.Context, r admin.PrewarmRequest, hear func(ad
 
 // settled waits until what was fetched lies in the cache: the last byte of a
 // download is there before its name is. It may lie past it, on a bad disk.
-func (n *node) settled(ctx context.Context, w *warming) {
+func (n *node) settled(ctx context.Context, w *prewarming) {
 	ctx, cancel := context.WithTimeout(ctx, settleFor)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)

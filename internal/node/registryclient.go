@@ -20,20 +20,20 @@ import (
 	"berth/upstream/dialect"
 )
 
-// line is a registry's connections, its tokens and what is remembered about its
-// credentials. It outlives the desk that made it as long as configurations ask
+// registryClient is a registry's connections, its tokens and what is remembered about its
+// credentials. It outlives the generation that made it as long as configurations ask
 // for the same.
-type line struct {
-	wire      wire
+type registryClient struct {
+	key       clientKey
 	upstream  *upstream.Registry
 	authority *token.Client
 	mirrors   []*upstream.Registry
 	close     func()
 }
 
-// wire is everything that decides how a registry is reached. What merely names
+// clientKey is everything that decides how a registry is reached. What merely names
 // it, or says what may be released, is not part of it.
-type wire struct {
+type clientKey struct {
 	name           string
 	origin         oci.Origin
 	kind           dialect.Type
@@ -43,12 +43,12 @@ type wire struct {
 	cas            [sha256.Size]byte // of the file; zero: the system's
 }
 
-// place is where a line lies: two organisations may each bring a registry of
+// registryKey is whose registry of which name it is: two organisations may each bring a registry of
 // one name.
-type place struct{ owner, name string }
+type registryKey struct{ owner, name string }
 
-func newWire(s *spec, cas []byte) wire {
-	w := wire{
+func newClientKey(s *registrySpec, cas []byte) clientKey {
+	w := clientKey{
 		name: s.name, origin: s.origin, kind: s.kind,
 		allowPrivate: s.allowPrivate, tokenEndpoints: s.tokenEndpoints,
 	}
@@ -64,13 +64,13 @@ func newWire(s *spec, cas []byte) wire {
 	return w
 }
 
-func (w *wire) equal(other *wire) bool { return reflect.DeepEqual(w, other) }
+func (w *clientKey) equal(other *clientKey) bool { return reflect.DeepEqual(w, other) }
 
-// lines are the lines of one desk.
-type lines map[place]*line
+// registryClients are those of one generation.
+type registryClients map[registryKey]*registryClient
 
-// closeBut closes those that are not in kept.
-func (all lines) closeBut(kept lines) {
+// closeAllBut closes those that are not in kept.
+func (all registryClients) closeAllBut(kept registryClients) {
 	for at, l := range all {
 		if kept[at] != l {
 			l.close()
@@ -78,10 +78,10 @@ func (all lines) closeBut(kept lines) {
 	}
 }
 
-// names are those under which a line's requests are counted.
-func (l *line) names() []string {
-	all := []string{l.wire.name}
-	for _, raw := range l.wire.mirrors {
+// names are those under which a client's requests are counted.
+func (c *registryClient) names() []string {
+	all := []string{c.key.name}
+	for _, raw := range c.key.mirrors {
 		if u, err := url.Parse(raw); err == nil { // it was one before
 			all = append(all, u.Host)
 		}
@@ -90,7 +90,7 @@ func (l *line) names() []string {
 }
 
 // know says whether a registry or a mirror has the name, whoever brought it.
-func (all lines) know(name string) bool {
+func (all registryClients) know(name string) bool {
 	for _, l := range all {
 		if slices.Contains(l.names(), name) {
 			return true
@@ -100,7 +100,7 @@ func (all lines) know(name string) bool {
 }
 
 // forget drops what is known about an account that is gone, and its series.
-func (all lines) forget(organisation, registry, account string) {
+func (all registryClients) forget(organisation, registry, account string) {
 	for at, l := range all {
 		if at.name == registry && (at.owner == "" || at.owner == organisation) {
 			l.upstream.Forget(organisation, account)
@@ -108,30 +108,30 @@ func (all lines) forget(organisation, registry, account string) {
 	}
 }
 
-// line is the one in force if it will do, and else a new one. It does not go
+// client is the one in force if it will do, and else a new one. It does not go
 // upstream.
-func (n *node) line(s *spec) (*line, error) {
+func (n *node) client(s *registrySpec) (*registryClient, error) {
 	pem, err := readCAs(s.caFile)
 	if err != nil {
 		return nil, err
 	}
-	w := newWire(s, pem)
-	if n.desk != nil {
-		if l := n.desk.lines[place{s.owner, s.name}]; l != nil && l.wire.equal(&w) {
+	w := newClientKey(s, pem)
+	if n.current != nil {
+		if l := n.current.clients[registryKey{s.owner, s.name}]; l != nil && l.key.equal(&w) {
 			return l, nil
 		}
 	}
-	return n.newLine(s, w, pem)
+	return n.makeClient(s, w, pem)
 }
 
-// newLine makes a line. What needs a restart is as it was at the start.
-func (n *node) newLine(s *spec, w wire, pem []byte) (*line, error) {
-	m := lineMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}
-	return m.line(s, w, pem)
+// makeClient makes a new one. What needs a restart is as it was at the start.
+func (n *node) makeClient(s *registrySpec, w clientKey, pem []byte) (*registryClient, error) {
+	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}
+	return m.client(s, w, pem)
 }
 
-// lineMaker is what all lines of a node have in common.
-type lineMaker struct {
+// clientMaker is what all clients of a node have in common.
+type clientMaker struct {
 	version  string
 	limits   config.Upstream
 	log      *slog.Logger
@@ -142,8 +142,8 @@ type lineMaker struct {
 	before func(http.RoundTripper) http.RoundTripper
 }
 
-func (m lineMaker) line(s *spec, w wire, pem []byte) (*line, error) {
-	l := &line{wire: w}
+func (m clientMaker) client(s *registrySpec, w clientKey, pem []byte) (*registryClient, error) {
+	l := &registryClient{key: w}
 	var err error
 	if l.upstream, l.authority, err = m.registry(s, pem); err != nil {
 		return nil, err
@@ -151,34 +151,34 @@ func (m lineMaker) line(s *spec, w wire, pem []byte) (*line, error) {
 	for _, u := range s.mirrors {
 		mirror, _, err := m.registry(s.mirror(u), pem)
 		if err != nil {
-			l.end()
+			l.closeAll()
 			return nil, fmt.Errorf("mirror %s: %w", u.Host, err)
 		}
 		l.mirrors = append(l.mirrors, mirror)
 	}
-	l.close = l.end
+	l.close = l.closeAll
 	return l, nil
 }
 
-// end closes the registry and its mirrors.
-func (l *line) end() {
-	l.upstream.Close()
-	for _, m := range l.mirrors {
+// closeAll closes the registry and its mirrors.
+func (c *registryClient) closeAll() {
+	c.upstream.Close()
+	for _, m := range c.mirrors {
 		m.Close()
 	}
 }
 
 // mirrorSources are the mirrors, asked as nobody.
-func (l *line) mirrorSources() []oci.Source {
+func (c *registryClient) mirrorSources() []oci.Source {
 	var all []oci.Source
-	for _, m := range l.mirrors {
+	for _, m := range c.mirrors {
 		all = append(all, m.As(upstream.Identity{}))
 	}
 	return all
 }
 
-// registry makes what asks one place.
-func (m lineMaker) registry(s *spec, pem []byte) (*upstream.Registry, *token.Client, error) {
+// registry makes what asks one origin.
+func (m clientMaker) registry(s *registrySpec, pem []byte) (*upstream.Registry, *token.Client, error) {
 	cas, err := pool(s.caFile, pem)
 	if err != nil {
 		return nil, nil, err
@@ -217,23 +217,23 @@ func (m lineMaker) registry(s *spec, pem []byte) (*upstream.Registry, *token.Cli
 // so what is kept is small.
 const retireFor = 24 * time.Hour
 
-// retired is a line that no configuration asks for any more.
+// retired is a client that no configuration asks for any more.
 type retired struct {
-	*line
+	*registryClient
 
 	at time.Time
 }
 
-// retire keeps the lines of old that the new desk does not use, and closes those
+// retire keeps the clients of old that the new generation does not use, and closes those
 // that have been kept for long.
-func (n *node) retire(old lines) {
+func (n *node) retire(old registryClients) {
 	now := n.now()
 	for at, l := range old {
-		if n.desk.lines[at] != l {
+		if n.current.clients[at] != l {
 			n.retired = append(n.retired, retired{l, now})
 		}
 		for _, name := range l.names() {
-			if !n.desk.lines.know(name) {
+			if !n.current.clients.know(name) {
 				n.upstream.Forget(name)
 			}
 		}

@@ -12,20 +12,20 @@ func TestRetiredLines(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(0, 0)
 	closed := map[string]bool{}
-	n := &node{now: func() time.Time { return now }, desk: &desk{lines: lines{}}, upstream: upstream.NewMetrics(nil)}
-	keep := &line{close: func() { closed["kept"] = true }}
-	old := &line{close: func() { closed["old"] = true }}
-	older := &line{close: func() { closed["older"] = true }}
-	at := place{name: "kept"}
-	n.desk.lines[at] = keep
-	n.retire(lines{at: keep, {name: "older"}: older})
+	n := &node{now: func() time.Time { return now }, current: &generation{clients: registryClients{}}, upstream: upstream.NewMetrics(nil)}
+	keep := &registryClient{close: func() { closed["kept"] = true }}
+	old := &registryClient{close: func() { closed["old"] = true }}
+	older := &registryClient{close: func() { closed["older"] = true }}
+	at := registryKey{name: "kept"}
+	n.current.clients[at] = keep
+	n.retire(registryClients{at: keep, {name: "older"}: older})
 	now = now.Add(retireFor - time.Second)
-	n.retire(lines{at: keep, {name: "old"}: old})
+	n.retire(registryClients{at: keep, {name: "old"}: old})
 	if len(closed) > 0 {
 		t.Errorf("closed too early: %v", closed)
 	}
 	now = now.Add(time.Second)
-	n.retire(lines{at: keep})
+	n.retire(registryClients{at: keep})
 	if len(closed) != 1 || !closed["older"] || len(n.retired) != 1 {
 		t.Errorf("closed: %v, retired: %d", closed, len(n.retired))
 	}

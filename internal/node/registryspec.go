@@ -17,10 +17,10 @@ import (
 	"berth/upstream/dialect"
 )
 
-// newSite is a registry at the end of its line.
-func newSite(s *spec, l *line, credentials *credential.Table) *site {
-	at := &site{
-		name: s.name, owner: s.owner, origin: s.origin, spec: s, line: l, credentials: credentials,
+// newLiveRegistry is a registry with the client that asks it.
+func newLiveRegistry(s *registrySpec, l *registryClient, credentials *credential.Table) *liveRegistry {
+	at := &liveRegistry{
+		name: s.name, owner: s.owner, origin: s.origin, spec: s, client: l, credentials: credentials,
 		uniform: s.uniform, fallback: s.uniform && s.fallback, perObject: s.perObject, keep: s.keep,
 	}
 	at.shared = l.upstream.As(upstream.Identity{Credential: at.sharedCredential})
@@ -30,7 +30,7 @@ func newSite(s *spec, l *line, credentials *credential.Table) *site {
 // sharedCredential is what those without an account present for repo: this node's
 // account there, unless that is of no use now and anonymous_fallback lets public
 // images do without it.
-func (s *site) sharedCredential(ctx context.Context, repo string) (*credential.Credential, error) {
+func (s *liveRegistry) sharedCredential(ctx context.Context, repo string) (*credential.Credential, error) {
 	cred, err := s.credentials.Lookup(ctx, "", "", s.name, repo)
 	if !s.spec.fallback || ctx.Err() != nil || s.useless(cred, err) == nil {
 		return cred, err
@@ -39,16 +39,16 @@ func (s *site) sharedCredential(ctx context.Context, repo string) (*credential.C
 }
 
 // useless is why an account that was looked up is of no use; nil: it is not.
-func (s *site) useless(cred *credential.Credential, err error) *oci.Error {
+func (s *liveRegistry) useless(cred *credential.Credential, err error) *oci.Error {
 	if err != nil {
 		return oci.AsError(err)
 	}
-	return s.line.authority.Refusal(cred)
+	return s.client.authority.Refusal(cred)
 }
 
 // without says why the shared view does without this node's account; nil where it
 // has none, or cannot do without.
-func (s *site) without() func(repo string) *oci.Error {
+func (s *liveRegistry) without() func(repo string) *oci.Error {
 	if s.spec.account == nil || !s.spec.fallback {
 		return nil
 	}
@@ -84,8 +84,8 @@ func pool(file string, pem []byte) (*x509.CertPool, error) {
 	return cas, nil
 }
 
-// spec is a registry as configuration and built-in table together say it.
-type spec struct {
+// registrySpec is a registry as configuration and built-in table together say it.
+type registrySpec struct {
 	name, owner       string
 	aliases           []string
 	origin            oci.Origin
@@ -100,12 +100,12 @@ type spec struct {
 	account           *config.Account
 }
 
-// specs lists every registry: the built-in ones as adjusted, the platform's
+// registrySpecs lists every registry: the built-in ones as adjusted, the platform's
 // others, and those that organisations brought.
-func specs(cfg *config.Config) ([]*spec, error) {
-	var all []*spec
+func registrySpecs(cfg *config.Config) ([]*registrySpec, error) {
+	var all []*registrySpec
 	add := func(owner string, r dialect.Registry, c *config.Registry) error {
-		s, err := newSpec(owner, r, c)
+		s, err := newRegistrySpec(owner, r, c)
 		if err != nil {
 			return fmt.Errorf("registry %s: %w", r.Name, err)
 		}
@@ -142,13 +142,13 @@ func specs(cfg *config.Config) ([]*spec, error) {
 }
 
 // entry is the registry in the table of names.
-func (s *spec) entry(at *site) proxy.Registry {
+func (s *registrySpec) entry(at *liveRegistry) proxy.Registry {
 	return proxy.Registry{Name: s.name, Aliases: s.aliases, Organisation: s.owner, Library: s.name == oci.DockerHub, Value: at}
 }
 
-// newSpec lays c over what is built in. c may be nil.
-func newSpec(owner string, r dialect.Registry, c *config.Registry) (*spec, error) {
-	s := &spec{name: r.Name, owner: owner, aliases: r.Aliases, tokenEndpoints: r.TokenEndpoints, uniform: r.UniformView, fallback: true}
+// newRegistrySpec lays c over what is built in. c may be nil.
+func newRegistrySpec(owner string, r dialect.Registry, c *config.Registry) (*registrySpec, error) {
+	s := &registrySpec{name: r.Name, owner: owner, aliases: r.Aliases, tokenEndpoints: r.TokenEndpoints, uniform: r.UniformView, fallback: true}
 	endpoint, kind := r.Endpoint, r.Type
 	if c != nil {
 		s.aliases = append(slices.Clone(s.aliases), c.Aliases...)
@@ -204,8 +204,8 @@ func parseMirrors(mirrors []config.Mirror) ([]*url.URL, error) {
 
 // mirror is a registry's mirror as a registry of its own: nobody's account, its
 // own connections and breaker, and tokens from itself alone.
-func (s *spec) mirror(u *url.URL) *spec {
-	m := &spec{
+func (s *registrySpec) mirror(u *url.URL) *registrySpec {
+	m := &registrySpec{
 		name: u.Host, owner: s.owner, origin: oci.Origin{Owner: s.owner, Scheme: u.Scheme, Host: originHost(u)},
 		allowPrivate: s.allowPrivate, caFile: s.caFile,
 	}

@@ -21,26 +21,26 @@ const checkTimeout = 5 * time.Second
 func (n *node) begin(cfg *config.Config) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.adopt(cfg); err != nil {
+	if err := n.apply(cfg); err != nil {
 		return err
 	}
 	n.mainApplied()
 	return nil
 }
 
-// adopt puts next in force: what comes from now on is answered by it, what is
+// apply puts next in force: what comes from now on is answered by it, what is
 // under way ends as it began. On an error nothing has changed. Caller holds mu.
-func (n *node) adopt(next *config.Config) error {
-	next = weighed(vetted(next, n.cfg))
-	d, err := n.newDesk(next)
+func (n *node) apply(next *config.Config) error {
+	next = weighed(withoutBadDropIns(next, n.cfg))
+	d, err := n.newGeneration(next)
 	if err != nil {
 		return err
 	}
-	before, old := n.cfg, n.lines()
-	n.cfg, n.desk = next, d
+	before, old := n.cfg, n.registryClients()
+	n.cfg, n.current = next, d
 	n.limits.SetLimits(limits(next, func(l config.Limits) int { return l.Requests }))
 	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
-	for i, f := range n.fronts {
+	for i, f := range n.listeners {
 		f.live.Set(d.handlers[i])
 	}
 	n.level.Set(levelOf(next.Log))
@@ -49,7 +49,7 @@ func (n *node) adopt(next *config.Config) error {
 	d.expect(n.pulls)
 	n.config.organisations(before, next)
 	n.forgetAccounts(before, next, old)
-	n.tell(before)
+	n.logChanges(before)
 	n.readSecretsSoon()
 	return nil
 }
@@ -59,7 +59,7 @@ func (n *node) adopt(next *config.Config) error {
 func (n *node) keepCounting(cfg *config.Config) {
 	there := func(organisation string) bool {
 		at := func(l config.Listener) bool { return l.Organisation == organisation }
-		return knows(cfg, organisation) || slices.ContainsFunc(n.desk.settings, at)
+		return knows(cfg, organisation) || slices.ContainsFunc(n.current.settings, at)
 	}
 	n.pulls.Keep(there)
 	n.failures.Keep(there)
@@ -75,7 +75,7 @@ func limits(cfg *config.Config, of func(config.Limits) int) map[string]int {
 }
 
 // forgetAccounts drops the series of accounts that are gone.
-func (n *node) forgetAccounts(before, next *config.Config, old lines) {
+func (n *node) forgetAccounts(before, next *config.Config, old registryClients) {
 	if before == nil {
 		return
 	}
@@ -84,7 +84,7 @@ func (n *node) forgetAccounts(before, next *config.Config, old lines) {
 			same := func(other config.Credential) bool { return other.Name == c.Name && other.Registry == c.Registry }
 			if !slices.ContainsFunc(next.Organisations[name].Credentials, same) {
 				n.auth.Forget(name, c.Registry, c.Name)
-				n.desk.lines.forget(name, c.Registry, c.Name)
+				n.current.clients.forget(name, c.Registry, c.Name)
 				old.forget(name, c.Registry, c.Name) // it may be going too
 			}
 		}
@@ -100,18 +100,18 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 	before := n.cfg
 	next, err := n.load()
 	if err == nil {
-		err = located(n.adopt(next), next.Files[""].Path)
+		err = located(n.apply(next), next.Files[""].Path)
 	}
 	if err == nil {
 		n.mainApplied()
 	} else {
 		n.mainFailed(err)
-		n.adoptDropIns(n.dropIns())
+		n.applyDropIns(n.dropIns())
 	}
-	r := n.answer(before)
+	r := n.reloadAnswer(before)
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	for _, err := range n.desk.credentials.Check(ctx) {
+	for _, err := range n.current.credentials.Check(ctx) {
 		r.Warnings = append(r.Warnings, err.Error())
 		r.UnusableSecrets++
 	}
@@ -123,7 +123,7 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 // nothing reads the configuration yet.
 func (n *node) summary() string {
 	var at []string
-	for _, f := range n.fronts {
+	for _, f := range n.listeners {
 		for _, s := range f.sockets {
 			at = append(at, s.String())
 		}
@@ -175,9 +175,9 @@ func (n *node) mainFailed(err error) {
 	}
 }
 
-// adoptDropIns reads the drop-ins called names again, as far as they have
+// applyDropIns reads the drop-ins called names again, as far as they have
 // changed. Caller holds mu.
-func (n *node) adoptDropIns(names []string) {
+func (n *node) applyDropIns(names []string) {
 	next := n.cfg
 	if next.OrganisationsDirectory == "" { // the default one has just been made
 		next = new(*n.cfg)
@@ -187,7 +187,7 @@ func (n *node) adoptDropIns(names []string) {
 	if len(changed) == 0 {
 		return
 	}
-	if err := n.adopt(next.ReloadOrganisations(changed...)); err != nil {
+	if err := n.apply(next.ReloadOrganisations(changed...)); err != nil {
 		n.log.Error("changed organisations cannot be put in force, the old ones stay", "err", err)
 	}
 }
@@ -200,8 +200,8 @@ func isAsRead(cfg *config.Config, name string) bool {
 	return there && !broken && f.SHA256 != "" && hashFile(f.Path) == f.SHA256 && mayHold(&o) == nil
 }
 
-// tell logs what became of the organisations, and warnings that are new.
-func (n *node) tell(before *config.Config) {
+// logChanges logs what became of the organisations, and warnings that are new.
+func (n *node) logChanges(before *config.Config) {
 	if before == nil {
 		before = &config.Config{}
 	}
@@ -214,12 +214,12 @@ func (n *node) tell(before *config.Config) {
 	maps.Copy(names, before.Files)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		if name != "" {
-			n.tellOf(name, before)
+			n.logChange(name, before)
 		}
 	}
 }
 
-func (n *node) tellOf(name string, before *config.Config) {
+func (n *node) logChange(name string, before *config.Config) {
 	file, there := n.cfg.Files[name]
 	err, broken := n.cfg.Broken[name]
 	was, wasBroken := before.Broken[name]
@@ -256,8 +256,8 @@ func linesOf(err error) []string {
 	return all
 }
 
-// answer says what is in force, and what of before is gone. Caller holds mu.
-func (n *node) answer(before *config.Config) admin.Reload {
+// reloadAnswer says what is in force, and what of before is gone. Caller holds mu.
+func (n *node) reloadAnswer(before *config.Config) admin.Reload {
 	r := admin.Reload{
 		Main: n.mainFile(), Organisations: []admin.File{},
 		NeedsRestart: append([]string{}, n.started.NeedsRestart(n.cfg)...),

@@ -18,34 +18,34 @@ import (
 
 // locate reads what, an image or a registry, as a pull on this node would be
 // read, and puts it into s.
-func (d *desk) locate(what string, s *diagnose.Subject) (*site, error) {
-	registry, ok := d.router.Lookup(s.Organisation, what)
+func (g *generation) locate(what string, s *diagnose.Subject) (*liveRegistry, error) {
+	registry, ok := g.router.Lookup(s.Organisation, what)
 	if !ok {
-		route, ref, err := d.route(what, s.Organisation)
+		route, ref, err := g.route(what, s.Organisation)
 		if err != nil {
 			return nil, err
 		}
 		registry, s.Repository, s.Reference = route.Registry, route.Repo, ref
 	}
-	at, ok := registry.Value.(*site)
+	at, ok := registry.Value.(*liveRegistry)
 	if !ok {
-		return nil, fmt.Errorf("registry %s has no site", registry.Name)
+		return nil, fmt.Errorf("registry %s has no client", registry.Name)
 	}
 	s.Registry, s.Origin, s.Type = at.name, at.origin, at.spec.kind
 	return at, nil
 }
 
 // route reads an image's name: with or without the node in front of it.
-func (d *desk) route(image, organisation string) (proxy.Route, string, error) {
+func (g *generation) route(image, organisation string) (proxy.Route, string, error) {
 	ref, err := reference.ParseDockerRef(image)
 	if err != nil {
 		return proxy.Route{}, "", &oci.Error{Class: oci.NotFound, Message: fmt.Sprintf("%q is neither a registry of this node nor the name of an image", oci.OneLine(image, 300))}
 	}
 	host, name := reference.Domain(ref), reference.Path(ref)
-	if _, known := d.router.Lookup(organisation, host); known && host != oci.DockerHub || !known && !isHere(host) {
+	if _, known := g.router.Lookup(organisation, host); known && host != oci.DockerHub || !known && !isHere(host) {
 		name = host + "/" + name
 	}
-	route, err := d.router.Route(&oci.Request{Endpoint: oci.EndpointManifest, Name: name}, organisation, proxy.Naming{})
+	route, err := g.router.Route(&oci.Request{Endpoint: oci.EndpointManifest, Name: name}, organisation, proxy.Naming{})
 	switch r := ref.(type) {
 	case reference.Canonical:
 		return route, r.Digest().String(), err

@@ -38,7 +38,7 @@ func (n *node) readSecrets(ctx context.Context) {
 
 func (n *node) readAll(ctx context.Context) {
 	n.mu.Lock()
-	credentials := n.desk.credentials
+	credentials := n.current.credentials
 	n.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, secretsTimeout)
 	defer cancel()

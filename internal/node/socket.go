@@ -11,17 +11,17 @@ import (
 
 // listenSocket makes the commands' socket. Without it pulls go on, so trouble is
 // only logged.
-func (n *node) listenSocket(ctx context.Context) (listening, bool) {
+func (n *node) listenSocket(ctx context.Context) (boundSocket, bool) {
 	path := n.started.Admin.Socket
 	if path == "" {
-		return listening{}, false
+		return boundSocket{}, false
 	}
 	l, err := admin.Listen(ctx, path)
 	if err != nil {
 		n.log.Error("commands such as berth status do not work: admin.socket cannot be opened", "socket", path, "err", err)
-		return listening{}, false
+		return boundSocket{}, false
 	}
-	return listening{Listener: l}, true
+	return boundSocket{Listener: l}, true
 }
 
 func (n *node) socketServer() *http.Server {
@@ -31,7 +31,7 @@ func (n *node) socketServer() *http.Server {
 		Status:   n.status,
 		Failures: n.lastFailures,
 		Diagnose: n.diagnose,
-		Ready:    n.pulse,
+		Ready:    n.probe,
 		Images:   n.images,
 		Prewarm:  n.prewarm,
 		Page:     admin.NewPage(admin.PageOptions{Status: n.status, History: n.history, Full: true}),
@@ -60,7 +60,7 @@ func (n *node) purge(_ context.Context, r admin.PurgeRequest) (admin.Purge, erro
 func (n *node) forgetTokens(organisation string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, l := range n.desk.lines {
+	for _, l := range n.current.clients {
 		l.authority.Forget(organisation)
 	}
 	for _, r := range n.retired {

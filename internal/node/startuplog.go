@@ -15,15 +15,15 @@ func fullPath(path string) string {
 	return path
 }
 
-// sayBegun logs where everything is that this process uses: what somebody who
+// logStart logs where everything is that this process uses: what somebody who
 // looks for a configuration that is not read, or a disk that fills, wants to know
 // first.
-func (n *node) sayBegun(admin []listening, commands bool) {
+func (n *node) logStart(admin []boundSocket, commands bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var at, metrics []string
-	for i, f := range n.fronts {
-		l := &n.desk.settings[i]
+	for i, f := range n.listeners {
+		l := &n.current.settings[i]
 		who := string(l.Callers)
 		if l.Organisation != "" {
 			who += " as " + l.Organisation

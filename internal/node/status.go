@@ -79,7 +79,7 @@ func (n *node) knownAccounts() map[credential.Account]knownAccount {
 	for account, s := range n.auth.Standings() {
 		all[account] = knownAccount{standing: s}
 	}
-	for at, l := range n.lines() {
+	for at, l := range n.registryClients() {
 		for _, limit := range l.upstream.RateLimits() {
 			account := credential.Account{Organisation: cmp.Or(limit.Organisation, admin.Nobody), Registry: at.name, Name: cmp.Or(limit.Account, admin.Nobody)}
 			k := all[account]
@@ -113,13 +113,13 @@ func (k knownAccount) show(a *admin.Account, now time.Time) {
 // aboutSecret adds what is known about the secret itself. Caller holds mu.
 func (n *node) aboutSecret(a *admin.Account) {
 	organisation := strings.TrimPrefix(a.Organisation, admin.Nobody)
-	if old, err := n.desk.credentials.Trouble(organisation, a.Name, a.Registry); err != nil {
+	if old, err := n.current.credentials.Trouble(organisation, a.Name, a.Registry); err != nil {
 		a.SecretError, a.OldServes = err.Error(), old
 		if !old {
 			a.State = admin.AccountLost
 		}
 	}
-	if a.State == admin.AccountUnused && n.desk.credentials.Renewed(organisation, a.Name, a.Registry) {
+	if a.State == admin.AccountUnused && n.current.credentials.Renewed(organisation, a.Name, a.Registry) {
 		a.State = admin.AccountRenewed
 	}
 }
@@ -127,7 +127,7 @@ func (n *node) aboutSecret(a *admin.Account) {
 // troubled are the registries and mirrors that fail for everyone. Caller holds mu.
 func (n *node) troubled() []string {
 	all := []string{}
-	for _, l := range n.lines() {
+	for _, l := range n.registryClients() {
 		names := l.names()
 		for i, r := range append([]*upstream.Registry{l.upstream}, l.mirrors...) {
 			if r.Troubled() {
@@ -139,8 +139,8 @@ func (n *node) troubled() []string {
 	return slices.Compact(all)
 }
 
-// clients say when each kind of client last pulled, the latest first.
-func (n *node) clients() []admin.ClientPull {
+// lastPulls say when each kind of client last pulled, the latest first.
+func (n *node) lastPulls() []admin.ClientPull {
 	all := []admin.ClientPull{}
 	for client, at := range n.pulls.Totals().LastPulls {
 		all = append(all, admin.ClientPull{Client: client, Last: at.Truncate(time.Millisecond).UTC()})
@@ -188,8 +188,8 @@ func (n *node) cacheOf() admin.Cache {
 	return c
 }
 
-// watchPulls keeps the history that the status page shows.
-func (n *node) watchPulls(ctx context.Context) {
+// keepHistory keeps the history that the status page shows.
+func (n *node) keepHistory(ctx context.Context) {
 	ticks := time.NewTicker(sampleEvery)
 	defer ticks.Stop()
 	for {
@@ -210,9 +210,9 @@ func (n *node) status(context.Context) (admin.Status, error) {
 	now := n.now()
 	s := admin.Status{
 		Version: n.version, PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
-		Configuration: admin.Configuration{Reload: n.answer(n.cfg), Applied: n.read},
+		Configuration: admin.Configuration{Reload: n.reloadAnswer(n.cfg), Applied: n.read},
 		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
-		Troubled: n.troubled(), Fills: fills, Clients: n.clients(), Failures: []admin.Failure{},
+		Troubled: n.troubled(), Fills: fills, Clients: n.lastPulls(), Failures: []admin.Failure{},
 	}
 	kept := n.failures.All(time.Time{})
 	for i := range kept[:min(len(kept), shownFailures)] {
@@ -220,8 +220,8 @@ func (n *node) status(context.Context) (admin.Status, error) {
 	}
 	s.Configuration.Organisations = append(s.Configuration.Organisations, n.inMainFile()...)
 	slices.SortFunc(s.Configuration.Organisations, func(a, b admin.File) int { return strings.Compare(a.Organisation, b.Organisation) })
-	for i, f := range n.fronts {
-		s.Listeners = append(s.Listeners, f.status(&n.desk.settings[i]))
+	for i, f := range n.listeners {
+		s.Listeners = append(s.Listeners, f.status(&n.current.settings[i]))
 	}
 	return s, nil
 }
@@ -236,8 +236,8 @@ func (n *node) inMainFile() (all []admin.File) {
 	return all
 }
 
-// status is a front with the settings that are in force there.
-func (f *front) status(l *config.Listener) admin.Listener {
+// status is a listener with the settings that are in force there.
+func (f *listener) status(l *config.Listener) admin.Listener {
 	shown := admin.Listener{
 		Address: f.address.String(), Sockets: []string{}, Callers: string(l.Callers),
 		Organisation: l.Organisation, Registry: l.Registry,

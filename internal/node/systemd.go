@@ -15,40 +15,40 @@ import (
 	"berth/internal/config"
 )
 
-// handed are the sockets that systemd opened for this process and holds across
+// inheritedSockets are the sockets that systemd opened for this process and holds across
 // its restarts: who connects meanwhile waits in their queues. A listener takes
 // them by name (systemd:NAME), or because it has the address of one; so the
 // socket unit needs no word in the configuration.
 //
 // Whoever wants one asks in turn, from one goroutine.
-type handed struct{ sockets []*socket }
+type inheritedSockets struct{ sockets []*inheritedSocket }
 
-type socket struct {
+type inheritedSocket struct {
 	net.Listener
 	name  string
 	taken bool
 }
 
-// takeSockets takes what systemd handed over. It can be done once: the variables
+// inheritSockets takes what systemd handed over. It can be done once: the variables
 // that tell are gone afterwards, so that no child takes them for its own.
-func takeSockets() (*handed, error) {
+func inheritSockets() (*inheritedSockets, error) {
 	named, err := activation.ListenersWithNames()
 	if err != nil {
 		return nil, fmt.Errorf("taking systemd's sockets: %w", err)
 	}
-	h := &handed{}
+	h := &inheritedSockets{}
 	for name, all := range named {
 		for _, l := range all {
-			h.sockets = append(h.sockets, &socket{Listener: l, name: name})
+			h.sockets = append(h.sockets, &inheritedSocket{Listener: l, name: name})
 		}
 	}
 	return h, nil
 }
 
 // named gives the sockets that a listener asks for by their name.
-func (h *handed) named(l *config.Listener) ([]net.Listener, error) {
+func (s *inheritedSockets) named(l *config.Listener) ([]net.Listener, error) {
 	var found []net.Listener
-	for _, s := range h.sockets {
+	for _, s := range s.sockets {
 		if s.name != l.Address.Socket || s.taken {
 			continue
 		}
@@ -67,22 +67,22 @@ func (h *handed) named(l *config.Listener) ([]net.Listener, error) {
 }
 
 // at gives the socket with this address; nil if there is none.
-func (h *handed) at(want netip.AddrPort) net.Listener {
-	i := slices.IndexFunc(h.sockets, func(s *socket) bool {
+func (s *inheritedSockets) at(want netip.AddrPort) net.Listener {
+	i := slices.IndexFunc(s.sockets, func(s *inheritedSocket) bool {
 		at, ok := addressOf(s)
 		return ok && at == want && !s.taken
 	})
 	if i < 0 {
 		return nil
 	}
-	h.sockets[i].taken = true
-	return h.sockets[i].Listener
+	s.sockets[i].taken = true
+	return s.sockets[i].Listener
 }
 
 // closeRest lets go of sockets that nobody asked for. Whoever connects to one
 // waits in vain, which is worth a line in the log.
-func (h *handed) closeRest(log *slog.Logger) {
-	for _, s := range h.sockets {
+func (s *inheritedSockets) closeRest(log *slog.Logger) {
+	for _, s := range s.sockets {
 		if s.taken {
 			continue
 		}
@@ -101,9 +101,9 @@ func addressOf(l net.Listener) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), true
 }
 
-// manager is whoever started this process and wants to hear how it is: systemd,
+// serviceManager is whoever started this process and wants to hear how it is: systemd,
 // by sd_notify(3). Without one nothing is said.
-type manager struct {
+type serviceManager struct {
 	log *slog.Logger
 
 	mu    sync.Mutex // guards all below, and keeps messages in order
@@ -112,7 +112,7 @@ type manager struct {
 
 // ready says that pulls are answered, and how things are in one line: after a
 // start, and after each reload.
-func (m *manager) ready(status string) {
+func (m *serviceManager) ready(status string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.ended {
@@ -121,7 +121,7 @@ func (m *manager) ready(status string) {
 }
 
 // reloading is followed by ready. The time tells systemd which reload is meant.
-func (m *manager) reloading() {
+func (m *serviceManager) reloading() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.ended {
@@ -130,7 +130,7 @@ func (m *manager) reloading() {
 }
 
 // stopping says that running answers are being finished.
-func (m *manager) stopping() {
+func (m *serviceManager) stopping() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ended = true
@@ -138,14 +138,14 @@ func (m *manager) stopping() {
 }
 
 // alive keeps the watchdog from ending this process.
-func (m *manager) alive() {
+func (m *serviceManager) alive() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.say(daemon.SdNotifyWatchdog)
 }
 
 // say sends one message. Caller holds mu.
-func (m *manager) say(lines ...string) {
+func (m *serviceManager) say(lines ...string) {
 	if _, err := daemon.SdNotify(false, strings.Join(lines, "\n")); err != nil {
 		m.log.Warn("the service manager cannot be told how things are", "err", err)
 	}

@@ -14,16 +14,16 @@ import (
 	"berth/auth/token"
 )
 
-// vetted is cfg without the drop-ins that this program cannot use although the
+// withoutBadDropIns is cfg without the drop-ins that this program cannot use although the
 // configuration let them pass, so that one of them never stops the others. Such
 // an organisation goes on with what it had before, or is out.
-func vetted(cfg, before *config.Config) *config.Config {
+func withoutBadDropIns(cfg, before *config.Config) *config.Config {
 	bad := map[string]error{}
 	for name, o := range cfg.Organisations {
 		if o.File == "" {
 			continue // the main file's: the operator's own mistakes are told at once
 		}
-		if err := errors.Join(vet(cfg, name, &o), mayHold(&o)); err != nil {
+		if err := errors.Join(validate(cfg, name, &o), mayHold(&o)); err != nil {
 			bad[name] = config.Problems{{File: o.File, Message: err.Error()}}
 		}
 	}
@@ -38,7 +38,7 @@ func vetted(cfg, before *config.Config) *config.Config {
 		if before == nil {
 			continue
 		}
-		if o, ok := before.Organisations[name]; ok && o.File != "" && vet(cfg, name, &o) == nil {
+		if o, ok := before.Organisations[name]; ok && o.File != "" && validate(cfg, name, &o) == nil {
 			next.Organisations[name] = o
 		}
 	}
@@ -58,8 +58,8 @@ func mayHold(o *config.Organisation) error {
 	return nil
 }
 
-// vet says what about one organisation cannot be used.
-func vet(cfg *config.Config, name string, o *config.Organisation) error {
+// validate says what about one organisation cannot be used.
+func validate(cfg *config.Config, name string, o *config.Organisation) error {
 	for _, t := range o.Tokens {
 		if err := caller.CheckHash(name, t.SHA256.String()); err != nil {
 			return fmt.Errorf("token %q: %w", t.Name, err)
@@ -77,7 +77,7 @@ func vet(cfg *config.Config, name string, o *config.Organisation) error {
 	}
 	alone := *cfg
 	alone.Organisations = map[string]config.Organisation{name: *o}
-	specs, err := specs(&alone)
+	specs, err := registrySpecs(&alone)
 	if err != nil {
 		return err
 	}

@@ -46,18 +46,18 @@ func (n *node) watch(ctx context.Context) {
 
 // tracker tells which files have changed since it looked last.
 type tracker struct {
-	seen  map[string]glance // by path
-	burst time.Time         // since when changes are left for later; zero: none is
+	seen  map[string]fileStamp // by path
+	burst time.Time            // since when changes are left for later; zero: none is
 }
 
 // changes are those of paths that look different from last time, the gone included:
 // at first, all that are there. quiet false: something is changing just now, so all
 // is left for the next time, which should be after quietFor.
 func (t *tracker) changes(paths []string, now time.Time) (changed []string, quiet bool) {
-	seen := make(map[string]glance, len(paths))
+	seen := make(map[string]fileStamp, len(paths))
 	quiet = true
 	for _, path := range paths {
-		g := glanceAt(path, now)
+		g := stampOf(path, now)
 		seen[path] = g
 		if before, ok := t.seen[path]; !ok || !g.same(before) {
 			changed = append(changed, path)
@@ -135,7 +135,7 @@ func (f *follower) look() (next time.Duration) {
 
 func (f *follower) lookAtCertificates() (next time.Duration) {
 	var paths []string
-	for _, front := range f.fronts {
+	for _, front := range f.listeners {
 		if front.cert != nil {
 			paths = append(paths, front.cert.files.CertFile, front.cert.files.KeyFile)
 		}
@@ -144,7 +144,7 @@ func (f *follower) lookAtCertificates() (next time.Duration) {
 	if !quiet {
 		return quietFor
 	}
-	for _, front := range f.fronts {
+	for _, front := range f.listeners {
 		if c := front.cert; c != nil && (slices.Contains(changed, c.files.CertFile) || slices.Contains(changed, c.files.KeyFile)) {
 			f.renew(front)
 		}
@@ -152,7 +152,7 @@ func (f *follower) lookAtCertificates() (next time.Duration) {
 	return pollEvery
 }
 
-func (f *follower) renew(front *front) {
+func (f *follower) renew(front *listener) {
 	err := front.cert.renew()
 	if descriptor.Exhausted(err) { // it was not read: it is next time
 		f.certificateFiles.reread(front.cert.files.CertFile)
@@ -206,7 +206,7 @@ func (f *follower) lookInto(dir string) (next time.Duration) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.adoptDropIns(changed)
+	f.applyDropIns(changed)
 	for _, name := range changed {
 		if descriptor.Exhausted(f.cfg.Broken[name]) { // it was not read: it is next time
 			f.dropInFiles.reread(path(name))

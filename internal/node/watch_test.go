@@ -132,7 +132,7 @@ func TestWatch_WaitsForTheEndOfAChange(t *testing.T) {
 	dir := t.TempDir()
 	nodetest.Do(t, dir, "write f one")
 	paths := []string{filepath.Join(dir, "f")}
-	written := glanceAt(paths[0], time.Now()).id.Changed()
+	written := stampOf(paths[0], time.Now()).id.Changed()
 	var files tracker
 	for _, test := range []struct {
 		after time.Duration

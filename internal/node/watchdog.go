@@ -13,21 +13,21 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// pulseTimeout bounds one look at the pulse.
-const pulseTimeout = 5 * time.Second
+// probeTimeout bounds one probe.
+const probeTimeout = 5 * time.Second
 
-// pulsePath is known to this process alone, so that nobody else can ask for it.
-func pulsePath() string { return "/" + rand.Text() }
+// newProbePath is known to this process alone, so that nobody else can ask for it.
+func newProbePath() string { return "/" + rand.Text() }
 
-// pulse says whether pulls are answered: it connects to every socket as a client
+// probe says whether pulls are answered: it connects to every socket as a client
 // does, and gets an answer from where pulls begin, with the cache's lock passed.
 // No registry is asked, and nothing is logged or counted.
-func (n *node) pulse(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, pulseTimeout)
+func (n *node) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	for _, f := range n.fronts {
+	for _, f := range n.listeners {
 		for _, at := range f.sockets {
-			if err := f.answers(ctx, at); err != nil {
+			if err := f.probe(ctx, at); err != nil {
 				return fmt.Errorf("no answer on %s: %w", at, err)
 			}
 		}
@@ -35,13 +35,13 @@ func (n *node) pulse(ctx context.Context) error {
 	return nil
 }
 
-// answers asks for the pulse on one socket.
-func (f *front) answers(ctx context.Context, at net.Addr) error {
+// probe asks on one socket.
+func (f *listener) probe(ctx context.Context, at net.Addr) error {
 	scheme := "http"
 	if f.cert != nil {
 		scheme = "https"
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodHead, scheme+"://localhost"+f.pulse, http.NoBody)
+	r, err := http.NewRequestWithContext(ctx, http.MethodHead, scheme+"://localhost"+f.probePath, http.NoBody)
 	if err != nil {
 		return err
 	}
@@ -63,9 +63,9 @@ func (f *front) answers(ctx context.Context, at net.Addr) error {
 	return nil
 }
 
-// beat keeps the service manager's watchdog quiet for as long as pulls are
+// feedWatchdog keeps the service manager's watchdog quiet for as long as pulls are
 // answered. It gives three chances: a machine that swaps is slow, not dead.
-func (n *node) beat(ctx context.Context) {
+func (n *node) feedWatchdog(ctx context.Context) {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		n.log.Warn("the service manager's watchdog cannot be served", "err", err)
@@ -76,7 +76,7 @@ func (n *node) beat(ctx context.Context) {
 	ticks := time.NewTicker(limit / 3)
 	defer ticks.Stop()
 	for {
-		if err := n.pulse(ctx); err == nil {
+		if err := n.probe(ctx); err == nil {
 			n.manager.alive()
 		} else if ctx.Err() == nil {
 			n.log.Error("pulls are not answered: the service manager will start this process again", "err", err)

@@ -22,11 +22,11 @@ import (
 	"berth/upstream"
 )
 
-func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
+func newNode(cfg *config.Config, open []boundSocket, s setup) (*node, error) {
 	n := &node{
 		override: s.override, version: s.version, log: s.log, level: s.level, now: s.now, start: s.now(),
 		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1),
-		manager: &manager{log: s.log},
+		manager: &serviceManager{log: s.log},
 	}
 	n.failures = proxy.NewFailures(n.now)
 	n.history = admin.NewHistory(int(sampleFor / sampleEvery))
@@ -35,13 +35,13 @@ func newNode(cfg *config.Config, open []listening, s setup) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.fronts, err = newFronts(cfg, open); err != nil {
+	if n.listeners, err = newListeners(cfg, open); err != nil {
 		return nil, err
 	}
 	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
 		return nil, err
 	}
-	for _, f := range n.fronts {
+	for _, f := range n.listeners {
 		f.alive = func() { n.cache.Size() }
 	}
 	n.registry.MustRegister(n.cache)

@@ -7,9 +7,9 @@ import (
 	"runtime/debug"
 )
 
-// bill is a bill of materials in the form of CycloneDX 1.6. It comes from what
+// sbom is a software bill of materials in the form of CycloneDX 1.6. It comes from what
 // the Go toolchain wrote into this very program, so it cannot be another's.
-type bill struct {
+type sbom struct {
 	Format     string      `json:"bomFormat"`
 	Spec       string      `json:"specVersion"`
 	Version    int         `json:"version"`
@@ -35,7 +35,7 @@ type property struct {
 	Value string `json:"value"`
 }
 
-func writeBill(w io.Writer) error {
+func writeSBOM(w io.Writer) error {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return errors.New("this program does not know what it was built from")
@@ -43,11 +43,11 @@ func writeBill(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(newBill(info))
+	return e.Encode(newSBOM(info))
 }
 
-func newBill(info *debug.BuildInfo) bill {
-	b := bill{Format: "CycloneDX", Spec: "1.6", Version: 1, Metadata: metadata{Component: newComponent("application", info.Main.Path, version())}}
+func newSBOM(info *debug.BuildInfo) sbom {
+	b := sbom{Format: "CycloneDX", Spec: "1.6", Version: 1, Metadata: metadata{Component: newComponent("application", info.Main.Path, version())}}
 	for _, s := range info.Settings {
 		b.Metadata.Properties = append(b.Metadata.Properties, property{"build:" + s.Key, s.Value})
 	}

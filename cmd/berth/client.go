@@ -15,20 +15,20 @@ import (
 	"berth/internal/config"
 )
 
-// asking is a command that talks to the running node.
-type asking struct {
+// nodeFlags are those of a command that talks to the running node.
+type nodeFlags struct {
 	socket string
 	json   bool
 }
 
 // flags adds those that all such commands have.
-func (a *asking) flags(c *cobra.Command) {
+func (a *nodeFlags) flags(c *cobra.Command) {
 	c.Flags().StringVar(&a.socket, "socket", "", "the node's socket (default: admin.socket of the configuration)")
 	c.Flags().BoolVar(&a.json, "json", false, "answer in JSON")
 }
 
 // client is for the node that runs with the configuration that o names.
-func (a *asking) client(o *options) (*admin.Client, error) {
+func (a *nodeFlags) client(o *options) (*admin.Client, error) {
 	path := a.socket
 	if path == "" {
 		path = config.SocketOf(o.path(), configOptions())
@@ -39,8 +39,8 @@ func (a *asking) client(o *options) (*admin.Client, error) {
 	return admin.NewClient(path), nil
 }
 
-// tell writes an answer: in JSON, or as show writes it for people.
-func tell[A any](c *cobra.Command, asJSON bool, answer A, show func(io.Writer, A)) error {
+// printAnswer writes an answer: in JSON, or as show writes it for people.
+func printAnswer[A any](c *cobra.Command, asJSON bool, answer A, show func(io.Writer, A)) error {
 	var b strings.Builder
 	if asJSON {
 		e := json.NewEncoder(&b)
