@@ -51,7 +51,26 @@ func hints(kind, registry string, cred *credential.Credential) (all []string) {
 	case what == "" && known:
 		all = append(all, "the secret looks like a password: "+advice)
 	}
-	return append(all, userHints(kind, user)...)
+	if kind == dialect.GHCR {
+		all = append(all, refusedAtGHCR(strings.TrimSpace(secret))...)
+	}
+	all = append(all, userHints(kind, user)...)
+	if d := dialect.For(registry, kind); len(all) > 0 && d.Type != dialect.Generic {
+		all = append(all, "a token that can read, at "+d.Name+": "+d.Account)
+	}
+	return all
+}
+
+// refusedAtGHCR are the tokens of GitHub that its registry does not take, whatever
+// rights they have (docs.github.com, working with the container registry).
+func refusedAtGHCR(secret string) []string {
+	switch {
+	case strings.HasPrefix(secret, "github_pat_"):
+		return []string{"GHCR refuses fine-grained tokens, whatever rights they have"}
+	case strings.HasPrefix(secret, "ghu_"), strings.HasPrefix(secret, "ghs_"):
+		return []string{"GHCR refuses tokens of GitHub Apps, but for the GITHUB_TOKEN of an Actions run while it lasts"}
+	}
+	return nil
 }
 
 func shapeOf(secret string) (what, serves string) {

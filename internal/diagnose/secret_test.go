@@ -15,7 +15,9 @@ func TestHints(t *testing.T) {
 		kind, user, secret, want string // want: parts, separated by "; "
 	}{
 		{dialect.GHCR, "bot", "ghp_x", ""},
-		{dialect.GHCR, "bot", "github_pat_x", ""},
+		{dialect.GHCR, "bot", "github_pat_x", "refuses fine-grained tokens; Tokens (classic)"},
+		{dialect.GHCR, "bot", "ghs_x", "refuses tokens of GitHub Apps; read:packages"},
+		{dialect.GHCR, "bot", "ghu_x", "refuses tokens of GitHub Apps"},
 		{dialect.GHCR, "bot", "hunter2", "looks like a password: GitHub takes"},
 		{dialect.GHCR, "bot", "dckr_pat_x", "looks like an access token of Docker Hub, and this is reg.test"},
 		{dialect.DockerHub, "bot", "dckr_pat_x", ""},

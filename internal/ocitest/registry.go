@@ -64,6 +64,9 @@ type Options struct {
 	// PullLimit is how many manifest GETs each user has; then 429. Zero: no
 	// limit, and no rate limit headers.
 	PullLimit int
+	// LinkBase is before the path in the Link of a page of tags: where the registry
+	// thinks that it is. Empty: a link without a host.
+	LinkBase string
 	// NoReferrers answers the referrers endpoint with 404, like a registry
 	// from before specification 1.1.
 	NoReferrers bool

@@ -214,7 +214,7 @@ func (r *Registry) tags(w http.ResponseWriter, hr *http.Request, req Request) {
 		names = names[:n]
 		if n > 0 {
 			next := url.Values{"n": {strconv.Itoa(n)}, "last": {names[n-1]}}
-			w.Header().Set("Link", fmt.Sprintf(`</v2/%s/tags/list?%s>; rel="next"`, req.Repo, next.Encode()))
+			w.Header().Set("Link", fmt.Sprintf(`<%s/v2/%s/tags/list?%s>; rel="next"`, r.opts.LinkBase, req.Repo, next.Encode()))
 		}
 	}
 	if names == nil {

@@ -1,0 +1,308 @@
+package zoo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"berth/internal/ocitest"
+	"berth/oci"
+)
+
+const (
+	repo  = "acme/app"
+	bot   = "acme-bot" // may read repo
+	guest = "guest"    // is known, and may read nothing
+	// patience bounds every case.
+	patience = 60 * time.Second
+)
+
+// New makes a Source that asks r, a registry of a type of the configuration, as c.
+type New func(t *testing.T, r *ocitest.Registry, typeName string, c ocitest.Caller) oci.Source
+
+// world is one stand-in with an image, its tags and its signature.
+type world struct {
+	StandIn
+	*ocitest.Registry
+	image ocitest.Pushed
+	sig   oci.Digest
+	as    func(t *testing.T, user string) oci.Source
+}
+
+// Test tries the Sources that source makes at every stand-in: it pulls, lists, looks for
+// a signature, is refused, is limited and goes through an outage.
+func Test(t *testing.T, source New) {
+	t.Helper()
+	for _, s := range StandIns() {
+		for name, run := range map[string]func(*testing.T, world){
+			"pull": testPull, "list": testList, "signature": testSignature, "refused": testRefused, "limited": testLimited, "outage": testOutage,
+		} {
+			t.Run(s.Name+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				run(t, open(t, s, source))
+			})
+		}
+	}
+}
+
+func open(t *testing.T, s StandIn, source New) world {
+	t.Helper()
+	s.Options.Fault = s.fault
+	s.Options.Private = s.Refused != oci.Unclassified
+	r := ocitest.New(t, s.Options)
+	r.AddUser(bot, "s3cret-bot", "acme/**")
+	r.AddUser(guest, "s3cret-guest")
+	w := world{StandIn: s, Registry: r}
+	w.image = r.AddImage(repo, "v1", ocitest.Image{Platforms: []string{"linux/amd64", "linux/arm64"}, Layers: []int64{3000, 70_000}})
+	for _, tag := range []string{"v2", "v3", "v4"} {
+		r.SetTag(repo, tag, w.image.Digest)
+	}
+	w.sig = r.AddArtifact(repo, w.image.Digest, "application/vnd.dev.cosign.artifact.sig.v1+json", 1)
+	if s.Fallback {
+		list := v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{{MediaType: v1.MediaTypeImageManifest, Digest: w.sig, Size: int64(len(r.Bytes(repo, w.sig)))}}}
+		list.SchemaVersion = 2
+		data, err := json.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.AddManifest(repo, "sha256-"+w.image.Digest.Encoded(), v1.MediaTypeImageIndex, data)
+	}
+	w.as = func(t *testing.T, user string) oci.Source {
+		t.Helper()
+		return source(t, r, s.Type, ocitest.Caller{Organisation: "acme", User: user, Password: "s3cret-" + strings.TrimPrefix(user, "acme-")})
+	}
+	return w
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// read opens an object from a place on, and holds what comes against the truth.
+func (w world) read(t *testing.T, src oci.Source, o oci.Object, start int64) error {
+	t.Helper()
+	c, err := src.Open(within(t), o, oci.Range{Start: start})
+	if err != nil {
+		return err
+	}
+	defer c.Body.Close()
+	got, err := io.ReadAll(c.Body)
+	if err != nil {
+		return err
+	}
+	whole := w.Bytes(repo, o.Digest)
+	if c.Offset > start || !bytes.Equal(got, whole[min(c.Offset, int64(len(whole))):]) {
+		t.Errorf("%s %s: %d bytes from %d on, not those of the object", o.Kind, o.Digest, len(got), c.Offset)
+	}
+	return nil
+}
+
+func testPull(t *testing.T, w world) {
+	src := w.as(t, bot)
+	for range 2 {
+		d, err := src.Resolve(within(t), repo, "v1")
+		if err != nil || d.Digest != w.image.Digest {
+			t.Fatalf("the tag is %s, %v", d.Digest, err)
+		}
+	}
+	all := []oci.Object{{Repo: repo, Kind: oci.Manifest, Digest: w.image.Digest}}
+	for i, p := range w.image.Platforms {
+		all = append(all, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: p.Manifest})
+		for _, b := range w.image.Blobs(i) {
+			all = append(all, oci.Object{Repo: repo, Kind: oci.Blob, Digest: b})
+		}
+	}
+	for _, o := range all {
+		if err := w.read(t, src, o, 0); err != nil {
+			t.Errorf("%s: %v", o.Kind, err)
+		}
+		if c, err := src.Stat(within(t), o); err != nil || c.Digest != o.Digest {
+			t.Errorf("%s: Stat: %v", o.Kind, err)
+		}
+		if o.Kind == oci.Blob {
+			if err := w.read(t, src, o, 100); err != nil {
+				t.Errorf("%s from 100 on: %v", o.Kind, err)
+			}
+		}
+	}
+}
+
+func values(query string) url.Values {
+	q, err := url.ParseQuery(query)
+	if err != nil {
+		return url.Values{}
+	}
+	return q
+}
+
+func testList(t *testing.T, w world) {
+	src := w.as(t, bot)
+	var got []string
+	for q, pages := "n=2", 0; q != "" && pages < 20; pages++ {
+		page, err := src.List(within(t), oci.ListRequest{Kind: oci.Tags, Repo: repo, Query: values(q)})
+		if w.NoTags != oci.Unclassified {
+			if oci.ClassOf(err) != w.NoTags {
+				t.Errorf("a list: %v, want %s", err, w.NoTags)
+			}
+			if _, err := src.Resolve(within(t), repo, "v1"); err != nil {
+				t.Errorf("a refused list stops pulls: %v", err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list struct{ Tags []string }
+		if err := json.Unmarshal(page.Body, &list); err != nil {
+			t.Fatal(err)
+		}
+		got, q = append(got, list.Tags...), page.Next
+	}
+	for _, tag := range []string{"v1", "v2", "v3", "v4"} {
+		if !slices.Contains(got, tag) {
+			t.Errorf("the tags are %v", got)
+		}
+	}
+	_, err := src.List(within(t), oci.ListRequest{Kind: oci.Tags, Repo: repo, Query: values("n=1000")})
+	if e := oci.AsError(err); w.MaxPage == 0 && err != nil || w.MaxPage > 0 && (err == nil || e.HTTPStatus() < 400 || e.HTTPStatus() >= 500 || !strings.Contains(e.Message, "100")) {
+		t.Errorf("a page of 1000: %v", err)
+	}
+}
+
+// testSignature looks for it as clients do: by referrers, and where that is 404 by the
+// fallback tag.
+func testSignature(t *testing.T, w world) {
+	src := w.as(t, bot)
+	page, err := src.List(within(t), oci.ListRequest{Kind: oci.Referrers, Repo: repo, Digest: w.image.Digest})
+	var text []byte
+	switch {
+	case err == nil && w.Fallback:
+		t.Fatalf("referrers: %.200s", page.Body)
+	case err == nil:
+		text = page.Body
+	case !w.Fallback || oci.AsError(err).HTTPStatus() != http.StatusNotFound:
+		t.Fatalf("referrers: %v", err)
+	default:
+		d, err := src.Resolve(within(t), repo, "sha256-"+w.image.Digest.Encoded())
+		if err != nil {
+			t.Fatalf("the fallback tag: %v", err)
+		}
+		text = w.Bytes(repo, d.Digest)
+		if err := w.read(t, src, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: d.Digest}, 0); err != nil {
+			t.Errorf("what the fallback tag names: %v", err)
+		}
+	}
+	if !strings.Contains(string(text), w.sig.String()) {
+		t.Errorf("the signature is not in %.300s", text)
+	}
+	if err := w.read(t, src, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: w.sig}, 0); err != nil {
+		t.Errorf("the signature: %v", err)
+	}
+}
+
+func testRefused(t *testing.T, w world) {
+	if w.Refused == oci.Unclassified {
+		t.Skip("everyone may read everything")
+	}
+	src := w.as(t, guest)
+	blob := oci.Object{Repo: repo, Kind: oci.Blob, Digest: w.image.Platforms[0].Layers[0]}
+	for name, ask := range map[string]func() error{
+		"tag":  func() error { _, err := src.Resolve(within(t), repo, "v1"); return err },
+		"blob": func() error { return w.read(t, src, blob, 0) },
+		"stat": func() error { _, err := src.Stat(within(t), blob); return err },
+	} {
+		err := ask()
+		if oci.ClassOf(err) != w.Refused {
+			t.Errorf("%s: %v, want %s", name, err, w.Refused)
+		}
+		if err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: the error has the password in it", name)
+		}
+	}
+	if _, err := w.as(t, bot).Resolve(within(t), repo, "v1"); err != nil {
+		t.Errorf("whoever may: %v", err)
+	}
+	wrong := w.as(t, "acme-other") // nobody there knows it
+	if _, err := wrong.Resolve(within(t), repo, "v1"); oci.ClassOf(err) != oci.Unauthorized {
+		t.Errorf("an account that does not exist: %v", err)
+	}
+}
+
+func testLimited(t *testing.T, w world) {
+	src := w.as(t, bot)
+	if _, err := src.Resolve(within(t), repo, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	w.Inject(ocitest.Match{Where: func(q ocitest.Request) bool {
+		return q.Server != ocitest.CDNServer && q.Kind != ocitest.Ping && q.Kind != ocitest.Token
+	}}, 0, w.Limited)
+	o := oci.Object{Repo: repo, Kind: oci.Manifest, Digest: w.image.Platforms[1].Manifest}
+	if err := w.read(t, src, o, 0); oci.ClassOf(err) != oci.RateLimited {
+		t.Errorf("limited: %v", err)
+	}
+	before := w.Count(ocitest.Match{})
+	for range 5 {
+		if err := w.read(t, src, o, 0); oci.ClassOf(err) != oci.RateLimited {
+			t.Errorf("limited again: %v", err)
+		}
+	}
+	if n := w.Count(ocitest.Match{}) - before; n > 0 {
+		t.Errorf("%d requests while it is known that there are too many", n)
+	}
+}
+
+func testOutage(t *testing.T, w world) {
+	src := w.as(t, bot)
+	if _, err := src.Resolve(within(t), repo, "v1"); err != nil {
+		t.Fatal(err)
+	}
+	for name, fault := range map[string]ocitest.Fault{
+		"503": ocitest.Status(http.StatusServiceUnavailable), "a page": page(http.StatusBadGateway), "nobody": ocitest.Drop(),
+	} {
+		outage := w.Inject(ocitest.Match{}, 0, fault)
+		for range 3 {
+			if _, err := src.Resolve(within(t), repo, "v1"); err == nil || !oci.ClassOf(err).Indeterminate() {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		outage.Remove()
+		w.comesBack(t, name, src)
+	}
+}
+
+// comesBack waits until the registry is asked again: whoever is in trouble is left alone
+// for a moment.
+func (w world) comesBack(t *testing.T, name string, src oci.Source) {
+	t.Helper()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	ctx := within(t)
+	for {
+		_, err := src.Resolve(ctx, repo, "v1")
+		if err == nil {
+			return
+		}
+		if !oci.ClassOf(err).Indeterminate() {
+			t.Errorf("after %s: %v", name, err)
+			return
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			t.Errorf("after %s: it never comes back: %v", name, err)
+			return
+		}
+	}
+}
