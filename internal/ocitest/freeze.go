@@ -221,3 +221,10 @@ func (r *Registry) Freeze(servers ...Server) (frozen int) {
 	}
 	return frozen
 }
+
+// Open is how many connections to one of the registry's servers are open and not
+// silent. Options.Relay must be on.
+func (r *Registry) Open(s Server) int {
+	open, frozen := r.relays[s].Open()
+	return open - frozen
+}
