@@ -43,7 +43,7 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 // question makes the request of ask, which is sent if nobody is asking yet.
 func (s *source) question(view oci.View, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
 	return func(ctx context.Context) (*oci.Content, error) {
-		content, err := s.as(view).Stat(ctx, o)
+		content, err := s.as(view).Stat(s.insisting(ctx, s.accessKey(view, o.Repo, o.Digest)), o)
 		if err != nil {
 			s.refused(view, o, mk, err)
 			return nil, err
@@ -81,7 +81,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error) {
 	class := oci.ClassOf(err)
 	switch key := s.accessKey(view, o.Repo, o.Digest); {
-	case proof.AnswerOf(err) == proof.NotUnderstood:
+	case proof.AnswerOf(err).Doubtful():
 		s.doubt(key)
 		return
 	case class.Refuses():

@@ -64,8 +64,9 @@ type Cache struct {
 	proofFile os.FileInfo
 
 	// Requests that prove something, per view and object.
-	stats    *flight.Group[questionKey, *oci.Content]
-	resolves *flight.Group[questionKey, *oci.Resolution]
+	stats      *flight.Group[questionKey, *oci.Content]
+	insistence *insistence
+	resolves   *flight.Group[questionKey, *oci.Resolution]
 
 	manifests *manifestGets
 	downloads *download.Table
@@ -123,6 +124,7 @@ func New(o Options) (*Cache, error) {
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
 	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[slowKey](8192, o.Now)
+	c.insistence = newInsistence(o.Now)
 	c.renewed, _ = lru.New[proof.Member, time.Time](8192) // errors only for a size below 1
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wg.Go(c.keepLooking)

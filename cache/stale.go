@@ -91,12 +91,12 @@ func retryOnCredentialChange[T any](do func() (T, error)) (T, error) {
 
 // answerOf sorts an upstream's error as proof.AnswerOf does, but for registries
 // whose images are kept when they are deleted there, and for the shared view, to
-// which nothing is secret: an answer that is not understood is none.
+// which nothing is secret: an answer that is not understood, or a limit, is none.
 func (s *source) answerOf(view oci.View, err error) proof.Answer {
 	switch answer := proof.AnswerOf(err); {
 	case s.tolerates404(err):
 		return proof.Kept
-	case answer == proof.NotUnderstood && view.Shared():
+	case answer.Doubtful() && view.Shared():
 		return proof.Indeterminate
 	default:
 		return answer

@@ -48,7 +48,7 @@ func (s *source) mayResolveStale(view oci.View, key proof.TagKey, answer proof.A
 	case proof.Indeterminate:
 		proven, _ := s.proofs.Access(access)
 		return age != proof.None && proven != proof.None
-	case proof.NotUnderstood:
+	case proof.NotUnderstood, proof.Limited:
 		proven, _ := s.proofs.Access(access)
 		return age != proof.None && proven >= proof.Recent
 	case proof.Kept:
@@ -81,10 +81,11 @@ func (s *source) askTag(ctx context.Context, view oci.View, key proof.TagKey) (*
 		return nil, err
 	}
 	return s.c.resolves.Do(ctx, mk, func(ctx context.Context) (*oci.Resolution, error) {
-		if known, fresh := s.freshTag(view, key); fresh { // an answer came while this one was on its way here
+		known, fresh := s.freshTag(view, key)
+		if fresh { // an answer came while this one was on its way here
 			return resolution(known, oci.Outcome{}), nil
 		}
-		r, err := s.as(view).Resolve(ctx, key.Repo, key.Tag)
+		r, err := s.as(view).Resolve(s.insisting(ctx, s.accessKey(view, key.Repo, known.Digest)), key.Repo, key.Tag)
 		if err != nil {
 			s.tagRefused(view, key, mk, err)
 			return nil, err
@@ -105,7 +106,7 @@ func (s *source) tagRefused(view oci.View, key proof.TagKey, mk questionKey, err
 		return
 	}
 	known, age := s.proofs.Tag(key)
-	if proof.AnswerOf(err) == proof.NotUnderstood {
+	if proof.AnswerOf(err).Doubtful() {
 		s.doubt(s.accessKey(view, key.Repo, known.Digest))
 		return
 	}

@@ -125,8 +125,8 @@ func (a *accounts) holds(cred *credential.Credential, op operation) (detail stri
 }
 
 // mayAsk is nil where c may go out as cred, and else the error from memory.
-func (s *source) mayAsk(c *call, cred *credential.Credential, who asker) error {
-	if detail, left := s.accounts.holds(cred, c.op); left > 0 {
+func (s *source) mayAsk(ctx context.Context, c *call, cred *credential.Credential, who asker) error {
+	if detail, left := s.accounts.holds(cred, c.op); left > 0 && !oci.Insists(ctx) {
 		e := classify.RateLimited(s.name, detail, cred, left)
 		e.Err = errRemembered
 		return who.about(e)

@@ -25,7 +25,7 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 	}
 	m, err := s.manifest(ctx, repo, tag, "", false)
 	if err != nil {
-		return oci.Resolution{}, err
+		return oci.Resolution{}, h.after(err)
 	}
 	return oci.Resolution{Descriptor: m.Descriptor, Outcome: m.Outcome}, nil
 }
@@ -47,7 +47,7 @@ func (s *source) statManifest(ctx context.Context, o oci.Object) (*oci.Content, 
 	}
 	c, err := s.openManifest(ctx, o, false)
 	if err != nil {
-		return nil, err
+		return nil, h.after(err)
 	}
 	c.Body = nil
 	return c, nil
@@ -77,6 +77,19 @@ type header struct {
 	named     bool // there was a digest, good or not
 	size      int64
 	asked     time.Time
+	// no is how the HEAD was refused, as far as that is understood without a text;
+	// nil: it was not.
+	no error
+}
+
+// after is what the HEAD and err, of the GET that followed it, come to. Where only
+// the GET is limited (Docker Hub counts none but those), or was not even sent, the
+// refusal of the HEAD is the answer: nobody keeps a no away by using up a limit.
+func (h header) after(err error) error {
+	if h.no != nil && oci.ClassOf(err) == oci.RateLimited {
+		return h.no
+	}
+	return err
 }
 
 // head asks for the header of a manifest. The zero header, and no error, means
@@ -101,7 +114,11 @@ func (s *source) head(ctx context.Context, repo, reference string) (header, erro
 		}
 		return h, a.Body.Close()
 	case needsGet(a), a.StatusCode < 400:
-		return header{}, a.Body.Close()
+		var h header
+		if e := s.meaning(a, c, nil); a.target == nil && (e.Class.Refuses() || e.Class == oci.NotFound) {
+			h.no = a.body.who.about(oci.AsError(s.named(e, c.repo)))
+		}
+		return h, a.Body.Close()
 	}
 	return header{}, s.refused(ctx, a, c)
 }

@@ -81,7 +81,7 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 		who.view = oci.View{Organisation: s.id.Organisation, Fingerprint: "unreadable"}
 		return nil, who.fault(ctx, err)
 	}
-	if err := s.mayAsk(c, cred, who); err != nil {
+	if err := s.mayAsk(ctx, c, cred, who); err != nil {
 		return nil, err
 	}
 	return s.within(ctx, c.op, who, func(ctx context.Context) (*answer, error) {
@@ -277,13 +277,18 @@ func (s *source) refused(ctx context.Context, a *answer, c *call) error {
 	if a.target != nil {
 		return s.targetRefused(a, c, text)
 	}
-	e := classify.Answer(classify.Response{
+	e := s.meaning(a, c, text)
+	s.heed(ctx, a, e)
+	return a.body.who.about(oci.AsError(s.named(e, c.repo)))
+}
+
+// meaning is the error of an answer of the registry itself, with its text.
+func (s *source) meaning(a *answer, c *call, text []byte) *oci.Error {
+	return classify.Answer(classify.Response{
 		Registry: s.name, Type: s.kind, Credential: a.cred, Basic: a.basic,
 		Repo: c.repo, Kind: c.op.kind(),
 		Status: a.StatusCode, Header: a.Header, Body: text, Now: s.now(),
 	})
-	s.heed(ctx, a, e)
-	return a.body.who.about(oci.AsError(s.named(e, c.repo)))
 }
 
 // named puts the organisation into a refusal for the want of a credential:

@@ -27,8 +27,9 @@ const (
 	Proven               // 2xx
 	Refused              // 401, 403: this view may not
 	NotThere             // 404
-	Indeterminate        // nothing was learned: network, 5xx, 429
+	Indeterminate        // nothing was learned: network, 5xx
 	NotUnderstood        // somebody answered, and said neither yes nor no
+	Limited              // 429, or a cool-down that repeats one
 	Kept                 // 404, where what was deleted upstream is kept
 )
 
@@ -45,6 +46,8 @@ func AnswerOf(err error) Answer {
 		return Refused
 	case c == oci.NotFound:
 		return NotThere
+	case c == oci.RateLimited:
+		return Limited
 	case c.Indeterminate():
 		return Indeterminate
 	}
@@ -52,6 +55,10 @@ func AnswerOf(err error) Answer {
 	// cached bytes go.
 	return Refused
 }
+
+// Doubtful says that somebody answered, and not so that it tells whether the right is
+// still there.
+func (a Answer) Doubtful() bool { return a == NotUnderstood || a == Limited }
 
 // State is everything that decides whether cached bytes may go to a view.
 type State struct {
@@ -94,10 +101,11 @@ func Decide(s State) Verdict {
 		if s.Bytes && s.Access != None && s.Member != None {
 			return ServeStale
 		}
-	case NotUnderstood:
+	case NotUnderstood, Limited:
 		// Registries behind a single sign-on say no with a login page, others with
-		// a 400 or a 409 where an account is suspended. So this is no outage, and a
-		// proof outlives it for less long.
+		// a 400 or a 409 where an account is suspended; and whoever has lost a right
+		// can have himself limited. So this is no outage, and a proof outlives it for
+		// less long.
 		if s.Bytes && s.Access >= Recent && s.Member != None {
 			return ServeStale
 		}

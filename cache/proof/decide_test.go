@@ -33,6 +33,8 @@ var released = []struct {
 	{"nothing was learned: own earlier access within grace, and membership likewise", true, Indeterminate, "RRRR RTTT RTTT RTTT"},
 	{"an answer that is neither yes nor no, and there is nothing to serve", false, NotUnderstood, "RRRR RRRR RRRR RRRR"},
 	{"an answer that is neither yes nor no: an own earlier access, but not older than doubt", true, NotUnderstood, "RRRR RRRR RTTT RTTT"},
+	{"limited, and there is nothing to serve", false, Limited, "RRRR RRRR RRRR RRRR"},
+	{"limited: an own earlier access, but not older than doubt", true, Limited, "RRRR RRRR RTTT RTTT"},
 	{"deleted upstream, and nothing to keep", false, Kept, "RRRR RRRR RRRR RRRR"},
 	{"deleted upstream, and kept for those who had it", true, Kept, "RRRR RTTT RTTT RTTT"},
 }
@@ -55,7 +57,7 @@ func expected(t *testing.T) map[State]Verdict {
 			}
 		}
 	}
-	if len(want) != 4*4*2*7 {
+	if len(want) != 4*4*2*8 {
 		t.Fatalf("the table has %d states", len(want))
 	}
 	return want
@@ -108,6 +110,9 @@ func TestTheTableCatchesMutants(t *testing.T) {
 		"a riddle is a proof":               as(NotUnderstood, Proven),
 		"a riddle is a refusal":             as(NotUnderstood, Refused),
 		"silence is as bad as a riddle":     as(Indeterminate, NotUnderstood),
+		"a limit is as good as silence":     as(Limited, Indeterminate),
+		"a limit is a proof":                as(Limited, Proven),
+		"a limit is a refusal":              as(Limited, Refused),
 		"a refusal is a proof":              as(Refused, Proven),
 		"trouble is as if nobody had asked": as(Indeterminate, NotAsked),
 		"bytes are not needed":              func(s State) Verdict { s.Bytes = true; return Decide(s) },
@@ -151,7 +156,8 @@ func TestAnswerOf(t *testing.T) {
 	byClass := map[oci.Class]Answer{
 		oci.Unauthorized: Refused, oci.Denied: Refused, oci.NoCredential: Refused, oci.Policy: Refused,
 		oci.NotFound:    NotThere,
-		oci.RateLimited: Indeterminate, oci.Unreachable: Indeterminate, oci.Timeout: Indeterminate, oci.UpstreamError: Indeterminate,
+		oci.RateLimited: Limited,
+		oci.Unreachable: Indeterminate, oci.Timeout: Indeterminate, oci.UpstreamError: Indeterminate,
 		// Nothing that would let cached bytes go.
 		oci.Corrupt: Refused, oci.Disk: Refused, oci.Caller: Refused, oci.ClientGone: Refused, oci.WrongPlatform: Refused,
 	}

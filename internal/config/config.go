@@ -122,7 +122,7 @@ type Cache struct {
 	Grace time.Duration `yaml:"grace"`
 
 	// The same once the registry, or something before it, has answered, and neither
-	// yes nor no: a login page, a redirect to one, a 400 or 409. It holds until the
+	// yes nor no: a login page, a redirect to one, a 400, 409 or 429. It holds until the
 	// registry says yes again, also if it falls silent meanwhile; 0s: such an answer
 	// releases nothing. Where grace is shorter, that holds. Default: 1h. At most 30d.
 	Doubt time.Duration `yaml:"doubt"`

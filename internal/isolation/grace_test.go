@@ -121,7 +121,7 @@ func TestGrace(t *testing.T) {
 		"a page with 403":    {page(403), false, refused, refused, stale},
 		"sent elsewhere":     {ocitest.Status(302, "Location", "http://login.example/"), false, 503, 503, stale},
 		"511":                {ocitest.Status(511), false, 503, 503, stale},
-		"429":                {ocitest.Problem(429, "TOOMANYREQUESTS", "slow", soon...), false, stale, 429, 0},
+		"429":                {ocitest.Problem(429, "TOOMANYREQUESTS", "slow", soon...), false, 429, 429, stale},
 		"500":                {ocitest.Status(500, soon...), false, stale, 503, 0},
 		"503":                {ocitest.Status(503, soon...), false, stale, 503, 0},
 		"timeout":            {ocitest.Silence(), false, stale, 503, 0},
