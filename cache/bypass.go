@@ -23,11 +23,17 @@ func (s *source) bypass(ctx context.Context, principal oci.View, o oci.Object, r
 	if err != nil {
 		return nil, err
 	}
+	whole := content.Offset == 0 && content.Length == content.Size // or both are unknown
+	if r == (oci.Range{}) && !whole {
+		// The client would take the piece for all of it, and nothing has verified it.
+		closeBody(content.Body)
+		return nil, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s sent only a piece of the blob %s: try again", s.u.Name, o.Digest)}
+	}
 	passed := *content
 	passed.Again = nil
 	passed.Result = oci.Pass
 	passed.MediaType = blobType
-	if content.Offset == 0 && content.Length == content.Size { // or both are unknown
+	if whole {
 		passed.Body = newVerifiedReader(ctx, a, content)
 	}
 	return &passed, nil

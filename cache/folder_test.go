@@ -267,6 +267,22 @@ func TestFolder_OpenedAnewUnderPulls(t *testing.T) {
 	}
 }
 
+// Past the disk a piece is not handed out as the whole, whatever a registry sends.
+func TestBypass_PieceIsNotTheWhole(t *testing.T) {
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	h.cache = open(t, cache.Options{Dir: inMemory(t), Now: h.clock})
+	h.piece = 10
+	s := h.source("acme", "a")
+	obj := h.addBlob("acme/app", random(1, 1000))
+	h.cache.PastTheDisk()
+	if got, err := get(t.Context(), s, obj, oci.Range{}); err == nil {
+		t.Errorf("%d bytes of 1000, as all of them", len(got))
+	}
+	if got, err := get(t.Context(), s, obj, oci.Range{Start: 0, Length: 10}); err != nil || len(got) != 10 {
+		t.Errorf("the piece that was asked for: %d bytes, %v", len(got), err)
+	}
+}
+
 // Why pulls go past a disk that works is told for an hour, or until something as
 // large has room.
 func TestFolder_LackOfRoomIsTold(t *testing.T) {

@@ -28,6 +28,7 @@ type origin struct {
 	private  map[string][]string   // repo -> organisations that may read it
 	calls    []call
 	sent     int64 // blob bytes
+	piece    int64 // how much of a blob comes whatever was asked for; 0: all of it
 	chunk    int   // how much comes at once; 0: 32 KiB
 	fault    func(call) error
 	body     func(call, []byte) io.Reader // what is sent instead
@@ -223,7 +224,7 @@ func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Co
 	}
 	a.o.mu.Lock()
 	data, ok := a.o.objects[obj]
-	noRange, noLength, noSize, body := a.o.noRange, a.o.noLength, a.o.noSize, a.o.body
+	noRange, noLength, noSize, piece, body := a.o.noRange, a.o.noLength, a.o.noSize, a.o.piece, a.o.body
 	a.o.mu.Unlock()
 	if !ok {
 		return nil, notFound(obj.Digest.String())
@@ -241,6 +242,9 @@ func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Co
 		if r.Length > 0 {
 			end = min(start+r.Length, end)
 		}
+	}
+	if piece > 0 && obj.Kind == oci.Blob {
+		end = min(end, start+piece)
 	}
 	content := &oci.Content{
 		Descriptor: oci.Descriptor{Digest: obj.Digest, Size: int64(len(data))},

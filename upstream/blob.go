@@ -3,6 +3,7 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -137,6 +138,9 @@ func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, 
 		return piece{}, nil // net/http says "bytes 0--1/0" for the last byte of nothing
 	case a.StatusCode == http.StatusPartialContent:
 		p, err := partial(a.Response, r)
+		if err == nil && c.rng == "" && p.length != p.size {
+			err = errors.New("a piece of what was asked for whole") // RFC 9110, 15.3.7: only a Range may get one
+		}
 		if err != nil {
 			_ = a.Body.Close()
 			return piece{}, a.body.who.notUnderstood("sent %s; try again", err)

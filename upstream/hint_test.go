@@ -296,3 +296,25 @@ func TestContentType_OfABlob(t *testing.T) {
 		}
 	}
 }
+
+// Only a Range may get a piece (RFC 9110, 15.3.7): one that comes without would be
+// taken for the whole.
+func TestRange_PieceThatNobodyAskedFor(t *testing.T) {
+	blob := bytes.Repeat([]byte("0123456789"), 400)
+	o := oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: oci.DigestOf(blob)}
+	for name, header := range map[string]string{
+		"the beginning": "bytes 0-9/4000", "of unknown size": "bytes 0-9/*", "of terabytes": "bytes 0-9/99999999999999", "the end": "bytes 3990-3999/4000",
+	} {
+		odd := partialAs(header)
+		srv := newWeb(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "/blobs/") {
+				odd(w, r, blob)
+			}
+		}))
+		reg := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: mustURL(t, srv.URL).Host}})
+		reg.pause = 1
+		if c, err := reg.As(Identity{}).Open(t.Context(), o, oci.Range{}); err == nil {
+			t.Errorf("%s: %d bytes from %d, as all of it", name, len(readAll(t, c)), c.Offset)
+		}
+	}
+}

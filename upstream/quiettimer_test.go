@@ -27,7 +27,7 @@ func TestQuietTimer(t *testing.T) {
 
 		over.Store(false)
 		p.begin(time.Second)
-		time.Sleep(time.Second / 2)
+		time.Sleep(550 * time.Millisecond) // between two steps
 		p.begin(time.Second)
 		time.Sleep(time.Second - 1)
 		p.stop()
