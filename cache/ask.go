@@ -65,8 +65,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 		}
 	}
 	key := s.accessKey(view, o.Repo, o.Digest)
-	s.proofs.Prove(key, s.memberKey(o), asked)
-	if s.proofs.Denied(key) {
+	if s.proofs.Prove(key, s.memberKey(o), asked) {
 		return &oci.Error{
 			Class:   oci.Denied,
 			About:   oci.About{View: view, Repo: o.Repo},

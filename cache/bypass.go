@@ -14,7 +14,7 @@ import (
 // bypass serves a blob past the disk: straight from upstream, as the principal,
 // verified and not shared with anyone.
 func (s *source) bypass(ctx context.Context, principal oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
-	s.c.counts.bypass()
+	s.c.counts.bypassed.Add(1)
 	a := s.asker(principal, o)
 	if r.Sparse {
 		r = oci.Range{}
@@ -49,7 +49,7 @@ func (a *asker) Bypass(ctx context.Context, r download.Rest, cause error) (io.Re
 			return nil, errors.Join(cause, fmt.Errorf("reading again what was sent: %w", err))
 		}
 	}
-	a.s.c.counts.bypass()
+	a.s.c.counts.bypassed.Add(1)
 	content, err := a.Open(ctx, oci.Range{Start: r.Pos, Length: r.End - r.Pos})
 	if err != nil {
 		return nil, err

@@ -177,7 +177,7 @@ func (s *source) getManifest(ctx context.Context, principal oci.View, o oci.Obje
 	if m.kept {
 		s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
 	} else {
-		s.c.counts.bypass()
+		s.c.counts.bypassed.Add(1)
 	}
 	return m, nil
 }

@@ -3,6 +3,7 @@ package cache
 import (
 	"maps"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -46,7 +47,7 @@ func (c *Cache) Numbers() Numbers {
 	for _, op := range store.Ops() {
 		n.Errors[string(op)] = failed[op]
 	}
-	n.Bypassed, n.Corrupt = c.counts.read()
+	n.Bypassed, n.Corrupt = c.counts.bypassed.Load(), c.counts.byRegistry()
 	n.Fills = c.downloads.Len()
 	return n
 }
@@ -60,8 +61,9 @@ func (c *Cache) Size() (bytes, limit int64) {
 
 // counts is what nobody else counts.
 type counts struct {
-	mu       sync.Mutex
-	bypassed int64
+	bypassed atomic.Int64 // pulls that went past the disk
+
+	mu sync.Mutex
 	// registries are those that origins are known by; corrupt is by registry.
 	registries map[string]string
 	corrupt    map[string]int64
@@ -86,16 +88,10 @@ func (c *counts) wasCorrupt(origin string) {
 	}
 }
 
-func (c *counts) bypass() {
+func (c *counts) byRegistry() map[string]int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.bypassed++
-}
-
-func (c *counts) read() (bypassed int64, corrupt map[string]int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.bypassed, maps.Clone(c.corrupt)
+	return maps.Clone(c.corrupt)
 }
 
 // The metrics. They are read when somebody asks for them, and kept nowhere else.

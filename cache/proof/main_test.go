@@ -110,3 +110,9 @@ func wantTag(t testing.TB, f *Proofs, k TagKey, d oci.Digest, want Age) {
 }
 
 var ageNames = [...]string{None: "none", Grace: "grace", Recent: "recent", Fresh: "fresh"}
+
+// Denied says whether the last answer about a was a denial.
+func (f *Proofs) Denied(a Access) bool {
+	w, _ := f.access.read(a)
+	return w.denied
+}

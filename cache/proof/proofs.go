@@ -127,12 +127,6 @@ func (f *Proofs) accessAge(w record) Age {
 	return age
 }
 
-// Denied says whether the last answer about a was a denial.
-func (f *Proofs) Denied(a Access) bool {
-	w, _ := f.access.read(a)
-	return w.denied
-}
-
 // DeniedItself says whether the last answer about a was a denial of the repository,
 // and not of the credential.
 func (f *Proofs) DeniedItself(a Access) bool {
@@ -197,15 +191,18 @@ func elapsed(now, then time.Time) time.Duration {
 
 // Prove records that the origin answered 2xx to a request for the object of m,
 // made as the view of a and sent at asked. A denial that arrived after asked
-// wins: the proof of access is then not recorded.
-func (f *Proofs) Prove(a Access, m Member, asked time.Time) {
+// wins: the proof of access is then not recorded, and Prove says so.
+func (f *Proofs) Prove(a Access, m Member, asked time.Time) (denied bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if old, _ := f.access.get(a); f.supersedes(old, asked) && f.isAfterForget(a.View.Organisation, asked) {
-		f.access.set(a, record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())})
+	access, _ := f.access.get(a)
+	if f.supersedes(access, asked) && f.isAfterForget(a.View.Organisation, asked) {
+		access = record{at: asked, doubted: access.stillDoubted(asked, f.o.Now())}
+		f.access.set(a, access)
 	}
 	old, _ := f.members.get(m)
 	f.member(m, old, asked)
+	return access.denied
 }
 
 // member records that m was there when asked was. Caller holds mu.

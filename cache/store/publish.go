@@ -146,7 +146,10 @@ func (s *Store) share(origin string, d oci.Digest, path string, size int64) {
 	others := slices.Collect(maps.Keys(s.origins))
 	s.mu.Unlock()
 	for _, other := range others {
-		if _, _, err := s.Stat(other, d); err != nil || other == origin {
+		if other == origin {
+			continue
+		}
+		if _, _, err := s.Stat(other, d); err != nil {
 			continue
 		}
 		if err := s.capacity.link(path, s.path(other, d), s.tmp()); err != nil {
