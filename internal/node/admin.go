@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -16,7 +18,7 @@ import (
 
 // listenAdmin opens the operators' address. Without it pulls go on, so trouble
 // is only logged.
-func (n *node) listenAdmin(ctx context.Context, sockets *inheritedSockets) []boundSocket {
+func (n *node) listenAdmin(ctx context.Context, sockets *inheritedSockets) []net.Listener {
 	address := n.cfg.Admin.Address
 	if address.IsZero() {
 		return nil
@@ -28,7 +30,7 @@ func (n *node) listenAdmin(ctx context.Context, sockets *inheritedSockets) []bou
 	if err != nil {
 		n.log.Error("there are no metrics: admin.address cannot be opened", "address", address.String(), "err", err)
 	}
-	return open
+	return slices.Concat(open...)
 }
 
 // shielded is s for the operators' address. Without a password a browser on the

@@ -21,7 +21,8 @@ import (
 // Version is what this program calls itself.
 func Diagnose(ctx context.Context, cfg *config.Config, version string, r admin.DiagnoseRequest) (*diagnose.Report, error) {
 	n := &node{
-		version: version, started: cfg, log: slog.New(slog.DiscardHandler), now: time.Now, key: credential.NewKey(),
+		setup:   setup{version: version, log: slog.New(slog.DiscardHandler), now: time.Now},
+		started: cfg, key: credential.NewKey(),
 		upstream: upstream.NewMetrics(nil), pulls: proxy.NewMetrics(proxy.MetricsOptions{}),
 	}
 	d, err := n.newGeneration(withoutBadDropIns(cfg, nil))

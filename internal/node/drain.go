@@ -29,14 +29,14 @@ type serving func(*http.Server, net.Listener) error
 func plainly(s *http.Server, l net.Listener) error { return s.Serve(l) }
 
 // serveBeside is serveOn for what pulls do not depend on.
-func (n *node) serveBeside(ctx context.Context, s *http.Server, l boundSocket, serve serving) {
+func (n *node) serveBeside(ctx context.Context, s *http.Server, l net.Listener, serve serving) {
 	if err := serveOn(ctx, s, l, serve); err != nil {
 		n.log.Error("pulls go on, but nothing is shown or ordered here any more", "err", err)
 	}
 }
 
 // serveOn serves l until ctx ends, then lets running answers finish for a while.
-func serveOn(ctx context.Context, s *http.Server, l boundSocket, serve serving) error {
+func serveOn(ctx context.Context, s *http.Server, l net.Listener, serve serving) error {
 	var g connTracker
 	s.ConnState = g.note
 	closed := make(chan struct{}) // when nobody is accepted any more
@@ -46,7 +46,7 @@ func serveOn(ctx context.Context, s *http.Server, l boundSocket, serve serving) 
 		<-closed
 		drained <- g.drain(s)
 	})
-	err := serve(s, l.Listener)
+	err := serve(s, l)
 	close(closed)
 	if !stay() {
 		return <-drained

@@ -6,27 +6,19 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 
 	"berth/internal/config"
 )
 
-// boundSocket is one socket of one listener of the configuration.
-type boundSocket struct {
-	net.Listener
-	index int // of the listener in the configuration
-}
-
-// listen opens every address, or none. Sockets of systemd are taken where one of
-// them is meant.
-func listen(ctx context.Context, all []config.Listener, sockets *inheritedSockets) ([]boundSocket, error) {
-	var open []boundSocket
+// listen opens every address of each listener, or none. Sockets of systemd are taken
+// where one of them is meant.
+func listen(ctx context.Context, all []config.Listener, sockets *inheritedSockets) ([][]net.Listener, error) {
+	open := make([][]net.Listener, len(all))
 	for i := range all {
-		some, err := bind(ctx, &all[i], sockets)
-		for _, l := range some {
-			open = append(open, boundSocket{Listener: l, index: i})
-		}
-		if err != nil {
+		var err error
+		if open[i], err = bind(ctx, &all[i], sockets); err != nil {
 			closeSockets(open)
 			return nil, err
 		}
@@ -34,8 +26,8 @@ func listen(ctx context.Context, all []config.Listener, sockets *inheritedSocket
 	return open, nil
 }
 
-func closeSockets(open []boundSocket) {
-	for _, l := range open {
+func closeSockets(open [][]net.Listener) {
+	for _, l := range slices.Concat(open...) {
 		_ = l.Close() // it may be closed already, by its server
 	}
 }

@@ -23,7 +23,8 @@ type listener struct {
 	// address is the configured one: a new configuration's settings for this
 	// listener are those of the one in it with the same address, whatever the order.
 	address config.Address
-	sockets []net.Addr
+	open    []net.Listener
+	sockets []net.Addr   // their addresses
 	cert    *certificate // nil: plain HTTP
 	started config.Listener
 }
@@ -47,8 +48,9 @@ func (f *listener) serve(s *http.Server, l net.Listener) error {
 	return s.ServeTLS(l, "", "")
 }
 
-// newListeners makes one for each listener that was configured at the start.
-func newListeners(cfg *config.Config, open []boundSocket) ([]*listener, error) {
+// newListeners makes one for each listener that was configured at the start, with the
+// sockets that are open for it.
+func newListeners(cfg *config.Config, open [][]net.Listener) ([]*listener, error) {
 	var listeners []*listener
 	probe := newProbePath()
 	for i := range cfg.Listeners {
@@ -61,10 +63,9 @@ func newListeners(cfg *config.Config, open []boundSocket) ([]*listener, error) {
 			}
 			f.cert = cert
 		}
-		for _, o := range open {
-			if o.index == i {
-				f.sockets = append(f.sockets, o.Addr())
-			}
+		f.open = open[i]
+		for _, s := range f.open {
+			f.sockets = append(f.sockets, s.Addr())
 		}
 		listeners = append(listeners, f)
 	}

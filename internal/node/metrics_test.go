@@ -38,7 +38,7 @@ var described = regexp.MustCompile(`fqName: "(berth_\w+)".*constLabels: \{(.*?)\
 func metrics(t *testing.T) map[string]string {
 	t.Helper()
 	r := &recording{Registerer: prometheus.NewRegistry()}
-	n := &node{started: config.Default(config.Options{}), now: time.Now}
+	n := &node{setup: setup{now: time.Now}, started: config.Default(config.Options{})}
 	if err := n.measure(r); err != nil {
 		t.Fatal(err)
 	}

@@ -29,11 +29,9 @@ import (
 // node is everything that serves: what lives as long as the process, and the
 // generation that a configuration makes.
 type node struct {
-	override  func(*config.Config) error
-	version   string
-	log       *slog.Logger
-	level     *slog.LevelVar
-	now       func() time.Time
+	setup
+
+	// Made once, in wire.go.
 	start     time.Time
 	started   *config.Config // what needs a restart is taken from here
 	registry  *prometheus.Registry
@@ -42,8 +40,8 @@ type node struct {
 	pulls     *proxy.Metrics
 	failures  *proxy.Failures
 	history   *admin.History
-	limits    *limit.Limiter
-	fills     *limit.Limiter
+	limits    *limit.Limiter // of requests
+	fills     *limit.Limiter // of downloads
 	upstream  *upstream.Metrics
 	auth      *credential.Metrics
 	config    *configMetrics
@@ -96,11 +94,11 @@ type Options struct {
 
 // Serve runs the node until ctx ends.
 func Serve(ctx context.Context, cfg *config.Config, o Options) error {
-	s := setup{override: o.Override, buffer: newLogBuffer(o.Log), now: o.Now, version: o.Version}
-	defer s.buffer.close()
-	if s.now == nil {
-		s.now = time.Now
+	if o.Now == nil {
+		o.Now = time.Now
 	}
+	s := setup{override: o.Override, version: o.Version, now: o.Now, buffer: newLogBuffer(o.Log)}
+	defer s.buffer.close()
 	s.log, s.level = newLogger(cfg.Log, s.buffer)
 	takeStandardLog(s.log)
 	return serve(ctx, cfg, s)
@@ -131,16 +129,16 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 	if err != nil {
 		return err
 	}
-	listening, err := listen(ctx, cfg.Listeners, sockets)
+	open, err := listen(ctx, cfg.Listeners, sockets)
 	if err != nil {
 		return err
 	}
-	defer closeSockets(listening)
-	n, err := newNode(cfg, listening, s)
+	defer closeSockets(open)
+	n, err := newNode(cfg, open, s)
 	if err != nil {
 		return err
 	}
-	err = n.run(ctx, listening, sockets, hangUps)
+	err = n.run(ctx, sockets, hangUps)
 	if cerr := n.close(); err == nil {
 		err = cerr
 	}
@@ -148,13 +146,14 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 }
 
 // run serves until ctx ends or a server fails.
-func (n *node) run(ctx context.Context, listening []boundSocket, sockets *inheritedSockets, hangUps <-chan os.Signal) error {
+func (n *node) run(ctx context.Context, sockets *inheritedSockets, hangUps <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
 	status := n.summary() // as long as nobody reloads
-	for _, l := range listening {
-		f := n.listeners[l.index]
-		server := proxy.Server(f, n.log)
-		g.Go(func() error { return serveOn(ctx, server, l, f.serve) })
+	for _, l := range n.listeners {
+		for _, socket := range l.open {
+			server := proxy.Server(l, n.log)
+			g.Go(func() error { return serveOn(ctx, server, socket, l.serve) })
+		}
 	}
 	beside := n.listenAdmin(ctx, sockets)
 	for _, l := range beside {
@@ -162,18 +161,20 @@ func (n *node) run(ctx context.Context, listening []boundSocket, sockets *inheri
 		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer()), l, n.adminServing()); return nil })
 	}
 	sockets.closeRest(n.log)
-	l, commands := n.listenSocket(ctx)
-	if commands {
-		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), l, plainly); return nil })
+	commands := n.listenSocket(ctx)
+	if commands != nil {
+		g.Go(func() error { n.serveBeside(ctx, n.socketServer(), commands, plainly); return nil })
 	}
 	g.Go(func() error { n.reloadOnHangUp(ctx, hangUps); return nil })
 	g.Go(func() error { n.watch(ctx); return nil })
 	g.Go(func() error { n.keepHistory(ctx); return nil })
 	g.Go(func() error { n.readSecrets(ctx); return nil })
 	g.Go(func() error { n.feedWatchdog(ctx); return nil })
-	n.logStart(beside, commands)
-	for _, l := range listening {
-		n.log.Info("answering pulls", "address", l.Addr().String())
+	n.logStart(beside, commands != nil)
+	for _, l := range n.listeners {
+		for _, at := range l.sockets {
+			n.log.Info("answering pulls", "address", at.String())
+		}
 	}
 	n.manager.ready(status)
 	defer context.AfterFunc(ctx, n.manager.stopping)()

@@ -12,7 +12,7 @@ func TestRetiredLines(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(0, 0)
 	closed := map[string]bool{}
-	n := &node{now: func() time.Time { return now }, current: &generation{clients: registryClients{}}, upstream: upstream.NewMetrics(nil)}
+	n := &node{setup: setup{now: func() time.Time { return now }}, current: &generation{clients: registryClients{}}, upstream: upstream.NewMetrics(nil)}
 	keep := &registryClient{close: func() { closed["kept"] = true }}
 	old := &registryClient{close: func() { closed["old"] = true }}
 	older := &registryClient{close: func() { closed["older"] = true }}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 
 	"berth/internal/admin"
@@ -10,18 +11,18 @@ import (
 )
 
 // listenSocket makes the commands' socket. Without it pulls go on, so trouble is
-// only logged.
-func (n *node) listenSocket(ctx context.Context) (boundSocket, bool) {
+// only logged, and there is none.
+func (n *node) listenSocket(ctx context.Context) net.Listener {
 	path := n.started.Admin.Socket
 	if path == "" {
-		return boundSocket{}, false
+		return nil
 	}
 	l, err := admin.Listen(ctx, path)
 	if err != nil {
 		n.log.Error("commands such as berth status do not work: admin.socket cannot be opened", "socket", path, "err", err)
-		return boundSocket{}, false
+		return nil
 	}
-	return boundSocket{Listener: l}, true
+	return l
 }
 
 func (n *node) socketServer() *http.Server {

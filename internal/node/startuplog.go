@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
 )
@@ -18,7 +19,7 @@ func fullPath(path string) string {
 // logStart logs where everything is that this process uses: what somebody who
 // looks for a configuration that is not read, or a disk that fills, wants to know
 // first.
-func (n *node) logStart(admin []boundSocket, commands bool) {
+func (n *node) logStart(admin []net.Listener, commands bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var at, metrics []string

@@ -108,7 +108,7 @@ func TestWatch_SeesEveryChange(t *testing.T) {
 				}
 				do(test.before...)
 				l := looker{t: t, file: filepath.Join(dir, "d/f"+dropInSuffix), folder: folder}
-				l.node = &node{log: slog.New(slog.DiscardHandler)}
+				l.node = &node{setup: setup{log: slog.New(slog.DiscardHandler)}}
 				if text, err := os.ReadFile(l.file); err == nil {
 					l.sees(string(text))
 				} else {
@@ -170,7 +170,7 @@ func TestWatch_FolderIsGoneForAMoment(t *testing.T) {
 	nodetest.Do(t, dir, "mkdir d", "write d/acme.yaml x", "write d/.hidden.yaml x", "write d/notes.txt x", "mkdir d/acme", "write file x")
 	synctest.Test(t, func(t *testing.T) {
 		log := &strings.Builder{}
-		f := follower{node: &node{log: slog.New(slog.NewTextHandler(log, nil))}}
+		f := follower{node: &node{setup: setup{log: slog.New(slog.NewTextHandler(log, nil))}}}
 		lists := func(at string, want []string, wantAgain time.Duration, wantOK bool) {
 			t.Helper()
 			names, again, ok := f.list(filepath.Join(dir, at))
@@ -206,7 +206,7 @@ func BenchmarkWatch_Look(b *testing.B) {
 		nodetest.Do(b, dir, fmt.Sprintf("write o%d.yaml x", i))
 	}
 	time.Sleep(fileid.Racy)
-	f := follower{node: &node{log: slog.New(slog.DiscardHandler)}}
+	f := follower{node: &node{setup: setup{log: slog.New(slog.DiscardHandler)}}}
 	for b.Loop() {
 		names, _, _ := f.list(dir)
 		paths := make([]string, 0, len(names))

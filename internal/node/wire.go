@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,9 +23,9 @@ import (
 	"berth/upstream"
 )
 
-func newNode(cfg *config.Config, open []boundSocket, s setup) (*node, error) {
+func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) {
 	n := &node{
-		override: s.override, version: s.version, log: s.log, level: s.level, now: s.now, start: s.now(),
+		setup: s, start: s.now(),
 		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1),
 		manager: &serviceManager{log: s.log},
 	}
