@@ -60,7 +60,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 	if s.View(o.Repo) != view {
 		return &oci.Error{
 			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{View: view, Repo: o.Repo},
-			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Name, o.Repo),
+			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Spec.Name, o.Repo),
 			Err:     download.ErrCredentialChanged,
 		}
 	}
@@ -69,7 +69,7 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 		return &oci.Error{
 			Class:   oci.Denied,
 			About:   oci.About{View: view, Repo: o.Repo},
-			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Name, o.Repo),
+			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Spec.Name, o.Repo),
 		}
 	}
 	s.renewListed(o, asked)

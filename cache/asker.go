@@ -147,10 +147,10 @@ func (a *asker) mirrored(ctx context.Context, r oci.Range, cause error) *oci.Con
 		}
 		content, err := m.Open(ctx, a.object, r)
 		if err == nil {
-			s.c.o.Log.Debug("a mirror stands in", "registry", s.u.Name, "repository", a.object.Repo, "digest", a.object.Digest)
+			s.c.o.Log.Debug("a mirror stands in", "registry", s.u.Spec.Name, "repository", a.object.Repo, "digest", a.object.Digest)
 			return content
 		}
-		s.c.o.Log.Debug("a mirror did not help", "registry", s.u.Name, "repository", a.object.Repo, "digest", a.object.Digest, "err", err)
+		s.c.o.Log.Debug("a mirror did not help", "registry", s.u.Spec.Name, "repository", a.object.Repo, "digest", a.object.Digest, "err", err)
 	}
 	return nil
 }

@@ -27,8 +27,8 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.View, o oci.Object
 			return s.bypass(ctx, principal, o, r)
 		}
 		content, err := s.c.downloads.Join(ctx, download.Request{
-			Key: key, Asker: s.asker(principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Name,
-			Organisation: s.u.Organisation, Owner: s.u.Origin.Owner, Range: r,
+			Key: key, Asker: s.asker(principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Spec.Name,
+			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r,
 		})
 		switch {
 		case errors.Is(err, download.ErrRetry):

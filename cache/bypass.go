@@ -27,7 +27,7 @@ func (s *source) bypass(ctx context.Context, principal oci.View, o oci.Object, r
 	if r == (oci.Range{}) && !whole {
 		// The client would take the piece for all of it, and nothing has verified it.
 		closeBody(content.Body)
-		return nil, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s sent only a piece of the blob %s: try again", s.u.Name, o.Digest)}
+		return nil, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s sent only a piece of the blob %s: try again", s.u.Spec.Name, o.Digest)}
 	}
 	passed := *content
 	passed.Again = nil

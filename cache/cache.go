@@ -24,6 +24,7 @@ import (
 	"berth/cache/store"
 	"berth/internal/flight"
 	"berth/internal/hold"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -184,42 +185,25 @@ func (c *Cache) Close() error {
 	return nil
 }
 
-// Upstream is a registry as one organisation may see it, and what the cache
-// must know about it.
+// Upstream is a registry as one organisation may see it.
 type Upstream struct {
-	// Name is the registry as users name it, for messages.
-	Name string
+	// Spec is the registry.
+	Spec *registry.Spec
 	// Organisation is who pulls, whatever the view it is asked as; empty: nobody.
 	Organisation string
-	// Origin is where it is reached.
-	Origin oci.Origin
 	// As asks the origin as the organisation.
 	As oci.Source
 	// Shared asks as the shared view, for nobody in particular.
 	Shared oci.Source
-	// Uniform says that the registry shows everyone the same, so that what the
-	// shared view learns says something about others.
-	Uniform bool
-	// AnonymousFallback lets the shared view answer when the organisation's
-	// credential was refused, not only when its outcome is unknown.
-	AnonymousFallback bool
 	// Without says why the shared view does without this node's account there now,
 	// although it has one; nil: it does not. If the func is nil, it never does.
 	Without func(repo string) *oci.Error
-	// PerObject is for registries whose rights differ within a repository:
-	// access is then proven for each object, and denied for each: the shared view
-	// stands in for nobody, since a denial of one object would not be seen to be
-	// about the next.
-	PerObject bool
 	// Spend takes one of the manifests that the organisation may have as the shared
 	// view; undo gives it back when none came. If nil, it may have any number.
 	Spend func() (undo func(), err error)
 	// Mirrors are copies of the registry, in the order in which they are asked for
 	// bytes that it cannot give.
 	Mirrors []oci.Source
-	// KeepMissing goes on serving, to those who had it, what the registry no longer
-	// has.
-	KeepMissing bool
 	// Times say how long proofs and tags are worth something here; a zero time
 	// is the cache's.
 	Times proof.Times
@@ -227,9 +211,9 @@ type Upstream struct {
 
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
-	s := &source{c: c, u: u, origin: u.Origin.Dir(), proofs: c.proofs.With(u.Times)}
-	c.counts.know(s.origin, u.Name)
-	if u.Uniform && !u.PerObject { // where rights differ within a repository, no one view stands for all
+	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), proofs: c.proofs.With(u.Times)}
+	c.counts.know(s.origin, u.Spec.Name)
+	if u.Spec.Uniform() {
 		shared := u
 		shared.As = u.Shared
 		s.shared = &source{c: c, u: shared, origin: s.origin, proofs: s.proofs}

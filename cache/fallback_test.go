@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"berth/cache"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -33,7 +34,7 @@ func mustNew(t *testing.T, o cache.Options) *cache.Cache {
 
 func withFallback(h *house, organisation string) cache.Upstream {
 	u := h.upstream(organisation, organisation)
-	u.Uniform, u.AnonymousFallback = true, true
+	u.Spec.UniformView, u.Spec.AnonymousFallback = true, true
 	return u
 }
 
@@ -115,7 +116,7 @@ func TestNoFallbackWhereRightsDiffer(t *testing.T) {
 	open := h.addManifest("acme/app", "open", `{"schemaVersion":2,"manifests":[]}`)
 	h.addManifest("acme/app", "other", `{"schemaVersion":2,"manifests":[],"annotations":{}}`)
 	u := withFallback(h, "acme")
-	u.PerObject = true
+	u.Spec.Access = registry.AccessObject
 	s := h.cache.Through(u)
 	read(t, h.source("", ""), open)
 	h.set(func() { h.fault = refusing(oci.Denied, "acme") })

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/cache"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -20,7 +21,7 @@ func mirrored(t *testing.T, organisation string) (h *house, s oci.Source, m *ori
 	dead.fault = down(oci.Unreachable)
 	u := h.upstream(organisation, "secret of "+organisation)
 	u.Mirrors = []oci.Source{dead.as("", ""), m.as("", "")}
-	u.KeepMissing = true // which is about what is here
+	u.Spec.OnNotFound = registry.Keep // which is about what is here
 	return h, h.cache.Through(u), m
 }
 

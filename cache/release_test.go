@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"berth/cache"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -185,8 +186,8 @@ func TestProvenance(t *testing.T) {
 	lie.Digest = obj.Digest
 	liar.objects[lie] = []byte("something else") // HEAD says 200, the bytes are others
 	evil := h.cache.Through(cache.Upstream{
-		Name: "evil.example", As: liar.as("evil", "e"), Shared: liar.as("", ""),
-		Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "registry.example"},
+		Spec: &registry.Spec{Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "registry.example"}},
+		As:   liar.as("evil", "e"), Shared: liar.as("", ""),
 	})
 	if got, err := get(t.Context(), evil, lie, oci.Range{}); oci.ClassOf(err) != oci.Corrupt {
 		t.Errorf("the liar's digest: %d bytes, %v", len(got), err)
@@ -210,7 +211,7 @@ func TestSecondOriginLinks(t *testing.T) {
 	read(t, h.source("acme", "a"), obj)
 	published(t, dir, obj, 1)
 	other := h.upstream("acme", "a")
-	other.Origin.Host = "mirror.example"
+	other.Spec.Origin.Host = "mirror.example"
 	before := h.bytesSent()
 	if got := read(t, h.cache.Through(other), obj); !bytes.Equal(got, data) {
 		t.Fatal("wrong bytes")
@@ -244,7 +245,7 @@ func TestFallback(t *testing.T) {
 	h := newHouse(t, cache.Options{})
 	objects := h.image("library/nginx", "1", 1)
 	u := h.upstream("acme", "a")
-	u.Uniform = true
+	u.Spec.UniformView = true
 	own := func(class oci.Class) func(call) error {
 		return func(c call) error {
 			if c.view.Organisation == "acme" {
@@ -257,7 +258,7 @@ func TestFallback(t *testing.T) {
 	if _, err := h.cache.Through(u).Resolve(t.Context(), "library/nginx", "1"); oci.ClassOf(err) != oci.Unauthorized {
 		t.Errorf("without anonymous_fallback: %v", err)
 	}
-	u.AnonymousFallback = true
+	u.Spec.AnonymousFallback = true
 	s := h.cache.Through(u)
 	pull(t, s, "library/nginx", "1", objects)
 	r, err := s.Resolve(t.Context(), "library/nginx", "1")

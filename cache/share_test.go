@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"berth/cache"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -26,8 +27,8 @@ func TestOwnRegistryEvictsNothingByAHeader(t *testing.T) {
 		return &gated{r: bytes.NewReader(b), open: gate, upTo: 1000, ctx: t.Context()}
 	}
 	own := cache.Upstream{
-		Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"},
-		As: evil.as("evil", "e"), Shared: evil.as("", ""),
+		Spec: &registry.Spec{Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"}},
+		As:   evil.as("evil", "e"), Shared: evil.as("", ""),
 	}
 	through := h.cache.Through(own)
 	var open []*oci.Content
@@ -78,8 +79,8 @@ func TestOwnRegistryEvictsNothingByWhatIsLeft(t *testing.T) {
 
 	evil := newOrigin(t)
 	own := cache.Upstream{
-		Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"},
-		As: evil.as("evil", "e"), Shared: evil.as("", ""),
+		Spec: &registry.Spec{Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"}},
+		As:   evil.as("evil", "e"), Shared: evil.as("", ""),
 	}
 	through := h.cache.Through(own)
 	blobs := make([]oci.Object, 7)

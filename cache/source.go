@@ -7,6 +7,7 @@ import (
 
 	"berth/cache/download"
 	"berth/cache/proof"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -145,13 +146,13 @@ func (s *source) mayFallBack(repo string, err error) bool {
 	if view.Shared() {
 		return false // it has just been asked
 	}
-	asked := oci.ClassOf(err) == oci.Unauthorized && s.u.AnonymousFallback || oci.Indeterminate(err)
+	asked := oci.ClassOf(err) == oci.Unauthorized && s.u.Spec.AnonymousFallback || oci.Indeterminate(err)
 	return asked && !s.proofs.DeniedItself(s.accessKey(view, repo, ""))
 }
 
 func (s *source) accessKey(view oci.View, repo string, d oci.Digest) proof.Access {
 	key := proof.Access{Origin: s.origin, View: view, Repo: repo}
-	if s.u.PerObject {
+	if s.u.Spec.Access == registry.AccessObject {
 		key.Digest = d
 	}
 	return key

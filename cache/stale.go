@@ -8,6 +8,7 @@ import (
 
 	"berth/cache/download"
 	"berth/cache/proof"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -73,7 +74,7 @@ func (s *source) trouble(view oci.View, repo string) error {
 }
 
 func (s *source) late(repo string) error {
-	return &oci.Error{Class: oci.Timeout, Message: fmt.Sprintf("%s, asked for %s, did not answer in time; try again later", s.u.Name, repo), Err: errStaleWait}
+	return &oci.Error{Class: oci.Timeout, Message: fmt.Sprintf("%s, asked for %s, did not answer in time; try again later", s.u.Spec.Name, repo), Err: errStaleWait}
 }
 
 // heard notes that view got an answer about repo.
@@ -106,7 +107,7 @@ func (s *source) answerOf(view oci.View, err error) proof.Answer {
 // tolerates404 says whether err is a 404 that takes nothing away here. One about the
 // whole repository does: so does a registry answer that hides what one may not see.
 func (s *source) tolerates404(err error) bool {
-	return s.u.KeepMissing && err != nil && !oci.AsError(err).NotUnderstood && oci.ClassOf(err) == oci.NotFound && oci.AsError(err).WireCode() != oci.CodeNameUnknown
+	return s.u.Spec.OnNotFound == registry.Keep && err != nil && !oci.AsError(err).NotUnderstood && oci.ClassOf(err) == oci.NotFound && oci.AsError(err).WireCode() != oci.CodeNameUnknown
 }
 
 // had is what counts for what is kept: a proof, however old, that no denial has

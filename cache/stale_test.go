@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/cache"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -193,7 +194,7 @@ func TestKeep(t *testing.T) {
 	objects := h.image("acme/app", "1", 2)
 	keeping := func(organisation, secret string) oci.Source {
 		u := h.upstream(organisation, secret)
-		u.KeepMissing = true
+		u.Spec.OnNotFound = registry.Keep
 		return h.cache.Through(u)
 	}
 	acme, refusing := keeping("acme", "a"), h.source("globex", "g")

@@ -11,6 +11,7 @@ import (
 
 	"berth/auth/caller"
 	"berth/internal/limit"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -20,7 +21,7 @@ type Options struct {
 	Router *Router
 	// Sources gives a registry as a caller may see it. ctx ends when the request
 	// does, or its time for headers. Required.
-	Sources func(ctx context.Context, caller caller.Caller, registry *Registry) (oci.Source, error)
+	Sources func(ctx context.Context, caller caller.Caller, r *registry.Spec) (oci.Source, error)
 
 	// Callers proves who is calling. If nil, the listener is open: nobody is
 	// asked, and any Authorization is ignored.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"berth/auth/caller"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -24,7 +25,7 @@ func BenchmarkHandler_warmManifest(b *testing.B) {
 	d := oci.DigestOf(th.data)
 	h := New(Options{
 		Router: testRouter(b),
-		Sources: func(context.Context, caller.Caller, *Registry) (oci.Source, error) {
+		Sources: func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) {
 			return warmSource{oci.Descriptor{MediaType: th.mediaType, Digest: d, Size: int64(len(th.data)), Data: th.data}}, nil
 		},
 	})

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"berth/auth/caller"
+	"berth/internal/registry"
 	"berth/internal/secret"
 	"berth/oci"
 )
@@ -99,7 +100,7 @@ func TestBrokenOrganisation(t *testing.T) {
 
 func TestPing(t *testing.T) {
 	s := newSite(t, func(o *Options) {
-		o.Sources = func(context.Context, caller.Caller, *Registry) (oci.Source, error) {
+		o.Sources = func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) {
 			t.Error("a ping asked for a source")
 			return nil, errors.New("no")
 		}

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -21,7 +22,7 @@ type Naming struct {
 
 // Route is where a request goes.
 type Route struct {
-	Registry *Registry
+	Registry *registry.Spec
 	// Repo is the repository as the registry knows it: a valid name, without
 	// organisation or registry, with library/ where that is needed.
 	Repo string
@@ -43,24 +44,24 @@ func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Ro
 	if err != nil {
 		return Route{}, err
 	}
-	registry, repo, err := t.cutRegistry(name, organisation, selected, naming.Default)
+	spec, repo, err := t.cutRegistry(name, organisation, selected, naming.Default)
 	if err != nil {
 		return Route{}, err
 	}
-	if repo, err = registry.repository(repo); err != nil {
+	if repo, err = repository(spec, repo); err != nil {
 		return Route{}, err
 	}
 	if own {
-		return Route{Registry: registry, Repo: repo}, nil
+		return Route{Registry: spec, Repo: repo}, nil
 	}
 	// Names at Docker Hub have two components, so what has three is none of them.
-	if unknown, ok := registryAfterOrganisation(organisation, req.Name, selected); ok && (naming.OrganisationRequired || registry.Library) {
+	if unknown, ok := registryAfterOrganisation(organisation, req.Name, selected); ok && (naming.OrganisationRequired || spec.Name == oci.DockerHub) {
 		return Route{}, t.notConfigured(unknown, organisation)
 	}
 	if naming.OrganisationRequired {
-		return Route{}, organisationMissing(organisation, registry, repo)
+		return Route{}, organisationMissing(organisation, spec, repo)
 	}
-	return Route{Registry: registry, Repo: repo}, nil
+	return Route{Registry: spec, Repo: repo}, nil
 }
 
 // selected is the registry that the request names outside of its name: by ns
@@ -68,7 +69,7 @@ func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Ro
 //
 // With both, ns decides: it is what the user wrote, while the path is how the
 // client was configured to get here.
-func (t *Router) selected(req *oci.Request, organisation string) (*Registry, error) {
+func (t *Router) selected(req *oci.Request, organisation string) (*registry.Spec, error) {
 	name := req.NS
 	if name == "" {
 		name = req.Prefix
@@ -77,7 +78,7 @@ func (t *Router) selected(req *oci.Request, organisation string) (*Registry, err
 		return nil, nil
 	}
 	if e, ok := t.find(organisation, strings.ToLower(name)); ok {
-		return e.registry, nil
+		return e.spec, nil
 	}
 	return nil, t.notConfigured(name, organisation)
 }
@@ -85,7 +86,7 @@ func (t *Router) selected(req *oci.Request, organisation string) (*Registry, err
 // cutOrganisation takes the caller's organisation off the front of name, which
 // is read so when a registry follows it, and something after that. own says
 // that it was there.
-func (t *Router) cutOrganisation(name, organisation string, selected *Registry) (rest string, own bool, err error) {
+func (t *Router) cutOrganisation(name, organisation string, selected *registry.Spec) (rest string, own bool, err error) {
 	first, rest, _ := strings.Cut(name, "/")
 	second, image, _ := strings.Cut(rest, "/")
 	if image == "" {
@@ -98,7 +99,7 @@ func (t *Router) cutOrganisation(name, organisation string, selected *Registry) 
 	// Where the registry is known from elsewhere, the name is a repository's own
 	// unless it says that same host again: mirror folders such as Harbor's
 	// "team/docker.io/library/nginx" are real names.
-	if selected != nil && (e.registry != selected || !e.host) {
+	if selected != nil && (e.spec != selected || !e.host) {
 		return name, false, nil
 	}
 	if first == organisation {
@@ -115,18 +116,18 @@ func (t *Router) cutOrganisation(name, organisation string, selected *Registry) 
 }
 
 // cutRegistry takes the registry off the front of name.
-func (t *Router) cutRegistry(name, organisation string, selected *Registry, standard string) (*Registry, string, error) {
+func (t *Router) cutRegistry(name, organisation string, selected *registry.Spec, standard string) (*registry.Spec, string, error) {
 	first, rest, _ := strings.Cut(name, "/")
 	e, known := t.find(organisation, first)
 	switch {
-	case selected != nil && known && e.registry == selected && e.host && rest != "":
+	case selected != nil && known && e.spec == selected && e.host && rest != "":
 		// Only a spelling that looks like a host goes: an alias such as
 		// "example" may as well be a folder of that registry.
 		return selected, rest, nil
 	case selected != nil:
 		return selected, name, nil
 	case known && rest != "":
-		return e.registry, rest, nil
+		return e.spec, rest, nil
 	case known && e.host:
 		return nil, "", &oci.Error{
 			Class: oci.NotFound, Code: oci.CodeNameUnknown,
@@ -139,14 +140,15 @@ func (t *Router) cutRegistry(name, organisation string, selected *Registry, stan
 		standard = oci.DockerHub
 	}
 	if e, ok := t.find(organisation, strings.ToLower(standard)); ok {
-		return e.registry, name, nil
+		return e.spec, name, nil
 	}
 	return nil, "", t.notConfigured(standard, organisation)
 }
 
-// repository is name as the registry knows it.
-func (r *Registry) repository(name string) (string, error) {
-	if !r.Library || strings.Contains(name, "/") {
+// repository is name as the registry knows it: Docker Hub keeps images whose name has
+// one component under library/.
+func repository(s *registry.Spec, name string) (string, error) {
+	if s.Name != oci.DockerHub || strings.Contains(name, "/") {
 		return name, nil
 	}
 	name = "library/" + name
@@ -161,7 +163,7 @@ func (r *Registry) repository(name string) (string, error) {
 
 // registryAfterOrganisation is what stands where a registry belongs in a name that begins with
 // the caller's organisation as it should: "write it before" would be no help.
-func registryAfterOrganisation(organisation, name string, selected *Registry) (unknown string, ok bool) {
+func registryAfterOrganisation(organisation, name string, selected *registry.Spec) (unknown string, ok bool) {
 	rest, own := strings.CutPrefix(name, organisation+"/")
 	second, image, _ := strings.Cut(rest, "/")
 	return second, own && organisation != "" && selected == nil && image != "" && hostLike(second)
@@ -171,7 +173,7 @@ func registryAfterOrganisation(organisation, name string, selected *Registry) (u
 const maxNamed = 12
 
 // notConfigured names those that are: most often one of them was meant.
-func (t *Router) notConfigured(registry, organisation string) error {
+func (t *Router) notConfigured(name, organisation string) error {
 	names := t.names(organisation)
 	there := strings.Join(names[:min(len(names), maxNamed)], ", ")
 	if more := len(names) - maxNamed; more > 0 {
@@ -180,11 +182,11 @@ func (t *Router) notConfigured(registry, organisation string) error {
 	return &oci.Error{
 		Class: oci.NotFound, Code: oci.CodeNameUnknown,
 		Message: oci.OneLine(fmt.Sprintf("registry %q is not configured on this node: add it under registries: or write one of those that are there (%s)",
-			oci.OneLine(registry, 255), there), 600),
+			oci.OneLine(name, 255), there), 600),
 	}
 }
 
-func organisationMissing(organisation string, registry *Registry, repo string) error {
+func organisationMissing(organisation string, s *registry.Spec, repo string) error {
 	if organisation == "" {
 		return &oci.Error{
 			Class:   oci.Policy,
@@ -194,7 +196,7 @@ func organisationMissing(organisation string, registry *Registry, repo string) e
 	return &oci.Error{
 		Class: oci.Policy,
 		Message: fmt.Sprintf("organisation %s: names on this port must begin with the organisation: after host and port write %s/%s/%s",
-			organisation, organisation, pathForm(registry.Name), repo),
+			organisation, organisation, pathForm(s.Name), repo),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -186,26 +187,26 @@ func TestLookup(t *testing.T) {
 }
 
 func TestNewRouterRefuses(t *testing.T) {
-	hub := Registry{Name: "docker.io"}
+	hub := &registry.Spec{Name: "docker.io"}
 	for name, c := range map[string]struct {
-		registries []Registry
+		registries []*registry.Spec
 		want       string
 	}{
-		"twice":                     {[]Registry{hub, hub}, `"docker.io" already means docker.io`},
-		"two names of hub":          {[]Registry{hub, {Name: "index.docker.io"}}, "already means docker.io"},
-		"an alias that is a name":   {[]Registry{hub, {Name: "a.example", Aliases: []string{"docker.io"}}}, "already means docker.io"},
-		"an alias of two":           {[]Registry{{Name: "a.example", Aliases: []string{"x"}}, {Name: "b.example", Aliases: []string{"x"}}}, `"x" already means a.example`},
-		"the port form":             {[]Registry{{Name: "a.example:1"}, {Name: "a.example_1"}}, "already means a.example:1"},
-		"an organisation's of all":  {[]Registry{{Name: "a.example", Organisation: "acme"}, {Name: "a.example"}}, "already means a.example"},
-		"an organisation's alias":   {[]Registry{{Name: "a.example", Organisation: "acme", Aliases: []string{"docker.io"}}, hub}, "already means docker.io"},
-		"an organisation's twice":   {[]Registry{{Name: "a.example", Organisation: "acme"}, {Name: "a.example", Organisation: "acme"}}, "organisation acme"},
-		"an organisation's name":    {[]Registry{{Name: "b.example", Organisation: "docker.io"}, hub}, "called like a registry"},
-		"no name":                   {[]Registry{{}}, "cannot be part of an image name"},
-		"a path":                    {[]Registry{{Name: "a.example/team"}}, "cannot be part of an image name"},
-		"an address with brackets":  {[]Registry{{Name: "[::1]:5000"}}, "cannot be part of an image name"},
-		"an alias that is no name":  {[]Registry{{Name: "a.example", Aliases: []string{"a b"}}}, "cannot be part of an image name"},
-		"a scheme":                  {[]Registry{{Name: "https://a.example"}}, "cannot be part of an image name"},
-		"an organisation's is path": {[]Registry{{Name: "a/b", Organisation: "acme"}}, "organisation acme"},
+		"twice":                     {[]*registry.Spec{hub, {Name: "docker.io"}}, `"docker.io" already means docker.io`},
+		"two names of hub":          {[]*registry.Spec{hub, {Name: "index.docker.io"}}, "already means docker.io"},
+		"an alias that is a name":   {[]*registry.Spec{hub, {Name: "a.example", Place: registry.Place{Aliases: []string{"docker.io"}}}}, "already means docker.io"},
+		"an alias of two":           {[]*registry.Spec{{Name: "a.example", Place: registry.Place{Aliases: []string{"x"}}}, {Name: "b.example", Place: registry.Place{Aliases: []string{"x"}}}}, `"x" already means a.example`},
+		"the port form":             {[]*registry.Spec{{Name: "a.example:1"}, {Name: "a.example_1"}}, "already means a.example:1"},
+		"an organisation's of all":  {[]*registry.Spec{{Name: "a.example", Organisation: "acme"}, {Name: "a.example"}}, "already means a.example"},
+		"an organisation's alias":   {[]*registry.Spec{{Name: "a.example", Organisation: "acme", Place: registry.Place{Aliases: []string{"docker.io"}}}, hub}, "already means docker.io"},
+		"an organisation's twice":   {[]*registry.Spec{{Name: "a.example", Organisation: "acme"}, {Name: "a.example", Organisation: "acme"}}, "organisation acme"},
+		"an organisation's name":    {[]*registry.Spec{{Name: "b.example", Organisation: "docker.io"}, hub}, "called like a registry"},
+		"no name":                   {[]*registry.Spec{{}}, "cannot be part of an image name"},
+		"a path":                    {[]*registry.Spec{{Name: "a.example/team"}}, "cannot be part of an image name"},
+		"an address with brackets":  {[]*registry.Spec{{Name: "[::1]:5000"}}, "cannot be part of an image name"},
+		"an alias that is no name":  {[]*registry.Spec{{Name: "a.example", Place: registry.Place{Aliases: []string{"a b"}}}}, "cannot be part of an image name"},
+		"a scheme":                  {[]*registry.Spec{{Name: "https://a.example"}}, "cannot be part of an image name"},
+		"an organisation's is path": {[]*registry.Spec{{Name: "a/b", Organisation: "acme"}}, "organisation acme"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := NewRouter(c.registries)

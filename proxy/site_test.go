@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/auth/caller"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -31,7 +32,7 @@ type site struct {
 
 	mu      sync.Mutex
 	callers []caller.Caller
-	routed  []*Registry
+	routed  []*registry.Spec
 }
 
 type logBuffer struct {
@@ -71,11 +72,11 @@ func (l *logBuffer) lines(t *testing.T) []map[string]any {
 // that only acme sees.
 func testRouter(t testing.TB) *Router {
 	t.Helper()
-	router, err := NewRouter([]Registry{
-		{Name: "docker.io", Library: true},
+	router, err := NewRouter([]*registry.Spec{
+		{Name: "docker.io"},
 		{Name: "ghcr.io"},
-		{Name: "reg.acme.com:5443", Aliases: []string{"example"}},
-		{Name: "private.acme.com", Organisation: "acme", Aliases: []string{"mine"}},
+		{Name: "reg.acme.com:5443", Place: registry.Place{Aliases: []string{"example"}}},
+		{Name: "private.acme.com", Organisation: "acme", Place: registry.Place{Aliases: []string{"mine"}}},
 		{Name: "same.example.org", Organisation: "acme"},
 		{Name: "same.example.org", Organisation: "globex"},
 	})
@@ -92,10 +93,10 @@ func newSite(t *testing.T, change func(*Options)) *site {
 	logger := slog.New(slog.NewJSONHandler(s.log, nil))
 	o := Options{
 		Router: testRouter(t),
-		Sources: func(_ context.Context, caller caller.Caller, registry *Registry) (oci.Source, error) {
+		Sources: func(_ context.Context, caller caller.Caller, r *registry.Spec) (oci.Source, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.callers, s.routed = append(s.callers, caller), append(s.routed, registry)
+			s.callers, s.routed = append(s.callers, caller), append(s.routed, r)
 			return s.fake, nil
 		},
 		Logger: logger, Metrics: s.metrics,

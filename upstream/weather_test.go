@@ -15,6 +15,7 @@ import (
 
 	"berth/cache"
 	"berth/internal/ocitest"
+	"berth/internal/registry"
 	"berth/oci"
 
 	"berth/auth/token"
@@ -63,8 +64,8 @@ func sail(t *testing.T, o ocitest.Options, kind string, f func(v *voyage)) {
 // as is the registry through the cache, as an organisation, or as nobody.
 func (v *voyage) as(organisation string) oci.Source {
 	u := cache.Upstream{
-		Name: "registry.test", Origin: v.up.Origin(),
-		As: v.registry.As(Identity{Organisation: organisation}), Shared: v.registry.As(Identity{}),
+		Spec: &registry.Spec{Name: "registry.test", Origin: v.up.Origin()},
+		As:   v.registry.As(Identity{Organisation: organisation}), Shared: v.registry.As(Identity{}),
 	}
 	if organisation != "" {
 		v.up.AddUser(organisation+"-bot", organisation+"-secret", "**")

@@ -25,7 +25,7 @@ Root reads everything, so for root the check is made as the user that the node
 runs as: the one that --user names, else berth, if there is such a user.`,
 		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
-			opts := configOptions()
+			opts := config.Options{}
 			opts.Main = o.path()
 			file := opts.Main
 			if len(args) == 1 {

@@ -31,7 +31,7 @@ func (a *nodeFlags) flags(c *cobra.Command) {
 func (a *nodeFlags) client(o *options) (*admin.Client, error) {
 	path := a.socket
 	if path == "" {
-		path = config.SocketOf(o.path(), configOptions())
+		path = config.SocketOf(o.path(), config.Options{})
 	}
 	if path == "" {
 		return nil, errors.New("the configuration gives the node no socket: set admin.socket and restart it")

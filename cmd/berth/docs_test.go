@@ -102,7 +102,7 @@ func checkYAML(t *testing.T, b block) {
 	if err := os.WriteFile(file, []byte(b.text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o := configOptions()
+	o := config.Options{}
 	if main != file {
 		o.Main = ""
 	}

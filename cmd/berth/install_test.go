@@ -23,7 +23,7 @@ func TestInstallPage(t *testing.T) {
 		t.Fatalf("only %d blocks of configuration", len(blocks))
 	}
 	for _, block := range blocks {
-		if _, err := config.Parse([]byte(block[1]), filepath.Join(t.TempDir(), "config.yaml"), configOptions()); err != nil {
+		if _, err := config.Parse([]byte(block[1]), filepath.Join(t.TempDir(), "config.yaml"), config.Options{}); err != nil {
 			t.Errorf("%v in\n%s", err, block[1])
 		}
 	}
@@ -46,7 +46,7 @@ func TestInstallPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, l := range config.Default(configOptions()).Listeners {
+	for _, l := range config.Default(config.Options{}).Listeners {
 		for _, at := range l.Address.Binds() {
 			if !strings.Contains(string(unit), "\nListenStream="+at.String()+"\n") {
 				t.Errorf("berth.socket does not hold %s, which is answered by default", at)

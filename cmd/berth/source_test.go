@@ -12,6 +12,7 @@ import (
 
 	"berth/cache"
 	"berth/internal/ocitest"
+	"berth/internal/registry"
 	"berth/internal/secret"
 	"berth/oci"
 	"berth/upstream"
@@ -62,7 +63,7 @@ func TestSourceThroughTheCache(t *testing.T) {
 			as.Credential = func(context.Context, string) (*credential.Credential, error) { return cred, nil }
 		}
 		return kept.Through(cache.Upstream{
-			Name: "registry.test", Organisation: c.Organisation, Origin: r.Origin(), As: reg.As(as), Shared: reg.As(upstream.Identity{}),
+			Spec: &registry.Spec{Name: "registry.test", Origin: r.Origin()}, Organisation: c.Organisation, As: reg.As(as), Shared: reg.As(upstream.Identity{}),
 		})
 	}})
 }

@@ -57,7 +57,7 @@ func dot(path, name string) string {
 // platform checks everything in the main file but the organisations.
 func (k *checker) platform() {
 	c := k.c
-	k.names = newNames(c.opts.Builtins)
+	k.names = newNames()
 	k.registryNames(c.Registries, k.names, "registries")
 	for name, r := range c.Registries {
 		k.registry(name, &r, key("registries", name))

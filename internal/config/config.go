@@ -182,12 +182,14 @@ type Metrics struct {
 // Level is how much is logged.
 type Level string
 
-func (Level) values() []string { return []string{"debug", "info", "warn", "error"} }
+// Values are those of log.level.
+func (Level) Values() []string { return []string{"debug", "info", "warn", "error"} }
 
 // Format is how a log line looks.
 type Format string
 
-func (Format) values() []string { return []string{"text", "json"} }
+// Values are those of log.format.
+func (Format) Values() []string { return []string{"text", "json"} }
 
 // File is one file that was read.
 type File struct {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"berth/internal/registry"
 )
 
 func parse(t *testing.T, text string) *Config {
@@ -100,20 +102,20 @@ admin: {address: "", socket: ""}
 	equal(t, "in name", l.OrganisationInName, InNameOptional)
 
 	equal(t, "built-in endpoint", hub.Endpoint, "")
-	equal(t, "built-in type", hub.Type, "")
-	equal(t, "built-in view", hub.UniformView, nil)
+	equal(t, "built-in type", hub.Type, registry.DockerHub)
+	equal(t, "built-in view", hub.UniformView, true)
 	equal(t, "shared password_file", hub.Credential.PasswordFile, "/etc/berth/secrets/hub")
 	equal(t, "endpoint", reg.Endpoint, "https://reg.example.com:5443")
-	equal(t, "type", reg.Type, TypeGeneric)
+	equal(t, "type", reg.Type, registry.Generic)
 	equal(t, "mirror", reg.Mirrors[0].URL, "https://mirror.example.com")
 	equal(t, "token endpoint", reg.TokenEndpoints[0], "https://sso.example.com/token")
 	equal(t, "allow_private", fmt.Sprint(reg.AllowPrivate), "[10.0.0.0/8 192.168.1.1/32]")
-	equal(t, "uniform_view", *reg.UniformView, true)
+	equal(t, "uniform_view", reg.UniformView, true)
 	equal(t, "anonymous_fallback", reg.AnonymousFallback, false)
 	equal(t, "anonymous_fallback by default", hub.AnonymousFallback, true)
 	equal(t, "http endpoint", c.Registries["plain.example"].Endpoint, "http://127.0.0.1")
-	equal(t, "access", c.Registries["plain.example"].Access, AccessObject)
-	equal(t, "on_not_found", c.Registries["plain.example"].OnNotFound, Keep)
+	equal(t, "access", c.Registries["plain.example"].Access, registry.AccessObject)
+	equal(t, "on_not_found", c.Registries["plain.example"].OnNotFound, registry.Keep)
 
 	acme := c.Organisations["acme"]
 	equal(t, "hash", acme.Tokens[0].SHA256, Hash{31: 1})
@@ -195,16 +197,6 @@ berth.yaml:4:3: organisations.globex: no listener is for organisation "globex", 
 			}
 		})
 	}
-}
-
-// TestWithoutBuiltins: a caller that does not say what is built in gets no
-// complaint about names that may be.
-func TestWithoutBuiltins(t *testing.T) {
-	c, err := Parse([]byte("organisations: {acme: {credentials: [{name: a, registry: ghcr.io, username: b, password_file: c}]}}\nlisteners: [{address: ':0', registry: ghcr.io, allow_remote: true, callers: token}]\n"), "berth.yaml", Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	equal(t, "warnings", len(c.Warnings), 2) // tokens in the clear, and acme has none
 }
 
 // TestDigitalOcean: there a token is user name and password at once.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -94,7 +95,7 @@ func (k *checker) credentials(o *Organisation, known *names, path string) {
 		switch {
 		case c.Registry == "":
 			k.errorf(at+".registry", "the registry is missing: name the one that the account is for")
-		case known.complete && !known.knows(c.Registry):
+		case !known.knows(c.Registry):
 			k.warnf(at+".registry", "registry %s is not configured, so the account is never used: add it under registries%s", quote(c.Registry), known.orMeant(c.Registry))
 		}
 		for j, pattern := range c.Repositories {
@@ -106,13 +107,13 @@ func (k *checker) credentials(o *Organisation, known *names, path string) {
 	}
 }
 
-func (k *checker) isDigitalOcean(registry string, o *Organisation) bool {
-	for _, r := range []map[string]Registry{o.Registries, k.c.Registries} {
-		if r, ok := r[registry]; ok && r.Type != "" {
-			return r.Type == TypeDigitalOcean
+func (k *checker) isDigitalOcean(name string, o *Organisation) bool {
+	for _, registries := range []map[string]Registry{o.Registries, k.c.Registries} {
+		if r, ok := registries[name]; ok {
+			return r.Type == registry.DigitalOcean
 		}
 	}
-	return registry == digitalOcean
+	return name == digitalOcean
 }
 
 // accountName checks what a person calls an account or a token. A colon would

@@ -171,7 +171,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 	d.pairs(n, path, func(name, value *yaml.Node) {
 		below := key(path, name.Value)
 		d.at[below] = position{name.Line, name.Column}
-		m.SetMapIndex(reflect.ValueOf(name.Value), d.element(value, v.Type().Elem(), below))
+		m.SetMapIndex(reflect.ValueOf(name.Value), d.element(value, v.Type().Elem(), name.Value, below))
 	})
 	v.Set(m)
 }
@@ -183,16 +183,17 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {
 	}
 	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
 	for i, value := range n.Content {
-		list = reflect.Append(list, d.element(value, v.Type().Elem(), fmt.Sprintf("%s[%d]", path, i)))
+		list = reflect.Append(list, d.element(value, v.Type().Elem(), "", fmt.Sprintf("%s[%d]", path, i)))
 	}
 	v.Set(list)
 }
 
-// element makes a new entry of a list or map: its defaults, then the file's values.
-func (d *decoder) element(n *yaml.Node, t reflect.Type, path string) reflect.Value {
+// element makes a new entry of a list, or of a map under name: its defaults, then the
+// file's values.
+func (d *decoder) element(n *yaml.Node, t reflect.Type, name, path string) reflect.Value {
 	v := reflect.New(t)
-	if e, ok := reflect.TypeAssert[interface{ setDefaults() }](v); ok {
-		e.setDefaults()
+	if e, ok := reflect.TypeAssert[interface{ setDefaults(name string) }](v); ok {
+		e.setDefaults(name)
 	}
 	d.decode(n, v.Elem(), path)
 	return v.Elem()

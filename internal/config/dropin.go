@@ -92,7 +92,7 @@ func (c *Config) readDropIn(name string) {
 // dropIn decodes and checks one drop-in as it stands in path.
 func (c *Config) dropIn(name, path string, text []byte) (Organisation, Problems, error) {
 	var o Organisation
-	o.setDefaults()
+	o.setDefaults(name)
 	at, err := decodeFile(text, path, &o)
 	if err != nil {
 		return o, nil, err

@@ -74,7 +74,8 @@ const (
 	CallersOpen  Callers = "open"
 )
 
-func (Callers) values() []string { return []string{string(CallersToken), string(CallersOpen)} }
+// Values are those of callers.
+func (Callers) Values() []string { return []string{string(CallersToken), string(CallersOpen)} }
 
 // InName is whether image names begin with the organisation.
 type InName string
@@ -85,15 +86,16 @@ const (
 	InNameRequired InName = "required"
 )
 
-func (InName) values() []string { return []string{string(InNameOptional), string(InNameRequired)} }
+// Values are those of organisation_in_name.
+func (InName) Values() []string { return []string{string(InNameOptional), string(InNameRequired)} }
 
 func defaultListener() Listener {
 	l := Listener{Address: Address{Host: "localhost", Port: 5000}}
-	l.setDefaults()
+	l.setDefaults("")
 	return l
 }
 
-func (l *Listener) setDefaults() {
+func (l *Listener) setDefaults(string) {
 	l.Callers = CallersOpen
 	l.Registry = oci.DockerHub
 	l.OrganisationInName = InNameOptional
@@ -141,7 +143,7 @@ func (k *checker) listener(l *Listener, path string) {
 	switch {
 	case l.Registry == "":
 		k.errorf(path+".registry", "it is empty: name a registry, or remove the key for %s", oci.DockerHub)
-	case k.names.complete && !k.names.knows(l.Registry):
+	case !k.names.knows(l.Registry):
 		k.errorf(path+".registry", "registry %s is not configured: add it under registries%s", quote(l.Registry), k.names.orMeant(l.Registry))
 	}
 }

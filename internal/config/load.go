@@ -143,7 +143,7 @@ func (c *Config) resolve(in folder) {
 	c.Cache.Directory = in.absolute(c.Cache.Directory)
 	c.Admin.WebConfigFile = in.absolute(c.Admin.WebConfigFile)
 	c.Admin.Socket = in.absolute(c.Admin.Socket)
-	c.names = newNames(c.opts.Builtins)
+	c.names = newNames()
 	quiet := checker{c: c, names: c.names}
 	quiet.registryNames(c.Registries, c.names, "")
 	for name, r := range c.Registries {

@@ -15,12 +15,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func testOptions() Options {
 	env := map[string]string{"HOME": "/home/berth", "XDG_RUNTIME_DIR": "/run/user/1000"}
 	return Options{
-		Builtins: map[string][]string{
-			"docker.io":                 {"index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"},
-			"ghcr.io":                   nil,
-			"quay.io":                   nil,
-			"registry.digitalocean.com": nil,
-		},
 		Getenv: func(key string) string { return env[key] },
 		Root:   func() bool { return false },
 		Now:    func() time.Time { return time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC) },

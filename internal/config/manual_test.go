@@ -220,7 +220,7 @@ func comments(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range files {
+	for _, name := range append(files, "../registry/spec.go") {
 		file, err := goparser.ParseFile(token.NewFileSet(), name, nil, goparser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -356,7 +356,7 @@ func written(t reflect.Type) string {
 		return written(t.Elem())
 	}
 	if c, ok := reflect.TypeAssert[choice](reflect.New(t)); ok {
-		return strings.Join(c.values(), ", ")
+		return strings.Join(c.Values(), ", ")
 	}
 	return "text"
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -14,15 +15,15 @@ import (
 type names struct {
 	canonical map[string]string // spelling to name
 	builtin   map[string]bool   // by name
-	complete  bool              // the caller said what is built in
 }
 
-func newNames(builtins map[string][]string) *names {
-	n := &names{canonical: map[string]string{}, builtin: map[string]bool{}, complete: len(builtins) > 0}
-	for name, aliases := range builtins {
-		n.builtin[name] = true
-		for _, s := range append(slices.Clip(aliases), name) {
-			n.add(s, name)
+// newNames knows the registries that are built in.
+func newNames() *names {
+	n := &names{canonical: map[string]string{}, builtin: map[string]bool{}}
+	for _, b := range registry.Builtins() {
+		n.builtin[b.Name] = true
+		for _, s := range append(b.Aliases, b.Name) {
+			n.add(s, b.Name)
 		}
 	}
 	return n

@@ -9,9 +9,6 @@ import (
 
 // Options are what the file alone does not tell. The zero value is usable.
 type Options struct {
-	// Builtins are the registries that need no configuration: name to aliases.
-	// If nil, no name of a registry is reported as unknown.
-	Builtins map[string][]string
 	// Getenv finds the default folders. If nil, os.Getenv is used.
 	Getenv func(string) string
 	// Root says whether the process may write to /run. If nil, that is so for

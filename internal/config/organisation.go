@@ -71,7 +71,7 @@ type Limits struct {
 // inherit marks a grace that the file does not give.
 const inherit time.Duration = -1
 
-func (o *Organisation) setDefaults() {
+func (o *Organisation) setDefaults(string) {
 	o.Limits = Limits{Requests: 256, Fills: 16, AnonymousShare: 0.25}
 	o.Grace = inherit
 }

@@ -3,34 +3,15 @@ package config
 import (
 	"net/netip"
 	"strings"
+
+	"berth/internal/registry"
 )
 
 // Registry is one upstream. An organisation may have some of its own, which are
 // narrower: https only, public addresses unless organisation_registries says
 // otherwise, token endpoints on the endpoint's own host, no ca_file, no credential.
 type Registry struct {
-	// What kind of registry it is, which decides the known token endpoints and
-	// how refusals are read: dockerhub, ghcr, digitalocean, quay or generic.
-	// Default: generic; for a built-in registry its own.
-	Type RegistryType `yaml:"type"`
-
-	// Where it is reached: scheme, host and port; no user name, path or query.
-	// http is allowed for this node (localhost) and together with allow_private.
-	// Default: https://NAME; for a built-in registry its own. Required for a name
-	// that is no host.
-	Endpoint string `yaml:"endpoint"`
-
-	// Other names for it in image names: hosts, or short names. An alias may not
-	// be the name of an organisation. Default: none; those of a built-in registry
-	// remain.
-	Aliases []string `yaml:"aliases"`
-
-	// Copies of this registry, asked in this order for the bytes that it cannot give,
-	// when it cannot be reached or limits us. They get no credential, and what a tag
-	// means and who may have what is never theirs to say: they help with images that
-	// the registry itself has shown to the caller within grace. They are reached as
-	// the registry is, with its ca_file and allow_private. Default: none.
-	Mirrors []Mirror `yaml:"mirrors"`
+	registry.Place
 
 	// What callers without an account for this registry go as, so that they share
 	// its rate limit. It must be able to read public images only: everyone sees
@@ -40,99 +21,16 @@ type Registry struct {
 	// registry. Default: none.
 	Credential *Account `yaml:"credential"`
 
-	// Where tokens may be fetched besides the registry's own host and the
-	// endpoints known for its type; URLs with path, without query. Credentials go
-	// nowhere else. Default: none.
-	TokenEndpoints []string `yaml:"token_endpoints"`
-
-	// Certificates (PEM) of the authorities to trust for this registry, instead
-	// of the system's. The file is read again at a reload. Not for an organisation's
-	// own registry. Default: the system's.
-	CAFile string `yaml:"ca_file"`
-
-	// Private networks (CIDR) that this registry, its redirects and its token
-	// endpoints may lead into. The host that endpoint names is always allowed.
-	// Default: none.
-	AllowPrivate []netip.Prefix `yaml:"allow_private"`
-
-	// What happens to a kept image that upstream no longer has: refuse, or keep. With
-	// keep it is served on, marked as stale, to those who could pull it before, unless
-	// the registry answers that it has no such repository. Default: refuse.
-	OnNotFound OnNotFound `yaml:"on_not_found"`
-
-	// What a proven right covers: the whole repository, or just the one object
-	// that was asked for, for registries whose rights differ within a repository.
-	// Either repository or object. Default: repository.
-	Access Access `yaml:"access"`
-
-	// Whether the registry shows everyone the same content under a name, if it
-	// shows it at all. Only then may an organisation be served what was seen
-	// without its credential. Without effect where access is object. Default:
-	// false; true for built-in registries.
-	UniformView *bool `yaml:"uniform_view"`
-
-	// Whether an organisation whose credential was refused is still served public
-	// images, which needs uniform_view, and whether this node goes on without its own
-	// credential when that is refused. Default: true.
-	AnonymousFallback bool `yaml:"anonymous_fallback"`
+	registry.Trust
 }
 
-// Mirror is a copy of a registry.
-type Mirror struct {
-	// Where it is reached, written like a registry's endpoint. Required.
-	URL string `yaml:"url"`
-}
-
-// RegistryType is a kind of registry.
-type RegistryType string
-
-// The kinds of registry.
-const (
-	TypeDockerHub    RegistryType = "dockerhub"
-	TypeGHCR         RegistryType = "ghcr"
-	TypeDigitalOcean RegistryType = "digitalocean"
-	TypeQuay         RegistryType = "quay"
-	TypeGeneric      RegistryType = "generic"
-)
-
-func (RegistryType) values() []string {
-	return []string{string(TypeDockerHub), string(TypeGHCR), string(TypeDigitalOcean), string(TypeQuay), string(TypeGeneric)}
-}
-
-// OnNotFound is what happens to kept images that upstream no longer has.
-type OnNotFound string
-
-// The values of on_not_found.
-const (
-	Refuse OnNotFound = "refuse"
-	Keep   OnNotFound = "keep"
-)
-
-func (OnNotFound) values() []string { return []string{string(Refuse), string(Keep)} }
-
-// Access is what one proof covers.
-type Access string
-
-// The values of access.
-const (
-	AccessRepository Access = "repository"
-	AccessObject     Access = "object"
-)
-
-func (Access) values() []string { return []string{string(AccessRepository), string(AccessObject)} }
-
-func (r *Registry) setDefaults() {
-	r.OnNotFound = Refuse
-	r.Access = AccessRepository
-	r.AnonymousFallback = true
+func (r *Registry) setDefaults(name string) {
+	r.Place, r.Trust = registry.Defaults(name)
 }
 
 // resolve fills in what follows from the registry's name, and writes URLs in
 // their one form. What is built in is not known here and stays empty.
 func (r *Registry) resolve(name string, builtin bool, in folder) {
-	if r.Type == "" && !builtin {
-		r.Type = TypeGeneric
-	}
 	if r.Endpoint == "" && !builtin && hostLike(name) {
 		r.Endpoint = "https://" + name
 	}
@@ -172,7 +70,7 @@ func (k *checker) registry(name string, r *Registry, path string) {
 		return
 	}
 	if r.Credential != nil {
-		k.account(r.Credential, path+".credential", r.Type == TypeDigitalOcean || name == digitalOcean)
+		k.account(r.Credential, path+".credential", r.Type == registry.DigitalOcean)
 	}
 }
 
@@ -248,4 +146,40 @@ func (k *checker) narrowRegistry(r *Registry, path string) {
 			k.errorf(indexed(path+".allow_private", i), "the operator did not open %s to organisations: remove it, or ask for organisation_registries.allow_private", p)
 		}
 	}
+}
+
+// Specs are all registries of this configuration: those that are built in, as adjusted,
+// the platform's others, and those that organisations brought.
+func (c *Config) Specs() ([]*registry.Spec, error) {
+	var all []*registry.Spec
+	add := func(name, organisation string, r Registry) error {
+		s, err := registry.New(name, organisation, r.Place, r.Trust)
+		all = append(all, s)
+		return err
+	}
+	for _, b := range registry.Builtins() {
+		r, ok := c.Registries[b.Name]
+		if !ok {
+			r.setDefaults(b.Name)
+		}
+		if err := add(b.Name, "", r); err != nil {
+			return nil, err
+		}
+	}
+	for name, r := range c.Registries {
+		if _, ok := registry.Builtin(name); ok {
+			continue
+		}
+		if err := add(name, "", r); err != nil {
+			return nil, err
+		}
+	}
+	for organisation, o := range c.Organisations {
+		for name, r := range o.Registries {
+			if err := add(name, organisation, r); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // choice is a text type with a fixed set of values.
-type choice interface{ values() []string }
+type choice interface{ Values() []string }
 
 // parser is how a value that is written as one word gets into v; nil when v is
 // written as a list or as keys.
@@ -33,7 +33,7 @@ func parser(v reflect.Value) func(string) error {
 	case encoding.TextUnmarshaler:
 		return func(s string) error { return p.UnmarshalText([]byte(s)) }
 	case choice:
-		return func(s string) error { return choose(v, p.values(), s) }
+		return func(s string) error { return choose(v, p.Values(), s) }
 	case *string:
 		return func(s string) error { *p = s; return nil }
 	}

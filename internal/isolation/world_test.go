@@ -23,6 +23,7 @@ import (
 	"berth/auth/caller"
 	"berth/cache"
 	"berth/internal/ocitest"
+	"berth/internal/registry"
 	"berth/internal/secret"
 	"berth/oci"
 	"berth/proxy"
@@ -273,11 +274,13 @@ func (w *world) configure() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	var registries []proxy.Registry
+	var specs []*registry.Spec
+	places := map[*registry.Spec]*place{}
 	for _, p := range w.places {
-		registries = append(registries, proxy.Registry{Name: p.name, Organisation: p.owner, Library: p.name == "docker.io", Value: p})
+		spec := w.spec(p)
+		specs, places[spec] = append(specs, spec), p
 	}
-	router, err := proxy.NewRouter(registries)
+	router, err := proxy.NewRouter(specs)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -291,14 +294,19 @@ func (w *world) configure() {
 	}
 	w.door.Set(proxy.New(proxy.Options{
 		Router: router, Callers: callers, Naming: w.naming, Logger: slog.New(w.log), Metrics: w.pulls,
-		Sources: func(_ context.Context, c caller.Caller, r *proxy.Registry) (oci.Source, error) {
-			p, ok := r.Value.(*place)
-			if !ok {
-				return nil, errors.New("no place")
-			}
-			return n.source(w, creds, c, p), nil
+		Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
+			return n.source(w, creds, c, places[r]), nil
 		},
 	}))
+}
+
+func (w *world) spec(p *place) *registry.Spec {
+	s := &registry.Spec{Name: p.name, Organisation: p.owner, Origin: w.origin(p)}
+	s.UniformView, s.AnonymousFallback = p.uniform, p.uniform
+	if p.object {
+		s.Access = registry.AccessObject
+	}
+	return s
 }
 
 // source is a registry as the caller may see it, through the cache.
@@ -308,7 +316,7 @@ func (n *node) source(w *world, creds *credential.Table, c caller.Caller, p *pla
 		return creds.Lookup(ctx, "", "", p.name, repo)
 	}
 	u := cache.Upstream{
-		Name: p.name, Origin: w.origin(p), PerObject: p.object, AnonymousFallback: p.uniform, Uniform: p.uniform,
+		Spec:   w.spec(p),
 		Shared: line.As(upstream.Identity{Credential: shared}),
 		As: line.As(upstream.Identity{Organisation: c.Organisation, Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {
 			own, err := creds.Lookup(ctx, c.Organisation, c.Account, p.name, repo)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"berth/internal/config"
+	"berth/internal/registry"
 	"berth/internal/secret"
 	"berth/oci"
 
@@ -19,16 +20,16 @@ const sharedAccount = "shared"
 
 // newCredentials is the table of all accounts, the organisations' and the
 // shared view's. It goes on with the secrets of the generation in force.
-func (g *generation) newCredentials(n *node, specs []*registrySpec) (*credential.Table, error) {
+func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credential.Table, error) {
 	o := credential.TableOptions{Key: n.key, Metrics: n.auth, Logger: n.log, Now: n.now}
 	var before secrets
 	if n.current != nil {
 		o.Before, before = n.current.credentials, n.current.secrets
 	}
 	for _, s := range specs {
-		if s.account != nil {
+		if a := g.cfg.Registries[s.Name].Credential; a != nil && s.Organisation == "" {
 			o.Entries = append(o.Entries, credential.Entry{
-				Name: sharedAccount, Registry: s.name, Origin: s.origin, Source: g.secret(before, *s.account, s),
+				Name: sharedAccount, Registry: s.Name, Origin: s.Origin, Source: g.secret(before, *a, s),
 			})
 		}
 	}
@@ -39,7 +40,7 @@ func (g *generation) newCredentials(n *node, specs []*registrySpec) (*credential
 				continue // a warning of the configuration says so
 			}
 			o.Entries = append(o.Entries, credential.Entry{
-				Name: c.Name, Organisation: name, Registry: s.name, Origin: s.origin,
+				Name: c.Name, Organisation: name, Registry: s.Name, Origin: s.Origin,
 				Repositories: c.Repositories, Source: g.secret(before, c.Account, s),
 			})
 		}
@@ -47,9 +48,9 @@ func (g *generation) newCredentials(n *node, specs []*registrySpec) (*credential
 	return credential.NewTable(o)
 }
 
-func find(specs []*registrySpec, organisation, name string) *registrySpec {
+func find(specs []*registry.Spec, organisation, name string) *registry.Spec {
 	for _, s := range specs {
-		if s.name == name && (s.owner == "" || s.owner == organisation) {
+		if s.Name == name && (s.Organisation == "" || s.Organisation == organisation) {
 			return s
 		}
 	}
@@ -93,8 +94,8 @@ func credentialFile(name string) string {
 type secrets map[string]credential.Source
 
 // secret is where an account's secret comes from.
-func (g *generation) secret(before secrets, a config.Account, s *registrySpec) credential.Source {
-	hosts := append([]string{s.name, s.origin.Host}, s.aliases...)
+func (g *generation) secret(before secrets, a config.Account, s *registry.Spec) credential.Source {
+	hosts := append([]string{s.Name, s.Origin.Host}, s.Aliases...)
 	switch {
 	case a.PasswordFile != "":
 		return g.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() credential.Source {
@@ -126,11 +127,11 @@ func (g *generation) secret(before secrets, a config.Account, s *registrySpec) c
 
 // helperServer is how a registry is called in the protocol of helpers: by its
 // host, but for Docker Hub, which has kept the URL of its first API there.
-func helperServer(s *registrySpec) string {
-	if s.name == oci.DockerHub {
+func helperServer(s *registry.Spec) string {
+	if s.Name == oci.DockerHub {
 		return "https://index.docker.io/v1/"
 	}
-	return s.origin.Host
+	return s.Origin.Host
 }
 
 // keep gives the source that what describes: this generation's, else the one before's,

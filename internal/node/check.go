@@ -52,22 +52,18 @@ func prefixed(what string, err error) error {
 
 // checkSecrets reads every secret and certificate of an authority. What only the
 // service sees is left out.
-func checkSecrets(ctx context.Context, cfg *config.Config) (bad, unseen []error) {
-	specs, err := registrySpecs(cfg)
+func checkSecrets(ctx context.Context, cfg *config.Config) (bad, skipped []error) {
+	specs, err := cfg.Specs()
 	if err != nil {
 		return []error{err}, nil
 	}
 	for _, s := range specs {
-		pem, err := readCAs(s.caFile)
+		pem, err := readCAs(s.CAFile)
 		if err == nil {
-			_, err = pool(s.caFile, pem)
+			_, err = pool(s.CAFile, pem)
 		}
 		if err != nil {
-			bad = append(bad, fmt.Errorf("registry %s: %w", s.name, err))
-		}
-		if s.account != nil && outOfSight(*s.account) {
-			unseen = append(unseen, fmt.Errorf("the secret of registry %s is not checked: only the service sees it", s.name))
-			s.account = nil
+			bad = append(bad, fmt.Errorf("registry %s: %w", s.Name, err))
 		}
 	}
 	seen, skipped := inSight(cfg)
@@ -76,7 +72,7 @@ func checkSecrets(ctx context.Context, cfg *config.Config) (bad, unseen []error)
 	if err != nil {
 		return append(bad, err), nil
 	}
-	return append(bad, credentials.Check(ctx)...), append(unseen, skipped...)
+	return append(bad, credentials.Check(ctx)...), skipped
 }
 
 // outOfSight says that a command cannot look at the secret: a helper is a program
@@ -88,6 +84,14 @@ func outOfSight(a config.Account) bool {
 // inSight is cfg without the accounts that are out of sight.
 func inSight(cfg *config.Config) (seen *config.Config, skipped []error) {
 	next := *cfg
+	next.Registries = map[string]config.Registry{}
+	for name, r := range cfg.Registries {
+		if r.Credential != nil && outOfSight(*r.Credential) {
+			skipped = append(skipped, fmt.Errorf("the secret of registry %s is not checked: only the service sees it", name))
+			r.Credential = nil
+		}
+		next.Registries[name] = r
+	}
 	next.Organisations = map[string]config.Organisation{}
 	for name, o := range cfg.Organisations {
 		var kept []config.Credential

@@ -11,6 +11,7 @@ import (
 	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/internal/diagnose"
+	"berth/internal/registry"
 	"berth/proxy"
 	"berth/upstream"
 
@@ -50,19 +51,19 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 		return nil, err
 	}
 	s := diagnose.Subject{Organisation: r.Organisation, Platform: platform, Proxied: n.started.Upstream.Proxy != ""}
-	site, err := g.locate(r.What, &s)
+	live, err := g.locate(r.What, &s)
 	if err != nil {
 		return diagnose.NotBegun(s, diagnose.StepName, err), nil
 	}
-	if s.Credential, s.Note, err = g.accountFor(ctx, site, s, r.Account); err != nil {
+	if s.Credential, s.Note, err = g.accountFor(ctx, live.spec, s, r.Account); err != nil {
 		return diagnose.NotBegun(s, diagnose.StepAccount, err), nil
 	}
 	s.Line = func(tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
-		return site.spec.tapped(n, tap, m)
+		return n.tapped(live.spec, tap, m)
 	}
 	report := diagnose.Run(ctx, s)
 	if report.Taken { // pulls need not wait for what was held against it
-		site.client.authority.Accepted(s.Credential)
+		live.client.authority.Accepted(s.Credential)
 	}
 	return report, nil
 }
@@ -82,36 +83,36 @@ func (g *generation) mayAsk(organisation string) error {
 }
 
 // tapped is a client of its own, under the same rules as those that serve pulls.
-func (s *registrySpec) tapped(n *node, tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
-	pem, err := readCAs(s.caFile)
+func (n *node) tapped(s *registry.Spec, tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
+	pem, err := readCAs(s.CAFile)
 	if err != nil {
 		return nil, err
 	}
 	maker := clientMaker{
 		version: n.version, limits: n.started.Upstream, log: slog.New(slog.DiscardHandler), upstream: m, now: time.Now, before: tap.Before,
 	}
-	l, err := maker.client(s, newClientKey(s, pem), pem)
+	c, err := maker.client(s, pem)
 	if err != nil {
 		return nil, err
 	}
-	return &diagnose.Line{Registry: l.upstream, Authority: l.authority}, nil
+	return &diagnose.Line{Registry: c.upstream, Authority: c.authority}, nil
 }
 
 // accountFor is as whom a pull would go, or what account says. Note says what a
 // person should know about it.
-func (g *generation) accountFor(ctx context.Context, at *liveRegistry, s diagnose.Subject, account string) (cred *credential.Credential, note string, err error) {
+func (g *generation) accountFor(ctx context.Context, at *registry.Spec, s diagnose.Subject, account string) (cred *credential.Credential, note string, err error) {
 	switch {
 	case s.Organisation != "" && s.Repository == "":
-		cred, err = g.credentials.Account(ctx, s.Organisation, account, at.name)
+		cred, err = g.credentials.Account(ctx, s.Organisation, account, at.Name)
 	case s.Organisation != "":
-		cred, err = g.credentials.Lookup(ctx, s.Organisation, account, at.name, s.Repository)
+		cred, err = g.credentials.Lookup(ctx, s.Organisation, account, at.Name, s.Repository)
 	}
 	if cred != nil || err != nil {
 		return cred, "", err
 	}
-	if names := g.credentials.Accounts(s.Organisation, at.name); s.Organisation != "" && len(names) > 0 {
+	if names := g.credentials.Accounts(s.Organisation, at.Name); s.Organisation != "" && len(names) > 0 {
 		note = fmt.Sprintf("the repositories of %s do not include %s", strings.Join(names, ", "), s.Repository)
 	}
-	cred, err = g.credentials.Lookup(ctx, "", "", at.name, s.Repository)
+	cred, err = g.credentials.Lookup(ctx, "", "", at.Name, s.Repository)
 	return cred, note, err
 }

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"berth/cache"
 	"berth/cache/proof"
 	"berth/internal/config"
+	"berth/internal/registry"
 	"berth/oci"
 	"berth/proxy"
 	"berth/upstream"
@@ -23,7 +23,7 @@ import (
 // a new one; requests end at the generation they began at.
 type generation struct {
 	cfg         *config.Config
-	registries  []*liveRegistry
+	registries  map[*registry.Spec]*liveRegistry
 	clients     registryClients
 	credentials *credential.Table
 	router      *proxy.Router
@@ -35,23 +35,10 @@ type generation struct {
 	accounts map[string]bool // organisation+account, as configured
 }
 
-// liveRegistry is one registry as it is reached from here.
-type liveRegistry struct {
-	name              string
-	owner             string // the organisation that brought it, or empty
-	origin            oci.Origin
-	spec              *registrySpec
-	client            *registryClient
-	shared            oci.Source
-	credentials       *credential.Table
-	uniform, fallback bool
-	perObject, keep   bool
-}
-
 // newGeneration makes that of cfg, with the clients and secrets of the one in force
 // where they will do. On an error nothing has changed.
 func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
-	d := &generation{cfg: cfg, accounts: accounts(cfg), clients: registryClients{}, secrets: secrets{}}
+	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}}
 	if err := d.build(n); err != nil {
 		d.clients.closeAllBut(n.registryClients())
 		return nil, err
@@ -60,34 +47,29 @@ func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
 }
 
 func (g *generation) build(n *node) error {
-	specs, err := registrySpecs(g.cfg)
+	specs, err := g.cfg.Specs()
 	if err != nil {
 		return err
 	}
 	if g.credentials, err = g.newCredentials(n, specs); err != nil {
 		return err
 	}
-	var named []proxy.Registry
 	for _, spec := range specs {
-		l, err := n.client(spec)
+		c, err := n.client(spec)
 		if err != nil {
-			return fmt.Errorf("registry %s: %w", spec.name, err)
+			return err
 		}
-		s := newLiveRegistry(spec, l, g.credentials)
-		g.clients[registryKey{spec.owner, spec.name}] = l
-		g.registries = append(g.registries, s)
-		named = append(named, spec.entry(s))
+		g.clients[keyOf(spec)] = c
+		g.registries[spec] = g.newLiveRegistry(spec, c)
 	}
-	router, err := proxy.NewRouter(named)
-	if err != nil {
+	if g.router, err = proxy.NewRouter(specs); err != nil {
 		return err
 	}
-	return g.makeHandlers(n, router)
+	return g.makeHandlers(n)
 }
 
 // makeHandlers makes one for each listener.
-func (g *generation) makeHandlers(n *node, router *proxy.Router) error {
-	g.router = router
+func (g *generation) makeHandlers(n *node) error {
 	callers, err := newCallers(g.cfg, n.now)
 	if err != nil {
 		return err
@@ -99,9 +81,9 @@ func (g *generation) makeHandlers(n *node, router *proxy.Router) error {
 			return err
 		}
 		o := proxy.Options{
-			Router: router,
-			Sources: func(_ context.Context, c caller.Caller, r *proxy.Registry) (oci.Source, error) {
-				return g.source(n.cache, c, r)
+			Router: g.router,
+			Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
+				return g.source(n.cache, c, r), nil
 			},
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
@@ -130,31 +112,25 @@ type sourceKey struct {
 // source is a registry as caller may see it, through the cache. It is made once
 // for each key that the configuration knows; a caller can write any account
 // behind the plus sign, so those are not kept.
-func (g *generation) source(c *cache.Cache, caller caller.Caller, r *proxy.Registry) (oci.Source, error) {
-	s, ok := r.Value.(*liveRegistry)
-	if !ok {
-		return nil, fmt.Errorf("registry %s has no client", r.Name)
-	}
-	at := sourceKey{s, caller.Organisation, caller.Account}
+func (g *generation) source(c *cache.Cache, caller caller.Caller, spec *registry.Spec) oci.Source {
+	at := sourceKey{g.registries[spec], caller.Organisation, caller.Account}
 	kept, _ := g.sources.Load(at)
 	if source, ok := kept.(oci.Source); ok {
-		return source, nil
+		return source
 	}
 	made := g.newSource(c, at)
 	if caller.Account == "" || g.accounts[at.organisation+"+"+at.account] {
 		g.sources.Store(at, made)
 	}
-	return made, nil
+	return made
 }
 
 func (g *generation) newSource(c *cache.Cache, at sourceKey) oci.Source {
 	s := at.registry
 	share := g.cfg.Organisations[at.organisation].Limits.AnonymousShare
-	u := cache.Upstream{
-		Name: s.name, Organisation: at.organisation, Origin: s.origin, PerObject: s.perObject,
-		Shared: s.shared, Uniform: s.uniform,
-		Mirrors: s.client.mirrorSources(), KeepMissing: s.keep,
-		AnonymousFallback: s.fallback, Without: s.without(), Times: g.times(at.organisation),
+	return c.Through(cache.Upstream{
+		Spec: s.spec, Organisation: at.organisation, Shared: s.shared,
+		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
 		Spend: func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
 		As: s.client.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
@@ -162,8 +138,7 @@ func (g *generation) newSource(c *cache.Cache, at sourceKey) oci.Source {
 				return g.credential(ctx, at, repo)
 			},
 		}),
-	}
-	return c.Through(u)
+	})
 }
 
 // times are the configuration's, with the organisation's own grace.
@@ -187,7 +162,7 @@ func orNever(d time.Duration) time.Duration {
 // registry's entry has for everyone.
 func (g *generation) credential(ctx context.Context, at sourceKey, repo string) (*credential.Credential, error) {
 	if at.organisation != "" {
-		own, err := g.credentials.Lookup(ctx, at.organisation, at.account, at.registry.name, repo)
+		own, err := g.credentials.Lookup(ctx, at.organisation, at.account, at.registry.spec.Name, repo)
 		if own != nil || err != nil {
 			return own, err
 		}
@@ -234,9 +209,9 @@ func (g *generation) expect(m *proxy.Metrics) {
 		if l.Callers == config.CallersToken {
 			continue
 		}
-		for _, s := range g.registries {
-			if s.owner == "" || s.owner == l.Organisation {
-				m.Expect(l.Organisation, s.name)
+		for s := range g.registries {
+			if s.Organisation == "" || s.Organisation == l.Organisation {
+				m.Expect(l.Organisation, s.Name)
 			}
 		}
 	}

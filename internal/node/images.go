@@ -51,10 +51,10 @@ func (n *node) origins() map[string]string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	names := map[string]string{}
-	for _, s := range n.current.registries {
-		names[s.origin.Dir()] = s.name
-		if s.owner != "" {
-			names[s.origin.Dir()] = s.owner + "'s " + s.name
+	for s := range n.current.registries {
+		names[s.Origin.Dir()] = s.Name
+		if s.Organisation != "" {
+			names[s.Origin.Dir()] = s.Organisation + "'s " + s.Name
 		}
 	}
 	return names

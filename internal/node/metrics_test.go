@@ -13,6 +13,7 @@ import (
 	"berth/cache"
 	"berth/internal/config"
 	"berth/internal/nodetest"
+	"berth/internal/registry"
 )
 
 // A recording remembers what is registered.
@@ -51,7 +52,7 @@ func metrics(t *testing.T) map[string]string {
 			t.Error(err)
 		}
 	})
-	kept.Through(cache.Upstream{Name: "ghcr.io"}) // which it counts for from now on
+	kept.Through(cache.Upstream{Spec: &registry.Spec{Name: "ghcr.io"}}) // which it counts for from now on
 	r.MustRegister(droppedLines(nil), kept)
 	found := map[string]string{}
 	for _, c := range r.all {

@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"reflect"
 	"slices"
 	"time"
 
 	"berth/internal/config"
+	"berth/internal/registry"
 	"berth/oci"
 	"berth/upstream"
 
@@ -21,50 +20,22 @@ import (
 )
 
 // registryClient is a registry's connections, its tokens and what is remembered about its
-// credentials. It outlives the generation that made it as long as configurations ask
-// for the same.
+// credentials. It outlives the generation that made it as long as configurations reach
+// the registry in the same way.
 type registryClient struct {
-	key       clientKey
+	spec      *registry.Spec
+	cas       [sha256.Size]byte // of the ca_file's content; zero: the system's
 	upstream  *upstream.Registry
 	authority *token.Client
 	mirrors   []*upstream.Registry
 	close     func()
 }
 
-// clientKey is everything that decides how a registry is reached. What merely names
-// it, or says what may be released, is not part of it.
-type clientKey struct {
-	name           string
-	origin         oci.Origin
-	kind           dialect.Type
-	named, mirrors []string
-	allowPrivate   []netip.Prefix
-	tokenEndpoints []string
-	cas            [sha256.Size]byte // of the file; zero: the system's
-}
+// registryKey is whose registry of which name it is: two organisations may each bring
+// a registry of one name.
+type registryKey struct{ organisation, name string }
 
-// registryKey is whose registry of which name it is: two organisations may each bring a registry of
-// one name.
-type registryKey struct{ owner, name string }
-
-func newClientKey(s *registrySpec, cas []byte) clientKey {
-	w := clientKey{
-		name: s.name, origin: s.origin, kind: s.kind,
-		allowPrivate: s.allowPrivate, tokenEndpoints: s.tokenEndpoints,
-	}
-	for _, u := range s.named {
-		w.named = append(w.named, u.String())
-	}
-	for _, u := range s.mirrors {
-		w.mirrors = append(w.mirrors, u.String())
-	}
-	if cas != nil {
-		w.cas = sha256.Sum256(cas)
-	}
-	return w
-}
-
-func (w *clientKey) equal(other *clientKey) bool { return reflect.DeepEqual(w, other) }
+func keyOf(s *registry.Spec) registryKey { return registryKey{s.Organisation, s.Name} }
 
 // registryClients are those of one generation.
 type registryClients map[registryKey]*registryClient
@@ -80,16 +51,16 @@ func (all registryClients) closeAllBut(kept registryClients) {
 
 // names are those under which a client's requests are counted.
 func (c *registryClient) names() []string {
-	all := []string{c.key.name}
-	for _, raw := range c.key.mirrors {
-		if u, err := url.Parse(raw); err == nil { // it was one before
+	all := []string{c.spec.Name}
+	for _, m := range c.spec.Mirrors {
+		if u, err := url.Parse(m.URL); err == nil { // it was one before
 			all = append(all, u.Host)
 		}
 	}
 	return all
 }
 
-// know says whether a registry or a mirror has the name, whoever brought it.
+// know says whether a registry or a mirror has the name, of whatever organisation.
 func (all registryClients) know(name string) bool {
 	for _, l := range all {
 		if slices.Contains(l.names(), name) {
@@ -100,34 +71,37 @@ func (all registryClients) know(name string) bool {
 }
 
 // forget drops what is known about an account that is gone, and its series.
-func (all registryClients) forget(organisation, registry, account string) {
+func (all registryClients) forget(organisation, name, account string) {
 	for at, l := range all {
-		if at.name == registry && (at.owner == "" || at.owner == organisation) {
+		if at.name == name && (at.organisation == "" || at.organisation == organisation) {
 			l.upstream.Forget(organisation, account)
 		}
 	}
 }
 
-// client is the one in force if it will do, and else a new one. It does not go
-// upstream.
-func (n *node) client(s *registrySpec) (*registryClient, error) {
-	pem, err := readCAs(s.caFile)
+// client is the one in force if that reaches the registry in the same way, and else a
+// new one. It does not go upstream.
+func (n *node) client(s *registry.Spec) (*registryClient, error) {
+	pem, err := readCAs(s.CAFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("registry %s: %w", s.Name, err)
 	}
-	w := newClientKey(s, pem)
 	if n.current != nil {
-		if l := n.current.clients[registryKey{s.owner, s.name}]; l != nil && l.key.equal(&w) {
-			return l, nil
+		if c := n.current.clients[keyOf(s)]; c != nil && c.spec.SameReach(s) && c.cas == sumOf(pem) {
+			return c, nil
 		}
 	}
-	return n.makeClient(s, w, pem)
+	// What needs a restart is as it was at the start.
+	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}
+	return m.client(s, pem)
 }
 
-// makeClient makes a new one. What needs a restart is as it was at the start.
-func (n *node) makeClient(s *registrySpec, w clientKey, pem []byte) (*registryClient, error) {
-	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}
-	return m.client(s, w, pem)
+// sumOf tells whether a ca_file has changed.
+func sumOf(pem []byte) (sum [sha256.Size]byte) {
+	if pem != nil {
+		sum = sha256.Sum256(pem)
+	}
+	return sum
 }
 
 // clientMaker is what all clients of a node have in common.
@@ -142,22 +116,31 @@ type clientMaker struct {
 	before func(http.RoundTripper) http.RoundTripper
 }
 
-func (m clientMaker) client(s *registrySpec, w clientKey, pem []byte) (*registryClient, error) {
-	l := &registryClient{key: w}
+func (m clientMaker) client(s *registry.Spec, pem []byte) (*registryClient, error) {
+	c := &registryClient{spec: s, cas: sumOf(pem)}
 	var err error
-	if l.upstream, l.authority, err = m.registry(s, pem); err != nil {
+	if c.upstream, c.authority, err = m.open(s, pem); err != nil {
+		return nil, fmt.Errorf("registry %s: %w", s.Name, err)
+	}
+	for _, one := range s.Mirrors {
+		mirror, err := m.openMirror(s, one, pem)
+		if err != nil {
+			c.closeAll()
+			return nil, fmt.Errorf("registry %s: mirror %s: %w", s.Name, one.URL, err)
+		}
+		c.mirrors = append(c.mirrors, mirror)
+	}
+	c.close = c.closeAll
+	return c, nil
+}
+
+func (m clientMaker) openMirror(s *registry.Spec, one registry.Mirror, pem []byte) (*upstream.Registry, error) {
+	spec, err := s.MirrorSpec(one)
+	if err != nil {
 		return nil, err
 	}
-	for _, u := range s.mirrors {
-		mirror, _, err := m.registry(s.mirror(u), pem)
-		if err != nil {
-			l.closeAll()
-			return nil, fmt.Errorf("mirror %s: %w", u.Host, err)
-		}
-		l.mirrors = append(l.mirrors, mirror)
-	}
-	l.close = l.closeAll
-	return l, nil
+	mirror, _, err := m.open(spec, pem)
+	return mirror, err
 }
 
 // closeAll closes the registry and its mirrors.
@@ -177,27 +160,28 @@ func (c *registryClient) mirrorSources() []oci.Source {
 	return all
 }
 
-// registry makes what asks one origin.
-func (m clientMaker) registry(s *registrySpec, pem []byte) (*upstream.Registry, *token.Client, error) {
-	cas, err := pool(s.caFile, pem)
+// open makes what asks one origin.
+func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, *token.Client, error) {
+	cas, err := pool(s.CAFile, pem)
 	if err != nil {
 		return nil, nil, err
 	}
+	kind, _ := dialect.TypeNamed(string(s.Type)) // the configuration was checked
 	var authority *token.Client
 	o := upstream.Options{
-		Name: s.name, Origin: s.origin, Type: s.kind,
-		AllowPrivate: s.allowPrivate, Named: slices.Clone(s.named),
+		Name: s.Name, Origin: s.Origin, Type: kind,
+		AllowPrivate: s.AllowPrivate, Named: s.Named,
 		CAs: cas, Connections: m.limits.Connections,
 		UserAgent: "berth/" + m.version, Logger: m.log, Metrics: m.upstream, Now: m.now,
 		CoolDown: func(organisation, account string, until time.Time) {
-			m.auth.CoolDownOf(organisation, s.name, account, until)
+			m.auth.CoolDownOf(organisation, s.Name, account, until)
 		},
 		Authority: func(t http.RoundTripper) (_ upstream.Authority, err error) {
 			if m.before != nil {
 				t = m.before(t)
 			}
 			authority, err = token.New(token.Options{
-				Origin: s.origin, Registry: s.name, Type: s.kind, TokenEndpoints: s.tokenEndpoints,
+				Origin: s.Origin, Registry: s.Name, Type: kind, TokenEndpoints: s.TokenEndpoints,
 				Transport: t, UserAgent: "berth/" + m.version, Metrics: m.auth, Logger: m.log, Now: m.now,
 			})
 			return authority, err

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/registry"
 	"berth/upstream"
 )
 
@@ -13,9 +14,9 @@ func TestRetiredLines(t *testing.T) {
 	now := time.Unix(0, 0)
 	closed := map[string]bool{}
 	n := &node{setup: setup{now: func() time.Time { return now }}, current: &generation{clients: registryClients{}}, upstream: upstream.NewMetrics(nil)}
-	keep := &registryClient{close: func() { closed["kept"] = true }}
-	old := &registryClient{close: func() { closed["old"] = true }}
-	older := &registryClient{close: func() { closed["older"] = true }}
+	keep := &registryClient{spec: &registry.Spec{Name: "kept"}, close: func() { closed["kept"] = true }}
+	old := &registryClient{spec: &registry.Spec{Name: "old"}, close: func() { closed["old"] = true }}
+	older := &registryClient{spec: &registry.Spec{Name: "older"}, close: func() { closed["older"] = true }}
 	at := registryKey{name: "kept"}
 	n.current.clients[at] = keep
 	n.retire(registryClients{at: keep, {name: "older"}: older})

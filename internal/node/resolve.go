@@ -14,25 +14,23 @@ import (
 	"berth/internal/diagnose"
 	"berth/oci"
 	"berth/proxy"
+	"berth/upstream/dialect"
 )
 
 // locate reads what, an image or a registry, as a pull on this node would be
 // read, and puts it into s.
 func (g *generation) locate(what string, s *diagnose.Subject) (*liveRegistry, error) {
-	registry, ok := g.router.Lookup(s.Organisation, what)
+	spec, ok := g.router.Lookup(s.Organisation, what)
 	if !ok {
 		route, ref, err := g.route(what, s.Organisation)
 		if err != nil {
 			return nil, err
 		}
-		registry, s.Repository, s.Reference = route.Registry, route.Repo, ref
+		spec, s.Repository, s.Reference = route.Registry, route.Repo, ref
 	}
-	at, ok := registry.Value.(*liveRegistry)
-	if !ok {
-		return nil, fmt.Errorf("registry %s has no client", registry.Name)
-	}
-	s.Registry, s.Origin, s.Type = at.name, at.origin, at.spec.kind
-	return at, nil
+	kind, _ := dialect.TypeNamed(string(spec.Type)) // the configuration was checked
+	s.Registry, s.Origin, s.Type = spec.Name, spec.Origin, kind
+	return g.registries[spec], nil
 }
 
 // route reads an image's name: with or without the node in front of it.

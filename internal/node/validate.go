@@ -77,17 +77,15 @@ func validate(cfg *config.Config, name string, o *config.Organisation) error {
 	}
 	alone := *cfg
 	alone.Organisations = map[string]config.Organisation{name: *o}
-	specs, err := registrySpecs(&alone)
+	specs, err := alone.Specs()
 	if err != nil {
 		return err
 	}
-	var named []proxy.Registry
 	for _, s := range specs {
-		if _, err := token.NewRealms(s.origin, s.tokenEndpoints...); err != nil {
+		if _, err := token.NewRealms(s.Origin, s.TokenEndpoints...); err != nil {
 			return err
 		}
-		named = append(named, s.entry(nil))
 	}
-	_, err = proxy.NewRouter(named)
+	_, err = proxy.NewRouter(specs)
 	return err
 }

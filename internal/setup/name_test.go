@@ -11,6 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"berth/internal/registry"
 	"berth/oci"
 	"berth/proxy"
 )
@@ -66,8 +67,8 @@ func TestVectors(t *testing.T) {
 
 func newRouter(t testing.TB) *proxy.Router {
 	t.Helper()
-	router, err := proxy.NewRouter([]proxy.Registry{
-		{Name: "docker.io", Library: true},
+	router, err := proxy.NewRouter([]*registry.Spec{
+		{Name: "docker.io"},
 		{Name: "ghcr.io"}, {Name: "quay.io"}, {Name: "registry.digitalocean.com"},
 		{Name: "reg.acme.com:5443", Organisation: "acme"},
 		{Name: "localhost:5001"},
