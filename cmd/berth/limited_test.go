@@ -68,7 +68,7 @@ func TestLimited_ForHours(t *testing.T) {
 	t.Parallel()
 	g, n := newRevoked(t)
 	globex := g.as(n, "globex")
-	g.registry.Inject(ocitest.Match{User: "globex-bot", Server: ocitest.RegistryServer}, 0, limited())
+	limit := g.registry.Inject(ocitest.Match{User: "globex-bot", Server: ocitest.RegistryServer}, 0, limited())
 	g.stale(globex)
 	g.clock.forward(53 * time.Minute)
 	g.stale(globex)
@@ -78,6 +78,10 @@ func TestLimited_ForHours(t *testing.T) {
 		g.clock.forward(4 * time.Hour)
 		g.refused(globex)
 	}
+	limit.Remove()
+	g.clock.forward(7 * time.Hour) // the last cool-down is over
+	g.registry.Inject(ocitest.Match{User: "globex-bot", Server: ocitest.RegistryServer}, 0, ocitest.Status(http.StatusServiceUnavailable, "Retry-After", "60"))
+	g.refused(globex)
 	n.stop()
 	n = g.serve()
 	g.refused(g.as(n, "globex"))
