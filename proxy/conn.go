@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,26 +15,18 @@ const (
 	mostGathered = copyBuffer - 8<<10
 )
 
-// Listener is l with connections that a Server can send small answers over in one
-// write: a write is most of what a warm manifest costs, and each wakes the client.
-// TLS makes records of its own, so it has no use for one.
-func Listener(l net.Listener) net.Listener { return listener{l} }
-
-type listener struct{ net.Listener }
-
-// Accept gives the next connection.
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if t, ok := c.(*net.TCPConn); ok {
-		return &conn{TCPConn: t}, nil
-	}
-	return c, err
-}
-
 // conn is a connection of a Listener. It has the methods of the one inside, so
 // that net/http finds sendfile. Only the handler that has it writes to it.
 type conn struct {
 	*net.TCPConn
+
+	all *Connections
+	// active is how many requests are answered; without any, idleSince says, in
+	// nanoseconds, since when.
+	active    atomic.Int32
+	idleSince atomic.Int64
+	// known: somebody has proven who he is. It is set under all's lock.
+	known atomic.Bool
 
 	gathered []byte // nil: what is written leaves at once
 	// extended is when the write deadline was set last.
@@ -70,7 +63,8 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// connOf is the connection of a request, if it is one of a Listener's.
+// connOf is the connection of a request, if it is one of a Listener's. TLS makes
+// records of its own, so it has no use for one.
 func connOf(ctx context.Context) *conn {
 	c, _ := ctx.Value(connKey{}).(*conn)
 	return c

@@ -33,7 +33,7 @@ func Server(handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler:           handler,
+		Handler:           attended(handler),
 		ConnContext:       withConn,
 		Protocols:         protocols,
 		ReadHeaderTimeout: readHeaderTimeout,

@@ -28,6 +28,7 @@ type keeper struct {
 	names   []string
 	sockets []*os.File
 	at      []string // addresses
+	limits  string   // orders of the shell before it starts
 }
 
 // newKeeper has a home whose listeners are those that the test gives it.
@@ -71,7 +72,7 @@ func (k *keeper) startOn(config string, env ...string) *running {
 	}
 	n := &running{t: k.t, log: newLogbook(), clients: k.transport, ended: make(chan struct{})}
 	// Whoever is exec'ed keeps the number of the process, which the variable is about.
-	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, path, "serve", "--config", config)
+	cmd := exec.Command("sh", "-c", k.limits+`LISTEN_PID=$$ exec "$0" "$@"`, path, "serve", "--config", config)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+k.notices.name, "LISTEN_FDS="+strconv.Itoa(len(k.sockets)), "LISTEN_FDNAMES="+strings.Join(k.names, ":"))
 	// Else the race detector sleeps for a second at the end.
 	cmd.Env = append(cmd.Env, append(env, "GORACE=atexit_sleep_ms=0")...)

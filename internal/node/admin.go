@@ -51,7 +51,7 @@ func (n *node) adminServing() serving {
 	return webServer{file: a.WebConfigFile, log: n.log}.serve
 }
 
-func (n *node) adminServer() *http.Server {
+func (n *node) adminServer(connections *proxy.Connections) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry}))
 	mux.Handle("GET /", admin.NewPage(admin.PageOptions{
@@ -67,8 +67,11 @@ func (n *node) adminServer() *http.Server {
 		}
 		_, _ = io.WriteString(w, "ok\n") // likewise
 	})
-	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+	s := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 64 << 10, // Prometheus comes once a minute, or more often
 		ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 	}
+	connections.Attend(s)
+	return s
 }

@@ -20,7 +20,24 @@ const (
 	// usualRequests stands for callers without an organisation, who have no limit: as
 	// many as one organisation has by default.
 	usualRequests = 256
+
+	// adminConnections are how many the operators' address has: Prometheus, a probe, a
+	// few browsers.
+	adminConnections = 24
+	// fewestConnections and mostConnectionsEver bound those of pulls: there have to be
+	// some, and an idle one takes 20 KiB of memory.
+	fewestConnections, mostConnectionsEver = 8, 8192
 )
+
+// mostConnections is how many connections for pulls there may be where limit
+// descriptors are (0: as many as you like), so that enough are left for what they ask
+// for.
+func mostConnections(limit int) int {
+	if limit == 0 {
+		return mostConnectionsEver
+	}
+	return min(max((limit-ownDescriptors)/perPull, fewestConnections), mostConnectionsEver)
+}
 
 // descriptorsFor is how many descriptors cfg needs when everybody uses his limit of
 // requests.
@@ -49,7 +66,7 @@ func weighed(cfg *config.Config) *config.Config {
 	}
 	next := *cfg
 	next.Warnings = append(slices.Clone(cfg.Warnings), fmt.Sprintf(
-		"berth may have %d files and connections open at once, and needs %d when all use their limits.requests: some pulls fail then: raise LimitNOFILE= in the unit (ulimit -Hn elsewhere), or lower limits.requests",
+		"berth may have %d files and connections open at once, and needs %d when all use their limits.requests: some pulls wait then, or fail: raise LimitNOFILE= in the unit (ulimit -Hn elsewhere), or lower limits.requests",
 		may, need))
 	return &next
 }

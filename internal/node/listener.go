@@ -24,7 +24,10 @@ type listener struct {
 	// listener are those of the one in it with the same address, whatever the order.
 	address config.Address
 	open    []net.Listener
-	sockets []net.Addr   // their addresses
+	sockets []net.Addr // their addresses
+	// connections are those of all listeners.
+	connections *proxy.Connections
+
 	cert    *certificate // nil: plain HTTP
 	started config.Listener
 }
@@ -42,20 +45,20 @@ func (f *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve serves s on l, over TLS if there is a certificate.
 func (f *listener) serve(s *http.Server, l net.Listener) error {
 	if f.cert == nil {
-		return plainly(s, proxy.Listener(l))
+		return plainly(s, f.connections.Listener(l))
 	}
 	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: f.cert.get}
-	return s.ServeTLS(l, "", "")
+	return s.ServeTLS(f.connections.Listener(l), "", "")
 }
 
 // newListeners makes one for each listener that was configured at the start, with the
 // sockets that are open for it.
-func newListeners(cfg *config.Config, open [][]net.Listener) ([]*listener, error) {
+func newListeners(cfg *config.Config, open [][]net.Listener, connections *proxy.Connections) ([]*listener, error) {
 	var listeners []*listener
 	probe := newProbePath()
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		f := &listener{address: l.Address, started: *l, probePath: probe}
+		f := &listener{address: l.Address, started: *l, probePath: probe, connections: connections}
 		if l.TLS != nil {
 			cert, err := newCertificate(*l.TLS)
 			if err != nil {

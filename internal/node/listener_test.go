@@ -24,7 +24,7 @@ func TestSettingsFollowAddresses(t *testing.T) {
 		{Address: address("127.0.0.1:0"), Registry: "a"},
 		{Address: address("127.0.0.1:0"), Registry: "b"},
 	}}
-	listeners, err := newListeners(start, make([][]net.Listener, len(start.Listeners)))
+	listeners, err := newListeners(start, make([][]net.Listener, len(start.Listeners)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

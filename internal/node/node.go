@@ -156,9 +156,14 @@ func (n *node) run(ctx context.Context, sockets *inheritedSockets, hangUps <-cha
 		}
 	}
 	beside := n.listenAdmin(ctx, sockets)
+	admins := proxy.NewConnections(adminConnections, n.log)
 	for _, l := range beside {
 		n.log.Info("showing metrics", "address", l.Addr().String())
-		g.Go(func() error { n.serveBeside(ctx, n.shielded(n.adminServer()), l, n.adminServing()); return nil })
+		l = admins.Listener(l)
+		g.Go(func() error {
+			n.serveBeside(ctx, n.shielded(n.adminServer(admins)), l, n.adminServing())
+			return nil
+		})
 	}
 	sockets.closeRest(n.log)
 	commands := n.listenSocket(ctx)

@@ -18,6 +18,7 @@ import (
 	"berth/cache"
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/internal/descriptor"
 	"berth/internal/limit"
 	"berth/proxy"
 	"berth/upstream"
@@ -36,7 +37,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	if err != nil {
 		return nil, err
 	}
-	if n.listeners, err = newListeners(cfg, open); err != nil {
+	if n.listeners, err = newListeners(cfg, open, proxy.NewConnections(mostConnections(descriptor.Limit()), n.log)); err != nil {
 		return nil, err
 	}
 	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
