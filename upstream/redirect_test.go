@@ -254,8 +254,8 @@ func TestTargetWantsCredentials(t *testing.T) {
 			t.Errorf("%s got %q", s.url, s.auth)
 		}
 	}
-	if asked != maxTargets {
-		t.Errorf("the registry was asked %d times, want %d", asked, maxTargets)
+	if asked != 1 { // to be sent there again does not help
+		t.Errorf("the registry was asked %d times", asked)
 	}
 }
 

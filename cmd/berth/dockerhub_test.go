@@ -38,7 +38,7 @@ func TestManifest_AmbiguousIsRefusedFinally(t *testing.T) {
 	layers := `"config":{},"layers":[]`
 	digests := map[string]string{}
 	for tag, doc := range map[string]string{
-		"null":  `{"schemaVersion":2,"mediaType":"` + image + `","manifests":null,` + layers + `}`,
+		"both":  `{"schemaVersion":2,"mediaType":"` + image + `","manifests":[],` + layers + `}`,
 		"case":  `{"schemaVersion":2,"mediATYpe":"0",` + layers + `}`,
 		"twice": `{"schemaVersion":2,"layers":[],` + layers + `}`,
 		"none":  `{"schemaVersion":2}`,

@@ -48,7 +48,7 @@ func TestMirrorUnderAPullLimit(t *testing.T) {
 	}
 	// What the mirror has and the registry does not, is not there.
 	mirror.AddImage("library/other", "1", image)
-	h.nobody(n).mustRefuse("/v2/docker.io/library/other/manifests/1", http.StatusTooManyRequests, "TOOMANYREQUESTS")
+	h.nobody(n).mustRefuse("/v2/docker.io/library/other/manifests/1", http.StatusNotFound, "MANIFEST_UNKNOWN")
 }
 
 // What was deleted upstream is kept where the operator wants that.
