@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -205,6 +206,8 @@ func TestContentEncoding_DigestDecides(t *testing.T) {
 		tar[i] = byte(i * i >> 8)
 	}
 	smallTar := tar[:5000]
+	noise := make([]byte, 6<<20) // as large when it is encoded
+	rand.NewChaCha8([32]byte{7}).Read(noise)
 	for name, test := range map[string]struct {
 		label      string
 		blob, body []byte
@@ -219,6 +222,8 @@ func TestContentEncoding_DigestDecides(t *testing.T) {
 		"aws-chunked and gzip":                 {"aws-chunked,gzip", tar, gzipped(t, tar)},
 		"a compressed layer, compressed again": {"gzip", gzipped(t, tar), gzipped(t, gzipped(t, tar))},
 		"deflate, really":                      {"deflate", tar, deflated(t, tar)},
+		"gzip, really, of noise":               {"gzip", noise, gzipped(t, noise)},
+		"gzip on a large compressed layer":     {"gzip", gzipped(t, noise), gzipped(t, noise)},
 		"small, only a label":                  {"gzip", smallTar, smallTar},
 		"small, really":                        {"gzip", smallTar, gzipped(t, smallTar)},
 		"small, a compressed layer":            {"gzip", gzipped(t, smallTar), gzipped(t, smallTar)},
