@@ -54,8 +54,9 @@ func TestGolden_InsideAllocations(t *testing.T) {
 		per := n.allocated(t).minus(from).minus(idle)
 		fmt.Fprintf(&b, "%s: %.1f objects, %.0f bytes\n", one.name, per.objects/requestsPerCount, per.bytes/requestsPerCount)
 	}
-	hold(t, "inside_allocations", fmt.Sprintf("What one warm request allocates in the whole program, within %.1f objects and %.0f %% of the bytes.", nearObjects, 100*nearBytes),
-		near(t, "inside_allocations", b.String()))
+	text := near(t, "inside_allocations", b.String())
+	show(t, "performance.md", "inside_allocations", text)
+	hold(t, "inside_allocations", fmt.Sprintf("What one warm request allocates in the whole program, within %.1f objects and %.0f %% of the bytes.", nearObjects, 100*nearBytes), text)
 }
 
 // asker sends the same request again and again on a connection of its own.

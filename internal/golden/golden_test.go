@@ -43,6 +43,33 @@ func hold(t *testing.T, name, about, text string) {
 	}
 }
 
+// show holds the document in doc/ to the same text: it stands there behind a line with
+// the file's name. -update writes it.
+func show(t *testing.T, document, name, text string) {
+	t.Helper()
+	path := filepath.Join("../../doc", document)
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := "<!-- " + name + ".golden -->\n```text\n"
+	before, rest, ok := strings.Cut(string(page), head)
+	shown, after, end := strings.Cut(rest, "```\n")
+	if !ok || !end {
+		t.Fatalf("%s has no %s", path, head)
+	}
+	if shown == text {
+		return
+	}
+	if !*update {
+		t.Errorf("%s shows other figures for %s: %s", path, name, renew)
+		return
+	}
+	if err := os.WriteFile(path, []byte(before+head+text+"```\n"+after), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // masks replace what is of one run only.
 var masks = []struct {
 	what *regexp.Regexp

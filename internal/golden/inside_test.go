@@ -49,6 +49,7 @@ func TestGolden_InsideCalls(t *testing.T) {
 	} {
 		fmt.Fprintf(&b, "%s\n%s", e.name, v.inside(t, strace, e))
 	}
+	show(t, "performance.md", "inside_calls", b.String())
 	hold(t, "inside_calls", "What one request costs inside: calls that succeed. Bytes where the network decides how many calls there are.", b.String())
 }
 
