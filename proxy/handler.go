@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/auth/caller"
+	"berth/internal/audit"
 	"berth/internal/limit"
 	"berth/internal/registry"
 	"berth/oci"
@@ -51,6 +52,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Metrics counts; one for all listeners. If nil, nothing is counted.
 	Metrics *Metrics
+	// Audit gets a line for each decision about an image, before the answer leaves. If
+	// nil, nothing does.
+	Audit *audit.Log
 	// Failures keeps the last ones, for people; one for all listeners. If nil,
 	// nothing is kept.
 	Failures *Failures

@@ -33,6 +33,9 @@ type request struct {
 	values [12]string // of headers, so that each is no allocation of its own
 	used   int
 
+	// failure is what is answered instead of content.
+	failure *oci.Error
+
 	// deadline is the context of everything that is asked for this request.
 	deadline headerDeadline
 	// contentRange goes with a 416.
@@ -55,6 +58,9 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 		// After the time the answer is 503 and nothing of the content leaves, even
 		// if what fetches it has not been told yet.
 		deadline: &q.deadline,
+	}
+	if h.Audit.On() {
+		q.w.decided = q.audit
 	}
 	q.set("Docker-Distribution-Api-Version", "registry/2.0")
 	q.set("X-Content-Type-Options", "nosniff")
@@ -94,6 +100,7 @@ func (q *request) end(ctx context.Context, err error) {
 		failure = q.classify(ctx, err)
 		aborted = q.w.started
 		if !aborted {
+			q.failure = failure
 			q.sendError(failure)
 		}
 	}

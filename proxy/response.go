@@ -37,6 +37,9 @@ type response struct {
 	noBody bool
 	// deadline must not have passed when the header leaves. Nil: there is none.
 	deadline *headerDeadline
+	// decided is called once, right before the header leaves, with its status. Nil:
+	// nobody wants to know.
+	decided func(status int)
 
 	status    int
 	started   bool
@@ -55,10 +58,14 @@ func (w *response) start() error {
 		w.err = errTooLate
 		return w.err
 	}
-	w.started, w.startedAt = true, now
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	if w.decided != nil {
+		w.decided(w.status)
+		now = time.Now() // it may have waited
+	}
+	w.started, w.startedAt = true, now
 	w.extendTime(now)
 	w.under.WriteHeader(w.status)
 	return nil

@@ -186,15 +186,19 @@ func (t *Router) notConfigured(name, organisation string) error {
 	}
 }
 
+// organisationRule is what organisationMissing enforces.
+const organisationRule = "organisation_in_name: required"
+
 func organisationMissing(organisation string, s *registry.Spec, repo string) error {
 	if organisation == "" {
 		return &oci.Error{
 			Class:   oci.Policy,
+			Rule:    organisationRule,
 			Message: "names on this port must begin with the caller's organisation, and this caller has none",
 		}
 	}
 	return &oci.Error{
-		Class: oci.Policy,
+		Class: oci.Policy, Rule: organisationRule,
 		Message: fmt.Sprintf("organisation %s: names on this port must begin with the organisation: after host and port write %s/%s/%s",
 			organisation, organisation, pathForm(s.Name), repo),
 	}

@@ -33,6 +33,7 @@ type home struct {
 	cacheAt       string // the folder of the cache, if not the usual one
 	admin         string // its address
 	socket        string // of commands; empty: none
+	audit         string // its file; empty: none
 }
 
 // tenant is one organisation.
@@ -132,6 +133,9 @@ func (h *home) config() (file string) {
 		fmt.Fprintf(&b, "  %s: %s\n", key, value)
 	}
 	fmt.Fprintf(&b, "admin: {address: %q, socket: %q}\nlog: {level: debug, format: json}\n", h.admin, h.socket)
+	if h.audit != "" {
+		fmt.Fprintf(&b, "audit: {file: %q}\n", h.audit)
+	}
 	if len(h.registries) == 0 {
 		return h.save(strings.Replace(b.String(), "registries:\n", "", 1))
 	}

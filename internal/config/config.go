@@ -58,6 +58,9 @@ type Config struct {
 	// The log, on standard error.
 	Log Log `yaml:"log"`
 
+	// Who was given which image, and who was not: see audit.md.
+	Audit Audit `yaml:"audit"`
+
 	// Bounds for /metrics.
 	Metrics Metrics `yaml:"metrics"`
 
@@ -170,6 +173,14 @@ type Log struct {
 
 	// Either text or json. Default: text. Needs a restart.
 	Format Format `yaml:"format" restart:"yes"`
+}
+
+// Audit says where the audit goes.
+type Audit struct {
+	// The file that gets one JSON line for each decision about an image; "-" is
+	// standard output. A reload opens it anew. Where it cannot be written pulls go
+	// on, and lines that are lost are counted. Empty: nowhere. Default: empty.
+	File string `yaml:"file"`
 }
 
 // Metrics bounds the metrics.

@@ -143,6 +143,9 @@ func (c *Config) resolve(in folder) {
 	c.Cache.Directory = in.absolute(c.Cache.Directory)
 	c.Admin.WebConfigFile = in.absolute(c.Admin.WebConfigFile)
 	c.Admin.Socket = in.absolute(c.Admin.Socket)
+	if c.Audit.File != "-" {
+		c.Audit.File = in.absolute(c.Audit.File)
+	}
 	c.names = newNames()
 	quiet := checker{c: c, names: c.names}
 	quiet.registryNames(c.Registries, c.names, "")

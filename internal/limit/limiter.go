@@ -163,7 +163,7 @@ func (q *quota) admit() {
 // not (retryOnError in moby's distribution/errors.go).
 func (l *Limiter) tooMany(organisation string, limit int) error {
 	return &oci.Error{
-		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown,
+		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown, Rule: cmp.Or(l.Key, "limits.requests"),
 		Message: fmt.Sprintf("organisation %s: %d of its %s go on at once on this node, and more wait; that is its limit (%s): pull again in a moment, or ask whoever runs the node to raise it",
 			organisation, limit, cmp.Or(l.What, "requests"), cmp.Or(l.Key, "limits.requests")),
 		RetryAfter: defaultWait,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"berth/internal/audit"
 	"berth/internal/config"
 )
 
@@ -27,6 +28,7 @@ func CheckFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
 		a := cfg.Admin.Address
 		add(&r.Errors, main, prefixed("admin", checkWeb(file, a.Socket == "" && !a.Loopback())))
 	}
+	add(&r.Warnings, main, prefixed("audit: pulls go on without it", audit.Check(cfg.Audit.File)))
 	for name, o := range cfg.Organisations {
 		if o.File != "" {
 			add(&r.Errors, o.File, errors.Join(validate(cfg, name, &o), mayHold(&o)))

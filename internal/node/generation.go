@@ -92,6 +92,7 @@ func (g *generation) makeHandlers(n *node) error {
 			Logger:       n.log,
 			Metrics:      n.pulls,
 			Failures:     n.failures,
+			Audit:        n.audit,
 		}
 		if l.Callers == config.CallersToken {
 			o.Callers = callers

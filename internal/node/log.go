@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"berth/internal/config"
+	"berth/internal/linewriter"
 )
 
 const (
@@ -63,12 +63,11 @@ func levelOf(l config.Log) slog.Level {
 // goroutine writes what came together; lines that find no room are dropped, and
 // counted with those that could not be written.
 type logBuffer struct {
-	to      io.Writer
+	to      linewriter.Writer // only run uses it
 	dropped atomic.Uint64
 	more    chan struct{} // something waits
 	stop    func()
 	done    chan struct{} // closed when everything was written
-	torn    bool          // a write ended within a line; only run looks at it
 
 	mu      sync.Mutex
 	waiting []byte
@@ -78,7 +77,7 @@ type logBuffer struct {
 // newLogBuffer starts a buffer in front of to. Close it.
 func newLogBuffer(to io.Writer) *logBuffer {
 	stop := make(chan struct{})
-	b := &logBuffer{to: to, more: make(chan struct{}, 1), stop: sync.OnceFunc(func() { close(stop) }), done: make(chan struct{})}
+	b := &logBuffer{to: linewriter.Writer{To: to}, more: make(chan struct{}, 1), stop: sync.OnceFunc(func() { close(stop) }), done: make(chan struct{})}
 	go b.run(stop)
 	return b
 }
@@ -139,43 +138,19 @@ func linger(stop <-chan struct{}) {
 // what is lost is counted, and the next lines are tried again: a pipe may get
 // another reader, and a full disk room.
 func (b *logBuffer) flush() {
-	lines := b.take()
-	b.write(lines)
+	text := b.take()
+	lost, _ := b.to.Write(text)
+	b.dropped.Add(uint64(lost))
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.spare = lines[:0]
-}
-
-func (b *logBuffer) write(lines []byte) {
-	if len(lines) == 0 {
-		return
-	}
-	if b.torn { // or the next line would go on behind half of another
-		if _, err := b.to.Write([]byte{'\n'}); err != nil {
-			b.lost(lines)
-			return
-		}
-		b.torn = false
-	}
-	n, err := b.to.Write(lines)
-	if err == nil {
-		return
-	}
-	n = min(max(n, 0), len(lines))
-	b.torn = n > 0 && lines[n-1] != '\n'
-	b.lost(lines[n:])
-}
-
-// lost counts lines that were not written, one that was written in part included.
-func (b *logBuffer) lost(lines []byte) {
-	b.dropped.Add(uint64(bytes.Count(lines, []byte{'\n'})))
+	b.spare = text[:0]
 }
 
 // take empties the buffer.
 func (b *logBuffer) take() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	lines := b.waiting
+	text := b.waiting
 	b.waiting, b.spare = b.spare, nil
-	return lines
+	return text
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/cache"
+	"berth/internal/audit"
 	"berth/internal/config"
 	"berth/internal/nodetest"
 	"berth/internal/registry"
@@ -54,6 +55,7 @@ func metrics(t *testing.T) map[string]string {
 	})
 	kept.Through(cache.Upstream{Spec: &registry.Spec{Name: "ghcr.io"}}) // which it counts for from now on
 	r.MustRegister(droppedLines(nil), kept)
+	t.Cleanup(audit.New(audit.Options{Registerer: r}).Close)
 	found := map[string]string{}
 	for _, c := range r.all {
 		descs := make(chan *prometheus.Desc, 500)

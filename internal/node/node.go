@@ -18,6 +18,7 @@ import (
 
 	"berth/cache"
 	"berth/internal/admin"
+	"berth/internal/audit"
 	"berth/internal/config"
 	"berth/internal/limit"
 	"berth/proxy"
@@ -39,6 +40,7 @@ type node struct {
 	key       credential.Key
 	pulls     *proxy.Metrics
 	failures  *proxy.Failures
+	audit     *audit.Log
 	history   *admin.History
 	limits    *limit.Limiter // of requests
 	fills     *limit.Limiter // of downloads
@@ -68,6 +70,7 @@ func (n *node) close() error {
 		r.close()
 	}
 	n.current.clients.closeAllBut(nil)
+	n.audit.Close()
 	return n.cache.Close()
 }
 
@@ -86,6 +89,8 @@ type Options struct {
 	Override func(*config.Config) error
 	// Log is where the log goes. Writes may be late, and are never waited for.
 	Log io.Writer
+	// Out is standard output, for an audit that goes there.
+	Out io.Writer
 	// Now is the clock. If nil, time.Now.
 	Now func() time.Time
 	// Version is what this program calls itself.
@@ -97,7 +102,7 @@ func Serve(ctx context.Context, cfg *config.Config, o Options) error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := setup{override: o.Override, version: o.Version, now: o.Now, buffer: newLogBuffer(o.Log)}
+	s := setup{override: o.Override, version: o.Version, now: o.Now, buffer: newLogBuffer(o.Log), out: o.Out}
 	defer s.buffer.close()
 	s.log, s.level = newLogger(cfg.Log, s.buffer)
 	takeStandardLog(s.log)
@@ -111,6 +116,7 @@ type setup struct {
 	log      *slog.Logger
 	level    *slog.LevelVar
 	buffer   *logBuffer
+	out      io.Writer // standard output
 	now      func() time.Time
 }
 

@@ -25,7 +25,17 @@ func (n *node) begin(cfg *config.Config) error {
 		return err
 	}
 	n.mainApplied()
+	_ = n.openAudit() // it is logged, and pulls go on
 	return nil
+}
+
+// openAudit opens the audit's file, or opens it anew. Caller holds mu.
+func (n *node) openAudit() error {
+	err := n.audit.Use(n.cfg.Audit.File)
+	if err != nil {
+		n.log.Error("the audit cannot be opened: pulls go on, and lines that are lost are counted", "err", err)
+	}
+	return err
 }
 
 // apply puts next in force: what comes from now on is answered by it, what is
@@ -108,7 +118,11 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 		n.mainFailed(err)
 		n.applyDropIns(n.dropIns())
 	}
+	audit := n.openAudit() // whatever the new file is like: a rotation ends with this signal
 	r := n.reloadAnswer(before)
+	if audit != nil {
+		r.Warnings = append(r.Warnings, audit.Error())
+	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	for _, err := range n.current.credentials.Check(ctx) {

@@ -17,6 +17,7 @@ import (
 	"berth/auth/credential"
 	"berth/cache"
 	"berth/internal/admin"
+	"berth/internal/audit"
 	"berth/internal/config"
 	"berth/internal/descriptor"
 	"berth/internal/limit"
@@ -43,6 +44,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
 		return nil, err
 	}
+	n.audit = audit.New(audit.Options{Registerer: n.registry, Logger: n.log, Stdout: s.out})
 	for _, f := range n.listeners {
 		f.alive = func() { n.cache.Size() }
 	}
@@ -51,6 +53,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 		err = n.begin(cfg)
 	}
 	if err != nil {
+		n.audit.Close()
 		_ = n.cache.Close() // the first error counts
 		return nil, err
 	}
