@@ -120,6 +120,10 @@ func (c *city) pastTheDisk(t *testing.T) {
 	if err != nil {
 		t.Skip("the node's limits cannot be changed here: ", err)
 	}
+	// A manifest first, which is kept behind its answer: after that the disk has failed,
+	// and no blob is tried there and found to be too large for it.
+	c.must(http.MethodGet, c.doors[openDoor]+"/v2/past/manifests/1")
+	c.awaitLog(t, "the cache folder cannot be written")
 	c.pull(c.doors[openDoor], "past", "1")
 	c.awaitLog(t, "facts cannot be written") // within a second, in each run
 	if _, err := fileSizes(c.cmd.Process.Pid, limit); err != nil {
