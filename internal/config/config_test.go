@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -378,5 +379,44 @@ func TestSuggest(t *testing.T) {
 			want = `: did you mean "` + want + `"?`
 		}
 		equal(t, in, got, want)
+	}
+}
+
+// TestSpecs_HaveWhatTheFileSays: a key of a registry needs no line on its way to what uses
+// it.
+func TestSpecs_HaveWhatTheFileSays(t *testing.T) {
+	c, err := Parse(uncommented(t), "config.example.yaml", testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	specs, err := c.Specs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, keys := 0, map[string]bool{}
+	for _, s := range specs {
+		r, ok := c.Registries[s.Name]
+		if s.Organisation != "" {
+			r, ok = c.Organisations[s.Organisation].Registries[s.Name]
+		}
+		if _, builtin := registry.Builtin(s.Name); !ok || builtin {
+			continue // not in the file, or laid over what is built in
+		}
+		seen++
+		if !reflect.DeepEqual(s.Place, r.Place) || !reflect.DeepEqual(s.Trust, r.Trust) {
+			t.Errorf("%s: the file says %+v, the Spec %+v", s.Name, r, s)
+		}
+		standard, trust := registry.Defaults(s.Name)
+		for _, pair := range [...][2]any{{s.Place, standard}, {s.Trust, trust}} {
+			got, std := reflect.ValueOf(pair[0]), reflect.ValueOf(pair[1])
+			for i := range got.NumField() {
+				if !reflect.DeepEqual(got.Field(i).Interface(), std.Field(i).Interface()) {
+					keys[got.Type().Field(i).Name] = true
+				}
+			}
+		}
+	}
+	if seen == 0 || len(keys) < 5 {
+		t.Errorf("%d registries of the example differ from the defaults in %v only", seen, keys)
 	}
 }
