@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -46,6 +47,15 @@ func TestConnections_IdleStrangers(t *testing.T) {
 			n := k.startOn(s.path("berth.yaml"), "WATCHDOG_USEC=3000000")
 			n.awaitAddresses(2)
 			known := s.caller(n, "acme")
+			dials := 0 // its one connection stays its own
+			known.http = &http.Client{Timeout: patience, Transport: &http.Transport{
+				MaxConnsPerHost: 1,
+				DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+					dials++
+					return new(net.Dialer).DialContext(ctx, network, address)
+				},
+			}}
+			t.Cleanup(known.http.CloseIdleConnections)
 			if a := known.get("/v2/"); a.status != http.StatusOK {
 				t.Fatal(a)
 			}
@@ -66,6 +76,9 @@ func TestConnections_IdleStrangers(t *testing.T) {
 			pulls.Wait()
 			if a := known.get(manifest); a.status != http.StatusOK {
 				t.Errorf("on the connection of before: %s", a)
+			}
+			if dials != 1 {
+				t.Errorf("whoever has proven himself lost %d connections", dials-1)
 			}
 			if a := s.client(n.admin).get("/readyz"); a.status != http.StatusOK {
 				t.Errorf("readiness: %s", a)
