@@ -22,10 +22,9 @@ const (
 	// requestsPerCount make what the runtime does besides, and a scrape, small.
 	requestsPerCount = 20_000
 	// Figures of the golden file are held within this: one allocation more for each
-	// request is found. Pools are emptied when garbage is collected, which is not at
-	// the same request each time.
+	// request is found.
 	nearObjects = 0.7
-	nearBytes   = 0.05 // of the figure
+	nearBytes   = 0.08 // of the figure
 )
 
 // What one warm request allocates in the whole of the built program: net/http, berth's
@@ -34,7 +33,9 @@ const (
 func TestGolden_InsideAllocations(t *testing.T) {
 	t.Parallel()
 	v := newVillage(t, true)
-	v.env = []string{"GOMAXPROCS=2"} // each processor counts what it allocates a little later
+	// Each processor counts what it allocates a little later; and where no garbage is
+	// collected, no pool is emptied at a moment that differs from run to run.
+	v.env = []string{"GOMAXPROCS=2", "GOGC=off"}
 	n := v.node(t)
 	at, login := n.doors[0]+"/v2/ghcr.io/acme/app/", "acme:"+doorOf("acme")
 	n.pull(n.doors[0], "ghcr.io/acme/app", "1", "login", login)
