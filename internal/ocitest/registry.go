@@ -97,6 +97,9 @@ type Registry struct {
 	relays  map[Server]*Forwarder
 	pool    *x509.CertPool
 
+	// ready is closed when all servers have started: a client of an earlier one, whose
+	// port was free again, may come before that.
+	ready    chan struct{}
 	closing  chan struct{} // closed first: whatever a handler waits for, it stops waiting
 	once     sync.Once
 	handlers sync.WaitGroup
@@ -151,6 +154,7 @@ func Start(o Options) (*Registry, error) {
 		servers: map[Server]*httptest.Server{},
 		relays:  map[Server]*Forwarder{},
 		pool:    x509.NewCertPool(),
+		ready:   make(chan struct{}),
 		closing: make(chan struct{}),
 		content: newContent(),
 		auth:    newAccounts(),
@@ -162,6 +166,7 @@ func Start(o Options) (*Registry, error) {
 		r.Close()
 		return nil, err
 	}
+	close(r.ready)
 	return r, nil
 }
 
@@ -190,7 +195,13 @@ func (r *Registry) serve(s Server, secure bool) error {
 	if err != nil {
 		return err
 	}
-	h := http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) { r.handle(s, w, hr) })
+	h := http.HandlerFunc(func(w http.ResponseWriter, hr *http.Request) {
+		select {
+		case <-r.ready:
+			r.handle(s, w, hr)
+		case <-r.closing:
+		}
+	})
 	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}}
 	r.servers[s] = srv
 	if !secure {
