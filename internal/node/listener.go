@@ -45,10 +45,10 @@ func (f *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // serve serves s on l, over TLS if there is a certificate.
 func (f *listener) serve(s *http.Server, l net.Listener) error {
 	if f.cert == nil {
-		return plainly(s, f.connections.Listener(l))
+		return plainly(s, l)
 	}
 	s.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: f.cert.get}
-	return s.ServeTLS(f.connections.Listener(l), "", "")
+	return s.ServeTLS(l, "", "")
 }
 
 // newListeners makes one for each listener that was configured at the start, with the

@@ -1,12 +1,18 @@
 package node
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"berth/internal/config"
+	"berth/proxy"
 )
 
 // Settings follow the address of a listener, not its place in the file.
@@ -64,5 +70,51 @@ func TestSystemdSocketsAreHeldToTheirAddress(t *testing.T) {
 		if err := f.mayServe(&test.l); (err == nil) != test.good {
 			t.Errorf("%+v: %v", test.l, err)
 		}
+	}
+}
+
+// Where all places are taken, whoever waits for one is let in at the end of serving:
+// closing the listener must reach him, or nobody ever begins to leave.
+func TestServing_EndsWhileAllPlacesAreTaken(t *testing.T) {
+	t.Parallel()
+	all := proxy.NewConnections(1, slog.New(slog.DiscardHandler))
+	socket, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy, leave := make(chan struct{}, 2), make(chan struct{})
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		busy <- struct{}{}
+		<-leave
+	})}
+	all.Attend(server)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	l := &listener{connections: all}
+	ended := make(chan error, 1)
+	go func() { ended <- serveOn(ctx, server, all.Listener(socket), l.serve) }()
+	ask := func() {
+		c, err := net.Dial("tcp", socket.Addr().String())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
+			t.Error(err)
+		}
+	}
+	ask()
+	<-busy
+	ask()
+	cancel()
+	select {
+	case <-busy: // the second is let in though the first one has the only place
+	case <-time.After(20 * time.Second):
+		t.Error("who waits for a place still does")
+	}
+	close(leave)
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

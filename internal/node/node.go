@@ -158,6 +158,9 @@ func (n *node) run(ctx context.Context, sockets *inheritedSockets, hangUps <-cha
 	for _, l := range n.listeners {
 		for _, socket := range l.open {
 			server := proxy.Server(l, n.log)
+			// Whoever waits for a place is let in when this is closed, and not when only
+			// the socket below it is.
+			socket = l.connections.Listener(socket)
 			g.Go(func() error { return serveOn(ctx, server, socket, l.serve) })
 		}
 	}
