@@ -152,8 +152,25 @@ func (c deadClient) withoutBerth(t *testing.T, b *brittle, p puller, i image) ti
 	return time.Since(begin)
 }
 
+// pullAcross pulls while the registry holds an answer. All open connections, at least
+// so many, become silent before that answer is released.
+func (c deadClient) pullAcross(t *testing.T, b *brittle, p puller, i image, direct time.Duration, release func(), least int) {
+	t.Helper()
+	defer release()
+	b.acme.forgetHeld()
+	var pull sync.WaitGroup
+	pull.Go(func() { c.pull(t, b, p, i) })
+	b.acme.awaitHeld(t, 1)
+	b.soon(t, direct, func() {
+		b.freeze(t, least)
+		release()
+		pull.Wait()
+	})
+}
+
 // Sixteen pooled connections become silent. The next cold pull of each client works,
-// and pays for that once; so does one whose layer is in the middle.
+// and pays for that once; so do one whose manifest is on its way and one whose layer is
+// in the middle.
 func TestDeadConnections(t *testing.T) {
 	for _, c := range deadClients() {
 		t.Run(c.name, func(t *testing.T) {
@@ -167,18 +184,14 @@ func TestDeadConnections(t *testing.T) {
 			b.freeze(t, pooled)
 			b.soon(t, direct, func() { c.pull(t, b, p, next) })
 
+			// A registry may count a GET of a manifest, so that berth must be surer
+			// before it sends one again.
+			counted := pushImage(t, b.acme, repo+"-counted", 64<<10, 6<<20)
+			b.fill(t)
+			c.pullAcross(t, b, p, counted, direct, b.acme.holdManifests(), pooled)
+
 			middle := pushImage(t, b.acme, repo+"-middle", 64<<10, 12<<20)
-			b.acme.forgetHeld()
-			release := b.acme.hold()
-			defer release()
-			var pull sync.WaitGroup
-			pull.Go(func() { c.pull(t, b, p, middle) })
-			b.acme.awaitHeld(t, 1)
-			b.soon(t, direct, func() {
-				b.freeze(t, 1)
-				release()
-				pull.Wait()
-			})
+			c.pullAcross(t, b, p, middle, direct, b.acme.hold(), 1)
 		})
 	}
 }

@@ -78,10 +78,11 @@ type tap struct {
 	server *http.Server
 	done   chan struct{}
 
-	mu   sync.Mutex
-	seen []request
-	gate chan struct{} // nil: nothing is held
-	held int           // bodies that were
+	mu        sync.Mutex
+	seen      []request
+	gate      chan struct{} // nil: no blob is held
+	manifests chan struct{} // nil: no manifest is held
+	held      int           // answers that were
 }
 
 // holdAfter is how much of a blob passes a tap that holds.
@@ -96,8 +97,20 @@ func (tp *tap) hold() (release func()) {
 	return sync.OnceFunc(func() { close(gate) })
 }
 
+// holdManifests lets no answer to a GET of a manifest pass until it is released.
+func (tp *tap) holdManifests() (release func()) {
+	gate := make(chan struct{})
+	tp.mu.Lock()
+	defer tp.mu.Unlock()
+	tp.manifests = gate
+	return sync.OnceFunc(func() { close(gate) })
+}
+
 // slow is for httputil.ReverseProxy.
 func (tp *tap) slow(r *http.Response) error {
+	if r.Request.Method == http.MethodGet && strings.Contains(r.Request.URL.Path, "/manifests/") {
+		return tp.slowManifest(r)
+	}
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
 	if tp.gate != nil && r.Request.Method == http.MethodGet && strings.Contains(r.Request.URL.Path, "/blobs/") {
@@ -108,6 +121,28 @@ func (tp *tap) slow(r *http.Response) error {
 		r.Body = &heldBody{r.Body, r.Request.Context(), tp.gate, max(holdAfter-from, 0), sync.OnceFunc(tp.noteHeld)}
 	}
 	return nil
+}
+
+// slowManifest holds an answer before its first byte.
+func (tp *tap) slowManifest(r *http.Response) error {
+	tp.mu.Lock()
+	gate := tp.manifests
+	tp.mu.Unlock()
+	if gate == nil || r.StatusCode != http.StatusOK {
+		return nil
+	}
+	select {
+	case <-gate: // it was released before this answer
+		return nil
+	default:
+		tp.noteHeld()
+	}
+	select {
+	case <-gate:
+		return nil
+	case <-r.Request.Context().Done():
+		return r.Request.Context().Err()
+	}
 }
 
 func (tp *tap) noteHeld() {
@@ -123,8 +158,8 @@ func (tp *tap) forgetHeld() {
 	tp.held = 0
 }
 
-// awaitHeld waits until so many bodies were held.
-func (tp *tap) awaitHeld(t *testing.T, bodies int) {
+// awaitHeld waits until so many answers were held.
+func (tp *tap) awaitHeld(t *testing.T, answers int) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -132,13 +167,13 @@ func (tp *tap) awaitHeld(t *testing.T, bodies int) {
 		tp.mu.Lock()
 		held := tp.held
 		tp.mu.Unlock()
-		if held >= bodies {
+		if held >= answers {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatalf("%d bodies are held, not %d", held, bodies)
+			t.Fatalf("%d answers are held, not %d", held, answers)
 		}
 	}
 }
