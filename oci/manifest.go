@@ -100,6 +100,8 @@ func ParseManifest(data []byte) (*Document, error) {
 	switch {
 	case errors.Is(err, ErrAmbiguousJSON):
 		return nil, ErrAmbiguous
+	case errors.Is(err, ErrTooManyEntries):
+		return nil, err
 	case err != nil:
 		return nil, ErrNotJSON
 	}
@@ -195,10 +197,14 @@ func (d *Document) readEntries(doc rawDocument) error {
 	d.Manifests, errs[0] = entries[[]Entry](doc.Manifests)
 	d.Layers, errs[1] = entries[[]Entry](doc.Layers)
 	d.Config, errs[2] = entries[Entry](doc.Config)
-	if IsManifestType(d.MediaType) && errors.Join(errs[:]...) != nil {
-		return errOddDescriptor
+	err := errors.Join(errs[:]...)
+	switch {
+	case err == nil || !IsManifestType(d.MediaType):
+		return nil
+	case errors.Is(err, ErrTooManyEntries):
+		return ErrTooManyEntries
 	}
-	return nil
+	return errOddDescriptor
 }
 
 func entries[T any](raw json.RawMessage) (t T, err error) {

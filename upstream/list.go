@@ -125,22 +125,32 @@ func listOf(a *answer, op operation, data []byte) ([]byte, error) {
 // isTags says whether data may be a list of tags. Its names are no manifest's, so that
 // a key in another case misleads nobody.
 func isTags(data []byte) (bool, error) {
-	var doc struct {
-		Name, Tags json.RawMessage
-	}
+	var doc struct{ Name, Tags beginning }
 	err := json.Unmarshal(data, &doc)
-	return err == nil && (doc.Name != nil || doc.Tags != nil), err
+	return err == nil && (doc.Name != 0 || doc.Tags != 0), err
+}
+
+// beginning is the first character of a value of which nothing else is kept: a list
+// may be long, and is passed on as it came.
+type beginning byte
+
+// UnmarshalJSON keeps the first character of data.
+func (b *beginning) UnmarshalJSON(data []byte) error {
+	*b = beginning(data[0])
+	return nil
 }
 
 // isReferrers says whether data is an index, as the distribution specification wants
 // it (1.1, listing referrers).
 func isReferrers(data []byte) (bool, error) {
 	doc, err := oci.DecodeJSON[struct {
-		MediaType string            `json:"mediaType"`
-		Manifests []json.RawMessage `json:"manifests"`
+		MediaType string    `json:"mediaType"`
+		Manifests beginning `json:"manifests"`
 	}](data)
-	index := oci.IsIndex(doc.MediaType)
-	return err == nil && (index || doc.MediaType == "" && doc.Manifests != nil), err
+	if doc.Manifests != 0 && doc.Manifests != '[' && doc.Manifests != 'n' { // null lists nothing
+		return false, err
+	}
+	return err == nil && (oci.IsIndex(doc.MediaType) || doc.MediaType == "" && doc.Manifests == '['), err
 }
 
 // noReferrers is the 404 upon which clients look for the fallback tag.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -249,6 +250,31 @@ func TestRedirect_ToARegistryWithASignInOfItsOwn(t *testing.T) {
 		}
 		if n := behind.Count(ocitest.Match{}) - before; n != 1 {
 			t.Errorf("%s: it was asked %d times", o.Kind, n)
+		}
+	}
+}
+
+// A list is passed on as it came: to look whether it is one takes no memory, whatever
+// it is made of.
+func TestList_MemoryOfManyEntries(t *testing.T) {
+	tiny := strings.Repeat("{},", maxList/3-100) + "{}"
+	for name, c := range map[string]struct {
+		is  func([]byte) (bool, error)
+		doc string
+	}{
+		"referrers": {isReferrers, `{"manifests":[` + tiny + `]}`},
+		"tags":      {isTags, `{"tags":[` + tiny + `]}`},
+	} {
+		data := []byte(c.doc)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		ok, err := c.is(data)
+		runtime.ReadMemStats(&after)
+		if !ok || err != nil {
+			t.Errorf("%s: %v, %v", name, ok, err)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 1<<20 {
+			t.Errorf("%s: %d bytes of list took %d of memory", name, len(data), got)
 		}
 	}
 }
