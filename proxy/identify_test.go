@@ -82,7 +82,7 @@ func TestProvenCallers(t *testing.T) {
 	login := basicHeader("acme+ci", "acme-canary-secret")
 	s.get("/v2/", login...).wants(t, http.StatusOK).sends(t, []byte("{}"))
 	checkManifest(t, s.get("/v2/nginx/manifests/1", login...), d, th)
-	if want := (caller.Caller{Organisation: "acme", Account: "ci", TokenName: "node"}); len(s.callers) != 1 || s.callers[0] != want {
+	if want := (caller.Caller{Organisation: "acme", Account: "ci", TokenName: "node", Identity: caller.Login}); len(s.callers) != 1 || s.callers[0] != want {
 		t.Errorf("the source was asked for %v", s.callers)
 	}
 	s.get("/v2/private.acme.com/app/manifests/1", login...).refuses(t, http.StatusNotFound, oci.CodeManifestUnknown, "app has no tag 1")
@@ -239,5 +239,35 @@ func TestCanariesStayOutOfTheLog(t *testing.T) {
 	}
 	if n := len(s.log.lines(t)); n != 4*6*3 {
 		t.Errorf("%d lines for %d requests", n, 4*6*3)
+	}
+}
+
+// TestIdentity_InTheLog: one field says in which form the caller proved itself, and no
+// form leaves its token in the log.
+func TestIdentity_InTheLog(t *testing.T) {
+	table, err := caller.NewTable([]caller.Organisation{{Name: "acme", Tokens: []caller.Token{
+		{Name: "in", SHA256: caller.HashToken(secret.New("acme-canary-login"))},
+		{Name: "file", SHA256: caller.HashToken(secret.New("acme-canary-header")), ForHeader: true},
+	}}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, headers := range map[string][]string{
+		`"identity":"login"`:                   basicHeader("acme", "acme-canary-login"),
+		`"identity":"hosts.toml"`:              basicHeader("acme", "acme-canary-header"),
+		`"identity":"x-meta-berth"`:            {"X-Meta-Berth", "acme:acme-canary-header"},
+		`"identity":"login+x-meta-berth"`:      append(basicHeader("acme", "acme-canary-login"), "X-Meta-Berth", "acme:acme-canary-header"),
+		`"identity":"hosts.toml+x-meta-berth"`: append(basicHeader("acme", "acme-canary-header"), "X-Meta-Berth", "acme:acme-canary-header"),
+		"X-Meta-Berth cannot be read":          {"X-Meta-Berth", "acme-canary-header"},
+		"this is a login for a registry":       basicHeader("acme-bot", "ghp_canary"),
+		"unknown organisation or wrong tok":    {"X-Meta-Berth", "acme:canary"},
+		"disagree about who is pulling: tak":   append(basicHeader("acme", "acme-canary-login"), "X-Meta-Berth", "acme+ci:acme-canary-header"),
+	} {
+		s := newSite(t, func(o *Options) { o.Callers = table })
+		s.get("/v2/nginx/manifests/1", headers...)
+		log := s.log.String()
+		if !strings.Contains(log+" ", want) || strings.Contains(log, "canary") {
+			t.Errorf("%v: %s", headers, log)
+		}
 	}
 }

@@ -9,14 +9,14 @@ import (
 )
 
 // log writes the one line of this request. Nothing in it comes from the query
-// or the Authorization header, and what comes from the path was parsed before.
+// or a header that a caller proves itself by, and what comes from the path was parsed before.
 func (q *request) log(failure *oci.Error, aborted bool) {
 	ctx := q.r.Context()
 	logger := q.h.Logger
 	if !logger.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
-	var room [22]slog.Attr
+	var room [23]slog.Attr
 	attrs := append(room[:0],
 		slog.String("request_id", q.id),
 		slog.String("method", oci.OneLine(q.r.Method, 16)),
@@ -35,6 +35,7 @@ func (q *request) log(failure *oci.Error, aborted bool) {
 		slog.String("organisation", q.caller.Organisation),
 		slog.String("account", q.caller.Account),
 		slog.String("token", q.caller.TokenName),
+		slog.String("identity", string(q.caller.Identity)),
 		slog.String("registry", q.registryName()),
 		slog.String("repository", q.repository()),
 		slog.String("reference", q.parsed.Tag),

@@ -54,12 +54,12 @@ func TestIdentify(t *testing.T) {
 		header string
 		want   Caller
 	}{
-		"organisation":       {basicHeader("acme", acme.Reveal()), Caller{"acme", "", "node-7"}},
-		"second token":       {basicHeader("acme", acme2.Reveal()), Caller{"acme", "", "node-8"}},
-		"account":            {basicHeader("acme+ci", acme.Reveal()), Caller{"acme", "ci", "node-7"}},
-		"account with plus":  {basicHeader("acme+ci+x", acme.Reveal()), Caller{"acme", "ci+x", "node-7"}},
-		"empty account":      {basicHeader("acme+", acme.Reveal()), Caller{"acme", "", "node-7"}},
-		"scheme in any case": {"bAsIc" + basicHeader("other", other.Reveal())[5:], Caller{"other", "", "n"}},
+		"organisation":       {basicHeader("acme", acme.Reveal()), Caller{"acme", "", "node-7", Login}},
+		"second token":       {basicHeader("acme", acme2.Reveal()), Caller{"acme", "", "node-8", Login}},
+		"account":            {basicHeader("acme+ci", acme.Reveal()), Caller{"acme", "ci", "node-7", Login}},
+		"account with plus":  {basicHeader("acme+ci+x", acme.Reveal()), Caller{"acme", "ci+x", "node-7", Login}},
+		"empty account":      {basicHeader("acme+", acme.Reveal()), Caller{"acme", "", "node-7", Login}},
+		"scheme in any case": {"bAsIc" + basicHeader("other", other.Reveal())[5:], Caller{"other", "", "n", Login}},
 	}
 	for name, tc := range good {
 		if got, err := callers.Identify(request(tc.header)); err != nil || got != tc.want {
@@ -213,3 +213,5 @@ func FuzzParseBasic(f *testing.F) {
 		}
 	})
 }
+
+func secretText(s string) secret.Text { return secret.New(s) }

@@ -47,7 +47,28 @@ type Token struct {
 	// The last moment it is good for: a day (2027-01-31, to its end in UTC) or an
 	// instant (2027-01-31T12:00:00Z). Default: for ever.
 	NotAfter time.Time `yaml:"not_after"`
+
+	// What it is for. "login": the password of a docker login or of X-Registry-Auth.
+	// "header": a header that a client's own configuration adds to its requests
+	// (authorization in a hosts.toml, or X-Meta-Berth from the Docker CLI's
+	// HttpHeaders); it is good from this machine only, since clients may show such
+	// headers to other hosts too. Default: login.
+	For TokenFor `yaml:"for"`
 }
+
+func (t *Token) setDefaults(string) { t.For = ForLogin }
+
+// TokenFor is what a token is for.
+type TokenFor string
+
+// The uses of a token.
+const (
+	ForLogin  TokenFor = "login"
+	ForHeader TokenFor = "header"
+)
+
+// Values are those of for.
+func (TokenFor) Values() []string { return []string{string(ForLogin), string(ForHeader)} }
 
 // Limits are an organisation's share of this node.
 type Limits struct {

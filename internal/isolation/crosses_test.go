@@ -2,7 +2,9 @@ package isolation_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha512"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"maps"
@@ -42,16 +44,95 @@ func requests(t *testing.T) (n int, seed uint64) {
 type errand struct {
 	seat
 
+	shown   []shown // how the caller says who it is: in one form, in several, or in none
+	method  string
+	path    string
+	header  []string
+	kind    oci.Kind   // 0: a list
+	digest  oci.Digest // that is asked for, also by tag; empty: none such
+	tag     string
+	exists  bool
+	plain   bool // nothing about it is odd: it has to succeed where it may
+	foreign bool // the name begins with another organisation
+}
+
+// shown is one way in which a caller says who it is.
+type shown struct {
 	user, token string
-	method      string
-	path        string
-	header      []string
-	kind        oci.Kind   // 0: a list
-	digest      oci.Digest // that is asked for, also by tag; empty: none such
-	tag         string
-	exists      bool
-	plain       bool // nothing about it is odd: it has to succeed where it may
-	foreign     bool // the name begins with another organisation
+	meta        bool // in X-Meta-Berth, and not as a login
+}
+
+// who is all that is shown of users.
+func (e *errand) who() (all string) {
+	for _, s := range e.shown {
+		all += s.user + " "
+	}
+	return all
+}
+
+// headers are those of the request.
+func (e *errand) headers() []string {
+	all := slices.Clone(e.header)
+	for _, s := range e.shown {
+		if s.meta {
+			all = append(all, "X-Meta-Berth", s.user+":"+s.token)
+			continue
+		}
+		all = append(all, "Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(s.user+":"+s.token)))
+	}
+	return all
+}
+
+// proved says whether all that is shown is the organisation's own, and one account.
+func (m *model) proved(e *errand) bool {
+	for _, s := range e.shown {
+		organisation, _, _ := strings.Cut(s.user, "+")
+		login, there := m.tokens[organisation]
+		good := s.token == m.headers[organisation] || !s.meta && s.token == login
+		if !there || !good || organisation != e.org || s.user != e.shown[0].user {
+			return false
+		}
+	}
+	return len(e.shown) > 0
+}
+
+// identity chooses how e says who it is.
+func (m *model) identity(e *errand) {
+	own := func(org string, meta bool) shown {
+		token := m.headers[org]
+		if !meta && m.rng.IntN(3) > 0 {
+			token = cmp.Or(m.tokens[org], m.removed[org])
+		}
+		return shown{user: org, token: token, meta: meta}
+	}
+	e.shown = []shown{own(e.org, m.rng.IntN(3) == 0)}
+	switch m.rng.IntN(40) {
+	case 0: // a token of somebody else's
+		e.shown[0].token = own(pick(m, m.names), e.shown[0].meta).token
+	case 1:
+		e.shown = nil
+	case 2:
+		e.shown[0].user += "+acct-" + pick(m, m.names)
+	case 3, 4, 5:
+		e.shown[0].user += "+acct-" + e.org // its only one anyway
+	case 6: // a login's token where only those for headers are taken
+		e.shown = []shown{{e.org, cmp.Or(m.tokens[e.org], m.removed[e.org]), true}}
+	case 7, 8: // both forms, about one
+		e.shown = []shown{own(e.org, false), own(e.org, true)}
+	case 9, 10: // both forms, and each is right, but they disagree
+		e.shown = []shown{own(e.org, false), own(pick(m, m.names), true)}
+	case 11:
+		e.shown = []shown{own(pick(m, m.names), false), own(e.org, true)}
+	case 12: // one is right, the other is nobody's
+		e.shown = append(e.shown, shown{e.org, "stolen", !e.shown[0].meta})
+	case 13: // the same form twice
+		e.shown = append(e.shown, own(pick(m, m.names), e.shown[0].meta))
+	}
+	twice := len(e.shown) == 2 && e.shown[0].meta == e.shown[1].meta
+	e.plain = e.plain && !twice && m.proved(e) && (!strings.Contains(e.who(), "+") || strings.Contains(e.who(), "+acct-"+e.org+" ") && m.accountOf(e.org, e.repo.at) != nil)
+	if twice {
+		e.shown[1].user += "+twice" // proves nothing, whatever is in it
+	}
 }
 
 func pick[T any](m *model, all []T) T { return all[m.rng.IntN(len(all))] }
@@ -64,24 +145,13 @@ func (m *model) errand() errand {
 		}
 		e.repo = pick(m, m.repos)
 	}
-	e.user, e.token = e.org, m.tokens[e.org]
 	reference := m.reference(&e)
 	e.path = m.spell(&e) + reference
 	if m.rng.IntN(4) == 0 {
 		e.method = http.MethodHead
 	}
 	m.conditions(&e)
-	switch m.rng.IntN(40) {
-	case 0:
-		e.token, e.plain = m.tokens[pick(m, m.names)], false
-	case 1:
-		e.user, e.token, e.plain = "", "", false
-	case 2:
-		e.user, e.plain = e.org+"+acct-"+pick(m, m.names), false
-	case 3, 4, 5:
-		e.user = e.org + "+acct-" + e.org // its only one anyway
-		e.plain = m.accountOf(e.org, e.repo.at) != nil
-	}
+	m.identity(&e)
 	return e
 }
 
@@ -176,7 +246,7 @@ func (m *model) check(t *testing.T, e *errand, a answer, before []*repository) {
 		}
 	}
 	for _, name := range m.names {
-		if a.status >= 400 && name != e.org && !strings.Contains(e.path+e.user, name) && bytes.Contains(all, []byte(name)) {
+		if a.status >= 400 && name != e.org && !strings.Contains(e.path+e.who(), name) && bytes.Contains(all, []byte(name)) {
 			fail("%s is told of %s", e.org, name)
 		}
 	}
@@ -197,7 +267,7 @@ func (m *model) check(t *testing.T, e *errand, a answer, before []*repository) {
 }
 
 func (m *model) checkStatus(e *errand, a answer, fail func(string, ...any)) {
-	proved := e.user != "" && e.token == m.tokens[e.org]
+	proved := m.proved(e)
 	state, may := m.trouble(e.repo.at), m.may(e.seat)
 	ok := a.status < 400 || a.status == http.StatusRequestedRangeNotSatisfiable
 	allowed := m.allows(e.seat) || may
@@ -263,7 +333,7 @@ func (m *model) checkBody(e *errand, a answer, fail func(string, ...any)) {
 func (m *model) learn(e *errand, a answer) {
 	now := m.clock.now()
 	state := m.trouble(e.repo.at)
-	if e.user == "" || e.token != m.tokens[e.org] || e.foreign {
+	if !m.proved(e) || e.foreign {
 		return
 	}
 	if a.status == http.StatusNotFound {
@@ -272,7 +342,7 @@ func (m *model) learn(e *errand, a answer) {
 	switch {
 	case state.hears() && m.allows(e.seat):
 		m.proven[e.seat] = now
-	case a.status == http.StatusForbidden && !strings.Contains(e.user, "+"):
+	case a.status == http.StatusForbidden && !strings.Contains(e.who(), "+"):
 		delete(m.proven, e.seat)
 	}
 }
@@ -287,7 +357,19 @@ func (m *model) event() string {
 		}
 	}
 	user, _ := a.get()
-	switch m.rng.IntN(10) {
+	switch m.rng.IntN(11) {
+	case 10: // an organisation goes, or comes back; its tokens have been stolen
+		back := false
+		for name, token := range m.removed { // one at a time
+			m.tokens[name], back = token, true
+			delete(m.removed, name)
+		}
+		if !back {
+			m.removed[a.organisation] = m.tokens[a.organisation]
+			delete(m.tokens, a.organisation)
+		}
+		m.configure()
+		return "remove or return " + a.organisation
 	case 0, 1: // a new secret, here and there
 		password := "pass-" + hex.EncodeToString(m.bytes(10))
 		m.secrets = append(m.secrets, password)
@@ -346,7 +428,7 @@ func TestNothingCrosses(t *testing.T) {
 	h := newHarbour(t, seed)
 	m := newModel(h)
 	h.start()
-	clients := map[string]*client{}
+	c := m.with("", "") // everybody's, so that organisations share connections
 	var events []string
 	for done := 0; done < n && !t.Failed(); {
 		m.look()
@@ -363,9 +445,6 @@ func TestNothingCrosses(t *testing.T) {
 				prefix, named := strings.CutSuffix(e.path[:strings.Index(e.path+"/"+e.repo.at.name+"/", "/"+e.repo.at.name+"/")], "/v2")
 				e.foreign = !named && strings.HasPrefix(prefix, "/v2/org-") && prefix != "/v2/"+e.org
 			}
-			if clients[e.user+" "+e.token] == nil {
-				clients[e.user+" "+e.token] = m.with(e.user, e.token)
-			}
 			for _, r := range m.repos {
 				if !r.public && r.canary != "" && !m.may(seat{e.org, r}) {
 					hidden[i] = append(hidden[i], r)
@@ -373,8 +452,8 @@ func TestNothingCrosses(t *testing.T) {
 			}
 		}
 		for i := range burst {
-			e, c := &burst[i], clients[burst[i].user+" "+burst[i].token]
-			all.Go(func() { answers[i] = c.do(e.method, e.path, e.header...) })
+			e := &burst[i]
+			all.Go(func() { answers[i] = c.do(e.method, e.path, e.headers()...) })
 		}
 		all.Wait()
 		for i := range burst {
@@ -412,7 +491,7 @@ func TestNothingCrosses(t *testing.T) {
 func (m *model) lookAtLog(t *testing.T) {
 	t.Helper()
 	log := m.log.take()
-	for _, secret := range append(slices.Collect(maps.Values(m.tokens)), m.secrets...) {
+	for _, secret := range slices.Concat(slices.Collect(maps.Values(m.tokens)), slices.Collect(maps.Values(m.headers)), slices.Collect(maps.Values(m.removed)), m.secrets) {
 		if strings.Contains(log, secret) {
 			t.Errorf("a secret is in the log: %s", secret)
 		}

@@ -24,12 +24,14 @@ type model struct {
 	booted time.Time
 	counts map[string]int
 	shaken map[*place]bool // see look
+	// removed are organisations that are gone, and what their callers' token was.
+	removed map[string]string
 }
 
 func newModel(h *harbour) *model {
 	m := &model{
 		harbour: h, rights: map[*account]map[string]bool{}, good: map[*account]bool{},
-		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, booted: h.clock.now(), shaken: map[*place]bool{},
+		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, booted: h.clock.now(), shaken: map[*place]bool{}, removed: map[string]string{},
 	}
 	for i, p := range h.places[:3] {
 		for n, name := range h.names {

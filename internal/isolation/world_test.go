@@ -94,6 +94,7 @@ type world struct {
 
 	places   []*place
 	tokens   map[string]string // of callers, by organisation
+	headers  map[string]string // those for headers
 	accounts []*account
 	naming   proxy.Naming
 
@@ -116,13 +117,14 @@ func newWorld(t testing.TB) *world {
 	reg := prometheus.NewRegistry()
 	return &world{
 		t: t, clock: &clock{}, dir: t.TempDir(), key: credential.NewKey(), log: &logBook{},
-		tokens: map[string]string{}, metrics: reg, pulls: proxy.NewMetrics(proxy.MetricsOptions{Registerer: reg}),
+		tokens: map[string]string{}, headers: map[string]string{}, metrics: reg, pulls: proxy.NewMetrics(proxy.MetricsOptions{Registerer: reg}),
 	}
 }
 
 // organisation makes one and the token of its callers.
 func (w *world) organisation(name string) {
 	w.tokens[name] = fmt.Sprintf("door-%x", sha256.Sum256([]byte(w.dir+name)))[:40]
+	w.headers[name] = fmt.Sprintf("head-%x", sha256.Sum256([]byte(w.dir+name)))[:40]
 }
 
 // registry makes o a registry called name. More may change what the node knows.
@@ -286,7 +288,10 @@ func (w *world) configure() {
 	}
 	var known []caller.Organisation
 	for name, token := range w.tokens {
-		known = append(known, caller.Organisation{Name: name, Tokens: []caller.Token{{Name: "only", SHA256: caller.HashToken(secret.New(token))}}})
+		known = append(known, caller.Organisation{Name: name, Tokens: []caller.Token{
+			{Name: "only", SHA256: caller.HashToken(secret.New(token))},
+			{Name: "header", SHA256: caller.HashToken(secret.New(w.headers[name])), ForHeader: true},
+		}})
 	}
 	callers, err := caller.NewTable(known, w.clock.now)
 	if err != nil {

@@ -186,7 +186,7 @@ func newCallers(cfg *config.Config, now func() time.Time) (*caller.Table, error)
 	for name, o := range cfg.Organisations {
 		one := caller.Organisation{Name: name}
 		for _, t := range o.Tokens {
-			one.Tokens = append(one.Tokens, caller.Token{Name: t.Name, SHA256: t.SHA256.String(), NotAfter: t.NotAfter})
+			one.Tokens = append(one.Tokens, caller.Token{Name: t.Name, SHA256: t.SHA256.String(), NotAfter: t.NotAfter, ForHeader: t.For == config.ForHeader})
 		}
 		all = append(all, one)
 	}
