@@ -90,7 +90,7 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 		return
 	}
 	if s.tolerates404(err) {
-		s.c.rememberMissing(mk, err)
+		s.rememberMissing(mk, err)
 		return
 	}
 	seen := s.proofs.Member(s.memberKey(o)) != proof.None
@@ -103,7 +103,7 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 		}
 		s.deny(key, class)
 	}
-	s.c.rememberMissing(mk, err)
+	s.rememberMissing(mk, err)
 }
 
 // doubt shortens what the view had proven. To the shared view nothing is secret:
@@ -124,8 +124,8 @@ func (s *source) deny(key proof.Access, class oci.Class) {
 	s.proofs.Deny(key)
 }
 
-func (c *Cache) rememberMissing(k questionKey, err error) {
-	c.missing.For(k, missingFor, oci.AsError(err))
+func (s *source) rememberMissing(k questionKey, err error) {
+	s.c.missing.For(s.u.Organisation, k, missingFor, oci.AsError(err))
 }
 
 func (c *Cache) knownMissing(k questionKey) error {

@@ -50,7 +50,7 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.View, o oci.Object
 // so that those who come next find it in memory.
 func (s *source) intoMemory(o oci.Object, c *oci.Content) (*oci.Content, error) {
 	defer closeBody(c.Body)
-	e, ok := s.c.hot.get(hotKey{s.origin, o.Digest})
+	e, ok := s.c.hot.Get(hotKey{s.origin, o.Digest})
 	if !ok {
 		data := make([]byte, c.Size)
 		_, err := io.ReadFull(c.Body, data)

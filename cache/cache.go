@@ -17,14 +17,13 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"berth/cache/download"
 	"berth/cache/proof"
 	"berth/cache/store"
 	"berth/internal/flight"
 	"berth/internal/hold"
 	"berth/internal/registry"
+	"berth/internal/share"
 	"berth/oci"
 )
 
@@ -60,7 +59,7 @@ type Cache struct {
 	o      Options
 	folder *folder
 	proofs *proof.Proofs
-	hot    *hot
+	hot    *share.LRU[hotKey, hotEntry]
 	// proofFile is what the proofs are kept in; nil: in memory only.
 	proofFile os.FileInfo
 
@@ -77,8 +76,8 @@ type Cache struct {
 	missing *hold.Table[questionKey]
 	// slow holds what nobody waits for where there is a stale copy.
 	slow *hold.Table[slowKey]
-	// renewed says when a manifest last renewed what it lists.
-	renewed *lru.Cache[proof.Member, time.Time]
+	// renewed holds the manifests that have renewed what they list.
+	renewed *hold.Table[proof.Member]
 
 	counts counts
 	descs  descs
@@ -125,8 +124,7 @@ func New(o Options) (*Cache, error) {
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
 	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[slowKey](8192, o.Now)
-	c.insistence = newInsistence(o.Now)
-	c.renewed, _ = lru.New[proof.Member, time.Time](8192) // errors only for a size below 1
+	c.insistence, c.renewed = newInsistence(o.Now), hold.New[proof.Member](8192, o.Now)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wg.Go(c.keepLooking)
 	return c, nil
@@ -211,7 +209,7 @@ type Upstream struct {
 
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
-	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), proofs: c.proofs.With(u.Times)}
+	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), proofs: c.proofs.For(u.Organisation, u.Times)}
 	c.counts.know(s.origin, u.Spec.Name)
 	if u.Spec.Uniform() {
 		shared := u

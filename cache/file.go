@@ -23,7 +23,7 @@ const maxManifest = 4 << 20
 // is not its business.
 func (s *source) cached(o oci.Object) (*oci.Content, error) {
 	key := hotKey{s.origin, o.Digest}
-	if e, ok := s.c.hot.get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
+	if e, ok := s.c.hot.Get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
 		s.touch(o, e)
 		return e.content(o), nil
 	}
@@ -89,7 +89,7 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 		}
 		e.mediaType = parsed.MediaType
 	}
-	s.c.hot.add(hotKey{s.origin, o.Digest}, e)
+	s.c.hot.Add(s.u.Organisation, hotKey{s.origin, o.Digest}, e)
 	return e, nil
 }
 

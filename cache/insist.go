@@ -39,8 +39,8 @@ func (i *insistence) take(key proof.Access, ttl time.Duration) bool {
 	if _, _, held := i.organisations.Held(organisation); held {
 		return false
 	}
-	i.proofs.For(key, ttl, nil)
-	i.organisations.For(organisation, insistEvery, nil)
+	i.proofs.For(organisation, key, ttl, nil)
+	i.organisations.For(organisation, organisation, insistEvery, nil)
 	return true
 }
 

@@ -133,7 +133,7 @@ func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Obje
 	defer g.mu.Unlock()
 	at, under := g.senders[key]
 	if !under {
-		if e, ok := s.c.hot.get(hotKey{key.Origin, key.Digest}); ok && e.mediaType != "" {
+		if e, ok := s.c.hot.Get(hotKey{key.Origin, key.Digest}); ok && e.mediaType != "" {
 			return manifestGet{}
 		}
 		at = own

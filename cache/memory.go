@@ -1,12 +1,10 @@
 package cache
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
+	"berth/internal/share"
 	"berth/oci"
 )
 
@@ -41,38 +39,10 @@ func (s *source) touch(o oci.Object, e hotEntry) {
 	}
 }
 
-// hot keeps what is small and asked for often in memory. Like the folder on
-// disk it is keyed by origin: being in it says nothing about who may read.
-type hot struct {
-	mu    sync.Mutex
-	lru   *simplelru.LRU[hotKey, hotEntry]
-	bytes int64
-	limit int64
-}
-
-func newHot(limit int64) *hot {
-	h := &hot{limit: limit}
-	// The number of entries is no limit of its own; errors only for a size below 1.
-	h.lru, _ = simplelru.NewLRU(1<<20, func(_ hotKey, e hotEntry) { h.bytes -= int64(len(e.data)) })
-	return h
-}
-
-func (h *hot) get(k hotKey) (hotEntry, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.lru.Get(k)
-}
-
-func (h *hot) add(k hotKey, e hotEntry) {
-	if int64(len(e.data)) > h.limit {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.lru.Remove(k)
-	h.bytes += int64(len(e.data))
-	h.lru.Add(k, e)
-	for h.bytes > h.limit {
-		h.lru.RemoveOldest()
-	}
+// newHot makes what keeps in memory what is small and asked for often. Like the folder
+// on disk it is keyed by origin: being in it says nothing about who may read.
+func newHot(limit int64) *share.LRU[hotKey, hotEntry] {
+	// What a key and an entry take themselves: tiny blobs must not be many more.
+	const overhead = 512
+	return share.New(limit, func(_ hotKey, e hotEntry) int64 { return int64(len(e.data)) + overhead })
 }

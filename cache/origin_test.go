@@ -372,7 +372,7 @@ func (h *house) source(organisation, secret string) oci.Source {
 }
 
 func (h *house) upstream(organisation, secret string) cache.Upstream {
-	return cache.Upstream{Spec: &registry.Spec{Name: "registry.example", Origin: h.id}, As: h.as(organisation, secret), Shared: h.as("", "")}
+	return cache.Upstream{Organisation: organisation, Spec: &registry.Spec{Name: "registry.example", Origin: h.id}, As: h.as(organisation, secret), Shared: h.as("", "")}
 }
 
 func read(t testing.TB, s oci.Source, obj oci.Object) []byte {

@@ -18,7 +18,7 @@ const renewListedEvery = time.Hour
 // does not probe blob after blob once a day. What has never been proven by
 // itself stays so: anyone may write any digest into a manifest of his own.
 func (s *source) renewListed(o oci.Object, asked time.Time) {
-	if o.Kind != oci.Manifest || !s.c.renewal(s.memberKey(o), asked) {
+	if o.Kind != oci.Manifest || !s.renewal(s.memberKey(o)) {
 		return
 	}
 	c, err := s.cached(o)
@@ -46,11 +46,10 @@ func (s *source) renewBlob(repo string, d oci.Digest, asked time.Time) {
 }
 
 // renewal says whether it is time for the manifest m to renew what it lists.
-func (c *Cache) renewal(m proof.Member, asked time.Time) bool {
-	last, ok := c.renewed.Get(m)
-	if ok && asked.Sub(last).Abs() < renewListedEvery {
+func (s *source) renewal(m proof.Member) bool {
+	if _, _, held := s.c.renewed.Held(m); held {
 		return false
 	}
-	c.renewed.Add(m, asked)
+	s.c.renewed.For(s.u.Organisation, m, renewListedEvery, nil)
 	return true
 }

@@ -3,6 +3,7 @@ package cache_test
 import (
 	"bytes"
 	"io"
+	"os"
 	"testing"
 
 	"berth/cache"
@@ -129,5 +130,45 @@ func TestOwnRegistryEvictsNothingByWhatIsLeft(t *testing.T) {
 		if err := c.Body.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// Whoever pulls one small thing after the other does not push what others pull out of
+// memory, and whoever is told 404 again and again does not have others' asked again.
+func TestShare_OthersMemoryStays(t *testing.T) {
+	h := newHouse(t, cache.Options{Dir: inMemory(t), HotBytes: 64 << 10})
+	d := h.addManifest("acme/app", "v1", `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
+	missing := oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: oci.DigestOf([]byte("not there"))}
+	acme, globex := h.source("acme", "a"), h.source("globex", "g")
+	read(t, acme, d)
+	for i := range 200 {
+		read(t, globex, h.addBlob("globex/app", random(uint64(i), 1000)))
+	}
+	if _, err := get(t.Context(), acme, missing, oci.Range{}); oci.ClassOf(err) != oci.NotFound {
+		t.Fatal(err)
+	}
+	asked := h.total()
+	for i := range 9000 {
+		none := missing
+		none.Digest = oci.DigestOf([]byte{byte(i), byte(i >> 8)})
+		if _, err := globex.Stat(t.Context(), none); err == nil {
+			t.Fatal("it is there")
+		}
+	}
+	if got := h.total() - asked; got != 9000 {
+		t.Errorf("globex's questions are %d", got)
+	}
+	asked = h.total()
+	if _, err := get(t.Context(), acme, missing, oci.Range{}); oci.ClassOf(err) != oci.NotFound || h.total() != asked {
+		t.Errorf("%v, after %d requests", err, h.total()-asked)
+	}
+	h.settle()
+	h.cache.Settle()
+	if err := os.RemoveAll(h.cache.Dir() + "/blobs"); err != nil { // so that only memory can have it
+		t.Fatal(err)
+	}
+	read(t, acme, d)
+	if h.total() != asked {
+		t.Errorf("acme's manifest went for what globex pulled: %d requests", h.total()-asked)
 	}
 }

@@ -54,7 +54,7 @@ func (s *source) askOrStale(ctx context.Context, view oci.View, repo string, cop
 	defer cancel()
 	err := ask(ctx)
 	if errors.Is(err, errStaleWait) {
-		s.c.slow.For(slowKey{s.origin, view, repo}, slowFor, nil)
+		s.c.slow.For(s.u.Organisation, slowKey{s.origin, view, repo}, slowFor, nil)
 		return s.late(repo)
 	}
 	return err

@@ -102,7 +102,7 @@ func (s *source) askTag(ctx context.Context, view oci.View, key proof.TagKey) (*
 
 func (s *source) tagRefused(view oci.View, key proof.TagKey, mk questionKey, err error) {
 	if s.tolerates404(err) {
-		s.c.rememberMissing(mk, err)
+		s.rememberMissing(mk, err)
 		return
 	}
 	known, age := s.proofs.Tag(key)
@@ -117,6 +117,6 @@ func (s *source) tagRefused(view oci.View, key proof.TagKey, mk questionKey, err
 		s.proofs.DropTag(key)
 	}
 	if class == oci.NotFound {
-		s.c.rememberMissing(mk, err)
+		s.rememberMissing(mk, err)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"berth/cache/download"
 	"berth/cache/store"
 	"berth/internal/descriptor"
@@ -18,6 +16,8 @@ import (
 const (
 	// corruptFor is how long an object that came wrong twice is refused.
 	corruptFor = time.Minute
+	// onceFor is how long the first wrong copy counts.
+	onceFor = time.Hour
 	// diskRest is how long requests go past a disk that failed, before one tries it
 	// again.
 	diskRest = 10 * time.Second
@@ -65,9 +65,9 @@ type badDisk struct {
 // counts. It is what downloads report to.
 type trouble struct {
 	o *Options
-	// corrupt holds objects whose bytes came wrong twice; once counts the first time.
-	corrupt *hold.Table[download.Key]
-	once    *lru.Cache[download.Key, struct{}]
+	// corrupt holds objects whose bytes came wrong twice; once those of which one copy
+	// was wrong. They count for their origin, which sends such bytes.
+	corrupt, once *hold.Table[download.Key]
 	// unbounded holds blobs of unknown size that turned out to be larger than there
 	// was room for.
 	unbounded *hold.Table[download.Key]
@@ -83,9 +83,8 @@ type trouble struct {
 }
 
 func newTrouble(o *Options, f *folder) *trouble {
-	once, _ := lru.New[download.Key, struct{}](4096) // errors only for a size below 1
 	return &trouble{
-		o: o, folder: f, corrupt: hold.New[download.Key](4096, o.Now), once: once,
+		o: o, folder: f, corrupt: hold.New[download.Key](4096, o.Now), once: hold.New[download.Key](4096, o.Now),
 		unbounded: hold.New[download.Key](1024, o.Now),
 	}
 }
@@ -93,15 +92,17 @@ func newTrouble(o *Options, f *folder) *trouble {
 // Corrupt counts a copy that did not match its digest. Two of them, and the
 // object is refused for a while.
 func (t *trouble) Corrupt(k download.Key) {
-	if seen, _ := t.once.ContainsOrAdd(k, struct{}{}); seen {
-		t.corrupt.For(k, corruptFor, nil)
-		t.once.Remove(k)
+	if _, _, seen := t.once.Held(k); !seen {
+		t.once.For(k.Origin, k, onceFor, nil)
+		return
 	}
+	t.corrupt.For(k.Origin, k, corruptFor, nil)
+	t.once.Release(k)
 }
 
 // Sound clears what was counted.
 func (t *trouble) Sound(k download.Key) {
-	t.once.Remove(k)
+	t.once.Release(k)
 	t.corrupt.Release(k)
 }
 
@@ -112,7 +113,7 @@ func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
 	switch {
 	case lacks:
 		if size < 0 {
-			t.unbounded.For(k, unboundedFor, nil)
+			t.unbounded.For(k.Origin, k, unboundedFor, nil)
 		}
 		t.noRoom(PastReason(none.Lack), none.Bytes)
 	case t.folder.isGone(), errors.Is(err, store.ErrGone):

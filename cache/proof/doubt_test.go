@@ -104,7 +104,7 @@ func TestDoubt_OutlivesASlowYes(t *testing.T) {
 // even what was proven a moment ago; with one longer than grace, grace holds.
 func TestDoubt_OtherTimes(t *testing.T) {
 	f, clk, _ := doubting(t, Options{})
-	strict, lax := f.With(Times{Doubt: -1}), f.With(Times{Doubt: 48 * time.Hour})
+	strict, lax := f.For("", Times{Doubt: -1}), f.For("", Times{Doubt: 48 * time.Hour})
 	f.Doubt(acme)
 	wantAge(t, f, acme, Fresh)
 	wantAge(t, strict, acme, None)

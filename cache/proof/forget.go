@@ -25,16 +25,8 @@ func (f *Proofs) forgetInMemory(organisation string) (at time.Time) {
 	defer f.mu.Unlock()
 	at = f.o.Now()
 	f.forgotten[organisation] = at
-	for _, a := range f.access.recent.Keys() {
-		if w, ok := f.access.recent.Peek(a); ok && w.proven() && a.View.Organisation == organisation {
-			f.access.recent.Remove(a)
-		}
-	}
-	for _, k := range f.tags.recent.Keys() {
-		if k.View.Organisation == organisation {
-			f.tags.recent.Remove(k)
-		}
-	}
+	f.access.recent.RemoveIf(func(a Access, w record) bool { return w.proven() && a.View.Organisation == organisation })
+	f.tags.recent.RemoveIf(func(k TagKey, _ Tag) bool { return k.View.Organisation == organisation })
 	return at
 }
 

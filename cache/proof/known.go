@@ -36,15 +36,13 @@ func (f *Proofs) Known(ctx context.Context, member func(Member), tag func(TagKey
 
 // remembered tells what memory has, where there is no file.
 func (f *Proofs) remembered(member func(Member), tag func(TagKey, Tag)) {
-	for _, m := range f.members.recent.Keys() {
-		if w, ok := f.members.recent.Peek(m); ok && w.proven() {
+	for m, w := range f.members.recent.All() {
+		if w.proven() {
 			member(m)
 		}
 	}
-	for _, k := range f.tags.recent.Keys() {
-		if t, ok := f.tags.recent.Peek(k); ok {
-			tag(k, t)
-		}
+	for k, t := range f.tags.recent.All() {
+		tag(k, t)
 	}
 }
 

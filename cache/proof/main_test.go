@@ -113,6 +113,6 @@ var ageNames = [...]string{None: "none", Grace: "grace", Recent: "recent", Fresh
 
 // Denied says whether the last answer about a was a denial.
 func (f *Proofs) Denied(a Access) bool {
-	w, _ := f.access.read(a)
+	w, _ := f.access.read("", a)
 	return w.denied
 }

@@ -27,7 +27,8 @@ type Options struct {
 	Doubt time.Duration
 	// Entries bounds how many proofs of each kind are kept in memory. If not
 	// positive, 30000: with names as long as they may be that is 60 MiB. Those
-	// that do not fit are read from the file again.
+	// that do not fit, the oldest of the organisation that has the most, are read from
+	// the file again.
 	Entries int
 	// FileBytes bounds the file. If not positive, 256 MiB, which is a million
 	// proofs. Above it nothing new is written, which costs HEADs after a restart;
@@ -69,9 +70,9 @@ func setDefault(field *time.Duration, value time.Duration) {
 // Times are what the same fields of Options say.
 type Times struct{ AccessTTL, TagTTL, Grace, Doubt time.Duration }
 
-// With is f, with other times for what its proofs are worth. A zero time is that
-// of f. The proofs are the same; only f is closed.
-func (f *Proofs) With(t Times) *Proofs {
+// For is f as organisation uses it, with other times for what its proofs are worth. A
+// zero time is that of f. The proofs are the same; only f is closed.
+func (f *Proofs) For(organisation string, t Times) *Proofs {
 	o := f.o
 	for _, set := range []struct {
 		field *time.Duration
@@ -81,5 +82,5 @@ func (f *Proofs) With(t Times) *Proofs {
 			*set.field = set.value
 		}
 	}
-	return &Proofs{o: o, memory: f.memory}
+	return &Proofs{o: o, by: organisation, memory: f.memory}
 }

@@ -58,10 +58,13 @@ type Tag struct {
 // Proofs is safe for concurrent use. Close it to write what is pending.
 type Proofs struct {
 	o Options
+	// by is the organisation that asks. What it makes memory and file keep counts for
+	// it, also where that is about nobody in particular.
+	by string
 	*memory
 }
 
-// memory is what a Proofs and those made With other times have in common.
+// memory is what a Proofs and those made For organisations have in common.
 type memory struct {
 	disk *disk // nil: memory only
 
@@ -105,7 +108,7 @@ func (f *Proofs) Close() error {
 
 // Access says what a's proof is worth, and when its request was sent.
 func (f *Proofs) Access(a Access) (Age, time.Time) {
-	w, _ := f.access.read(a)
+	w, _ := f.access.read(f.by, a)
 	if !w.proven() {
 		return None, time.Time{}
 	}
@@ -130,26 +133,26 @@ func (f *Proofs) accessAge(w record) Age {
 // DeniedItself says whether the last answer about a was a denial of the repository,
 // and not of the credential.
 func (f *Proofs) DeniedItself(a Access) bool {
-	w, _ := f.access.read(a)
+	w, _ := f.access.read(f.by, a)
 	return w.denied && !w.credential
 }
 
 // HadAccess says whether a was ever proven, however long ago, and neither denied
 // nor put in doubt for good since.
 func (f *Proofs) HadAccess(a Access) bool {
-	w, _ := f.access.read(a)
+	w, _ := f.access.read(f.by, a)
 	return w.proven() && (w.doubted.IsZero() || f.accessAge(w) != None)
 }
 
 // HadMember says whether m was ever proven, however long ago.
 func (f *Proofs) HadMember(m Member) bool {
-	w, _ := f.members.read(m)
+	w, _ := f.members.read(f.by, m)
 	return w.proven()
 }
 
 // Member says what m's proof is worth.
 func (f *Proofs) Member(m Member) Age {
-	w, _ := f.members.read(m)
+	w, _ := f.members.read(f.by, m)
 	if !w.proven() {
 		return None
 	}
@@ -163,7 +166,7 @@ func (f *Proofs) Member(m Member) Age {
 
 // Tag gives what k meant and what that is worth. The caller checks access.
 func (f *Proofs) Tag(k TagKey) (Tag, Age) {
-	t, ok := f.tags.read(k)
+	t, ok := f.tags.read(f.by, k)
 	if !ok {
 		return Tag{}, None
 	}
@@ -195,12 +198,12 @@ func elapsed(now, then time.Time) time.Duration {
 func (f *Proofs) Prove(a Access, m Member, asked time.Time) (denied bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	access, _ := f.access.get(a)
+	access, _ := f.access.get(f.by, a)
 	if f.supersedes(access, asked) && f.isAfterForget(a.View.Organisation, asked) {
 		access = record{at: asked, doubted: access.stillDoubted(asked, f.o.Now())}
-		f.access.set(a, access)
+		f.access.set(f.by, a, access)
 	}
-	old, _ := f.members.get(m)
+	old, _ := f.members.get(f.by, m)
 	f.member(m, old, asked)
 	return access.denied
 }
@@ -208,7 +211,7 @@ func (f *Proofs) Prove(a Access, m Member, asked time.Time) (denied bool) {
 // member records that m was there when asked was. Caller holds mu.
 func (f *Proofs) member(m Member, old record, asked time.Time) {
 	if f.supersedes(old, asked) {
-		f.members.set(m, record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())})
+		f.members.set(f.by, m, record{at: asked, doubted: old.stillDoubted(asked, f.o.Now())})
 	}
 }
 
@@ -217,7 +220,7 @@ func (f *Proofs) member(m Member, old record, asked time.Time) {
 func (f *Proofs) Renew(m Member, asked time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, _ := f.members.get(m)
+	old, _ := f.members.get(f.by, m)
 	if !old.proven() {
 		return false
 	}
@@ -232,12 +235,12 @@ func (f *Proofs) Renew(m Member, asked time.Time) bool {
 func (f *Proofs) Missed(m Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w, _ := f.members.get(m)
+	w, _ := f.members.get(f.by, m)
 	if !w.proven() {
 		return
 	}
 	w.doubted = f.o.Now()
-	f.members.mustSet(m, w)
+	f.members.mustSet(f.by, m, w)
 }
 
 // news says whether a proof that was asked for at asked replaces old. Against a
@@ -267,14 +270,14 @@ func (f *Proofs) deny(a Access, credential bool) {
 func (f *Proofs) denyInMemory(a Access, credential bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, _ := f.access.get(a)
+	old, _ := f.access.get(f.by, a)
 	w := record{at: f.o.Now(), denied: true, persisted: old.persisted, credential: credential && (!old.denied || old.credential)}
 	write := f.disk != nil && (old.proven() || old.persisted && old.credential != w.credential || f.disk.unwritten(accessBucket, a.key()))
 	w.persisted = w.persisted || write
 	if write {
-		f.access.mustSet(a, w)
+		f.access.mustSet(f.by, a, w)
 	} else {
-		f.access.recent.Add(a, w)
+		f.access.recent.Add(f.by, a, w)
 	}
 	return write
 }
@@ -293,17 +296,17 @@ func (f *Proofs) Doubt(a Access) {
 func (f *Proofs) doubtInMemory(a Access) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	w, _ := f.access.get(a)
+	w, _ := f.access.get(f.by, a)
 	if !w.proven() {
 		return false
 	}
 	news := w.doubted.IsZero()
 	w.doubted = f.o.Now()
 	if !news || f.disk == nil {
-		f.access.recent.Add(a, w) // no request outlives the process, so after a restart any time will do
+		f.access.recent.Add(f.by, a, w) // no request outlives the process, so after a restart any time will do
 		return false
 	}
-	f.access.mustSet(a, w)
+	f.access.mustSet(f.by, a, w)
 	return true
 }
 
@@ -311,7 +314,7 @@ func (f *Proofs) doubtInMemory(a Access) bool {
 func (f *Proofs) SetTag(k TagKey, t Tag) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, _ := f.tags.get(k)
+	old, _ := f.tags.get(f.by, k)
 	if old.Asked.After(t.Asked) && !old.Asked.After(f.o.Now()) { // and the clock was not set back since
 		return
 	}
@@ -319,14 +322,14 @@ func (f *Proofs) SetTag(k TagKey, t Tag) {
 		return
 	}
 	t.restored = false
-	f.tags.set(k, t)
+	f.tags.set(f.by, k, t)
 }
 
 // DropTag forgets what k meant.
 func (f *Proofs) DropTag(k TagKey) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, known := f.tags.get(k); !known {
+	if _, known := f.tags.get(f.by, k); !known {
 		return
 	}
 	f.tags.recent.Remove(k)

@@ -62,7 +62,7 @@ func TestAges(t *testing.T) {
 func TestWithOtherTimes(t *testing.T) {
 	clk := newClock()
 	f := open(t, "", Options{Now: clk.now, AccessTTL: time.Hour})
-	strict := f.With(Times{AccessTTL: time.Minute, TagTTL: -1, Grace: -1})
+	strict := f.For("", Times{AccessTTL: time.Minute, TagTTL: -1, Grace: -1})
 	f.Prove(acme, member, clk.now())
 	strict.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
 	wantAccess(t, strict, acme, Fresh)
@@ -71,8 +71,8 @@ func TestWithOtherTimes(t *testing.T) {
 	clk.move(time.Minute)
 	wantAccess(t, f, acme, Fresh)
 	wantAccess(t, strict, acme, None)
-	wantAccess(t, strict.With(Times{Grace: time.Hour}), acme, Grace)
-	wantAccess(t, f.With(Times{}), acme, Fresh)
+	wantAccess(t, strict.For("", Times{Grace: time.Hour}), acme, Grace)
+	wantAccess(t, f.For("", Times{}), acme, Fresh)
 	wantMember(t, strict, member, Fresh)
 	if f.AccessTTL() != time.Hour || strict.AccessTTL() != time.Minute {
 		t.Errorf("%v, %v", f.AccessTTL(), strict.AccessTTL())
@@ -343,7 +343,7 @@ func TestMemoryFallsBackToTheFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := f.access.recent.Len() + f.members.recent.Len() + f.tags.recent.Len(); n > 9 {
+	if n := len(f.access.recent.All()) + len(f.members.recent.All()) + len(f.tags.recent.All()); n > 9 {
 		t.Errorf("%d entries in memory", n)
 	}
 }
@@ -356,7 +356,7 @@ func TestMemoryOnlyIsBounded(t *testing.T) {
 		a.Repo = fmt.Sprint(i)
 		f.Prove(a, member, clk.now())
 	}
-	if n := f.access.recent.Len(); n != 3 {
+	if n := len(f.access.recent.All()); n != 3 {
 		t.Errorf("%d entries", n)
 	}
 	open(t, "", Options{Entries: -1}).Prove(acme, member, time.Now())

@@ -3,7 +3,7 @@ package proof
 import (
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
+	"berth/internal/share"
 )
 
 // about is what a proof is about.
@@ -19,7 +19,7 @@ type stored interface{ encode() []byte }
 // in a bucket of the file.
 type table[K about, V stored] struct {
 	bucket bucket
-	recent *lru.Cache[K, V]
+	recent *share.LRU[K, V]
 	disk   *disk       // nil: memory only
 	mu     *sync.Mutex // that of all tables
 	// restore makes of what the file has what counts for this process.
@@ -27,42 +27,42 @@ type table[K about, V stored] struct {
 }
 
 func newTable[K about, V stored](b bucket, f *Proofs, restore func(K, []byte) (V, bool)) table[K, V] {
-	recent, _ := lru.New[K, V](f.o.Entries) // errors only for a size below 1
-	return table[K, V]{bucket: b, recent: recent, disk: f.disk, mu: &f.mu, restore: restore}
+	return table[K, V]{bucket: b, recent: share.New[K, V](int64(f.o.Entries), nil), disk: f.disk, mu: &f.mu, restore: restore}
 }
 
-// read looks in memory, and takes the lock only to look in the file.
-func (t *table[K, V]) read(k K) (v V, ok bool) {
+// read looks in memory, and takes the lock only to look in the file. by is the
+// organisation on whose account memory keeps what was found there.
+func (t *table[K, V]) read(by string, k K) (v V, ok bool) {
 	if v, ok = t.recent.Get(k); ok || t.disk == nil {
 		return v, ok
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.get(k)
+	return t.get(by, k)
 }
 
 // get looks in memory, and then in the file. Caller holds mu.
-func (t *table[K, V]) get(k K) (v V, ok bool) {
+func (t *table[K, V]) get(by string, k K) (v V, ok bool) {
 	if v, ok = t.recent.Get(k); ok || t.disk == nil {
 		return v, ok
 	}
 	if v, ok = t.restore(k, t.disk.get(t.bucket, k.key())); ok {
-		t.recent.Add(k, v)
+		t.recent.Add(by, k, v)
 	}
 	return v, ok
 }
 
 // set keeps v in memory, and in the file soon, if that has room. Caller holds mu.
-func (t *table[K, V]) set(k K, v V) {
-	t.recent.Add(k, v)
+func (t *table[K, V]) set(by string, k K, v V) {
+	t.recent.Add(by, k, v)
 	if t.disk != nil {
 		t.disk.enqueue(t.bucket, k.key(), v.encode())
 	}
 }
 
 // mustSet keeps v in memory, and queues it for the file in any case. Caller holds mu.
-func (t *table[K, V]) mustSet(k K, v V) {
-	t.recent.Add(k, v)
+func (t *table[K, V]) mustSet(by string, k K, v V) {
+	t.recent.Add(by, k, v)
 	if t.disk != nil {
 		t.disk.enqueueMust(t.bucket, k.key(), v.encode())
 	}

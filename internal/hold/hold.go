@@ -4,14 +4,14 @@ package hold
 import (
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
+	"berth/internal/share"
 )
 
-// Table is a bounded table of holds: the least recently used one goes first. It is
-// safe for concurrent use.
+// Table is a bounded table of holds. Where it is full, whoever has the most of them
+// loses his oldest. It is safe for concurrent use.
 type Table[K comparable] struct {
 	now     func() time.Time
-	entries *lru.Cache[K, entry]
+	entries *share.LRU[K, entry]
 }
 
 type entry struct {
@@ -24,13 +24,13 @@ func New[K comparable](size int, now func() time.Time) *Table[K] {
 	if now == nil {
 		now = time.Now
 	}
-	entries, _ := lru.New[K, entry](max(size, 1)) // errors only for a size below 1
-	return &Table[K]{now: now, entries: entries}
+	return &Table[K]{now: now, entries: share.New[K, entry](int64(size), nil)}
 }
 
-// For holds k for d from now on, in the place of what held it before. why may be nil.
-func (t *Table[K]) For(k K, d time.Duration, why error) {
-	t.entries.Add(k, entry{until: t.now().Add(d), why: why})
+// For holds k for d from now on, in the place of what held it before. It counts for
+// owner, the organisation that it is due to. why may be nil.
+func (t *Table[K]) For(owner string, k K, d time.Duration, why error) {
+	t.entries.Add(owner, k, entry{until: t.now().Add(d), why: why})
 }
 
 // Held reports whether k is held, for how long still, and why.
@@ -50,9 +50,5 @@ func (t *Table[K]) Release(k K) { t.entries.Remove(k) }
 
 // ReleaseIf ends the holds that match.
 func (t *Table[K]) ReleaseIf(match func(K) bool) {
-	for _, k := range t.entries.Keys() {
-		if match(k) {
-			t.entries.Remove(k)
-		}
-	}
+	t.entries.RemoveIf(func(k K, _ entry) bool { return match(k) })
 }
