@@ -28,7 +28,7 @@ func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, erro
 		return nil, err
 	}
 	if !vouches(a, o) {
-		if err := s.inspect(a, o); err != nil {
+		if err := s.inspect(ctx, a, o); err != nil {
 			return nil, err
 		}
 	}
@@ -53,12 +53,12 @@ func vouches(a *answer, o oci.Object) bool {
 
 // inspect reads a 200 that may be a document of another kind. What is small is held
 // against the digest; what is large is no such document.
-func (s *source) inspect(a *answer, o oci.Object) error {
+func (s *source) inspect(ctx context.Context, a *answer, o oci.Object) error {
 	data, over, err := a.slurp(maxSmall, smallLimit)
 	if err != nil || over {
 		return err
 	}
-	_, err = s.small(a, o, data)
+	_, err = s.small(ctx, a, o, data)
 	return err
 }
 

@@ -17,9 +17,12 @@ import (
 	"berth/oci"
 )
 
-// maxPlain bounds what an encoding may be undone to: a few bytes can be made to stand
-// for any number of zeros.
-const maxPlain = 1 << 40
+// What an encoding may be undone to: a kilobyte of deflate can stand for a megabyte of
+// zeros. Real layers shrink to a tenth or, where they are mostly zeros, a hundredth.
+const (
+	maxRatio  = 200
+	freePlain = 64 << 20 // whatever the ratio
+)
 
 // decoder undoes an encoding; nil where the name is only a label that somebody put
 // there, such as the aws-chunked of S3's uploads: it does not change what the bytes are.
@@ -56,6 +59,51 @@ func decode(name string, data []byte, limit int64) (plain []byte, ok bool) {
 	}
 	plain, err = io.ReadAll(io.LimitReader(z, limit+1))
 	return plain, err == nil && int64(len(plain)) <= limit
+}
+
+var errSwells = errors.New("it is undone to far more than it is itself")
+
+// plain is what comes out when an encoding is undone, as far as it is not out of all
+// proportion to what went in, and as long as ctx lasts: what is in memory would else
+// be undone to its end although nobody waits for it any more.
+type plain struct {
+	ctx  context.Context
+	from io.Reader // what is encoded
+	z    io.Reader
+	in   int64
+	out  int64
+}
+
+// undo undoes the encoding of what comes from from. It may read a few kilobytes more
+// of it than it needs.
+func undo(ctx context.Context, name string, from io.Reader) (*plain, error) {
+	p := &plain{ctx: ctx, from: from}
+	var err error
+	p.z, err = decoder(name)(bufio.NewReader(counted{p}))
+	return p, err
+}
+
+// Read reads what came out.
+func (p *plain) Read(b []byte) (int, error) {
+	switch {
+	case p.ctx.Err() != nil:
+		return 0, p.ctx.Err()
+	case p.out > freePlain+maxRatio*p.in:
+		return 0, errSwells
+	}
+	n, err := p.z.Read(b)
+	p.out += int64(n)
+	return n, err
+}
+
+// counted counts what goes in.
+type counted struct{ *plain }
+
+// Read reads what is encoded.
+func (e counted) Read(b []byte) (int, error) {
+	n, err := e.from.Read(b)
+	e.in += int64(n)
+	return n, err
 }
 
 // versions are what a small answer may mean: as it came, since some storages
@@ -134,20 +182,20 @@ func (s *source) settled(ctx context.Context, a *answer, o oci.Object, whole fun
 	}
 	if len(begin) <= maxSmall {
 		_ = a.Body.Close()
-		return s.small(a, o, begin)
+		return s.small(ctx, a, o, begin)
 	}
 	if a.ContentLength >= 0 {
 		a.body.promise(a.ContentLength - int64(len(begin)))
 	}
 	name, host, all := encoding(a.Header), s.hostOf(a), io.MultiReader(bytes.NewReader(begin), a.Body)
 	if name == "" || !isEncoded(name, begin) { // no page is that large
-		return s.streamed(a, o, all, ""), nil
+		return s.streamed(ctx, a, o, all, ""), nil
 	}
 	encoded, known := s.labels.of(host)
 	if known {
-		return s.streamed(a, o, all, choose(encoded, name)), nil
+		return s.streamed(ctx, a, o, all, choose(encoded, name)), nil
 	}
-	encoded, err = which(name, o, all)
+	encoded, err = which(ctx, name, o, all)
 	_ = a.Body.Close()
 	if err != nil {
 		return nil, a.body.who.aboutBlob(err)
@@ -160,7 +208,7 @@ func (s *source) settled(ctx context.Context, a *answer, o oci.Object, whole fun
 		return nil, s.refused(ctx, a, blobCall(opBlob, o, ""))
 	}
 	a.body.promise(a.ContentLength)
-	return s.streamed(a, o, a.Body, choose(encoded, encoding(a.Header))), nil
+	return s.streamed(ctx, a, o, a.Body, choose(encoded, encoding(a.Header))), nil
 }
 
 // hostOf is which host an answer came from.
@@ -180,7 +228,7 @@ func choose(is bool, name string) string {
 
 // small is the Content of an answer that has been read and may be something else. What its encoding is
 // undone to may be large.
-func (s *source) small(a *answer, o oci.Object, data []byte) (*oci.Content, error) {
+func (s *source) small(ctx context.Context, a *answer, o oci.Object, data []byte) (*oci.Content, error) {
 	if plain, _, ok := match(versions(a.Header, data), o.Digest); ok {
 		if len(plain) != len(data) {
 			s.labels.learnSmall(s.hostOf(a))
@@ -194,11 +242,11 @@ func (s *source) small(a *answer, o oci.Object, data []byte) (*oci.Content, erro
 	case name == "":
 		return nil, a.body.who.notUnderstood("sent something else than the blob %s; try again", o.Digest)
 	}
-	if encoded, err := which(name, o, bytes.NewReader(data)); err != nil || !encoded {
+	if encoded, err := which(ctx, name, o, bytes.NewReader(data)); err != nil || !encoded {
 		return nil, a.body.who.notUnderstood("sent a blob with Content-Encoding %.40q, which nobody asked for", name)
 	}
 	s.labels.learnSmall(s.hostOf(a))
-	return s.streamed(a, o, bytes.NewReader(data), name), nil
+	return s.streamed(ctx, a, o, bytes.NewReader(data), name), nil
 }
 
 func inHand(a *answer, o oci.Object, data []byte) *oci.Content {
@@ -223,14 +271,17 @@ var errNeither = errors.New("neither as it came nor decoded has it the right dig
 
 // which reads a body to its end and says whether o is what it came as, or what comes
 // out when the encoding is undone.
-func which(name string, o oci.Object, from io.Reader) (encoded bool, err error) {
+func which(ctx context.Context, name string, o oci.Object, from io.Reader) (encoded bool, err error) {
 	raw, plain := o.Digest.Verifier(), o.Digest.Verifier()
-	tee := bufio.NewReader(io.TeeReader(from, raw))
-	z, err := decoder(name)(tee)
+	tee := io.TeeReader(from, raw)
+	z, err := undo(ctx, name, tee)
 	if err == nil {
-		_, err = io.Copy(plain, io.LimitReader(z, maxPlain))
+		_, err = io.Copy(plain, z)
 	}
 	undone := err == nil
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
 	if _, err := io.Copy(io.Discard, tee); err != nil {
 		return false, err
 	}
@@ -246,12 +297,12 @@ func which(name string, o oci.Object, from io.Reader) (encoded bool, err error) 
 // streamed is the Content of an answer whose bytes come from from, with an encoding
 // undone unless name is empty. What comes out is held against the digest, so that a
 // host which is not as it was is looked at anew.
-func (s *source) streamed(a *answer, o oci.Object, from io.Reader, name string) *oci.Content {
+func (s *source) streamed(ctx context.Context, a *answer, o oci.Object, from io.Reader, name string) *oci.Content {
 	size, host := a.ContentLength, s.hostOf(a)
 	b := &decodedBody{a: a, from: from, digest: o.Digest.Verifier(), wrong: func() { s.labels.forget(host) }}
 	if name != "" {
 		size = -1
-		b.decoder, b.buffer = decoder(name), bufio.NewReader(from)
+		b.undo = func() (io.Reader, error) { return undo(ctx, name, from) }
 	}
 	return &oci.Content{
 		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: blobType},
@@ -261,22 +312,21 @@ func (s *source) streamed(a *answer, o oci.Object, from io.Reader, name string) 
 
 // decodedBody is a body whose encoding is undone while it is read.
 type decodedBody struct {
-	a       *answer
-	from    io.Reader
-	buffer  *bufio.Reader
-	decoder func(io.Reader) (io.Reader, error) // nil: once it has begun, or for none
-	digest  digest.Verifier
-	wrong   func()
+	a      *answer
+	from   io.Reader
+	undo   func() (io.Reader, error) // nil: once it has begun, or for none
+	digest digest.Verifier
+	wrong  func()
 }
 
 func (b *decodedBody) Read(p []byte) (int, error) {
-	if b.decoder != nil {
-		z, err := b.decoder(b.buffer)
+	if b.undo != nil {
+		z, err := b.undo()
 		if err != nil {
 			b.wrong()
 			return 0, b.a.body.who.aboutBlob(err)
 		}
-		b.from, b.decoder = io.LimitReader(z, maxPlain), nil
+		b.from, b.undo = z, nil
 	}
 	n, err := b.from.Read(p)
 	_, _ = b.digest.Write(p[:n]) // a hash takes everything
@@ -295,7 +345,7 @@ func (b *decodedBody) Close() error { return b.a.Body.Close() }
 // aboutBlob is err, of a body or of what undoes its encoding, as what the caller is
 // told.
 func (w asker) aboutBlob(err error) error {
-	if _, ok := errors.AsType[*oci.Error](err); ok {
+	if _, ok := errors.AsType[*oci.Error](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return w.corrupt("sent a blob whose Content-Encoding cannot be undone; try again")
