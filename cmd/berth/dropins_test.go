@@ -2,12 +2,14 @@ package main
 
 import (
 	"crypto/tls"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"berth/internal/nodetest"
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -133,4 +135,43 @@ func servedBy(t *testing.T, address string) string {
 		t.Fatalf("no TLS but %T", c)
 	}
 	return conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+}
+
+// An organisation that is taken away or changed while somebody else's part of the
+// configuration cannot be used is so as soon as that can be used again, without a
+// reload.
+func TestDropIns_AreOwedWhileAnotherFileFails(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.put("ca.pem", string(ocitest.New(t, ocitest.Options{TLS: true}).CertPEM()))
+	s.save(strings.Replace(s.read("berth.yaml"), "endpoint:", fmt.Sprintf("ca_file: %q, endpoint:", s.path("ca.pem")), 1))
+	n := s.serve()
+	globex := s.caller(n, "globex")
+
+	pem := s.read("ca.pem")
+	s.put("ca.pem", "no certificate")
+	s.remove("organisations.d/globex.yaml")
+	s.dropIn2("initech")
+	n.await("it is said", func() bool { return n.said("ERROR", "changed organisations cannot be put in force") > 0 })
+	if a := globex.get("/v2/"); a.status != http.StatusOK {
+		t.Errorf("the old ones stay: %s", a)
+	}
+	s.put("ca.pem", pem)
+	globex.await("/v2/", http.StatusUnauthorized)
+	if a := s.caller(n, "initech").get("/v2/"); a.status != http.StatusOK {
+		t.Errorf("the new one: %s", a)
+	}
+	if times := n.said("ERROR", "changed organisations cannot be put in force"); times > 2 { // the first look may fall between the two changes
+		t.Errorf("it is said %d times", times)
+	}
+}
+
+// What happens to the folder right after the start is seen as well: nobody knows when
+// it is looked at first.
+func TestDropIns_AreWatchedFromTheStart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	s.remove("organisations.d/globex.yaml")
+	s.caller(n, "globex").await("/v2/", http.StatusUnauthorized)
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"go.yaml.in/yaml/v4"
+
+	"berth/internal/fileid"
 )
 
 // Report is what Check found, by file and position.
@@ -27,7 +29,7 @@ func (r Report) OK() bool { return len(r.Errors) == 0 }
 // the folder it lies in, or by its keys. Unlike at a start, a bad drop-in of a
 // main file is an error here.
 func Check(path string, opts Options) Report {
-	text, err := readFile(path, maxMainFile)
+	text, _, err := fileid.Read(path, maxMainFile)
 	if err != nil {
 		return Report{Errors: unreadable(path, err)}
 	}
@@ -59,7 +61,7 @@ func checkMain(opts Options) (main *Config, trouble Problems) {
 	if opts.Main == "" {
 		return Default(opts), nil
 	}
-	text, err := readFile(opts.Main, maxMainFile)
+	text, _, err := fileid.Read(opts.Main, maxMainFile)
 	if err == nil {
 		if main, err = Parse(text, opts.Main, opts); err == nil {
 			return main, nil
@@ -78,7 +80,7 @@ func checkDropIn(path string, text []byte, main *Config) Report {
 		return Report{Errors: Problems{{File: path, Message: "a drop-in is called NAME.yaml, after its organisation: rename it"}}}
 	}
 	if len(text) > maxDropIn {
-		return Report{Errors: unreadable(path, errTooLarge)}
+		return Report{Errors: unreadable(path, fileid.TooLarge(maxDropIn))}
 	}
 	o, warnings, err := main.dropIn(name, path, text)
 	r := Report{Errors: problemsIn(err), Warnings: warnings}

@@ -3,6 +3,8 @@ package config
 import (
 	"net/netip"
 	"time"
+
+	"berth/internal/fileid"
 )
 
 // Config is what the configuration file says, checked, with every default
@@ -207,4 +209,9 @@ type File struct {
 	Path string
 	// SHA256 of the whole file, in hex; empty when it could not be read.
 	SHA256 string
+	// Stamp tells, without reading it, whether what lies there now is what was read.
+	Stamp fileid.Stamp
 }
+
+// Is says that f has the content of other, and its name.
+func (f File) Is(other File) bool { return f.Path == other.Path && f.SHA256 == other.SHA256 }

@@ -7,6 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"berth/internal/fileid"
 )
 
 const (
@@ -64,17 +67,20 @@ func dropInName(file string) (string, bool) {
 // there already stays as it is.
 func (c *Config) readDropIn(name string) {
 	path := filepath.Join(c.OrganisationsDirectory, name+dropInSuffix)
-	text, err := readFile(path, maxDropIn)
+	text, stamp, err := fileid.Read(path, maxDropIn)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.forget(name)
 		return
 	}
-	c.Files[name] = File{Path: path}
 	if err != nil {
+		if aboutFile(err) {
+			stamp = fileid.StampOf(path, time.Now())
+		}
+		c.Files[name] = File{Path: path, Stamp: stamp}
 		c.Broken[name] = unreadable(path, err)
 		return
 	}
-	c.Files[name] = File{Path: path, SHA256: hashOf(text)}
+	c.Files[name] = File{Path: path, SHA256: hashOf(text), Stamp: stamp}
 	if o, ok := c.Organisations[name]; ok && o.File == "" {
 		c.Broken[name] = Problems{{File: path, Message: "organisation " + quote(name) + " is in the main file too, which stands: remove one of the two"}}
 		return
@@ -87,6 +93,13 @@ func (c *Config) readDropIn(name string) {
 	delete(c.Broken, name)
 	c.Organisations[name] = o
 	c.warn(name, warnings)
+}
+
+// aboutFile says that a file will not be read until it has changed. Everything else (no
+// descriptor is left, the disk fails) may be over at any time.
+func aboutFile(err error) bool {
+	_, large := errors.AsType[fileid.TooLarge](err)
+	return large || errors.Is(err, fileid.ErrNotRegular) || errors.Is(err, fs.ErrPermission)
 }
 
 // dropIn decodes and checks one drop-in as it stands in path.

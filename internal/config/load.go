@@ -1,21 +1,18 @@
 package config
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
-	"syscall"
 
 	"berth/internal/descriptor"
+	"berth/internal/fileid"
 )
 
 const (
@@ -37,7 +34,7 @@ func Load(path string, opts Options) (*Config, error) {
 // load gives a Config together with an error when the file could be decoded
 // but says something wrong.
 func load(path string, opts Options) (*Config, error) {
-	text, err := readFile(path, maxMainFile)
+	text, stamp, err := fileid.Read(path, maxMainFile)
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
@@ -45,7 +42,7 @@ func load(path string, opts Options) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Files[""] = File{Path: path, SHA256: hashOf(text)}
+	c.Files[""] = File{Path: path, SHA256: hashOf(text), Stamp: stamp}
 	err = c.readDropIns(path, at)
 	if err == nil {
 		err = c.check(path, at)
@@ -187,35 +184,6 @@ func (c *Config) gather() {
 	}
 }
 
-var (
-	errTooLarge   = errors.New("the file is too large")
-	errNotRegular = errors.New("this is no regular file")
-)
-
-// readFile reads a regular file of at most limit bytes. It never waits: opening
-// a pipe that nobody writes to would block for ever.
-func readFile(path string, limit int64) (text []byte, err error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: errNotRegular}
-	}
-	var b bytes.Buffer
-	n, err := io.Copy(&b, io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if n > limit {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: errTooLarge}
-	}
-	return b.Bytes(), nil
-}
-
 func hashOf(text []byte) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])
@@ -230,5 +198,9 @@ func unreadable(path string, err error) Problems {
 	if descriptor.Exhausted(err) {
 		return Problems{{File: path, Message: "the file cannot be read now: " + why.Error() + ": let berth open more files (LimitNOFILE= or ulimit -n)", err: err}}
 	}
-	return Problems{{File: path, Message: "the file cannot be read: " + why.Error() + ": check its name and who may read it", err: err}}
+	advice := "check its name and who may read it"
+	if _, ok := errors.AsType[fileid.TooLarge](err); ok {
+		advice = "make it smaller"
+	}
+	return Problems{{File: path, Message: "the file cannot be read: " + why.Error() + ": " + advice, err: err}}
 }

@@ -104,7 +104,7 @@ func TestBrokenDropIns(t *testing.T) {
 		"initech":  `DIR/organisations.d/initech.yaml: organisation "initech" is in the main file too, which stands: remove one of the two`,
 		"initrode": "DIR/organisations.d/initrode.yaml:1:1: organisation initrode is called like registry r.example, and image names may begin with either: rename one",
 		"Upper":    `DIR/organisations.d/Upper.yaml:1:1: "Upper" is no organisation's name: use lower-case letters and digits with single . _ or - between them`,
-		"large":    "DIR/organisations.d/large.yaml: the file cannot be read: the file is too large: check its name and who may read it",
+		"large":    "DIR/organisations.d/large.yaml: the file cannot be read: it has more than 1048576 bytes, which is the most that is read: make it smaller",
 		"folder":   "DIR/organisations.d/folder.yaml: the file cannot be read: this is no regular file: check its name and who may read it",
 		"pipe":     "DIR/organisations.d/pipe.yaml: the file cannot be read: this is no regular file: check its name and who may read it",
 	} {

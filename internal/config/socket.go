@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 
 	"go.yaml.in/yaml/v4"
+
+	"berth/internal/fileid"
 )
 
 // SocketOf is where a node that runs with the main file at path has its
@@ -15,7 +17,7 @@ func SocketOf(path string, opts Options) string {
 	if path == "" {
 		return socket
 	}
-	text, err := readFile(path, maxMainFile)
+	text, _, err := fileid.Read(path, maxMainFile)
 	if err != nil {
 		return socket
 	}

@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/internal/fileid"
 )
 
 // checkTimeout bounds how long a reload reads secrets.
@@ -116,7 +117,9 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 		n.mainApplied()
 	} else {
 		n.mainFailed(err)
-		n.applyDropIns(n.dropIns())
+		if err := n.applyDropIns(n.dropIns()); err != nil {
+			n.log.Error("changed organisations cannot be put in force, the old ones stay", "err", err)
+		}
 	}
 	audit := n.openAudit() // whatever the new file is like: a rotation ends with this signal
 	r := n.reloadAnswer(before)
@@ -189,29 +192,48 @@ func (n *node) mainFailed(err error) {
 	}
 }
 
-// applyDropIns reads the drop-ins called names again, as far as they have
-// changed. Caller holds mu.
-func (n *node) applyDropIns(names []string) {
-	next := n.cfg
-	if next.OrganisationsDirectory == "" { // the default one has just been made
-		next = new(*n.cfg)
-		next.OrganisationsDirectory = dropInFolder(n.cfg)
+// applyDropIns reads the drop-ins called names again, as far as they have changed. On
+// an error the ones before stay in force. Caller holds mu.
+func (n *node) applyDropIns(names []string) error {
+	next := new(*n.cfg)
+	next.Files = maps.Clone(n.cfg.Files)
+	next.OrganisationsDirectory = dropInFolder(n.cfg) // the default one may have just been made
+	var changed []string
+	for _, name := range names {
+		if stamp, as := readAs(next, name); as {
+			file := next.Files[name]
+			file.Stamp = stamp
+			next.Files[name] = file
+		} else {
+			changed = append(changed, name)
+		}
 	}
-	changed := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isAsRead(next, name) })
-	if len(changed) == 0 {
-		return
+	if len(changed) > 0 {
+		next = next.ReloadOrganisations(changed...)
 	}
-	if err := n.apply(next.ReloadOrganisations(changed...)); err != nil {
-		n.log.Error("changed organisations cannot be put in force, the old ones stay", "err", err)
+	if !slices.ContainsFunc(changed, func(name string) bool { return !isAsBroken(next, n.cfg, name) }) {
+		n.cfg = next // it is known which files they are now
+		return nil
 	}
+	return n.apply(next)
 }
 
-// isAsRead says that a drop-in was good when it was read, and is what it was then.
-func isAsRead(cfg *config.Config, name string) bool {
+// isAsBroken says that nothing has become of reading a drop-in once more.
+func isAsBroken(cfg, before *config.Config, name string) bool {
+	err, was := cfg.Broken[name], before.Broken[name]
+	return err != nil && was != nil && err.Error() == was.Error() && cfg.Files[name].Is(before.Files[name])
+}
+
+// readAs says that a drop-in was good when it was read, and has the same content now,
+// and which file that is in.
+func readAs(cfg *config.Config, name string) (fileid.Stamp, bool) {
 	f, there := cfg.Files[name]
-	_, broken := cfg.Broken[name]
+	if _, broken := cfg.Broken[name]; !there || broken {
+		return fileid.Stamp{}, false
+	}
+	content, stamp, err := fileid.Read(f.Path, maxHashed)
 	o := cfg.Organisations[name]
-	return there && !broken && f.SHA256 != "" && hashFile(f.Path) == f.SHA256 && mayHold(&o) == nil
+	return stamp, err == nil && hashOf(content) == f.SHA256 && mayHold(&o) == nil
 }
 
 // logChanges logs what became of the organisations, and warnings that are new.
@@ -247,7 +269,7 @@ func (n *node) logChange(name string, before *config.Config) {
 	case broken, !there && goesOn: // said before; in the main file now
 	case !there:
 		log.Info("an organisation is gone")
-	case wasBroken || before.Files[name] != file:
+	case wasBroken || !before.Files[name].Is(file):
 		log.Info("an organisation's configuration is in force")
 	}
 }

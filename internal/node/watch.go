@@ -3,15 +3,11 @@ package node
 import (
 	"context"
 	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"berth/internal/config"
 	"berth/internal/descriptor"
+	"berth/internal/fileid"
 )
 
 const (
@@ -46,22 +42,45 @@ func (n *node) watch(ctx context.Context) {
 
 // tracker tells which files have changed since it looked last.
 type tracker struct {
-	seen  map[string]fileStamp // by path
-	burst time.Time            // since when changes are left for later; zero: none is
+	seen  map[string]fileid.Stamp // by path
+	burst burst
+}
+
+// burst is since when changes are left for later; zero: none is.
+type burst struct{ since time.Time }
+
+// wait says whether what has changed is left for later. quiet: all of it did so a
+// while ago.
+func (b *burst) wait(quiet bool, now time.Time) bool {
+	if b.since.IsZero() {
+		b.since = now
+	}
+	if !quiet && now.Sub(b.since) < burstFor {
+		return true
+	}
+	b.since = time.Time{}
+	return false
+}
+
+// justChanged says that a file may be in the middle of a change. A change that has
+// yet to come is another machine's clock, which says nothing.
+func justChanged(s fileid.Stamp, now time.Time) bool {
+	age := now.Sub(s.ID.Changed())
+	return age >= 0 && age < quietFor
 }
 
 // changes are those of paths that look different from last time, the gone included:
 // at first, all that are there. quiet false: something is changing just now, so all
 // is left for the next time, which should be after quietFor.
 func (t *tracker) changes(paths []string, now time.Time) (changed []string, quiet bool) {
-	seen := make(map[string]fileStamp, len(paths))
+	seen := make(map[string]fileid.Stamp, len(paths))
 	quiet = true
 	for _, path := range paths {
-		g := stampOf(path, now)
-		seen[path] = g
-		if before, ok := t.seen[path]; !ok || !g.same(before) {
+		stamp := fileid.StampOf(path, now)
+		seen[path] = stamp
+		if before, ok := t.seen[path]; !ok || !stamp.Same(before) {
 			changed = append(changed, path)
-			quiet = quiet && !g.justChanged(now)
+			quiet = quiet && !justChanged(stamp, now)
 		}
 	}
 	for path := range t.seen {
@@ -69,13 +88,10 @@ func (t *tracker) changes(paths []string, now time.Time) (changed []string, quie
 			changed = append(changed, path)
 		}
 	}
-	if t.burst.IsZero() {
-		t.burst = now
-	}
-	if !quiet && now.Sub(t.burst) < burstFor {
+	if t.burst.wait(quiet, now) {
 		return nil, false
 	}
-	t.seen, t.burst = seen, time.Time{}
+	t.seen = seen
 	slices.Sort(changed)
 	return changed, true
 }
@@ -83,52 +99,27 @@ func (t *tracker) changes(paths []string, now time.Time) (changed []string, quie
 // reread makes path look changed the next time: it could not be read.
 func (t *tracker) reread(path string) { delete(t.seen, path) }
 
-// goneAfter is how long the folder of drop-ins must be missing before that is
-// believed: who replaces it takes it away first.
-const goneAfter = 500 * time.Millisecond
-
 // follower puts in force what changes on the disk: drop-ins and certificates.
 // Secrets are read again where they are used; here only so that one that is gone or
 // new shows without a pull.
 type follower struct {
 	*node
 
-	certificateFiles, dropInFiles, secretFiles tracker
+	certificateFiles, secretFiles tracker
 
 	secretsRead time.Time // when the secrets were ordered to be read last
 
-	missing time.Time // since when the folder of drop-ins is; zero: it is not
-	trouble string    // with reading the folder, as last logged
-}
-
-func (n *node) dropInFolder() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return dropInFolder(n.cfg)
-}
-
-// dropInFolder is where cfg's drop-ins are, or would be if there were any; empty
-// without a main file.
-func dropInFolder(cfg *config.Config) string {
-	main, ok := cfg.Files[""]
-	switch {
-	case !ok:
-		return ""
-	case cfg.OrganisationsDirectory != "":
-		return cfg.OrganisationsDirectory
-	}
-	dir, err := filepath.Abs(filepath.Dir(main.Path))
-	if err != nil {
-		return "" // the working directory is gone
-	}
-	return filepath.Join(dir, "organisations.d")
+	dropIns dropIns
 }
 
 // look puts in force what has changed, and says when it wants to look again.
 func (f *follower) look() (next time.Duration) {
 	next = min(f.lookAtCertificates(), f.lookAtSecrets())
-	if dir := f.dropInFolder(); dir != "" {
-		next = min(next, f.lookInto(dir))
+	f.mu.Lock()
+	cfg := f.cfg
+	f.mu.Unlock()
+	if dir := dropInFolder(cfg); dir != "" {
+		next = min(next, f.lookInto(dir, cfg))
 	}
 	return next
 }
@@ -181,93 +172,4 @@ func (f *follower) lookAtSecrets() (next time.Duration) {
 		f.readSecretsSoon()
 	}
 	return pollEvery
-}
-
-// lookInto reads those drop-ins again that look different from last time.
-func (f *follower) lookInto(dir string) (next time.Duration) {
-	names, next, ok := f.list(dir)
-	if !ok {
-		return next
-	}
-	path := func(name string) string { return filepath.Join(dir, name+dropInSuffix) }
-	var paths []string
-	for _, name := range names {
-		paths = append(paths, path(name))
-	}
-	changed, quiet := f.dropInFiles.changes(paths, time.Now())
-	if !quiet {
-		return quietFor
-	}
-	if len(changed) == 0 {
-		return pollEvery
-	}
-	for i, path := range changed {
-		changed[i] = strings.TrimSuffix(filepath.Base(path), dropInSuffix)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.applyDropIns(changed)
-	for _, name := range changed {
-		if descriptor.Exhausted(f.cfg.Broken[name]) { // it was not read: it is next time
-			f.dropInFiles.reread(path(name))
-		}
-	}
-	return pollEvery
-}
-
-// list gives the drop-ins that are there. Not ok: nothing can be said about them
-// before next, so everything stays.
-func (f *follower) list(dir string) (names []string, next time.Duration, ok bool) {
-	names, err := dropInsIn(dir)
-	switch {
-	case err == nil:
-		f.missing, f.trouble = time.Time{}, ""
-		return names, pollEvery, true
-	case !errors.Is(err, fs.ErrNotExist):
-		if err.Error() != f.trouble {
-			f.log.Error("the organisations' folder cannot be read, so they stay as they are", "err", err)
-		}
-		f.missing, f.trouble = time.Time{}, err.Error()
-		return nil, pollEvery, false
-	case f.missing.IsZero():
-		f.missing = time.Now()
-		return nil, goneAfter, false
-	}
-	if left := goneAfter - time.Since(f.missing); left > 0 {
-		return nil, left, false
-	}
-	return nil, pollEvery, true
-}
-
-// dropIns are those that are there, and those that were. Caller holds mu.
-func (n *node) dropIns() []string {
-	names, err := dropInsIn(dropInFolder(n.cfg))
-	if err != nil {
-		return nil // whoever follows the folder says so
-	}
-	for name := range n.cfg.Files {
-		if name != "" {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-const dropInSuffix = ".yaml"
-
-// dropInsIn lists the organisations that have a file in dir. Hidden files are
-// none: editors and Kubernetes put their own between the drop-ins.
-func dropInsIn(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), dropInSuffix)
-		if ok && name != "" && name[0] != '.' {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"berth/internal/config"
 	"berth/internal/fileid"
 	"berth/internal/nodetest"
 )
@@ -27,18 +28,10 @@ type looker struct {
 
 // look is the content of the file if it is one of those to be read now.
 func (l *looker) look() (text string, again bool) {
-	paths, tracked := []string{l.file}, &l.certificateFiles
 	if l.folder {
-		names, _, ok := l.list(filepath.Dir(l.file))
-		if !ok {
-			return "", false
-		}
-		paths, tracked = nil, &l.dropInFiles
-		for _, name := range names {
-			paths = append(paths, filepath.Join(filepath.Dir(l.file), name+dropInSuffix))
-		}
+		return l.lookInto()
 	}
-	changed, _ := tracked.changes(paths, time.Now())
+	changed, _ := l.certificateFiles.changes([]string{l.file}, time.Now())
 	if !slices.Contains(changed, l.file) {
 		return "", false
 	}
@@ -46,6 +39,25 @@ func (l *looker) look() (text string, again bool) {
 	if err != nil {
 		return "gone", true
 	}
+	return string(content), true
+}
+
+// lookInto reads the drop-in again if it is owed, as a configuration does.
+func (l *looker) lookInto() (text string, again bool) {
+	dir, name := filepath.Dir(l.file), strings.TrimSuffix(filepath.Base(l.file), dropInSuffix)
+	names, _, ok := l.list(dir)
+	if !ok {
+		return "", false
+	}
+	if _, owed := owedOf(l.cfg, dir, names, time.Now())[name]; !owed {
+		return "", false
+	}
+	content, stamp, err := fileid.Read(l.file, maxHashed)
+	if err != nil {
+		delete(l.cfg.Files, name)
+		return "gone", true
+	}
+	l.cfg.Files[name] = config.File{Path: l.file, Stamp: stamp}
 	return string(content), true
 }
 
@@ -108,7 +120,7 @@ func TestWatch_SeesEveryChange(t *testing.T) {
 				}
 				do(test.before...)
 				l := looker{t: t, file: filepath.Join(dir, "d/f"+dropInSuffix), folder: folder}
-				l.node = &node{setup: setup{log: slog.New(slog.DiscardHandler)}}
+				l.node = &node{setup: setup{log: slog.New(slog.DiscardHandler)}, cfg: &config.Config{Files: map[string]config.File{}}}
 				if text, err := os.ReadFile(l.file); err == nil {
 					l.sees(string(text))
 				} else {
@@ -132,7 +144,7 @@ func TestWatch_WaitsForTheEndOfAChange(t *testing.T) {
 	dir := t.TempDir()
 	nodetest.Do(t, dir, "write f one")
 	paths := []string{filepath.Join(dir, "f")}
-	written := stampOf(paths[0], time.Now()).id.Changed()
+	written := fileid.StampOf(paths[0], time.Now()).ID.Changed()
 	var files tracker
 	for _, test := range []struct {
 		after time.Duration
@@ -156,7 +168,7 @@ func TestWatch_WaitsForTheEndOfAChange(t *testing.T) {
 		t.Errorf("what could not be read: %q", changed)
 	}
 
-	busy := tracker{burst: written.Add(-burstFor)}
+	busy := tracker{burst: burst{written.Add(-burstFor)}}
 	if changed, quiet := busy.changes(paths, written); len(changed) != 1 || !quiet {
 		t.Errorf("a file that never rests: %q, quiet: %t", changed, quiet)
 	}
@@ -207,12 +219,9 @@ func BenchmarkWatch_Look(b *testing.B) {
 	}
 	time.Sleep(fileid.Racy)
 	f := follower{node: &node{setup: setup{log: slog.New(slog.DiscardHandler)}}}
+	cfg := &config.Config{Files: map[string]config.File{}}
 	for b.Loop() {
 		names, _, _ := f.list(dir)
-		paths := make([]string, 0, len(names))
-		for _, name := range names {
-			paths = append(paths, filepath.Join(dir, name+dropInSuffix))
-		}
-		f.dropInFiles.changes(paths, time.Now())
+		owedOf(cfg, dir, names, time.Now())
 	}
 }

@@ -1,0 +1,177 @@
+package node
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/internal/config"
+	"berth/internal/fileid"
+)
+
+// owedEvery is how often drop-ins are tried again that could not be put in force,
+// though nothing about them has changed: what stood in their way may be gone.
+const owedEvery = 5 * time.Second
+
+// goneAfter is how long the folder of drop-ins must be missing before that is
+// believed: who replaces it takes it away first.
+const goneAfter = 500 * time.Millisecond
+
+// dropIns is what is known about the folder of drop-ins besides the configuration in
+// force. That says what each drop-in was when it was read: what lies there now is held
+// against it, so that no change is lost, whatever kept it from being put in force.
+type dropIns struct {
+	burst burst
+	// tried are the drop-ins that were not in force when it was tried last, as they
+	// were then.
+	tried   map[string]fileid.Stamp
+	triedAt time.Time
+
+	missing time.Time // since when the folder is; zero: it is not
+	trouble string    // with reading the folder, as last logged
+	refused string    // why changes could not be put in force, as last logged
+}
+
+// dropInFolder is where cfg's drop-ins are, or would be if there were any; empty
+// without a main file.
+func dropInFolder(cfg *config.Config) string {
+	main, ok := cfg.Files[""]
+	switch {
+	case !ok:
+		return ""
+	case cfg.OrganisationsDirectory != "":
+		return cfg.OrganisationsDirectory
+	}
+	dir, err := filepath.Abs(filepath.Dir(main.Path))
+	if err != nil {
+		return "" // the working directory is gone
+	}
+	return filepath.Join(dir, "organisations.d")
+}
+
+// lookInto puts in force those drop-ins that are not what the configuration in force
+// was read from.
+func (f *follower) lookInto(dir string, cfg *config.Config) (next time.Duration) {
+	names, next, ok := f.list(dir)
+	if !ok {
+		return next
+	}
+	now := time.Now()
+	owed := owedOf(cfg, dir, names, now)
+	var changed []string
+	quiet := true
+	for name, stamp := range owed {
+		if before, ok := f.dropIns.tried[name]; ok && stamp.Same(before) {
+			continue
+		}
+		changed = append(changed, name)
+		quiet = quiet && !justChanged(stamp, now)
+	}
+	if f.dropIns.burst.wait(quiet, now) {
+		return quietFor
+	}
+	if len(changed) > 0 || len(owed) > 0 && now.Sub(f.dropIns.triedAt) >= owedEvery {
+		f.dropIns.tried, f.dropIns.triedAt = owed, now
+		f.putInForce(slices.Sorted(maps.Keys(owed)))
+	}
+	return pollEvery
+}
+
+// owedOf are those of the drop-ins in dir, and of those that cfg was read from, that
+// look different from what cfg was read from.
+func owedOf(cfg *config.Config, dir string, names []string, now time.Time) map[string]fileid.Stamp {
+	owed := map[string]fileid.Stamp{}
+	there := make(map[string]bool, len(names))
+	for _, name := range names {
+		there[name] = true
+		stamp := fileid.StampOf(filepath.Join(dir, name+dropInSuffix), now)
+		file, known := cfg.Files[name]
+		if known && !stamp.Same(file.Stamp) || !known && stamp.ID != (fileid.ID{}) {
+			owed[name] = stamp
+		}
+	}
+	for name := range cfg.Files {
+		if name != "" && !there[name] {
+			owed[name] = fileid.Stamp{Settled: true}
+		}
+	}
+	return owed
+}
+
+// putInForce has the drop-ins read again. Why they could not be put in force is logged
+// once.
+func (f *follower) putInForce(names []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := f.applyDropIns(names)
+	if err == nil {
+		f.dropIns.refused = ""
+		return
+	}
+	if err.Error() != f.dropIns.refused {
+		f.dropIns.refused = err.Error()
+		f.log.Error("changed organisations cannot be put in force, the old ones stay", "err", err)
+	}
+}
+
+// list gives the drop-ins that are there. Not ok: nothing can be said about them
+// before next, so everything stays.
+func (f *follower) list(dir string) (names []string, next time.Duration, ok bool) {
+	names, err := dropInsIn(dir)
+	switch {
+	case err == nil:
+		f.dropIns.missing, f.dropIns.trouble = time.Time{}, ""
+		return names, pollEvery, true
+	case !errors.Is(err, fs.ErrNotExist):
+		if err.Error() != f.dropIns.trouble {
+			f.log.Error("the organisations' folder cannot be read, so they stay as they are", "err", err)
+		}
+		f.dropIns.missing, f.dropIns.trouble = time.Time{}, err.Error()
+		return nil, pollEvery, false
+	case f.dropIns.missing.IsZero():
+		f.dropIns.missing = time.Now()
+		return nil, goneAfter, false
+	}
+	if left := goneAfter - time.Since(f.dropIns.missing); left > 0 {
+		return nil, left, false
+	}
+	return nil, pollEvery, true
+}
+
+// dropIns are those that are there, and those that were. Caller holds mu.
+func (n *node) dropIns() []string {
+	names, err := dropInsIn(dropInFolder(n.cfg))
+	if err != nil {
+		return nil // whoever follows the folder says so
+	}
+	for name := range n.cfg.Files {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+const dropInSuffix = ".yaml"
+
+// dropInsIn lists the organisations that have a file in dir. Hidden files are
+// none: editors and Kubernetes put their own between the drop-ins.
+func dropInsIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), dropInSuffix)
+		if ok && name != "" && name[0] != '.' {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
