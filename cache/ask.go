@@ -44,12 +44,29 @@ func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Con
 func (s *source) question(view oci.View, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
 	return func(ctx context.Context) (*oci.Content, error) {
 		content, err := s.as(view).Stat(s.insisting(ctx, s.accessKey(view, o.Repo, o.Digest)), o)
-		if err != nil {
+		if err = s.notABlob(view, o, err); err != nil {
 			s.refused(view, o, mk, err)
 			return nil, err
 		}
 		s.heard(view, o.Repo)
 		return content, s.prove(view, o, content.Asked)
+	}
+}
+
+// notABlob is err, of a question about o as a blob, or a 404 where o is known to be a
+// manifest of the same repository and the registry did not understand that somebody
+// looks for it among the blobs. To whoever may not see the repository nothing is known.
+func (s *source) notABlob(view oci.View, o oci.Object, err error) error {
+	if err == nil || o.Kind != oci.Blob || !oci.AsError(err).NotUnderstood {
+		return err
+	}
+	manifest := s.memberKey(oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: o.Digest})
+	if access, _ := s.proofs.Access(s.accessKey(view, o.Repo, o.Digest)); access != proof.Fresh || s.proofs.Member(manifest) == proof.None {
+		return err
+	}
+	return &oci.Error{
+		Class: oci.NotFound, Code: oci.CodeBlobUnknown, About: oci.About{View: view, Repo: o.Repo},
+		Message: fmt.Sprintf("%s is a manifest of %s, and no blob: ask for it under manifests", o.Digest, o.Repo), Err: err,
 	}
 }
 

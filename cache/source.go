@@ -54,7 +54,11 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 	if err != nil {
 		return oci.Resolution{}, err
 	}
-	return *r, nil
+	known := *r // a flight's answer is shared
+	if e, ok := s.c.hot.Get(hotKey{s.origin, r.Digest}); ok && e.mediaType != "" {
+		known.MediaType = e.mediaType // the document's own word
+	}
+	return known, nil
 }
 
 // List passes through: lists are not content-addressed, and change. One proves

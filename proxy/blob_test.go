@@ -60,6 +60,28 @@ func TestBlob(t *testing.T) {
 	}
 }
 
+// A HEAD has the length also where the registry does not tell it, and heeds conditions.
+func TestBlob_HeadOfUnknownLength(t *testing.T) {
+	for name, change := range map[string]func(*thing){
+		"stream": func(th *thing) { th.form = stream }, "seekable": func(*thing) {}, "file": func(th *thing) { th.form = file },
+	} {
+		s := newSite(t, nil)
+		th := &thing{data: pattern(blobSize), unknown: true}
+		change(th)
+		path := withBlob(s, th)
+		s.head(path).wants(t, http.StatusOK).header(t, "Content-Length", strconv.Itoa(blobSize))
+		if n := s.fake.count("open"); n != 1 {
+			t.Errorf("%s: opened %d times", name, n)
+		}
+		a := s.head(path, "If-None-Match", `"`+string(oci.DigestOf(th.data))+`"`).wants(t, http.StatusNotModified)
+		if a.Header.Get("Content-Type") != "" {
+			t.Errorf("%s: 304 with a type", name)
+		}
+		th.failAt, th.failWith = 10, io.ErrUnexpectedEOF
+		s.head(path).wants(t, http.StatusOK).header(t, "Content-Length", "")
+	}
+}
+
 func TestBlobRange(t *testing.T) {
 	data := pattern(blobSize)
 	const n = blobSize

@@ -14,7 +14,7 @@ import (
 const maxManifest = 4 << 20
 
 // manifest answers end-3. A tag is resolved first, and everything else goes by
-// digest; a HEAD by tag needs no more than that (most clients send it first).
+// digest.
 func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	d := oci.Descriptor{Digest: q.parsed.Digest, Size: -1}
 	if q.parsed.Tag != "" {
@@ -37,31 +37,41 @@ func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	return q.sendManifest(d)
 }
 
-// manifestHeader answers a HEAD. Clients fail on one without a length or with
-// a length of 0, so where a registry does not tell, the manifest is read.
+// manifestHeader answers a HEAD.
 func (q *request) manifestHeader(ctx context.Context, source oci.Source, d oci.Descriptor) error {
-	if !complete(d) {
-		c, err := source.Stat(ctx, q.object(oci.Manifest, d.Digest))
-		if err != nil {
-			return err
-		}
-		d = q.merge(d, c)
-	}
-	if !complete(d) {
-		var err error
-		if d, err = q.manifestBytes(ctx, source, d); err != nil {
-			return err
-		}
+	d, err := q.manifestFacts(ctx, source, d)
+	if err != nil {
+		return err
 	}
 	q.lookAt(d)
 	q.describe(d.Digest, mediaType(d))
-	if status := q.unmet(); status != 0 {
-		q.w.under.Header().Del("Content-Type")
-		q.w.status = status
-		return nil
-	}
 	q.sendHeader(d.Size)
 	return nil
+}
+
+// manifestFacts is d with its type and its size. A registry may send a manifest as
+// something else than it is (goharbor/harbor#15837), and only the document tells, so
+// it is read: whoever asks by HEAD asks for it next. Where each GET is counted, or the
+// limit is reached, the registry's word is taken, unless it is silent: clients fail on
+// an answer without a length, or with one of 0.
+func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
+	if !q.route.Registry.Type.CountsManifests() {
+		read, err := q.manifestBytes(ctx, source, d)
+		if oci.ClassOf(err) != oci.RateLimited {
+			return read, err
+		}
+	}
+	if !complete(d) {
+		c, err := source.Stat(ctx, q.object(oci.Manifest, d.Digest))
+		if err != nil {
+			return d, err
+		}
+		d = q.merge(d, c)
+	}
+	if complete(d) {
+		return d, nil
+	}
+	return q.manifestBytes(ctx, source, d)
 }
 
 func complete(d oci.Descriptor) bool { return d.MediaType != "" && d.Size > 0 }

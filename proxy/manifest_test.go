@@ -67,22 +67,32 @@ func TestManifest(t *testing.T) {
 	}
 }
 
-func TestManifestAsksNoMoreThanItMust(t *testing.T) {
-	s := newSite(t, nil)
-	d := withManifest(s, manifestThing())
-	steps := []struct {
-		method, reference    string
+// A HEAD reads the manifest, which tells its type, where GETs are free.
+func TestManifest_AsksNoMoreThanItMust(t *testing.T) {
+	type step struct {
+		head, tag            bool
 		resolve, stat, opens int
-	}{
-		{http.MethodHead, "1", 1, 0, 0},
-		{http.MethodGet, "1", 2, 0, 1},
-		{http.MethodHead, string(d), 2, 1, 1},
-		{http.MethodGet, string(d), 2, 1, 2},
 	}
-	for _, step := range steps {
-		s.ask(step.method, "/v2/nginx/manifests/"+step.reference).wants(t, http.StatusOK)
-		if r, st, o := s.fake.count("resolve"), s.fake.count("stat"), s.fake.count("open"); r != step.resolve || st != step.stat || o != step.opens {
-			t.Errorf("after %s %s: %d resolve, %d stat, %d open", step.method, step.reference, r, st, o)
+	for path, steps := range map[string][]step{
+		"/v2/docker.io/nginx/manifests/":  {{true, true, 1, 0, 0}, {false, true, 2, 0, 1}, {true, false, 2, 1, 1}, {false, false, 2, 1, 2}},
+		"/v2/ghcr.io/acme/app/manifests/": {{true, true, 1, 0, 1}, {false, true, 2, 0, 2}, {true, false, 2, 0, 3}, {false, false, 2, 0, 4}},
+	} {
+		s := newSite(t, nil)
+		d := withManifest(s, manifestThing())
+		s.fake.put("acme/app", oci.Manifest, manifestThing())
+		s.fake.tags["acme/app:1"] = d
+		for _, step := range steps {
+			method, reference := http.MethodGet, string(d)
+			if step.head {
+				method = http.MethodHead
+			}
+			if step.tag {
+				reference = "1"
+			}
+			s.ask(method, path+reference).wants(t, http.StatusOK)
+			if r, st, o := s.fake.count("resolve"), s.fake.count("stat"), s.fake.count("open"); r != step.resolve || st != step.stat || o != step.opens {
+				t.Errorf("after %s %s%s: %d resolve, %d stat, %d open", method, path, reference, r, st, o)
+			}
 		}
 	}
 }

@@ -66,6 +66,11 @@ func (q *request) sendData(data []byte) error {
 
 // sendHeader answers a HEAD.
 func (q *request) sendHeader(size int64) {
+	if status := q.unmet(); status != 0 {
+		q.w.under.Header().Del("Content-Type")
+		q.w.status = status
+		return
+	}
 	if size >= 0 {
 		q.set("Content-Length", strconv.FormatInt(size, 10))
 	}

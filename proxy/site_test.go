@@ -73,7 +73,7 @@ func (l *logBuffer) lines(t *testing.T) []map[string]any {
 func testRouter(t testing.TB) *Router {
 	t.Helper()
 	router, err := NewRouter([]*registry.Spec{
-		{Name: "docker.io"},
+		{Name: "docker.io", Place: registry.Place{Type: registry.DockerHub}},
 		{Name: "ghcr.io"},
 		{Name: "reg.acme.com:5443", Place: registry.Place{Aliases: []string{"example"}}},
 		{Name: "private.acme.com", Organisation: "acme", Place: registry.Place{Aliases: []string{"mine"}}},

@@ -306,7 +306,7 @@ func (w *world) configure() {
 }
 
 func (w *world) spec(p *place) *registry.Spec {
-	s := &registry.Spec{Name: p.name, Organisation: p.owner, Origin: w.origin(p)}
+	s := &registry.Spec{Name: p.name, Organisation: p.owner, Origin: w.origin(p), Place: registry.Place{Type: registry.Type(p.kind)}}
 	s.UniformView, s.AnonymousFallback = p.uniform, p.uniform
 	if p.object {
 		s.Access = registry.AccessObject

@@ -117,6 +117,10 @@ const (
 	Generic      Type = "generic"
 )
 
+// CountsManifests says that each GET of a manifest is counted against a limit, and a
+// HEAD is not.
+func (t Type) CountsManifests() bool { return t == DockerHub }
+
 // Values are the kinds of registry.
 func (Type) Values() []string {
 	return []string{string(DockerHub), string(GHCR), string(DigitalOcean), string(Quay), string(Generic)}
