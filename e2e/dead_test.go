@@ -152,20 +152,43 @@ func (c deadClient) withoutBerth(t *testing.T, b *brittle, p puller, i image) ti
 	return time.Since(begin)
 }
 
-// pullAcross pulls while the registry holds an answer. All open connections, at least
-// so many, become silent before that answer is released.
-func (c deadClient) pullAcross(t *testing.T, b *brittle, p puller, i image, direct time.Duration, release func(), least int) {
+// crossing is a pull during which connections become silent.
+type crossing struct {
+	release func()  // lets the answer pass that the registry holds
+	bytes   float64 // that have come to berth before
+	least   int     // connections that become silent
+}
+
+// pullAcross pulls while the registry holds an answer. All open connections become
+// silent before that answer is released.
+func (c deadClient) pullAcross(t *testing.T, b *brittle, p puller, i image, direct time.Duration, when crossing) {
 	t.Helper()
-	defer release()
+	defer when.release()
 	b.acme.forgetHeld()
+	before := b.berth.metric(t, "berth_upstream_fetched_bytes_total")
 	var pull sync.WaitGroup
 	pull.Go(func() { c.pull(t, b, p, i) })
 	b.acme.awaitHeld(t, 1)
+	b.awaitFetched(t, before+when.bytes)
 	b.soon(t, direct, func() {
-		b.freeze(t, least)
-		release()
+		b.freeze(t, when.least)
+		when.release()
 		pull.Wait()
 	})
+}
+
+// awaitFetched waits until so many bytes have come to berth in all.
+func (b *brittle) awaitFetched(t *testing.T, bytes float64) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(startLimit); b.berth.metric(t, "berth_upstream_fetched_bytes_total") < bytes; {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatalf("%v bytes never came", bytes)
+		}
+	}
 }
 
 // Sixteen pooled connections become silent. The next cold pull of each client works,
@@ -188,10 +211,10 @@ func TestDeadConnections(t *testing.T) {
 			// before it sends one again.
 			counted := pushImage(t, b.acme, repo+"-counted", 64<<10, 6<<20)
 			b.fill(t)
-			c.pullAcross(t, b, p, counted, direct, b.acme.holdManifests(), pooled)
+			c.pullAcross(t, b, p, counted, direct, crossing{b.acme.holdManifests(), 0, pooled})
 
 			middle := pushImage(t, b.acme, repo+"-middle", 64<<10, 12<<20)
-			c.pullAcross(t, b, p, middle, direct, b.acme.hold(), 1)
+			c.pullAcross(t, b, p, middle, direct, crossing{b.acme.hold(), 1 << 20, 1})
 		})
 	}
 }
