@@ -48,7 +48,7 @@ type disk struct {
 	log   *slog.Logger
 	clock func() time.Time
 	limit int64
-	// full: the file holds limit bytes of proofs.
+	// full: the file holds limit bytes of proofs, until some are dropped.
 	full atomic.Bool
 	// broken: the file turned out to be damaged and was moved aside. Memory
 	// goes on alone.
@@ -118,6 +118,11 @@ func (d *disk) writeBehind(stop <-chan struct{}) {
 			if armed = d.flush() != nil; armed {
 				write.Reset(writeAfter)
 			}
+			if d.full.Load() {
+				if err := d.trim(stop); err != nil {
+					d.log.Warn("making room in facts.db", "err", err)
+				}
+			}
 		case <-sweep.C:
 			d.sweep(stop)
 		case <-stop:
@@ -145,7 +150,7 @@ func (d *disk) run(do func(func(*bbolt.Tx) error) error, fn func(*bbolt.Tx) erro
 // enqueue queues one record for the next write.
 func (d *disk) enqueue(b bucket, key, value []byte) {
 	if d.full.Load() && d.get(b, key) == nil {
-		return // one more, where who asks for name after name has filled it
+		return // one more, before there was time to make room
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -210,20 +215,22 @@ func (d *disk) flush() error {
 	return err
 }
 
-// measure notes whether the file is full. What bbolt has freed it uses again.
+// measure notes whether the file is full.
 func (d *disk) measure() {
-	if d.broken.Load() {
-		return
+	used := d.used()
+	if full := used > d.limit; full != d.full.Swap(full) && full {
+		d.log.Warn("facts.db is as large as it may be: the oldest facts of the organisation that has the most are dropped", "bytes", used)
 	}
-	var used int64
+}
+
+// used is how much of the file is in use. What bbolt has freed it uses again.
+func (d *disk) used() (n int64) {
 	_ = d.run(d.db.View, func(tx *bbolt.Tx) error {
 		s := d.db.Stats()
-		used = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(d.db.Info().PageSize)
+		n = tx.Size() - int64(s.FreePageN+s.PendingPageN)*int64(d.db.Info().PageSize)
 		return nil
 	}) // run has said what is wrong
-	if full := used > d.limit; full != d.full.Swap(full) && full {
-		d.log.Warn("facts.db is as large as it may be: nothing new is remembered over a restart until unused facts are dropped", "bytes", used)
-	}
+	return n
 }
 
 // take moves what is pending to flushing, where reads find it until it is in
@@ -252,18 +259,22 @@ func (d *disk) written(ok bool) {
 func putAll(tx *bbolt.Tx, batch map[pendingKey][]byte) error {
 	keys := slices.SortedFunc(maps.Keys(batch), func(a, b pendingKey) int { return strings.Compare(a.key, b.key) })
 	for _, k := range keys {
-		b, v := tx.Bucket([]byte(k.bucket)), batch[k]
 		var err error
-		if v == nil {
-			err = b.Delete([]byte(k.key))
+		if v := batch[k]; v == nil {
+			err = drop(tx, k.bucket, []byte(k.key))
 		} else {
-			err = b.Put([]byte(k.key), v)
+			err = tx.Bucket([]byte(k.bucket)).Put([]byte(k.key), v)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// drop deletes a record, and on whose account it was kept.
+func drop(tx *bbolt.Tx, b bucket, key []byte) error {
+	return errors.Join(tx.Bucket([]byte(b)).Delete(key), tx.Bucket([]byte(byBucket)).Delete(byKey(b, key)))
 }
 
 func (d *disk) get(b bucket, key []byte) (value []byte) {
@@ -289,12 +300,25 @@ func (d *disk) sweep(stop <-chan struct{}) {
 			return
 		}
 	}
+	if err := d.deleteWhere(stop, byBucket, ofNothing); err != nil {
+		d.log.Warn("dropping old facts", "err", err)
+	}
+}
+
+// ofNothing says whether k is about a record that an earlier version has dropped.
+func ofNothing(tx *bbolt.Tx, _ bucket, k, _ []byte) bool {
+	for _, b := range factBuckets {
+		if k[0] == b[0] {
+			return tx.Bucket([]byte(b)).Get(k[1:]) == nil
+		}
+	}
+	return true
 }
 
 // deleteWhere deletes the records of a bucket that are to go, until stop is closed.
 // It collects some before it deletes them: a bbolt cursor skips the key after a
 // deleted one.
-func (d *disk) deleteWhere(stop <-chan struct{}, b bucket, gone func(b bucket, k, v []byte) bool) (err error) {
+func (d *disk) deleteWhere(stop <-chan struct{}, b bucket, gone func(tx *bbolt.Tx, b bucket, k, v []byte) bool) (err error) {
 	for next, more := []byte(nil), true; more; more = next != nil {
 		select {
 		case <-stop:
@@ -302,14 +326,14 @@ func (d *disk) deleteWhere(stop <-chan struct{}, b bucket, gone func(b bucket, k
 		default:
 		}
 		var old [][]byte
-		next, err = d.step(b, next, func(k, v []byte) {
-			if gone(b, k, v) {
+		next, err = d.step(b, next, func(tx *bbolt.Tx, k, v []byte) {
+			if gone(tx, b, k, v) {
 				old = append(old, bytes.Clone(k))
 			}
 		})
 		if err == nil && len(old) > 0 {
 			err = d.run(d.db.Update, func(tx *bbolt.Tx) error {
-				return deleteIf(tx.Bucket([]byte(b)), old, func(k, v []byte) bool { return gone(b, k, v) })
+				return deleteIf(tx, b, old, gone)
 			})
 		}
 		if err != nil {
@@ -320,10 +344,10 @@ func (d *disk) deleteWhere(stop <-chan struct{}, b bucket, gone func(b bucket, k
 }
 
 // deleteIf deletes those of keys that are still to go: some may have been renewed.
-func deleteIf(b *bbolt.Bucket, keys [][]byte, gone func(k, v []byte) bool) error {
+func deleteIf(tx *bbolt.Tx, b bucket, keys [][]byte, gone func(tx *bbolt.Tx, b bucket, k, v []byte) bool) error {
 	for _, k := range keys {
-		if v := b.Get(k); v != nil && gone(k, v) {
-			if err := b.Delete(k); err != nil {
+		if v := tx.Bucket([]byte(b)).Get(k); v != nil && gone(tx, b, k, v) {
+			if err := drop(tx, b, k); err != nil {
 				return err
 			}
 		}
@@ -333,12 +357,12 @@ func deleteIf(b *bbolt.Bucket, keys [][]byte, gone func(k, v []byte) bool) error
 
 // step shows up to sweepStep records of a bucket to see, from key on, and says where
 // to go on; nil: that was the last.
-func (d *disk) step(b bucket, key []byte, see func(k, v []byte)) (next []byte, err error) {
+func (d *disk) step(b bucket, key []byte, see func(tx *bbolt.Tx, k, v []byte)) (next []byte, err error) {
 	err = d.run(d.db.View, func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte(b)).Cursor()
 		k, v := c.Seek(key)
 		for n := 0; k != nil && n < sweepStep; n++ {
-			see(k, v)
+			see(tx, k, v)
 			k, v = c.Next()
 		}
 		next = bytes.Clone(k)
@@ -347,6 +371,6 @@ func (d *disk) step(b bucket, key []byte, see func(k, v []byte)) (next []byte, e
 	return next, err
 }
 
-func (d *disk) unused(b bucket, _, v []byte) bool {
+func (d *disk) unused(_ *bbolt.Tx, b bucket, _, v []byte) bool {
 	return d.clock().Sub(lastUse(b, v)).Abs() > unusedFor
 }

@@ -24,6 +24,8 @@ const (
 	memberBucket bucket = "member"
 	tagBucket    bucket = "tag"
 	metaBucket   bucket = "meta"
+	// byBucket says on whose account records are kept; see byKey.
+	byBucket bucket = "by"
 )
 
 // versionKey is where metaBucket has the version.
@@ -108,6 +110,8 @@ func openCurrent(path string, log *slog.Logger) (*bbolt.DB, error) {
 var (
 	errNew   = errors.New("the file is new")
 	errOther = errors.New("the file is of another version")
+	// errNoOwners: a version wrote it that did not share it out.
+	errNoOwners = errors.New("the file does not say on whose account records are kept")
 )
 
 // prepare looks at what db holds, and fills it only if it holds nothing, or what
@@ -116,6 +120,11 @@ var (
 func prepare(db *bbolt.DB, log *slog.Logger) error {
 	err := db.View(check)
 	switch {
+	case errors.Is(err, errNoOwners):
+		return db.Update(func(tx *bbolt.Tx) error {
+			_, err := tx.CreateBucket([]byte(byBucket))
+			return err
+		})
 	case errors.Is(err, errNew):
 		return db.Update(create)
 	case errors.Is(err, errOther):
@@ -152,11 +161,14 @@ func check(tx *bbolt.Tx) error {
 			return fmt.Errorf("it has no %s", b)
 		}
 	}
+	if tx.Bucket([]byte(byBucket)) == nil {
+		return errNoOwners
+	}
 	return nil
 }
 
 func create(tx *bbolt.Tx) error {
-	for _, b := range factBuckets {
+	for _, b := range append(factBuckets[:], byBucket) {
 		if _, err := tx.CreateBucketIfNotExists([]byte(b)); err != nil {
 			return err
 		}

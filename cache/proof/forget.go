@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // Forget drops what was proven to an organisation: access and tags, of all its
@@ -47,7 +49,7 @@ func (f *Proofs) mayRestore(organisation string, proven time.Time) bool {
 // forget deletes what an organisation had proven until at, in the file and on
 // its way there.
 func (d *disk) forget(organisation string, at time.Time) error {
-	gone := func(b bucket, k, v []byte) bool {
+	gone := func(_ *bbolt.Tx, b bucket, k, v []byte) bool {
 		if b == memberBucket || b == accessBucket && isDenial(v) || organisationOf(k) != organisation {
 			return false
 		}
@@ -59,13 +61,13 @@ func (d *disk) forget(organisation string, at time.Time) error {
 }
 
 // unqueue takes out of what waits to be written, once nothing is being written.
-func (d *disk) unqueue(gone func(b bucket, k, v []byte) bool) {
+func (d *disk) unqueue(gone func(tx *bbolt.Tx, b bucket, k, v []byte) bool) {
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for k, v := range d.pending {
-		if v != nil && gone(k.bucket, []byte(k.key), v) {
+		if v != nil && gone(nil, k.bucket, []byte(k.key), v) {
 			delete(d.pending, k)
 		}
 	}

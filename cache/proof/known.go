@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"go.etcd.io/bbolt"
+
 	"berth/oci"
 )
 
@@ -17,7 +19,7 @@ func (f *Proofs) Known(ctx context.Context, member func(Member), tag func(TagKey
 	if err := f.disk.flush(); err != nil {
 		return err
 	}
-	err := f.disk.each(ctx, memberBucket, func(k, v []byte) {
+	err := f.disk.each(ctx.Done(), memberBucket, func(_ *bbolt.Tx, k, v []byte) {
 		w, ok := decodeRecord(v)
 		if m, is := decodeMember(k); ok && is && w.proven() {
 			member(m)
@@ -26,12 +28,13 @@ func (f *Proofs) Known(ctx context.Context, member func(Member), tag func(TagKey
 	if err != nil {
 		return err
 	}
-	return f.disk.each(ctx, tagBucket, func(k, v []byte) {
+	err = f.disk.each(ctx.Done(), tagBucket, func(_ *bbolt.Tx, k, v []byte) {
 		t, ok := decodeTag(v)
 		if key, is := decodeTagKey(k); ok && is {
 			tag(key, t)
 		}
 	})
+	return errors.Join(err, ctx.Err())
 }
 
 // remembered tells what memory has, where there is no file.
@@ -46,14 +49,18 @@ func (f *Proofs) remembered(member func(Member), tag func(TagKey, Tag)) {
 	}
 }
 
-// each reads a bucket from its beginning to its end, in steps.
-func (d *disk) each(ctx context.Context, b bucket, see func(k, v []byte)) error {
-	for next, more := []byte(nil), true; more; {
-		var err error
-		if next, err = d.step(b, next, see); err != nil || d.broken.Load() || ctx.Err() != nil {
-			return errors.Join(err, ctx.Err())
+// each reads a bucket from its beginning to its end, in steps, or until stop is closed.
+func (d *disk) each(stop <-chan struct{}, b bucket, see func(tx *bbolt.Tx, k, v []byte)) error {
+	for next, more := []byte(nil), true; more; more = next != nil {
+		select {
+		case <-stop:
+			return nil
+		default:
 		}
-		more = next != nil
+		var err error
+		if next, err = d.step(b, next, see); err != nil || d.broken.Load() {
+			return err
+		}
 	}
 	return nil
 }

@@ -130,7 +130,7 @@ func TestALaterVersionsMembershipsCount(t *testing.T) {
 
 	view(t, path, func(tx *bbolt.Tx) {
 		_ = tx.ForEach(func(name []byte, _ *bbolt.Bucket) error { // its error is ours
-			if !strings.Contains("access member tag meta", string(name)) {
+			if !strings.Contains("access member tag meta by", string(name)) {
 				t.Errorf("%s is still there", name)
 			}
 			return nil

@@ -31,8 +31,8 @@ type Options struct {
 	// the file again.
 	Entries int
 	// FileBytes bounds the file. If not positive, 256 MiB, which is a million
-	// proofs. Above it nothing new is written, which costs HEADs after a restart;
-	// denials always are.
+	// proofs. Above it the oldest of the organisation that has the most are dropped,
+	// which costs it HEADs after a restart.
 	FileBytes int64
 	// Now is the clock. If nil, time.Now.
 	Now func() time.Time

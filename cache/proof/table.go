@@ -54,9 +54,13 @@ func (t *table[K, V]) get(by string, k K) (v V, ok bool) {
 
 // set keeps v in memory, and in the file soon, if that has room. Caller holds mu.
 func (t *table[K, V]) set(by string, k K, v V) {
-	t.recent.Add(by, k, v)
-	if t.disk != nil {
-		t.disk.enqueue(t.bucket, k.key(), v.encode())
+	news := t.recent.Add(by, k, v)
+	if t.disk == nil {
+		return
+	}
+	t.disk.enqueue(t.bucket, k.key(), v.encode())
+	if news {
+		t.disk.attribute(t.bucket, k.key(), by)
 	}
 }
 

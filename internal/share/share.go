@@ -60,17 +60,19 @@ func (l *LRU[K, V]) Get(k K) (v V, ok bool) {
 	return it.value, true
 }
 
-// Add keeps v for owner, in the place of what k meant before, whoever had that. What
-// weighs more than the limit is not kept.
-func (l *LRU[K, V]) Add(owner string, k K, v V) {
+// Add keeps v for owner, in the place of what k meant before, whoever had that, and says
+// whether owner had it not. What weighs more than the limit is not kept.
+func (l *LRU[K, V]) Add(owner string, k K, v V) (news bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	news = true
 	if it, ok := l.items[k]; ok {
+		news = it.part.owner != owner
 		l.remove(it)
 	}
 	it := &item[K, V]{key: k, value: v, weight: l.weigh(k, v)}
 	if it.weight > l.limit {
-		return
+		return news
 	}
 	p, ok := l.owners[owner]
 	if !ok {
@@ -85,6 +87,7 @@ func (l *LRU[K, V]) Add(owner string, k K, v V) {
 	for l.weight += it.weight; l.weight > l.limit; {
 		l.remove(l.largest(p).ring.newer)
 	}
+	return news
 }
 
 // largest is the part that weighs most; adding, if it is as heavy as any.
