@@ -27,11 +27,7 @@ func TestOwnRegistryEvictsNothingByAHeader(t *testing.T) {
 	evil.body = func(_ call, b []byte) io.Reader {
 		return &gated{r: bytes.NewReader(b), open: gate, upTo: 1000, ctx: t.Context()}
 	}
-	own := cache.Upstream{
-		Spec: &registry.Spec{Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"}},
-		As:   evil.as("evil", "e"), Shared: evil.as("", ""),
-	}
-	through := h.cache.Through(own)
+	through := h.cache.Through(evil.own())
 	var open []*oci.Content
 	for i := range 8 {
 		blob := evil.addBlob("evil/app", random(uint64(61+i), 7*mib))
@@ -79,11 +75,7 @@ func TestOwnRegistryEvictsNothingByWhatIsLeft(t *testing.T) {
 	fetched := h.bytesSent()
 
 	evil := newOrigin(t)
-	own := cache.Upstream{
-		Spec: &registry.Spec{Name: "evil.example", Origin: oci.Origin{Owner: "evil", Scheme: "https", Host: "evil.example"}},
-		As:   evil.as("evil", "e"), Shared: evil.as("", ""),
-	}
-	through := h.cache.Through(own)
+	through := h.cache.Through(evil.own())
 	blobs := make([]oci.Object, 7)
 	for i := range blobs {
 		blobs[i] = evil.addBlob("evil/app", random(uint64(61+i), 7*mib))
@@ -170,5 +162,69 @@ func TestShare_OthersMemoryStays(t *testing.T) {
 	read(t, acme, d)
 	if h.total() != asked {
 		t.Errorf("acme's manifest went for what globex pulled: %d requests", h.total()-asked)
+	}
+}
+
+// own is a registry that globex has brought.
+func (o *origin) own() cache.Upstream {
+	return cache.Upstream{
+		Spec: &registry.Spec{Name: "evil.example", Origin: oci.Origin{Owner: "globex", Scheme: "https", Host: "evil.example"}},
+		As:   o.as("globex", "e"), Shared: o.as("", ""), Organisation: "globex",
+	}
+}
+
+// What such a registry does not announce is charged as it comes: one blob, or several
+// together. What is more than the share ends the pull that finds out, and the next goes
+// past the cache.
+func TestShare_UnknownLength(t *testing.T) {
+	for name, sizes := range map[string][]int{"one blob": {56 * mib}, "two at once": {5 * mib, 6 * mib}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, cache.Options{MaxSize: 64 * mib, Dir: inMemory(t)})
+			kept := h.addBlob("acme/app", random(60, 40*mib))
+			acme := h.source("acme", "a")
+			read(t, acme, kept)
+			fetched := h.bytesSent()
+
+			evil := newOrigin(t)
+			evil.noLength, evil.noRange = true, true
+			through := h.cache.Through(evil.own())
+			// All but the last byte comes to those who cannot know that there is no more.
+			gates := make([]chan struct{}, len(sizes))
+			over := 0
+			for i, size := range sizes {
+				gates[i] = make(chan struct{})
+				evil.set(func() {
+					evil.body = func(_ call, b []byte) io.Reader {
+						return &gated{r: bytes.NewReader(b), open: gates[i], upTo: size - 1, ctx: t.Context()}
+					}
+				})
+				c, err := through.Open(t.Context(), evil.addBlob("evil/app", random(uint64(61+i), size)), oci.Range{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err = io.CopyN(io.Discard, c.Body, int64(size-2)); oci.ClassOf(err) == oci.Disk {
+					over++
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = c.Body.Close() }()
+			}
+			if over != 1 {
+				t.Errorf("%d downloads were more than the share", over)
+			}
+			for _, g := range gates {
+				close(g)
+			}
+			h.settle()
+			read(t, acme, kept)
+			if h.bytesSent() != fetched {
+				t.Error("acme's was evicted for it")
+			}
+			late := evil.addBlob("evil/app", random(uint64(60+len(sizes)), sizes[len(sizes)-1]))
+			got, err := get(t.Context(), through, late, oci.Range{})
+			if err != nil || len(got) != sizes[len(sizes)-1] {
+				t.Errorf("the next pull: %d bytes, %v", len(got), err)
+			}
+		})
 	}
 }

@@ -258,6 +258,11 @@ func (d *Download) stream(content *oci.Content, run *store.Run) error {
 }
 
 func (d *Download) write(run *store.Run, p []byte) error {
+	if d.blocks.Size() < 0 { // what was not announced is charged as it comes
+		if size := d.blocks.Have() + int64(len(p)); !d.reserveShare(size) {
+			return store.DiskError(&store.NoRoom{Bytes: size, Lack: store.LackShare})
+		}
+	}
 	_, err := run.Write(p)
 	switch {
 	case err == nil, errors.Is(err, store.ErrMismatch), err == d.blocks.Err():

@@ -22,10 +22,7 @@ func (t *Table) promise(d *Download, size int64) bool {
 	if d.owner == "" {
 		return true
 	}
-	limit := t.o.Store().Limit()
-	if limit <= 0 && size > 0 {
-		return true
-	}
+	limit := t.o.Store().Room()
 	others := t.shares[d.owner] - d.promised
 	if size > 0 && size > limit/ownerShare-others { // not others+size, which may be beyond all numbers
 		return false

@@ -427,3 +427,20 @@ func TestNoRoomForWhatCannotBe(t *testing.T) {
 		})
 	}
 }
+
+// What may be kept is bounded by the disk too, where that is less or where nothing else
+// is said.
+func TestStore_Room(t *testing.T) {
+	total := (&disk{}).space(t.TempDir()).total
+	for _, tc := range []struct{ maxSize, minFree, want int64 }{
+		{1000, 0, 1000},
+		{0, 0, total},
+		{0, 4096, total - 4096},
+		{2 * total, 0, total},
+	} {
+		s := open(t, t.TempDir(), Options{MaxSize: tc.maxSize, MinFree: tc.minFree})
+		if got := s.Room(); got != tc.want {
+			t.Errorf("%+v: %d", tc, got)
+		}
+	}
+}
