@@ -219,5 +219,8 @@ func (c *Cache) Through(u Upstream) oci.Source {
 	return s
 }
 
+// Proofs are where a policy notes what it has to know over a restart.
+func (c *Cache) Proofs() *proof.Proofs { return c.proofs }
+
 // Downloads are those that run, for people.
 func (c *Cache) Downloads() []download.Progress { return c.downloads.List() }

@@ -64,37 +64,5 @@ func ParsePattern(s string) (Pattern, error) {
 // String is the pattern as it was written.
 func (p Pattern) String() string { return strings.Join(p.parts, "/") }
 
-// Match says whether repo is selected. It does not allocate, and takes at most
-// the product of both lengths: on a mismatch only the last "**" is extended,
-// since an earlier one could gain nothing by it.
-func (p Pattern) Match(repo string) bool {
-	at, rest, more := 0, repo, repo != ""
-	star, resume := -1, ""
-	for more {
-		part, after, last := nextPart(rest)
-		switch {
-		case at < len(p.parts) && p.parts[at] == "**":
-			star, resume = at, rest
-			at++
-			continue
-		case at < len(p.parts) && (p.parts[at] == "*" || p.parts[at] == part):
-			at++
-			rest, more = after, !last
-		case star < 0:
-			return false
-		default:
-			_, after, last = nextPart(resume)
-			resume, at = after, star+1
-			rest, more = after, !last
-		}
-	}
-	for at < len(p.parts) && p.parts[at] == "**" {
-		at++
-	}
-	return at == len(p.parts)
-}
-
-func nextPart(s string) (part, rest string, last bool) {
-	part, rest, found := strings.Cut(s, "/")
-	return part, rest, !found
-}
+// Match says whether repo is selected.
+func (p Pattern) Match(repo string) bool { return oci.MatchPath(p.parts, repo) }

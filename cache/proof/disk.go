@@ -259,11 +259,14 @@ func (d *disk) written(ok bool) {
 func putAll(tx *bbolt.Tx, batch map[pendingKey][]byte) error {
 	keys := slices.SortedFunc(maps.Keys(batch), func(a, b pendingKey) int { return strings.Compare(a.key, b.key) })
 	for _, k := range keys {
-		var err error
+		b, err := tx.CreateBucketIfNotExists([]byte(k.bucket))
+		if err != nil {
+			return err
+		}
 		if v := batch[k]; v == nil {
 			err = drop(tx, k.bucket, []byte(k.key))
 		} else {
-			err = tx.Bucket([]byte(k.bucket)).Put([]byte(k.key), v)
+			err = b.Put([]byte(k.key), v)
 		}
 		if err != nil {
 			return err
@@ -282,7 +285,9 @@ func (d *disk) get(b bucket, key []byte) (value []byte) {
 		return v
 	}
 	err := d.run(d.db.View, func(tx *bbolt.Tx) error {
-		value = bytes.Clone(tx.Bucket([]byte(b)).Get(key))
+		if from := tx.Bucket([]byte(b)); from != nil {
+			value = bytes.Clone(from.Get(key))
+		}
 		return nil
 	})
 	if failed := err != nil && !d.broken.Load(); failed != d.unreadable.Swap(failed) && failed {
@@ -294,7 +299,7 @@ func (d *disk) get(b bucket, key []byte) (value []byte) {
 // sweep deletes proofs that nothing renewed for unusedFor, those that have a time
 // which no clock can have shown, and what cannot be read.
 func (d *disk) sweep(stop <-chan struct{}) {
-	for _, b := range factBuckets {
+	for _, b := range sharedBuckets {
 		if err := d.deleteWhere(stop, b, d.unused); err != nil {
 			d.log.Warn("dropping old facts", "err", err)
 			return
@@ -359,7 +364,11 @@ func deleteIf(tx *bbolt.Tx, b bucket, keys [][]byte, gone func(tx *bbolt.Tx, b b
 // to go on; nil: that was the last.
 func (d *disk) step(b bucket, key []byte, see func(tx *bbolt.Tx, k, v []byte)) (next []byte, err error) {
 	err = d.run(d.db.View, func(tx *bbolt.Tx) error {
-		c := tx.Bucket([]byte(b)).Cursor()
+		from := tx.Bucket([]byte(b))
+		if from == nil {
+			return nil // nothing of the kind was ever written
+		}
+		c := from.Cursor()
 		k, v := c.Seek(key)
 		for n := 0; k != nil && n < sweepStep; n++ {
 			see(tx, k, v)

@@ -31,7 +31,12 @@ const (
 // versionKey is where metaBucket has the version.
 const versionKey = "version"
 
-var factBuckets = [...]bucket{accessBucket, memberBucket, tagBucket}
+// factBuckets are those that every file has, and sharedBuckets what the file is shared
+// out to.
+var (
+	factBuckets   = [...]bucket{accessBucket, memberBucket, tagBucket}
+	sharedBuckets = [...]bucket{accessBucket, memberBucket, tagBucket, notesBucket}
+)
 
 const (
 	// lockTimeout bounds the waiting for another process that has the file.

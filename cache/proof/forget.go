@@ -50,7 +50,7 @@ func (f *Proofs) mayRestore(organisation string, proven time.Time) bool {
 // its way there.
 func (d *disk) forget(organisation string, at time.Time) error {
 	gone := func(_ *bbolt.Tx, b bucket, k, v []byte) bool {
-		if b == memberBucket || b == accessBucket && isDenial(v) || organisationOf(k) != organisation {
+		if b == memberBucket || b == notesBucket || b == accessBucket && isDenial(v) || organisationOf(k) != organisation {
 			return false
 		}
 		used := lastUse(b, v)

@@ -73,6 +73,7 @@ type memory struct {
 	access  table[Access, record]
 	members table[Member, record]
 	tags    table[TagKey, Tag]
+	notes   table[NoteKey, note]
 	// forgotten says when Forget was called for an organisation; under mu.
 	forgotten map[string]time.Time
 }
@@ -92,6 +93,7 @@ func Open(path string, o Options) (f *Proofs, err error) {
 	f.access = newTable(accessBucket, f, f.restoreAccess)
 	f.members = newTable(memberBucket, f, func(_ Member, value []byte) (record, bool) { return decodeRecord(value) })
 	f.tags = newTable(tagBucket, f, f.restoreTag)
+	f.notes = newTable(notesBucket, f, decodeNote)
 	return f, nil
 }
 

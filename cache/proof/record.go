@@ -137,9 +137,13 @@ func decodeTag(b []byte) (Tag, bool) {
 // lastUse is when a stored record was last renewed; the zero time for one that
 // cannot be read.
 func lastUse(b bucket, v []byte) time.Time {
-	if b == tagBucket {
+	switch b {
+	case tagBucket:
 		t, _ := decodeTag(v)
 		return t.Asked
+	case notesBucket:
+		n, _ := decodeNote(NoteKey{}, v)
+		return n.at
 	}
 	w, _ := decodeRecord(v)
 	return w.at

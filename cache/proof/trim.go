@@ -62,7 +62,7 @@ func (d *disk) trim(stop <-chan struct{}) error {
 			return err
 		}
 		before := cutsOf(all, min(float64(used-goal)/float64(used)*float64(int(1)<<round), 1))
-		for _, b := range factBuckets {
+		for _, b := range sharedBuckets {
 			err := d.deleteWhere(stop, b, func(tx *bbolt.Tx, b bucket, k, v []byte) bool {
 				cut, loses := before[ownerOf(tx, b, k)]
 				return loses && stepOf(b, v) <= cut
@@ -91,7 +91,7 @@ func stepOf(b bucket, v []byte) int64 { return lastUse(b, v).Unix() / int64(trim
 // weigh says what each organisation has in the file.
 func (d *disk) weigh(stop <-chan struct{}) (map[string]ages, error) {
 	all := map[string]ages{}
-	for _, b := range factBuckets {
+	for _, b := range sharedBuckets {
 		err := d.each(stop, b, func(tx *bbolt.Tx, k, v []byte) {
 			owner := ownerOf(tx, b, k)
 			if all[owner] == nil {

@@ -52,6 +52,7 @@ func showStatus(w io.Writer, s admin.Status) {
 	showConfiguration(w, s.Configuration.Reload)
 	showAccounts(w, s.Accounts)
 	showFills(w, s.Fills)
+	showHeld(w, s.Held)
 	showClients(w, &s)
 	if len(s.Failures) > 0 {
 		fmt.Fprintln(w, "\nlast failures (berth failures shows more)")
@@ -160,6 +161,23 @@ func showFills(w io.Writer, all []admin.Fill) {
 		}
 		fmt.Fprintf(w, "fetching %s/%s@%s: %s of %s, read by %d\n", f.Registry, f.Repository, shortDigest(f.Digest), inBytes(f.Bytes), size, f.Readers)
 	}
+}
+
+func showHeld(w io.Writer, all []admin.Held) {
+	for i, h := range all {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "held until %s: %s serves %s for %s, not %s\n",
+			h.Until.Local().Format(time.DateTime), h.Image, shortDigest(h.Serves), heldFor(h), shortDigest(h.New))
+	}
+}
+
+func heldFor(h admin.Held) string {
+	if h.Organisation == admin.Nobody {
+		return "callers without an organisation"
+	}
+	return h.Organisation
 }
 
 // shortDigest is enough of one to find it in a list.

@@ -24,6 +24,8 @@ type Status struct {
 	Troubled []string `json:"troubled"`
 	// Fills are the downloads under way.
 	Fills []Fill `json:"fills"`
+	// Held are tags that have moved and serve what they meant before.
+	Held []Held `json:"held"`
 	// Clients say when each kind of client last pulled, so that one that goes
 	// around the node is noticed.
 	Clients []ClientPull `json:"clients"`
@@ -172,6 +174,18 @@ type Fill struct {
 	Readers int `json:"readers"`
 }
 
+// Held is a tag that has moved at its registry, which policy.cooldown holds back here.
+type Held struct {
+	// Organisation is Nobody for callers without one.
+	Organisation string `json:"organisation"`
+	// Image is what is held, with its tag.
+	Image string `json:"image"`
+	// Serves is what it means here until Until, and New what it means then.
+	Serves string    `json:"serves"`
+	New    string    `json:"new"`
+	Until  time.Time `json:"until"`
+}
+
 // ClientPull is when a kind of client last pulled.
 type ClientPull struct {
 	Client string    `json:"client"`
@@ -296,6 +310,7 @@ func (s Status) Public() Status {
 		f.Repository, f.Digest = "", ""
 		return f
 	})
+	s.Held = mapped(s.Held, func(h Held) Held { return Held{Organisation: h.Organisation, Until: h.Until} })
 	s.Failures = withoutImages(s.Failures)
 	return s
 }

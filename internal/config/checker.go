@@ -76,6 +76,7 @@ func (k *checker) platform() {
 	k.cache(&c.Cache)
 	k.upstream(&c.Upstream)
 	k.admin(&c.Admin)
+	k.policy(&c.Policy, "policy", k.names)
 	k.between("metrics.max_series", c.Metrics.MaxSeries, 100, 1000000)
 	k.reachable()
 }

@@ -43,6 +43,9 @@ type Config struct {
 	// What organisations may do with registries of their own.
 	OrganisationRegistries OrganisationRegistries `yaml:"organisation_registries"`
 
+	// What everyone may pull. An organisation's own can only narrow it.
+	Policy Policy `yaml:"policy"`
+
 	// Credential helpers that credentials in the main file may use: ecr-login
 	// stands for the program docker-credential-ecr-login in the service's PATH.
 	// Default: none. Drop-ins may not use helpers.

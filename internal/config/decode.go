@@ -115,6 +115,10 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 		d.problem(n, path, noTags)
 		return
 	}
+	if reserved, ok := reflect.TypeAssert[interface{ refusal() string }](v); ok {
+		d.problem(n, path, "%s", reserved.refusal())
+		return
+	}
 	if parse := parser(v); parse != nil {
 		d.scalar(n, parse, path)
 		return

@@ -114,7 +114,17 @@ func parseMain(text []byte, name string, opts Options) (*Config, positions, erro
 		return nil, nil, fmt.Errorf("finding the folder of %s: %w", name, err)
 	}
 	c.resolve(folder{base: dir})
+	c.placePolicies(name, at)
 	return c, at, nil
+}
+
+// placePolicies notes where in the main file the rules of its policies stand.
+func (c *Config) placePolicies(file string, at positions) {
+	c.Policy.placed(file, at, "policy", c.names)
+	for name, o := range c.Organisations {
+		o.Policy.placed(file, at, dot(key("organisations", name), "policy"), o.namesIn(c))
+		c.Organisations[name] = o
+	}
 }
 
 // decodeFile fills target, a pointer to a struct with its defaults set.

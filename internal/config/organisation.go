@@ -30,6 +30,9 @@ type Organisation struct {
 	// Like cache.grace, for this organisation. Default: cache.grace.
 	Grace time.Duration `yaml:"grace"`
 
+	// What it may pull, of what the main file's policy lets everyone pull.
+	Policy Policy `yaml:"policy"`
+
 	// File is the drop-in that it comes from; empty: the main file.
 	File string `yaml:"-"`
 }
@@ -107,16 +110,22 @@ func (o *Organisation) resolve(c *Config, in folder) {
 		r.resolve(name, false, in)
 		o.Registries[name] = r
 	}
-	n := c.names
-	if len(o.Registries) > 0 {
-		n = n.with()
-	}
-	quiet := checker{organisation: "-", names: c.names, c: c}
-	quiet.registryNames(o.Registries, n, "")
+	n := o.namesIn(c)
 	for i := range o.Credentials {
 		o.Credentials[i].Registry = n.resolve(o.Credentials[i].Registry)
 		o.Credentials[i].resolve(in)
 	}
+}
+
+// namesIn are what the organisation calls registries: as all do, and its own.
+func (o *Organisation) namesIn(c *Config) *names {
+	if len(o.Registries) == 0 {
+		return c.names
+	}
+	n := c.names.with()
+	quiet := checker{organisation: "-", names: c.names, c: c}
+	quiet.registryNames(o.Registries, n, "")
+	return n
 }
 
 // checkOrganisation checks o, as part of the main file or as a drop-in.
@@ -134,6 +143,7 @@ func (k *checker) checkOrganisation(name string, o *Organisation, path string) {
 	k.tokens(name, o, dot(path, "tokens"))
 	own := k.ownRegistries(o, dot(path, "registries"))
 	k.credentials(o, own, dot(path, "credentials"))
+	k.policy(&o.Policy, dot(path, "policy"), own)
 	k.limits(&o.Limits, dot(path, "limits"))
 	k.within(dot(path, "grace"), o.Grace, 0, maxGrace)
 }

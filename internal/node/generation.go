@@ -12,6 +12,7 @@ import (
 	"berth/internal/config"
 	"berth/internal/registry"
 	"berth/oci"
+	"berth/policy"
 	"berth/proxy"
 	"berth/upstream"
 
@@ -83,7 +84,7 @@ func (g *generation) makeHandlers(n *node) error {
 		o := proxy.Options{
 			Router: g.router,
 			Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
-				return g.source(n.cache, c, r), nil
+				return g.source(n, c, r), nil
 			},
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
@@ -110,26 +111,26 @@ type sourceKey struct {
 	organisation, account string
 }
 
-// source is a registry as caller may see it, through the cache. It is made once
+// source is a registry as caller may see it, through the policy and the cache. It is made once
 // for each key that the configuration knows; a caller can write any account
 // behind the plus sign, so those are not kept.
-func (g *generation) source(c *cache.Cache, caller caller.Caller, spec *registry.Spec) oci.Source {
+func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) oci.Source {
 	at := sourceKey{g.registries[spec], caller.Organisation, caller.Account}
 	kept, _ := g.sources.Load(at)
 	if source, ok := kept.(oci.Source); ok {
 		return source
 	}
-	made := g.newSource(c, at)
+	made := g.newSource(n, at)
 	if caller.Account == "" || g.accounts[at.organisation+"+"+at.account] {
 		g.sources.Store(at, made)
 	}
 	return made
 }
 
-func (g *generation) newSource(c *cache.Cache, at sourceKey) oci.Source {
+func (g *generation) newSource(n *node, at sourceKey) oci.Source {
 	s := at.registry
 	share := g.cfg.Organisations[at.organisation].Limits.AnonymousShare
-	return c.Through(cache.Upstream{
+	cached := n.cache.Through(cache.Upstream{
 		Spec: s.spec, Organisation: at.organisation, Shared: s.shared,
 		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
 		Spend: func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
@@ -140,6 +141,8 @@ func (g *generation) newSource(c *cache.Cache, at sourceKey) oci.Source {
 			},
 		}),
 	})
+	where := policy.At{Registry: s.spec.Name, Origin: s.spec.Origin.Dir(), Organisation: at.organisation}
+	return policy.Around(cached, policyFor(g.cfg, at.organisation), where, n.cache.Proofs(), n.now)
 }
 
 // times are the configuration's, with the organisation's own grace.

@@ -59,7 +59,7 @@ func (n *node) newPrewarming(r admin.PrewarmRequest, hear func(admin.Progress)) 
 	if err != nil {
 		return nil, err
 	}
-	source := d.source(n.cache, caller.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
+	source := d.source(n, caller.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
 	return &prewarming{source: source, registry: route.Registry.Name, repo: route.Repo, ref: ref, platform: platform, hear: hear, who: r.Organisation}, nil
 }
 

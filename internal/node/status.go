@@ -203,8 +203,8 @@ func (n *node) keepHistory(ctx context.Context) {
 }
 
 // status is the node as it is now.
-func (n *node) status(context.Context) (admin.Status, error) {
-	folder, fills := n.cacheOf(), n.fillsOf()
+func (n *node) status(ctx context.Context) (admin.Status, error) {
+	folder, fills, held := n.cacheOf(), n.fillsOf(), n.heldOf(ctx)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := n.now()
@@ -212,7 +212,7 @@ func (n *node) status(context.Context) (admin.Status, error) {
 		Version: n.version, PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
 		Configuration: admin.Configuration{Reload: n.reloadAnswer(n.cfg), Applied: n.read},
 		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
-		Troubled: n.troubled(), Fills: fills, Clients: n.lastPulls(), Failures: []admin.Failure{},
+		Troubled: n.troubled(), Fills: fills, Held: held, Clients: n.lastPulls(), Failures: []admin.Failure{},
 	}
 	kept := n.failures.All(time.Time{})
 	for i := range kept[:min(len(kept), shownFailures)] {

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"berth/internal/ocitest"
+	"berth/oci"
+)
+
+// Every route to an image, on a port, as clients ask for it; and the order in which.
+// What a rule refuses it refuses on all of them, and no registry hears of it.
+func TestPolicy_OnEveryRoute(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	p := s.image.Platforms[0]
+	at := "/v2/" + app + "/"
+	routes := map[string]func(c *client) answer{
+		"HEAD tag":    func(c *client) answer { return c.head(at + "manifests/1") },
+		"GET tag":     func(c *client) answer { return c.get(at + "manifests/1") },
+		"HEAD digest": func(c *client) answer { return c.head(at + "manifests/" + string(p.Manifest)) },
+		"GET digest":  func(c *client) answer { return c.get(at + "manifests/" + string(p.Manifest)) },
+		"HEAD blob":   func(c *client) answer { return c.head(at + "blobs/" + string(p.Layers[0])) },
+		"GET blob":    func(c *client) answer { return c.get(at + "blobs/" + string(p.Layers[0])) },
+		"range":       func(c *client) answer { return c.get(at+"blobs/"+string(p.Layers[0]), "Range", "bytes=5-9") },
+		"ns":          func(c *client) answer { return c.get("/v2/acme/app/manifests/" + string(p.Manifest) + "?ns=ghcr.io") },
+		"path":        func(c *client) answer { return c.get("/ghcr.io/v2/acme/app/blobs/" + string(p.Layers[0])) },
+		"referrers":   func(c *client) answer { return c.get(at + "referrers/" + string(p.Manifest)) },
+		"tags":        func(c *client) answer { return c.get(at + "tags/list") },
+	}
+	n := s.serve()
+	globex := s.caller(n, "globex")
+	globex.mustPull(app, s.image, "") // it is all kept
+	published(t, s.cacheDir())
+	acme := s.caller(n, "acme")
+
+	for _, tc := range []struct{ rule, named string }{
+		{"policy: {deny: ['ghcr.io/acme/**']}", "policy.deny ghcr.io/acme/** (" + s.path("organisations.d/acme.yaml") + ":3)"},
+		{"policy: {allow: ['docker.io/**']}", "policy.allow (" + s.path("organisations.d/acme.yaml") + ":3)"},
+	} {
+		s.dropIn("acme", tc.rule)
+		s.reload(exitOK)
+		s.registry.Forget()
+		for name, ask := range routes {
+			a := ask(acme)
+			head := strings.HasPrefix(name, "HEAD")
+			if a.status != http.StatusForbidden || !head && (a.code() != string(oci.CodeDenied) || !strings.Contains(a.message(), tc.named)) {
+				t.Errorf("%s, %s: %s", tc.rule, name, a)
+			}
+		}
+		if got := s.command("prewarm", app+":1", "--org", "acme"); got.code == exitOK || !strings.Contains(got.err, tc.named) {
+			t.Errorf("prewarm: %+v", got)
+		}
+		must(t, s.registry, "what a rule refuses", cost{})
+		globex.mustPull(app, s.image, "")
+	}
+
+	// Rules about tags and sizes: a blob is of an image that was pulled, or refused.
+	for _, tc := range []struct {
+		rule    string
+		allowed bool
+	}{
+		{"policy: {allow: ['ghcr.io/acme/app:1*']}", true},
+		{"policy: {max_image_size: 1MB}", true},
+		{"policy: {deny: ['ghcr.io/acme/app:1']}", false},
+		{"policy: {max_image_size: 20KB}", false},
+	} {
+		s.dropIn("acme", tc.rule)
+		s.reload(exitOK)
+		for _, name := range []string{"HEAD blob", "GET blob", "range", "path"} {
+			if a := routes[name](acme); a.status != http.StatusForbidden && !tc.allowed {
+				t.Errorf("%s, %s before the manifest: %s", tc.rule, name, a)
+			}
+		}
+		want := http.StatusForbidden
+		if tc.allowed {
+			want = http.StatusOK
+		}
+		for range 2 {
+			for _, name := range []string{"HEAD tag", "GET tag", "HEAD digest", "GET digest", "HEAD blob", "GET blob", "ns", "path"} {
+				if a := routes[name](acme); a.status != want {
+					t.Errorf("%s, %s: %s, want %d", tc.rule, name, a, want)
+				}
+			}
+		}
+		if a := routes["tags"](acme); a.status != http.StatusOK {
+			t.Errorf("%s: a list: %s", tc.rule, a)
+		}
+	}
+
+	if got := s.command("failures", "--org", "acme"); !strings.Contains(got.out, "policy") || !strings.Contains(got.out, "policy.max_image_size 19.5 KiB") {
+		t.Errorf("%+v", got)
+	}
+	if got := n.sample(`berth_pull_failures_total{organisation="acme",reason="policy",registry="ghcr.io"}`); got != 3 {
+		t.Errorf("%v refusals were counted: one each of the tag, the manifest and the layer", got)
+	}
+}
+
+// Across a restart, a client that goes on with a blob is still known to have the
+// manifest that lists it; and one that never had it is not.
+func TestPolicy_AfterARestart(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.dropIn("acme", "policy: {max_image_size: 1MB}")
+	other := s.registry.AddImage("acme/app", "2", ocitest.Image{Layers: []int64{5000}, Seed: 7})
+	n := s.serve()
+	if a := s.caller(n, "acme").get(manifest); a.status != http.StatusOK {
+		t.Fatalf("%s", a)
+	}
+	n.stop()
+	n = s.serve()
+	acme := s.caller(n, "acme")
+	if a := acme.get("/v2/" + app + "/blobs/" + string(s.image.Platforms[0].Layers[0])); a.status != http.StatusOK {
+		t.Errorf("a layer of what was pulled: %s", a)
+	}
+	if a := acme.get("/v2/" + app + "/blobs/" + string(other.Platforms[0].Layers[0])); a.status != http.StatusForbidden || !strings.Contains(a.message(), "pull the manifest first") {
+		t.Errorf("a layer of what was not: %s", a)
+	}
+}

@@ -1,0 +1,85 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"berth/cache/proof"
+	"berth/internal/admin"
+	"berth/internal/config"
+	"berth/policy"
+)
+
+// policyFor is what organisation may pull: what the main file lets everyone, and of
+// that what its own rules leave.
+func policyFor(cfg *config.Config, organisation string) policy.Policy {
+	own := cfg.Organisations[organisation].Policy // of nobody, nothing
+	return policy.New(rules(&cfg.Policy), rules(&own))
+}
+
+func rules(p *config.Policy) *policy.Rules {
+	at := func(key string) policy.Place { return policy.Place(p.Places[key]) }
+	return &policy.Rules{
+		Allow: patterns(p.Allow), AllowAt: at("allow"),
+		Deny:       patterns(p.Deny),
+		DigestOnly: p.DigestOnly, DigestOnlyAt: at("digest_only"),
+		MaxImageSize: p.MaxImageSize.Bytes, MaxImageSizeAt: at("max_image_size"),
+		Cooldown: p.Cooldown, CooldownAt: at("cooldown"), CooldownExcept: patterns(p.CooldownExcept),
+	}
+}
+
+// patterns is nil for nil, which is no list.
+func patterns(all []config.Rule) (out []policy.Pattern) {
+	for _, r := range all {
+		out = append(out, policy.Pattern{ImagePattern: r.ImagePattern, At: policy.Place(r.Place)})
+	}
+	return out
+}
+
+// heldOf are the tags that have moved and are held back, those that end first before
+// the others.
+func (n *node) heldOf(ctx context.Context) []admin.Held {
+	n.mu.Lock()
+	g := n.current
+	n.mu.Unlock()
+	all := []admin.Held{}
+	if !holds(g.cfg) {
+		return all // without a look at the disk
+	}
+	names := map[string]string{}
+	for s := range g.registries {
+		names[s.Origin.Dir()] = s.Name
+	}
+	held, err := policy.AllHeld(ctx, n.cache.Proofs(), n.now(), func(k proof.NoteKey) (policy.Policy, string) {
+		return policyFor(g.cfg, k.Organisation), names[k.Origin]
+	})
+	if err != nil {
+		n.log.Warn("the tags that are held cannot be listed", "err", err)
+	}
+	for _, h := range held {
+		all = append(all, admin.Held{
+			Organisation: cmp.Or(h.Organisation, admin.Nobody), Image: names[h.Origin] + "/" + h.Repo + ":" + h.Tag,
+			Serves: h.Serves.String(), New: h.New.String(), Until: h.Until.UTC().Truncate(time.Second),
+		})
+	}
+	slices.SortFunc(all, func(a, b admin.Held) int {
+		return cmp.Or(a.Until.Compare(b.Until), strings.Compare(a.Image, b.Image), strings.Compare(a.Organisation, b.Organisation))
+	})
+	return all
+}
+
+// holds says whether anything in cfg holds a tag back.
+func holds(cfg *config.Config) bool {
+	if cfg.Policy.Cooldown > 0 {
+		return true
+	}
+	for _, o := range cfg.Organisations {
+		if o.Policy.Cooldown > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,107 @@
+package policy
+
+import (
+	"encoding/json"
+	"slices"
+
+	"berth/cache/proof"
+	"berth/oci"
+)
+
+// note is what is known about an object of a repository, as the organisation has
+// pulled it.
+type note struct {
+	// Tags are what meant this manifest when the organisation pulled them.
+	Tags []string `json:"tags,omitempty"`
+	// In are the manifests that list it, which the organisation was let have.
+	In []oci.Digest `json:"in,omitempty"`
+	// Size is that of its own blobs; nil: it was not read yet.
+	Size *int64 `json:"size,omitempty"`
+}
+
+// maxNoted bounds each list of a note. What was noted last stays.
+const maxNoted = 32
+
+func decodeNote(text string) (n note) {
+	if text == "" || json.Unmarshal([]byte(text), &n) != nil {
+		return note{}
+	}
+	return n
+}
+
+func (n *note) encode() string {
+	text, err := json.Marshal(n)
+	if err != nil {
+		return "" // cannot happen: strings and numbers
+	}
+	return string(text)
+}
+
+// with adds s at the end of a bounded list.
+func with[T comparable](all []T, s T) []T {
+	if slices.Contains(all, s) {
+		return all
+	}
+	if all = append(all, s); len(all) > maxNoted {
+		all = all[len(all)-maxNoted:]
+	}
+	return all
+}
+
+func (s *source) noteKey(repo string, kind oci.Kind, d oci.Digest) proof.NoteKey {
+	return proof.NoteKey{Origin: s.at.Origin, Organisation: s.at.Organisation, Repo: repo, Kind: kind, Digest: d}
+}
+
+func (s *source) note(repo string, kind oci.Kind, d oci.Digest) note {
+	return decodeNote(s.notes.Note(s.noteKey(repo, kind, d)))
+}
+
+func (s *source) change(repo string, kind oci.Kind, d oci.Digest, how func(*note)) {
+	s.notes.Noted(s.noteKey(repo, kind, d), false, func(old string) string {
+		n := decodeNote(old)
+		how(&n)
+		return n.encode()
+	})
+}
+
+// tagged notes that tag means d.
+func (s *source) tagged(repo, tag string, d oci.Digest) {
+	s.change(repo, oci.Manifest, d, func(n *note) { n.Tags = with(n.Tags, tag) })
+}
+
+// sizeOf is the size of an image as its manifest says it. A size below 0, or a sum
+// that overflows, is more than anything allows.
+func sizeOf(doc *oci.Document) (sum int64) {
+	for _, e := range append(doc.Blobs(), doc.Manifests...) {
+		if e.Size < 0 || sum+e.Size < sum {
+			return 1<<63 - 1
+		}
+		sum += e.Size
+	}
+	return sum
+}
+
+// sized notes how large the image of manifest d is.
+func (s *source) sized(repo string, d oci.Digest, size int64) {
+	s.change(repo, oci.Manifest, d, func(n *note) { n.Size = &size })
+}
+
+// listed notes what manifest d, which may be pulled, lists. What an index lists need
+// not be a manifest: BuildKit's caches have layers there.
+func (s *source) listed(repo string, d oci.Digest, doc *oci.Document) {
+	in := func(kind oci.Kind, all []oci.Entry) {
+		for _, e := range all {
+			if child, err := oci.ParseDigest(string(e.Digest)); err == nil {
+				s.change(repo, kind, child, func(n *note) { n.In = with(n.In, d) })
+			}
+		}
+	}
+	in(oci.Blob, doc.Blobs())
+	for _, e := range doc.Manifests {
+		kind := oci.Blob
+		if e.MediaType == "" || oci.IsManifestType(e.MediaType) {
+			kind = oci.Manifest
+		}
+		in(kind, []oci.Entry{e})
+	}
+}

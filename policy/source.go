@@ -1,0 +1,265 @@
+package policy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"berth/cache/proof"
+	"berth/oci"
+)
+
+// At is which registry is asked, and for whom.
+type At struct {
+	Registry     string // its name
+	Origin       string // oci.Origin.Dir
+	Organisation string // empty: nobody
+}
+
+// Around lets through what p allows. Without any rule it is next itself.
+func Around(next oci.Source, p Policy, at At, notes *proof.Proofs, now func() time.Time) oci.Source {
+	if len(p) == 0 {
+		return next
+	}
+	return &source{next: next, policy: p, at: at, notes: notes, now: now}
+}
+
+type source struct {
+	next   oci.Source
+	policy Policy
+	at     At
+	notes  *proof.Proofs
+	now    func() time.Time
+}
+
+func (s *source) name(repo string) string { return s.at.Registry + "/" + repo }
+
+// View is as whom repo is asked.
+func (s *source) View(repo string) oci.View { return s.next.View(repo) }
+
+// Resolve says what tag means, or meant before it moved.
+func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
+	if r := s.policy.Tag(s.name(repo), tag); r != nil {
+		return oci.Resolution{}, s.refused(repo, ":"+tag, r)
+	}
+	r, err := s.next.Resolve(ctx, repo, tag)
+	if err != nil {
+		return r, err
+	}
+	if r, err = s.cooled(ctx, repo, tag, r); err != nil {
+		return r, err
+	}
+	if !s.byImage(repo) {
+		return r, nil
+	}
+	s.tagged(repo, tag, r.Digest)
+	if s.policy.limitsSize() && s.note(repo, oci.Manifest, r.Digest).Size == nil {
+		// A tag must not promise what its manifest is refused for.
+		if _, err := s.openManifest(ctx, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: r.Digest}); err != nil {
+			return oci.Resolution{}, err
+		}
+		return r, nil
+	}
+	if refused := s.manifest(repo, r.Digest, true); refused != nil {
+		return oci.Resolution{}, s.refused(repo, ":"+tag, refused)
+	}
+	return r, nil
+}
+
+// byImage says whether rules about tags or sizes decide here, for which it counts of
+// which image something is.
+func (s *source) byImage(repo string) bool {
+	return s.policy.limitsSize() || s.policy.byTag(s.name(repo)) != nil
+}
+
+// Stat says what Open would give.
+func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	read, err := s.mayOpen(o)
+	switch {
+	case err != nil:
+		return nil, err
+	case !read || !s.policy.limitsSize() || s.note(o.Repo, o.Kind, o.Digest).Size != nil:
+		c, err := s.next.Stat(ctx, o)
+		return s.small(o, c, err)
+	}
+	c, err := s.openManifest(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	c.Body = nil
+	return c, nil
+}
+
+// Open gives an object that may be pulled.
+func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
+	read, err := s.mayOpen(o)
+	if err != nil {
+		return nil, err
+	}
+	if read {
+		return s.openManifest(ctx, o)
+	}
+	c, err := s.next.Open(ctx, o, r)
+	return s.small(o, c, err)
+}
+
+// small is c, unless it is larger than a whole image may be, whatever the manifest says
+// that lists it.
+func (s *source) small(o oci.Object, c *oci.Content, err error) (*oci.Content, error) {
+	if err != nil || o.Kind == oci.Manifest {
+		return c, err
+	}
+	if refused := s.policy.size(c.Size); refused != nil {
+		if c.Body != nil {
+			_ = c.Body.Close() // it was only read from
+		}
+		return nil, s.refused(o.Repo, "@"+o.Digest.String(), refused)
+	}
+	return c, nil
+}
+
+// mayOpen says whether o may be asked for. read: it is a manifest that has to be read
+// for what it lists.
+func (s *source) mayOpen(o oci.Object) (read bool, err error) {
+	refused := s.policy.repository(s.name(o.Repo))
+	if refused == nil && s.byImage(o.Repo) {
+		if read = o.Kind == oci.Manifest; read {
+			refused = s.manifest(o.Repo, o.Digest, true)
+		} else {
+			refused = s.blob(o.Repo, o.Digest)
+		}
+	}
+	if refused != nil {
+		return false, s.refused(o.Repo, "@"+o.Digest.String(), refused)
+	}
+	return read, nil
+}
+
+// manifest says what refuses manifest d, as far as it is known. Where tags decide, one
+// that may be pulled must have meant it, or an index that one meant must list it. sized:
+// its size counts too.
+func (s *source) manifest(repo string, d oci.Digest, sized bool) *Refusal {
+	n := s.note(repo, oci.Manifest, d)
+	if sized && n.Size != nil {
+		if r := s.policy.size(*n.Size); r != nil {
+			return r
+		}
+	}
+	refused := s.policy.byTag(s.name(repo))
+	if refused == nil || s.meant(repo, n, &refused) {
+		return nil
+	}
+	for _, index := range n.In {
+		if s.meant(repo, s.note(repo, oci.Manifest, index), &refused) {
+			return nil
+		}
+	}
+	return refused
+}
+
+// meant says whether a tag that may be pulled meant what n is about. Else refused is
+// what refuses the last that did, if one did.
+func (s *source) meant(repo string, n note, refused **Refusal) bool {
+	for _, tag := range n.Tags {
+		r := s.policy.first(func(r *Rules) *Refusal { return r.tagItself(s.name(repo), tag) })
+		if r == nil {
+			return true
+		}
+		*refused = r
+	}
+	return false
+}
+
+// blob says what refuses blob d: it is allowed if a manifest is that lists it.
+func (s *source) blob(repo string, d oci.Digest) *Refusal {
+	refused := s.policy.byTag(s.name(repo))
+	if refused == nil {
+		refused = s.policy.sizeRule()
+	}
+	for _, in := range s.note(repo, oci.Blob, d).In {
+		r := s.manifest(repo, in, true)
+		if r == nil {
+			return nil
+		}
+		refused = r
+	}
+	return refused
+}
+
+// sizeRule refuses a blob of which nobody knows what image it is of.
+func (p Policy) sizeRule() *Refusal {
+	return p.first(func(r *Rules) *Refusal {
+		if r.MaxImageSize == 0 {
+			return nil
+		}
+		return refusal("max_image_size", inBytes(r.MaxImageSize), r.MaxImageSizeAt, "RULE decides by the image, and none that lists it was pulled here: pull the manifest first")
+	})
+}
+
+// maxManifest bounds a manifest, as everywhere.
+const maxManifest = 4 << 20
+
+// openManifest opens a manifest that nothing has refused yet, and notes what it lists
+// if nothing does then either.
+func (s *source) openManifest(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	c, err := s.next.Open(ctx, o, oci.Range{})
+	if err != nil {
+		return nil, err
+	}
+	if err := readAll(c); err != nil {
+		return nil, err
+	}
+	doc, err := oci.ParseManifest(c.Data)
+	if err != nil {
+		return nil, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s@%s cannot be judged: %v", s.name(o.Repo), o.Digest, err)}
+	}
+	size := sizeOf(doc)
+	s.sized(o.Repo, o.Digest, size)
+	if refused := s.policy.size(size); refused != nil {
+		return nil, s.refused(o.Repo, "@"+o.Digest.String(), refused)
+	}
+	s.listed(o.Repo, o.Digest, doc)
+	return c, nil
+}
+
+// readAll gets the bytes of c into memory, where most of them are.
+func readAll(c *oci.Content) (err error) {
+	if c.Body != nil {
+		defer c.Body.Close()
+	}
+	if c.Data == nil {
+		if c.Data, err = io.ReadAll(io.LimitReader(c.Body, maxManifest+1)); err != nil {
+			return err
+		}
+	}
+	if len(c.Data) > maxManifest {
+		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest is larger than %d bytes", maxManifest)}
+	}
+	c.Size = int64(len(c.Data))
+	c.Offset, c.Length = 0, c.Size
+	c.Body = io.NopCloser(bytes.NewReader(c.Data))
+	return nil
+}
+
+// List asks for tags or referrers, which are those of the repository.
+func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
+	if r := s.policy.repository(s.name(req.Repo)); r != nil {
+		return nil, s.refused(req.Repo, "", r)
+	}
+	return s.next.List(ctx, req)
+}
+
+// refused is the answer that r refuses repo with; ref is a tag or a digest with what
+// it is written behind.
+func (s *source) refused(repo, ref string, r *Refusal) error {
+	who := ""
+	if s.at.Organisation != "" {
+		who = "organisation " + s.at.Organisation + ": "
+	}
+	return &oci.Error{
+		Class: oci.Policy, Rule: r.Rule,
+		Message: fmt.Sprintf("%s%s%s may not be pulled: %s", who, s.name(repo), ref, r.Why),
+	}
+}
