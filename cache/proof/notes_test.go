@@ -84,8 +84,8 @@ func TestNotes_AreDroppedWhenUnused(t *testing.T) {
 		c.move(24 * time.Hour)
 	}
 	f := open(t, path, Options{Now: c.now})
-	closeFacts(t, f) // it sweeps at its start
-	if f = open(t, path, Options{Now: c.now}); f.Note(noted) != "used" || f.Note(notedToo) != "" {
+	f.disk.sweep(make(chan struct{}))
+	if f.Note(noted) != "used" || f.Note(notedToo) != "" {
 		t.Errorf("the notes are %q and %q", f.Note(noted), f.Note(notedToo))
 	}
 }
