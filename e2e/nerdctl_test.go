@@ -47,8 +47,7 @@ func TestSetupNerdctl(t *testing.T) {
 	w := newWorld(t)
 	n := nerdctlCommand{startContainerd(t, containerdTwo, w), path}
 	must(t, os.RemoveAll(n.hosts))
-	p := w.berth.planFor(t, "nerdctl", "--org", "acme")
-	writeFile(t, filepath.Join(n.hosts, "_default/hosts.toml"), p.file(t, "_default/hosts.toml", "nerdctl as root"))
+	w.berth.setUp(t, "nerdctl", "--org", "acme", "--write", "--file", filepath.Join(n.dir, "config.toml"))
 	i := pushIndex(t, w.acme, "team/hosts")
 	mustPull(t, n, ownName(w, i), login{}, i.digest)
 	h := pushIndex(t, w.hub, "library/greeting")

@@ -101,53 +101,61 @@ func readJSON(t *testing.T, path string) map[string]any {
 }
 
 // With hosts.toml the containerd image store leads every registry to berth, by
-// its own name, and nowhere else.
+// its own name, and nowhere else; and after --undo no longer.
 func TestSetupDockerHosts(t *testing.T) {
 	onlyBehindBerth(t)
 	w := newWorld(t)
-	p := w.berth.planFor(t, "docker", "--org", "acme")
-	certs := filepath.Join(tempDir(t, "certs"), "certs.d")
-	writeFile(t, filepath.Join(certs, "_default/hosts.toml"), p.file(t, "_default/hosts.toml", "containerd image store"))
-	d, _ := startDockerWith(t, dockerNew, w, []string{
-		// dockerd reads /etc/docker and no other folder: it gets one of its own.
-		"unshare", "--mount", "--propagation", "private", "sh", "-euc",
-		`mkdir -p /etc/docker; mount -t tmpfs none /etc/docker; cp -r "$0" /etc/docker/; exec "$@"`, certs,
-	})
+	etc := tempDir(t, "etc")
+	file := filepath.Join(etc, "daemon.json")
+	w.berth.setUp(t, "docker", "--org", "acme", "--write", "--file", file)
+	d, _ := startDockerWith(t, dockerNew, w, etcDocker(etc))
 	private := pushImage(t, w.acme, "team/private", 64<<10)
 	public := pushIndex(t, w.hub, "library/greeting")
 	mustPull(t, d, ownName(w, private), login{}, private.digest)
 	mustPull(t, d, "greeting:1", login{}, public.digest)
 	mustPull(t, d, w.berth.acme+"/"+w.acme.name+"/team/private:1", login{}, private.digest)
 	other := pushImage(t, w.acme, "team/other", 4<<10)
+	w.berth.setUp(t, "docker", "--org", "acme", "--undo", "--file", file)
+	mustRefuse(t, d, ownName(w, other), login{}, anything)
+	w.berth.setUp(t, "docker", "--org", "acme", "--write", "--file", file)
 	stays(t, w, d, ownName(w, other))
 }
 
+// etcDocker starts a dockerd, which reads /etc/docker and no other folder, with one of its own.
+func etcDocker(dir string) []string {
+	return []string{
+		"unshare", "--mount", "--propagation", "private", "sh", "-euc",
+		`mkdir -p /etc/docker; mount --bind "$0" /etc/docker; exec "$@"`, dir,
+	}
+}
+
 func TestSetupContainerd1(t *testing.T) {
-	testSetupContainerd(t, containerdOne, "containerd 1.6", "io.containerd.grpc.v1.cri")
+	testSetupContainerd(t, containerdOne, "io.containerd.grpc.v1.cri")
 }
 
 func TestSetupContainerd2(t *testing.T) {
-	testSetupContainerd(t, containerdTwo, "containerd 2", "io.containerd.cri.v1.images")
+	testSetupContainerd(t, containerdTwo, "io.containerd.cri.v1.images")
 }
 
-func testSetupContainerd(t *testing.T, v containerdVersion, when, plugin string) {
+func testSetupContainerd(t *testing.T, v containerdVersion, plugin string) {
 	t.Helper()
 	onlyBehindBerth(t)
 	w := newWorld(t)
 	c := startContainerd(t, v, w)
 	must(t, os.RemoveAll(c.hosts))
-	p := w.berth.planFor(t, "containerd", "--org", "acme")
-	writeFile(t, filepath.Join(c.hosts, "_default/hosts.toml"), p.file(t, "_default/hosts.toml", ""))
+	file := filepath.Join(c.dir, "config.toml") // beside certs.d
+	must(t, os.WriteFile(file, nil, 0o600))
+	w.berth.setUp(t, "containerd", "--org", "acme", "--write", "--file", file)
 	i := pushIndex(t, w.acme, "team/hosts")
 	mustPull(t, c, ownName(w, i), login{}, i.digest)
 	h := pushIndex(t, w.hub, "library/greeting")
 	mustPull(t, c, "docker.io/library/greeting:1", login{}, h.digest)
 
 	// The part for CRI is one that this containerd understands.
-	config := writeFile(t, filepath.Join(c.dir, "cri.toml"), p.file(t, "config.toml", when))
+	config := file
 	dump, err := run(t, c.dir, nil, v.daemon.find(t), "--config", config, "--root", c.dir+"/r", "--state", c.dir+"/s", "config", "dump")
 	must(t, err)
-	if _, below, _ := strings.Cut(strings.ReplaceAll(dump, "'", `"`), `plugins."`+plugin+`".registry]`); !strings.Contains(below[:min(len(below), 200)], `config_path = "/etc/containerd/certs.d"`) {
+	if _, below, _ := strings.Cut(strings.ReplaceAll(dump, "'", `"`), `plugins."`+plugin+`".registry]`); !strings.Contains(below[:min(len(below), 200)], `config_path = "`+c.hosts+`"`) {
 		t.Errorf("CRI has another config_path:\n%s", dump)
 	}
 	other := pushImage(t, w.acme, "team/other", 4<<10)

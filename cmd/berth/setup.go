@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,38 +18,55 @@ func setupCommand(o *options) *cobra.Command {
 	var a nodeFlags
 	var f setupFlags
 	c := &cobra.Command{
-		Use:   "setup docker|containerd|podman|nerdctl|buildkit",
-		Short: "Print what a client needs to pull through this node",
+		Use:   "setup " + strings.Join(clientsetup.Clients(), "|"),
+		Short: "Lead a client through this node, or say what that takes",
 		Long: `Print the configuration that makes a client pull through this node: what to
-write where, how to put it in force, and what it does not do.
+write where, how to put it in force, and what it does not do. With --write it is
+merged into the client's files, and with --undo taken out of them again.
 
   berth setup docker
-  sudo berth setup docker --write      # merge it into /etc/docker/daemon.json
+  sudo berth setup docker --write      # daemon.json, and a hosts.toml for each registry
   sudo systemctl reload docker
-  sudo berth setup podman --write      # write a file of berth's own`,
+  sudo berth setup docker --undo
+
+Where callers log in, a node of one organisation can have its token in the client's
+files, which only root can then read:
+
+  sudo berth setup docker --write --organisation acme --token-file FILE`,
 		ValidArgs: clientsetup.Clients(),
 		Args:      usage(oneClient),
 		RunE: func(c *cobra.Command, args []string) error {
-			if f.write && args[0] != "docker" && args[0] != "podman" {
-				return usageError{errors.New("--write is for docker and podman: write the other clients' files as they are printed")}
+			switch {
+			case f.token != "" && f.organisation == "":
+				return usageError{errors.New("--token-file needs --organisation: say whose token it is")}
+			case f.write && f.undo:
+				return usageError{errors.New("--write and --undo are opposites: choose one")}
 			}
 			plan, err := f.plan(c, &a, o, args[0])
 			if err != nil {
 				return err
 			}
+			apply := plan.Write
 			switch {
-			case f.write && args[0] == "podman":
-				return f.replace(c, a.json, plan)
-			case f.write:
-				return f.merge(c, a.json, plan)
+			case f.undo:
+				apply = plan.Undo
+			case !f.write:
+				return printAnswer(c, a.json, plan, showPlan)
 			}
-			return printAnswer(c, a.json, plan.Plan, showPlan)
+			files, err := apply(time.Now())
+			done := applied{Client: plan.Client, Files: files, Then: plan.Then, Notes: plan.Notes}
+			if f.undo {
+				done.Notes = nil
+			}
+			return errors.Join(printAnswer(c, a.json, done, showApplied), err)
 		},
 	}
 	a.flags(c)
 	organisationFlag(c, &f.organisation, "who the client pulls as: it chooses the port, and stands in names where it must")
-	c.Flags().BoolVar(&f.write, "write", false, "docker: merge the keys into daemon.json, keeping the rest; podman: write berth's file; a copy of what was there stays")
-	c.Flags().StringVar(&f.file, "file", "", "where that file is, with --write (default "+clientsetup.DaemonJSON+", "+clientsetup.PodmanConf+")")
+	c.Flags().BoolVar(&f.write, "write", false, "write the files, keeping the rest of them and a copy of each")
+	c.Flags().BoolVar(&f.undo, "undo", false, "take out of the files what --write put there")
+	c.Flags().StringVar(&f.file, "file", "", "the client's configuration, what else is written lies beside it (default where the client looks for it)")
+	c.Flags().StringVar(&f.token, "token-file", "", "a file with a token of the organisation that is for: header; it goes into the client's files")
 	return c
 }
 
@@ -66,79 +82,69 @@ func oneClient(_ *cobra.Command, args []string) error {
 }
 
 type setupFlags struct {
-	organisation, file string
-	write              bool
+	organisation, file, token string
+	write, undo               bool
 }
 
-// planned is a plan with what it was made of.
-type planned struct {
-	clientsetup.Plan
-
-	options clientsetup.Options
-}
-
-func (f *setupFlags) plan(c *cobra.Command, a *nodeFlags, o *options, client string) (planned, error) {
+func (f *setupFlags) plan(c *cobra.Command, a *nodeFlags, o *options, client string) (none clientsetup.Plan, err error) {
 	cfg, err := o.load()
 	if err != nil {
-		return planned{}, err
+		return none, err
 	}
 	if err := known(cfg, f.organisation); err != nil {
-		return planned{}, err
+		return none, err
 	}
 	ports, err := a.ports(c.Context(), o, cfg)
 	if err != nil {
-		return planned{}, err
+		return none, err
 	}
 	registries, err := node.Registries(cfg, f.organisation)
 	if err != nil {
-		return planned{}, err
+		return none, err
 	}
-	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, Registries: registries}
-	plan, err := clientsetup.For(client, options)
-	return planned{plan, options}, err
+	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, File: f.file}
+	for _, r := range registries {
+		options.Registries = append(options.Registries, clientsetup.Registry(r))
+	}
+	if f.token != "" {
+		if options.Token, err = node.CallerToken(cfg, f.organisation, f.token); err != nil {
+			return none, err
+		}
+	}
+	return clientsetup.For(client, options)
 }
 
-// merge writes Docker's file.
-func (f *setupFlags) merge(c *cobra.Command, asJSON bool, p planned) error {
-	keys := clientsetup.DockerKeys(p.options)
-	w, err := clientsetup.WriteDaemonJSON(cmp.Or(f.file, clientsetup.DaemonJSON), keys, time.Now())
-	if err != nil {
-		return err
-	}
-	return printAnswer(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
+// applied is what --write or --undo did.
+type applied struct {
+	Client string                `json:"client"`
+	Files  []clientsetup.Written `json:"files"`
+	Then   []string              `json:"then"`
+	Notes  []string              `json:"notes"`
+}
+
+func showApplied(out io.Writer, a applied) {
+	changed := false
+	for _, w := range a.Files {
+		changed = changed || w.Changed
 		showWritten(out, w)
 		for _, m := range w.OtherMirrors {
-			if len(keys.Mirrors) == 0 {
-				fmt.Fprintf(out, "berth sets no mirror where callers log in, and this one stays: %s: take it away if it is berth's\n", m)
-				continue
-			}
-			fmt.Fprintf(out, "another mirror stays behind berth: %s\n", m)
+			fmt.Fprintf(out, "  another mirror stays behind berth: %s\n", m)
 		}
-		if w.Changed {
-			fmt.Fprintln(out, "now: systemctl reload docker (never restart: that stops the containers)")
-		}
-	})
-}
-
-// replace writes podman's file.
-func (f *setupFlags) replace(c *cobra.Command, asJSON bool, p planned) error {
-	file := p.Files[0]
-	w, err := clientsetup.WriteFile(cmp.Or(f.file, file.Path), file.Content, time.Now())
-	if err != nil {
-		return err
 	}
-	return printAnswer(c, asJSON, w, func(out io.Writer, w clientsetup.Written) {
-		showWritten(out, w)
-		for _, note := range p.Notes {
-			fmt.Fprintf(out, "- %s\n", note)
-		}
-	})
+	if changed && len(a.Then) > 0 {
+		fmt.Fprintf(out, "now: %s\n", strings.Join(a.Then, "; "))
+	}
+	for _, note := range a.Notes {
+		fmt.Fprintf(out, "- %s\n", note)
+	}
 }
 
 func showWritten(out io.Writer, w clientsetup.Written) {
 	switch {
 	case !w.Changed:
 		fmt.Fprintf(out, "%s: nothing to change\n", w.Path)
+	case w.Removed:
+		fmt.Fprintf(out, "%s: removed, there was nothing else in it\n", w.Path)
 	case w.Backup == "":
 		fmt.Fprintf(out, "%s: written\n", w.Path)
 	default:

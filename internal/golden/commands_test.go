@@ -63,7 +63,7 @@ func TestGolden_ExitCodes(t *testing.T) {
 		"reload", "reload x", "status", "status x", "status --ready", "failures", "failures x", "failures --since yesterday",
 		"diagnose", "diagnose a b", "purge", "purge x", "purge --org acme", "list", "list x", "prewarm", "prewarm app",
 		"name", "name a b", "name Wrong", "name app", "name --org acme app",
-		"setup", "setup x", "setup docker x", "setup containerd --write",
+		"setup", "setup x", "setup docker x", "setup containerd --write --undo",
 		"token", "token a b", "token Wrong!", "completion", "completion tcsh",
 	} {
 		args := strings.Fields(strings.NewReplacer("BAD", bad, "NONE", filepath.Join(dir, "none.yaml"), "FILE", file).Replace(line))

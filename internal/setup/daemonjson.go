@@ -7,30 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 )
-
-// WriteDaemonJSON puts keys into the file at path, which keeps all that it has
-// besides, in its order. It is replaced as a whole, by a rename, and a copy of
-// what was there stays beside it. A file that is not one JSON object is left
-// alone.
-func WriteDaemonJSON(path string, keys DaemonKeys, now time.Time) (Written, error) {
-	w := Written{Path: path, OtherMirrors: []string{}}
-	path = target(path)
-	before, info, err := readFile(path)
-	if err != nil {
-		return w, err
-	}
-	after, others, err := merge(before, keys)
-	if err != nil {
-		return w, fmt.Errorf("%s: %w: mend it first, nothing was written", path, err)
-	}
-	w.OtherMirrors = append(w.OtherMirrors, others...)
-	if after == nil {
-		return w, nil
-	}
-	return w, w.put(path, before, after, info, now)
-}
 
 // member is one key of an object, with its value as it was written.
 type member struct {
@@ -79,6 +56,44 @@ func merge(text []byte, keys DaemonKeys) (after []byte, others []string, err err
 	}
 	after, err = written(members)
 	return after, others, err
+}
+
+// unmerge is text without keys in it, and the same text where there are none.
+func unmerge(text string, keys DaemonKeys) (string, error) {
+	members, err := object([]byte(text))
+	if err != nil {
+		return text, err
+	}
+	changed := false
+	drop := func(key string, values []string) error {
+		i := slices.IndexFunc(members, func(m member) bool { return m.key == key })
+		if i < 0 {
+			return nil
+		}
+		var had []string
+		if err := json.Unmarshal(members[i].value, &had); err != nil {
+			return fmt.Errorf("%s is no list of strings", key)
+		}
+		rest := slices.DeleteFunc(slices.Clone(had), func(s string) bool { return slices.Contains(values, s) })
+		if len(rest) == len(had) {
+			return nil
+		}
+		changed = true
+		if len(rest) == 0 {
+			members = slices.Delete(members, i, i+1)
+			return nil
+		}
+		members[i].value, err = json.Marshal(rest)
+		return err
+	}
+	if err := errors.Join(drop("registry-mirrors", keys.Mirrors), drop("insecure-registries", keys.Insecure)); err != nil || !changed {
+		return text, err
+	}
+	if len(members) == 0 {
+		return "", nil
+	}
+	after, err := written(members)
+	return string(after), err
 }
 
 // object reads the members of a JSON object in their order; of nothing there are

@@ -17,6 +17,15 @@ var (
 	keys = DaemonKeys{Mirrors: []string{"http://localhost:5000"}, Insecure: []string{"10.0.0.1:5000"}}
 )
 
+// writeDaemon merges keys into the file at path.
+func writeDaemon(path string) (Written, error) {
+	all, err := Plan{Files: []File{Options{File: path}.daemonFile(keys)}}.Write(now)
+	if err != nil {
+		return Written{}, err
+	}
+	return all[0], nil
+}
+
 func TestWriteDaemonJSON(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -49,7 +58,7 @@ func TestWriteDaemonJSON(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			w, err := WriteDaemonJSON(path, keys, now)
+			w, err := writeDaemon(path)
 			refused := c.after == "" && name != "there already"
 			if (err != nil) != refused || w.Changed != (c.after != "") {
 				t.Fatalf("%+v, %v", w, err)
@@ -77,7 +86,7 @@ func TestWriteDaemonJSON(t *testing.T) {
 			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {
 				t.Errorf("%v, %v", info.Mode(), err)
 			}
-			if w, err := WriteDaemonJSON(path, keys, now); err != nil || w.Changed {
+			if w, err := writeDaemon(path); err != nil || w.Changed {
 				t.Errorf("again: %+v, %v", w, err)
 			}
 		})
@@ -91,33 +100,6 @@ func text(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
-}
-
-// A link stays one, and a backup that is there is never written over.
-func TestWriteDaemonJSONBehindALink(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	target, link := filepath.Join(dir, "real.json"), filepath.Join(dir, "daemon.json")
-	if err := os.WriteFile(target, []byte("{}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(target, link); err != nil {
-		t.Fatal(err)
-	}
-	w, err := WriteDaemonJSON(link, keys, now)
-	if err != nil || !w.Changed {
-		t.Fatal(w, err)
-	}
-	if got, err := os.Readlink(link); err != nil || got != target {
-		t.Errorf("the link is %q, %v", got, err)
-	}
-	before := text(t, target)
-	if _, err := WriteDaemonJSON(link, DaemonKeys{Mirrors: []string{"http://localhost:1"}}, now); err == nil {
-		t.Error("the backup was written over")
-	}
-	if text(t, target) != before {
-		t.Error("it was written without a backup")
-	}
 }
 
 // Whatever else is in the file stays there.
@@ -191,7 +173,7 @@ func TestPlans(t *testing.T) {
 	t.Parallel()
 	open := Listener{Address: "localhost:5000", Loopback: true}
 	token := Listener{Address: "localhost:5001", Loopback: true, Token: true, NameNeedsOrganisation: true}
-	registries := []string{"quay.io", "docker.io", "reg.acme.com:5443"}
+	registries := []Registry{{"quay.io", "https://quay.io"}, {"docker.io", "https://registry-1.docker.io"}, {"reg.acme.com:5443", "https://reg.acme.com:5443"}}
 	for _, client := range Clients() {
 		p, err := For(client, Options{Listeners: []Listener{open, token}, Registries: registries})
 		if err != nil || len(p.Files) == 0 || len(p.Notes) == 0 {
@@ -223,47 +205,5 @@ func TestPlans(t *testing.T) {
 	p, err := For("podman", only)
 	if err != nil || !strings.Contains(p.Files[0].Content, `location = "localhost:5001/acme/reg.acme.com_5443"`) {
 		t.Errorf("%+v, %v", p, err)
-	}
-}
-
-// A client's file that is berth's own is replaced as a whole, keeps its mode, stays a
-// link where it is one, and what was there stays beside it.
-func TestWriteFile(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	behind, path := filepath.Join(dir, "real.conf"), filepath.Join(dir, "conf.d", "berth.conf")
-	w, err := WriteFile(path, "one\n", now)
-	if err != nil || !w.Changed || w.Backup != "" {
-		t.Fatalf("%+v, %v", w, err)
-	}
-	if w, err = WriteFile(path, "one\n", now); err != nil || w.Changed || w.Backup != "" {
-		t.Errorf("again: %+v, %v", w, err)
-	}
-	if err := os.Rename(path, behind); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(behind, 0o640); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(behind, path); err != nil {
-		t.Fatal(err)
-	}
-	if w, err = WriteFile(path, "two\n", now); err != nil || !w.Changed || w.Backup != behind+".before-berth-20260102T030405Z" {
-		t.Fatalf("%+v, %v", w, err)
-	}
-	for file, want := range map[string]string{path: "two\n", behind: "two\n", w.Backup: "one\n"} {
-		text, err := os.ReadFile(file)
-		if err != nil || string(text) != want {
-			t.Errorf("%s: %q, %v", file, text, err)
-		}
-	}
-	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSymlink {
-		t.Errorf("the link: %v, %v", info, err)
-	}
-	if info, err := os.Stat(behind); err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("the mode: %v, %v", info, err)
-	}
-	if left, err := filepath.Glob(filepath.Join(dir, "*berth-new")); err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v", left)
 	}
 }

@@ -1,5 +1,5 @@
-// Package setup says what is to be written where so that clients pull through
-// this node: an image's local name, and the configuration of each kind of
-// client. It knows the clients' files and the differences between their
-// versions; it asks nobody and, but for WriteDaemonJSON, touches no file.
+// Package setup leads clients through this node: an image's local name, and what is to
+// be written where for each kind of client, in both directions. It knows the clients'
+// files and the differences between their versions, and asks nobody. Only Plan.Write and
+// Plan.Undo change files: atomically, keeping what is not berth's, following no links.
 package setup

@@ -3,8 +3,7 @@ package setup
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
-	"strings"
+	"path/filepath"
 
 	"berth/oci"
 )
@@ -12,44 +11,65 @@ import (
 // DaemonJSON is where dockerd looks for its configuration.
 const DaemonJSON = "/etc/docker/daemon.json"
 
-// docker is for dockerd. Docker asks mirrors for Docker Hub's images only, sends
-// them no login that would say an organisation (the containerd image store sends
-// none at all, the older one that for docker.io), and goes around one that fails.
-func docker(o Options) Plan {
-	var p Plan
+// docker is for dockerd in both its stores. The containerd image store reads a hosts.toml
+// for every registry. The older store asks mirrors for Docker Hub's images only, with no
+// login that would say an organisation, and goes around one that fails.
+func docker(o Options) (Plan, error) {
+	certs := o.beside("certs.d")
+	p := Plan{stale: filepath.Join(certs, "*", "hosts.toml")}
 	l, ok := mirror(o.Listeners, o.Organisation)
-	open := ok && !l.Token
-	if keys := DockerKeys(o); !keys.empty() {
-		p.Files = append(p.Files, File{Path: DaemonJSON, Merge: true, Content: keys.json()})
+	keys := DockerKeys(o)
+	daemon := o.daemonFile(keys)
+	if !keys.empty() {
+		p.Files = append(p.Files, daemon)
 		p.Then = append(p.Then, "systemctl reload docker")
-		p.Notes = append(p.Notes,
+		p.note(
 			"reload Docker, never restart it for this: a restart stops the containers",
 			"if dockerd is started with --registry-mirror or --insecure-registry it refuses the same key in daemon.json: take the flag away",
 		)
 	}
-	if open {
-		p.Files = append(p.Files, File{
-			Path: "/etc/docker/certs.d/_default/hosts.toml", Content: hostsTOML(l),
-			When: "Docker 28 or later with the containerd image store (the default of new installations of 29): all registries, not only Docker Hub",
-		})
-		p.Notes = append(p.Notes,
-			"registry-mirrors is for Docker Hub's images only, and Docker goes around a mirror that fails, straight to Docker Hub: pull by the name that berth name prints where that must not be",
-			"every other registry is pulled by its name behind berth, as in docker pull "+l.Address+"/ghcr.io/acme/app:1, unless the containerd image store reads the hosts.toml",
-			"the older image store (docker info: overlay2 without io.containerd.snapshotter) and Docker before 28 do not read hosts.toml",
+	if len(keys.Mirrors) > 0 {
+		p.note("registry-mirrors is for Docker Hub's images only, and in the older image store Docker goes around a mirror that fails, straight to Docker Hub: pull by the name that berth name prints where that must not be")
+	}
+	if ok && (!l.Token || o.Organisation != "") {
+		if _, err := o.unchanged(); err != nil {
+			return p, err
+		}
+		p.Files = append(p.Files, o.hostsFiles(certs, l, "Docker 28 or later with the containerd image store (the default of new installations of 29), and its docker build in both stores")...)
+		p.note(
+			"hosts.toml is read at each pull; nothing has to be restarted for it",
+			"the older image store (docker info: overlay2 without io.containerd.snapshotter) and Docker before 28 do not read hosts.toml: there every registry but Docker Hub is pulled by its name behind berth, as in docker pull "+l.Address+"/ghcr.io/acme/app:1",
+			"one dockerd has one image under one name: where organisations share it, write names that begin with the organisation (berth name --org ORGANISATION IMAGE)",
 			"a builder of docker buildx with the docker-container driver does not use any of this: see berth setup buildkit",
+			hostsNote, pushNote, o.known(),
 		)
 	} else {
-		p.Notes = append(p.Notes, "no mirror is set: Docker's mirrors carry no organisation, so a port where callers log in is of no use as one")
+		p.note("no mirror is set: Docker's mirrors carry no organisation, so a port where callers log in is of no use as one; where one organisation has the node, --organisation ORGANISATION --token-file FILE puts its token into a hosts.toml for each registry")
 	}
 	for _, l := range o.Listeners {
 		if l.Token {
-			p.Notes = append(p.Notes, whoPulls(l, "docker login "+l.Address)+"; then pull by the names that berth name --org ORGANISATION prints")
+			p.note(whoPulls(l, "docker login "+l.Address) + "; then pull by the names that berth name --org ORGANISATION prints")
 		} else if l.Organisation != "" {
-			p.Notes = append(p.Notes, whoPulls(l, ""))
+			p.note(whoPulls(l, ""))
 		}
-		p.Notes = append(p.Notes, certificate(l, "/etc/docker/certs.d/"+l.Address+"/ca.crt")...)
+		p.note(certificate(l, "/etc/docker/certs.d/"+l.Address+"/ca.crt")...)
 	}
-	return p
+	return p, nil
+}
+
+// daemonFile merges keys into daemon.json.
+func (o Options) daemonFile(keys DaemonKeys) File {
+	return File{
+		Path: o.File, Merge: true, Content: keys.json(),
+		put: func(before string) (e edit, err error) {
+			after, others, err := merge([]byte(before), keys)
+			if e = (edit{text: string(after), others: others}); after == nil {
+				e.text = before
+			}
+			return e, err
+		},
+		take: func(before string) (string, error) { return unmerge(before, keys) },
+	}
 }
 
 // DaemonKeys are the keys of daemon.json that lead Docker to a node.
@@ -85,14 +105,5 @@ func (k DaemonKeys) json() string {
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	_ = e.Encode(k) // strings cannot fail to be encoded
-	return b.String()
-}
-
-// hostsTOML leads every registry to l and nowhere else. server is what is asked
-// when no host answers, and would be the registry itself without that line.
-// containerd 1.6 refuses a file that has only server.
-func hostsTOML(l Listener) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", l.URL(), l.URL())
 	return b.String()
 }

@@ -3,12 +3,42 @@ package setup
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+
+	"berth/internal/secret"
 )
 
+// client is a kind of client, and what is written for it.
+type client struct {
+	name string
+	// file is its configuration; what else is written lies beside it.
+	file string
+	plan func(Options) (Plan, error)
+	// token says that a token of an organisation can stand in its files.
+	token bool
+}
+
+func clients() []client {
+	return []client{
+		{"docker", DaemonJSON, docker, true},
+		{"containerd", "/etc/containerd/config.toml", containerd, true},
+		{"podman", PodmanConf, podman, false},
+		{"nerdctl", "/etc/containerd/config.toml", nerdctl, true},
+		{"buildkit", "/etc/buildkit/buildkitd.toml", buildkit, false},
+		{"k3s", "/etc/rancher/k3s/registries.yaml", k3s, true},
+		{"crio", PodmanConf, podman, false},
+	}
+}
+
 // Clients are the names that For knows.
-func Clients() []string { return []string{"docker", "containerd", "podman", "nerdctl", "buildkit"} }
+func Clients() (names []string) {
+	for _, c := range clients() {
+		names = append(names, c.name)
+	}
+	return names
+}
 
 // Plan is what has to be done so that a client pulls through the node.
 type Plan struct {
@@ -19,6 +49,8 @@ type Plan struct {
 	Then []string `json:"then"`
 	// Notes say where versions differ, and what this does not do.
 	Notes []string `json:"notes"`
+	// stale are files of berth's from before, which may have no part in the plan any more.
+	stale string // a pattern
 }
 
 // File is one file, or a part of one.
@@ -29,6 +61,28 @@ type File struct {
 	// Merge says that Content belongs into a file that may have more in it.
 	Merge   bool   `json:"merge"`
 	Content string `json:"content"`
+
+	// put adds what is berth's to what is there, take takes it out again. Without them
+	// the file is shown and not written.
+	put  func(before string) (edit, error)
+	take func(before string) (string, error)
+}
+
+// edit is what is to become of a file.
+type edit struct {
+	text string
+	// secret says that nobody but root may read it.
+	secret bool
+	// others are mirrors that are not berth's, and stay.
+	others []string
+}
+
+// Registry is one that the node knows.
+type Registry struct {
+	// Name is how an image's name begins, host or host:port.
+	Name string
+	// Server is where pushes go: the registry itself.
+	Server string
 }
 
 // Options say for whom a Plan is.
@@ -38,37 +92,60 @@ type Options struct {
 	// Organisation is who the client pulls as, where it logs in. Empty: nobody in
 	// particular.
 	Organisation string
-	// Registries are those that the node knows, for clients that want to be told
-	// each of them.
-	Registries []string
+	// Token is one of the organisation's, for headers. If it is there the client's files
+	// get it, so that whoever pulls needs no login.
+	Token secret.Text
+	// Registries are those that the node knows.
+	Registries []Registry
+	// Unlisted says that the node answers for other registries too.
+	Unlisted bool
+	// File is the client's configuration. If empty, where the client looks for it.
+	File string
 }
 
 // ErrUnknownClient says that For does not know the client.
 var ErrUnknownClient = errors.New("unknown client")
 
 // For is the plan for a client.
-func For(client string, o Options) (Plan, error) {
-	o.Registries = slices.Clone(o.Registries)
-	slices.Sort(o.Registries)
-	var p Plan
-	var err error
-	switch client {
-	case "docker":
-		p = docker(o)
-	case "containerd":
-		p, err = containerd(o)
-	case "nerdctl":
-		p, err = nerdctl(o)
-	case "podman":
-		p, err = podman(o)
-	case "buildkit":
-		p, err = buildkit(o)
-	default:
-		return Plan{}, fmt.Errorf("%w %q: choose one of %s", ErrUnknownClient, client, strings.Join(Clients(), ", "))
+func For(name string, o Options) (Plan, error) {
+	all := clients()
+	i := slices.IndexFunc(all, func(c client) bool { return c.name == name })
+	if i < 0 {
+		return Plan{}, fmt.Errorf("%w %q: choose one of %s", ErrUnknownClient, name, strings.Join(Clients(), ", "))
 	}
-	p.Client = client
+	c := all[i]
+	if o.File == "" {
+		o.File = c.file
+	}
+	var err error
+	if o.File, err = filepath.Abs(o.File); err != nil { // hosts.toml names certificates beside it
+		return Plan{}, err
+	}
+	o.Registries = slices.Clone(o.Registries)
+	slices.SortFunc(o.Registries, func(a, b Registry) int { return strings.Compare(a.Name, b.Name) })
+	if o.hasToken() && !c.token {
+		return Plan{}, fmt.Errorf("%s has no file that a token could stand in: log in with it at the address that berth setup %[1]s --org %s prints", name, o.Organisation)
+	}
+	p, err := c.plan(o)
+	p.Client = name
 	p.Files, p.Then = orEmpty(p.Files), orEmpty(p.Then)
+	if err == nil && len(o.Listeners) > 1 {
+		for _, l := range o.Listeners {
+			if who := whoPulls(l, ""); !slices.ContainsFunc(p.Notes, func(n string) bool { return strings.HasPrefix(n, who) }) {
+				p.note(who)
+			}
+		}
+	}
 	return p, err
+}
+
+// note adds a line to know, once.
+func (p *Plan) note(lines ...string) {
+	for _, l := range lines {
+		if !slices.Contains(p.Notes, l) {
+			p.Notes = append(p.Notes, l)
+		}
+	}
 }
 
 // orEmpty keeps null out of JSON.
@@ -77,6 +154,13 @@ func orEmpty[T any](s []T) []T {
 		return []T{}
 	}
 	return s
+}
+
+func (o Options) hasToken() bool { return !o.Token.Empty() }
+
+// beside is a path in the folder of the client's configuration.
+func (o Options) beside(path ...string) string {
+	return filepath.Join(append([]string{filepath.Dir(o.File)}, path...)...)
 }
 
 // behind is where registry's images are at the listener at which o's
@@ -96,6 +180,12 @@ func (o Options) unchanged() (Listener, error) {
 	if !ok {
 		return Listener{}, fmt.Errorf("%w: names at %s begin with an organisation, which this client cannot add: add a listener without organisation_in_name: required, or pull by the names that berth name prints", ErrNoListener, addresses(o.Listeners))
 	}
+	switch {
+	case o.hasToken() && !l.Token:
+		return Listener{}, fmt.Errorf("%w: at %s nobody shows a token: leave it out, or add a listener with callers: token", ErrNoListener, l.Address)
+	case o.hasToken() && !l.Loopback:
+		return Listener{}, fmt.Errorf("%w: a token that stands in a file is good on the node itself only, and others reach %s: add a listener on localhost", ErrNoListener, l.Address)
+	}
 	return l, nil
 }
 
@@ -109,9 +199,12 @@ func certificate(l Listener, where string) []string {
 
 // whoPulls says what a login at l is.
 func whoPulls(l Listener, how string) string {
+	if how != "" {
+		how = " (" + how + ")"
+	}
 	switch {
 	case l.Token:
-		return fmt.Sprintf("callers log in at %s: user name ORGANISATION or ORGANISATION+ACCOUNT, password one of the organisation's tokens (%s)", l.Address, how)
+		return fmt.Sprintf("callers log in at %s: user name ORGANISATION or ORGANISATION+ACCOUNT, password one of the organisation's tokens%s", l.Address, how)
 	case l.Organisation != "":
 		return fmt.Sprintf("every process that reaches %s pulls as organisation %s", l.Address, l.Organisation)
 	}

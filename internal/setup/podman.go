@@ -18,23 +18,34 @@ func podman(o Options) (Plan, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[[registry]]\nlocation = %q\ninsecure = %v\n", l.Address, l.plain())
 	for _, r := range o.Registries {
-		fmt.Fprintf(&b, "\n[[registry]]\nprefix = %q\nlocation = %q\ninsecure = %v\n", r, o.behind(l, r), l.plain())
+		fmt.Fprintf(&b, "\n[[registry]]\nprefix = %q\nlocation = %q\ninsecure = %v\n", r.Name, o.behind(l, r.Name), l.plain())
 	}
 	p := Plan{
-		Files: []File{{Path: PodmanConf, Content: b.String()}},
+		Files: []File{ownFile(o.File, b.String())},
 		Notes: []string{
 			"there is no entry for all registries: run this again when the node has learned another",
 			"nothing has to be restarted, but CRI-O: systemctl reload crio",
 			"a file in registries.conf.d that comes later in the alphabet and has the same prefix takes berth's place: take it away",
+			"pushes by these names come to berth too, which refuses them: there is no entry for pulls only that never goes around it; push with CONTAINERS_REGISTRIES_CONF=/dev/null, which leaves all of these files out",
 			whoPulls(l, "podman login "+l.Address),
 			"without --org no organisation is in the names: one that must be there has to be given",
 		},
 	}
 	if l.plain() {
-		p.Notes = append(p.Notes, "insecure means plain HTTP here")
+		p.note("insecure means plain HTTP here")
 	}
-	p.Notes = append(p.Notes, certificate(l, "/etc/containers/certs.d/"+l.Address+"/ca.crt")...)
+	p.note(certificate(l, "/etc/containers/certs.d/"+l.Address+"/ca.crt")...)
 	return p, nil
+}
+
+// ownFile is one that has nothing but berth's lines in it. What is there under its name
+// and is not berth's is kept as a copy.
+func ownFile(path, content string) File {
+	return File{
+		Path: path, Content: content,
+		put:  func(string) (edit, error) { return edit{text: tomlBegin + content + tomlEnd}, nil },
+		take: func(before string) (string, error) { return takeTOML(before), nil },
+	}
 }
 
 // buildkit is for buildkitd, also as docker buildx starts it.
@@ -43,25 +54,32 @@ func buildkit(o Options) (Plan, error) {
 	if err != nil {
 		return Plan{}, err
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "[registry.%q]\n  http = %v\n", l.Address, l.plain())
+	all := []setting{{fmt.Sprintf("registry.%q", l.Address), "http", fmt.Sprint(l.plain())}}
 	for _, r := range o.Registries {
-		fmt.Fprintf(&b, "\n[registry.%q]\n  mirrors = [%q]\n", r, o.behind(l, r))
+		all = append(all, setting{fmt.Sprintf("registry.%q", r.Name), "mirrors", list(o.behind(l, r.Name))})
 	}
 	p := Plan{
-		Files: []File{{Path: "/etc/buildkit/buildkitd.toml", Content: b.String()}},
-		Then:  []string{"systemctl restart buildkit"},
+		Files: []File{{
+			Path: o.File, Merge: true, Content: strings.TrimPrefix(tomlText(all), "\n"),
+			put: func(before string) (e edit, err error) {
+				e.text, err = setTOML(before, all, false)
+				return e, err
+			},
+			take: func(before string) (string, error) { return takeTOML(before), nil },
+		}},
+		Then: []string{"systemctl restart buildkit"},
 		Notes: []string{
 			"BuildKit goes around a mirror that fails, to the registry itself: write FROM lines with the names that berth name prints where that must not be",
 			"there is no entry for all registries: run this again when the node has learned another",
 			"docker build of Docker itself uses Docker's own mirrors: see berth setup docker",
+			"pushes go straight to the registries",
 			whoPulls(l, "docker login "+l.Address+" where the build is started"),
 			"builds share base images, layers and logins: a builder for each organisation",
 		},
 	}
 	if l.Loopback {
-		p.Notes = append(p.Notes, "a builder in a container has a localhost of its own: docker buildx create --driver-opt network=host --buildkitd-config buildkitd.toml")
+		p.note("a builder in a container has a localhost of its own: docker buildx create --driver-opt network=host --buildkitd-config buildkitd.toml")
 	}
-	p.Notes = append(p.Notes, certificate(l, fmt.Sprintf("a file, and name it in buildkitd.toml below [registry.%q]: ca = [\"/etc/berth/ca.pem\"]", l.Address))...)
+	p.note(certificate(l, fmt.Sprintf("a file, and name it in buildkitd.toml below [registry.%q]: ca = [\"/etc/berth/ca.pem\"]", l.Address))...)
 	return p, nil
 }

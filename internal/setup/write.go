@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -21,35 +22,125 @@ type Written struct {
 	Backup string `json:"backup,omitempty"`
 	// Changed says whether the file was written at all.
 	Changed bool `json:"changed"`
+	// Removed says that nothing was left in it.
+	Removed bool `json:"removed,omitempty"`
 	// OtherMirrors were there before, and are asked when this node is in trouble.
 	OtherMirrors []string `json:"other_mirrors"`
 }
 
-// WriteFile puts text in the place of what is at path, a file of berth's own. It is
-// replaced as a whole, by a rename, and a copy of what was there stays beside it.
-func WriteFile(path, text string, now time.Time) (Written, error) {
-	w := Written{Path: path, OtherMirrors: []string{}}
-	path = target(path)
-	before, info, err := readFile(path)
-	if err != nil || info != nil && string(before) == text {
-		return w, err
+// Write puts what is berth's into the files of the plan, and takes it out of those that
+// have no part in it any more. Each file is replaced as a whole, by a rename; a copy of
+// one that had nothing of berth's stays beside it. All are read before the first is
+// written, and if one cannot be none is.
+func (p Plan) Write(now time.Time) ([]Written, error) {
+	all, err := p.change(func(f File, before string) (edit, error) { return f.put(before) })
+	if err != nil {
+		return nil, err
 	}
-	return w, w.put(path, before, []byte(text), info, now)
+	return apply(all, now)
 }
 
-// target is what a link leads to: a link stays one.
-func target(path string) string {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		return target
+// Undo takes what is berth's out of the client's files, which keep the rest. What was
+// berth's alone is deleted.
+func (p Plan) Undo(now time.Time) ([]Written, error) {
+	all, err := p.change(func(f File, before string) (edit, error) {
+		text, err := f.take(before)
+		return edit{text: text}, err
+	})
+	if err != nil {
+		return nil, err
 	}
-	return path
+	for i := range all {
+		all[i].ours = true // of which no copy is wanted
+	}
+	return apply(all, now)
 }
 
-// readFile gives a nil info where there is no file.
+// change is one file with what it is to become.
+type change struct {
+	path   string
+	before []byte
+	info   fs.FileInfo // nil: there is no file
+	after  edit
+	ours   bool // there was something of berth's in it before
+}
+
+func (p Plan) change(to func(File, string) (edit, error)) (all []change, err error) {
+	planned := map[string]bool{}
+	for _, f := range p.Files {
+		if f.put == nil {
+			continue
+		}
+		planned[f.Path] = true
+		c, err := f.change(to)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	stale, _ := filepath.Glob(p.stale)
+	for _, path := range stale {
+		text, _, err := readFile(path)
+		if planned[path] || err != nil || !strings.Contains(string(text), tomlBegin) {
+			continue
+		}
+		c, err := File{Path: path}.change(func(_ File, before string) (edit, error) { return edit{text: takeTOML(before)}, nil })
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+func (f File) change(to func(File, string) (edit, error)) (c change, err error) {
+	c.path = f.Path
+	if c.before, c.info, err = readFile(f.Path); err != nil {
+		return c, err
+	}
+	if c.after, err = to(f, string(c.before)); err != nil {
+		return c, fmt.Errorf("%s: %w: mend it first, nothing was written", f.Path, err)
+	}
+	c.ours = f.take == nil
+	if !c.ours {
+		without, err := f.take(string(c.before))
+		c.ours = err == nil && without != string(c.before)
+	}
+	return c, nil
+}
+
+func apply(all []change, now time.Time) (done []Written, err error) {
+	for _, c := range all {
+		w := Written{Path: c.path, OtherMirrors: orEmpty(c.after.others)}
+		text := c.after.text
+		switch {
+		case text == string(c.before) && (c.info == nil || !c.after.secret || c.info.Mode().Perm()&0o077 == 0):
+		case strings.TrimSpace(text) == "" && c.info != nil:
+			if err := os.Remove(c.path); err != nil {
+				return done, err
+			}
+			w.Changed, w.Removed = true, true
+			if filepath.Base(c.path) == "hosts.toml" {
+				_ = os.Remove(filepath.Dir(c.path)) // if there is nothing else of that registry's
+			}
+		default:
+			if err := w.put(c, now); err != nil {
+				return done, err
+			}
+		}
+		done = append(done, w)
+	}
+	return done, nil
+}
+
+// readFile gives a nil info where there is no file. A link is not followed: whoever
+// could write it would have root write somewhere else.
 func readFile(path string) ([]byte, fs.FileInfo, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
+	} else if errors.Is(err, syscall.ELOOP) {
+		return nil, nil, fmt.Errorf("%s is a link, which is not followed: put a file in its place, or name the file it leads to with --file", path)
 	} else if err != nil {
 		return nil, nil, err
 	}
@@ -58,6 +149,9 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is no file: nothing was written", path)
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(text) > maxFile {
 		err = fmt.Errorf("%s has more than %d bytes: nothing was written", path, maxFile)
@@ -65,25 +159,33 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 	return text, info, err
 }
 
-// put writes after, and keeps before where there was something. Clients take no
-// notice of the copy: of folders they read those files only that end in .conf.
-func (w *Written) put(path string, before, after []byte, like fs.FileInfo, now time.Time) error {
-	if like != nil {
-		backup := path + ".before-berth-" + now.UTC().Format("20060102T150405Z")
-		if err := writeNew(backup, before, like); err != nil {
+// put writes a file, and keeps what was there where that was nobody's but the operator's.
+// Clients take no notice of the copy: of folders they read those files only that end in
+// .conf or .toml.
+func (w *Written) put(c change, now time.Time) error {
+	if c.info != nil && !c.ours {
+		backup := c.path + ".before-berth-" + now.UTC().Format("20060102T150405Z")
+		if err := writeNew(backup, c.before, c.info, c.info.Mode().Perm()); err != nil {
 			return fmt.Errorf("keeping a copy: %w: nothing was written", err)
 		}
 		w.Backup = backup
 	}
-	if err := replace(path, after, like); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+	mode, like := fs.FileMode(0o644), c.info
+	if like != nil {
+		mode = like.Mode().Perm()
+	}
+	if c.after.secret {
+		mode, like = mode&0o600, nil // whoever runs this, which is root
+	}
+	if err := replace(c.path, []byte(c.after.text), like, mode); err != nil {
+		return fmt.Errorf("writing %s: %w", c.path, err)
 	}
 	w.Changed = true
 	return nil
 }
 
-// replace puts text in the place of path, with the mode and owner of like.
-func replace(path string, text []byte, like fs.FileInfo) error {
+// replace puts text in the place of path, with the owner of like.
+func replace(path string, text []byte, like fs.FileInfo, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // G301: as Docker's package makes it; there is no secret in it
 		return err
 	}
@@ -91,7 +193,7 @@ func replace(path string, text []byte, like fs.FileInfo) error {
 	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeNew(beside, text, like); err != nil {
+	if err := writeNew(beside, text, like, mode); err != nil {
 		return err
 	}
 	if err := os.Rename(beside, path); err != nil {
@@ -105,12 +207,8 @@ func replace(path string, text []byte, like fs.FileInfo) error {
 	return folder.Sync()
 }
 
-// writeNew makes a file that is not there yet, with the mode and owner of like.
-func writeNew(path string, text []byte, like fs.FileInfo) error {
-	mode := fs.FileMode(0o644)
-	if like != nil {
-		mode = like.Mode().Perm()
-	}
+// writeNew makes a file that is not there yet, with the owner of like.
+func writeNew(path string, text []byte, like fs.FileInfo, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
