@@ -21,12 +21,11 @@ type conn struct {
 	*net.TCPConn
 
 	all *Connections
-	// active is how many requests are answered; without any, idleSince says, in
-	// nanoseconds, since when.
-	active    atomic.Int32
-	idleSince atomic.Int64
-	// known: somebody has proven who he is. It is set under all's lock.
-	known atomic.Bool
+	// active is how many requests are answered, and since when that is so, in
+	// nanoseconds; or since when it was accepted.
+	active   atomic.Int32
+	since    atomic.Int64
+	standing atomic.Int32 // a standing; it is set under all's lock
 
 	gathered []byte // nil: what is written leaves at once
 	// extended is when the write deadline was set last.

@@ -44,7 +44,7 @@ func gathers(t *testing.T, panics bool) (server *httptest.Server, conns chan *co
 			t.Error(err)
 		}
 	}), nil)
-	server.Listener = NewConnections(100, slog.New(slog.DiscardHandler)).Listener(server.Listener)
+	server.Listener = NewConnections(100, 0, slog.New(slog.DiscardHandler)).Listener(server.Listener)
 	server.Start()
 	t.Cleanup(server.Close)
 	return server, conns

@@ -6,161 +6,284 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
+
+	"berth/oci"
 )
 
 const (
-	// strangerIdle is how long a connection may be without a request on which nobody
-	// has proven who he is. Clients that were told to log in do so at once.
+	// strangerIdle is how long a connection may be without a request before somebody
+	// got past the login on it. Clients that were told to log in do so at once.
 	strangerIdle = 10 * time.Second
-	// yieldAfter is how long a connection must have been without a request before it
-	// may be closed for another one: a request on a new one takes a moment to come.
-	yieldAfter = 250 * time.Millisecond
-	// yieldTick is how often it is looked whether one has been idle for so long.
-	yieldTick = 50 * time.Millisecond
+	// strangerYields is how long a stranger has for his first request before his place
+	// may go to the next one. It is short: whoever accepts connections waits for it,
+	// and behind it the queue in which the node's own question stands too.
+	strangerYields = 10 * time.Millisecond
+	// yieldAfter is how long another connection must have been without a request before
+	// it may be closed for a new one, and yieldTick how often that is looked at.
+	yieldAfter, yieldTick = 250 * time.Millisecond, 50 * time.Millisecond
+	// placeWait is how long a request waits for a place, as it does for its
+	// organisation's limit.
+	placeWait = 5 * time.Second
 	// shortageSaid is how often a shortage is logged.
 	shortageSaid = time.Minute
 )
 
-// Connections are those that are open at the listeners that share it. Each takes a
-// file descriptor and memory before anybody has said who he is, so there are limits.
-// Where they are reached a new connection takes the place of the one that has been
-// idle for longest, and waits in the listener's queue if none is idle. Strangers, on
-// whose connections nobody has proven who he is, give way first, and have a limit of
-// their own, so that they leave places to the others.
-type Connections struct {
-	most, strangers int
-	idle            time.Duration // of strangers
-	log             *slog.Logger
+// standing is what is known of whoever uses a connection.
+type standing int32
 
-	mu      sync.Mutex
-	open    map[*conn]struct{}
-	unknown int // how many of open are strangers'
-	freed   chan struct{}
-	said    time.Time // when a shortage was logged
+const (
+	stranger standing = iota // nothing: no request of his got past the login
+	guest                    // he is at a listener that asks nobody who he is
+	known                    // he has proven who he is
+	itself                   // it is this node, which asks itself whether it answers
+)
+
+// Connections are those that are open at the listeners that share it. Each takes a
+// file descriptor and memory before anybody has said who he is, so there are limits:
+// strangers have places of their own, and whoever gets past the login takes another.
+//
+// Accepting never waits for longer than a moment, since all would wait, also the node
+// that asks itself. Where strangers have no place left, the one that is silent for
+// longest gives way. Where the others have none, one without a request gives way, a
+// guest's before that of somebody who has proven who he is; where all are busy, a
+// request waits for a while.
+type Connections struct {
+	most, mostStrangers int
+	idle, wait          time.Duration // strangerIdle and placeWait, but for tests
+	// stall is how long a request may keep a place that others want. 0: for as long as
+	// it takes, since pulls last.
+	stall time.Duration
+	log   *slog.Logger
+
+	mu        sync.Mutex
+	strangers map[*conn]struct{}
+	inside    map[*conn]struct{} // the others
+	waiting   int                // strangers that want to be inside
+	freed     chan struct{}      // closed when there may be a place inside
+	own       map[netip.AddrPort]struct{}
+	said      time.Time // when a shortage was logged
 }
 
-// NewConnections makes room for most connections, and for fewer of strangers.
-func NewConnections(most int, log *slog.Logger) *Connections {
-	const mostStrangers = 1024 // about 20 MiB
+// NewConnections makes room for most connections. Requests that take longer than stall
+// give way to others; 0: they do not.
+func NewConnections(most int, stall time.Duration, log *slog.Logger) *Connections {
+	const fewest, mostEver = 4, 1024 // strangers; that is about 20 MiB
+	strangers := min(max(most/4, fewest), mostEver)
 	return &Connections{
-		most: most, strangers: min((most+1)/2, mostStrangers), idle: strangerIdle, log: log,
-		open: map[*conn]struct{}{}, freed: make(chan struct{}),
+		most: max(most-strangers, 1), mostStrangers: strangers, idle: strangerIdle, wait: placeWait, stall: stall, log: log,
+		strangers: map[*conn]struct{}{}, inside: map[*conn]struct{}{}, freed: make(chan struct{}), own: map[netip.AddrPort]struct{}{},
 	}
 }
 
 // Listener is l with connections that are counted here, and that a Server can send
 // small answers over in one write: a write is most of what a warm manifest costs, and
 // each wakes the client. They are TCP's; others are passed on as they are.
-func (s *Connections) Listener(l net.Listener) net.Listener {
-	return &listener{Listener: l, all: s, closed: make(chan struct{})}
+func (s *Connections) Listener(l net.Listener) net.Listener { return &listener{Listener: l, all: s} }
+
+// Attend has s tell when a connection is busy, for a server whose own handler does not.
+func (s *Connections) Attend(server *http.Server) {
+	server.ConnContext = withConn
+	server.Handler = attended(server.Handler)
 }
 
-// Attend has s tell when a connection is busy, for a server whose own handler does
-// not. Whoever got as far as the handler has proven who he is.
-func (s *Connections) Attend(server *http.Server) {
-	next := server.Handler
-	server.ConnContext = withConn
-	server.Handler = attended(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		guestOf(r.Context()).proven()
+// LetIn is next for those who have a place inside. Whoever gets to it has proven who he
+// is, or need not.
+func (s *Connections) LetIn(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := peerOf(r.Context()).letIn(r.Context(), known); err != nil {
+			http.Error(w, oci.AsError(err).Message, http.StatusServiceUnavailable)
+			return
+		}
 		next.ServeHTTP(w, r)
-	}))
+	})
 }
 
 // attended is next, with the connection marked as busy meanwhile.
 func attended(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := guestOf(r.Context())
+		c := peerOf(r.Context())
 		c.begin()
 		defer c.end()
 		next.ServeHTTP(w, r)
 	})
 }
 
-// admit waits for a place for c. The listener's end ends the waiting: who was accepted
-// is answered.
-func (s *Connections) admit(c *conn, closed <-chan struct{}) {
+type listener struct {
+	net.Listener
+
+	all *Connections
+}
+
+// Accept gives the next connection that there is a place for; others end.
+func (l *listener) Accept() (net.Conn, error) {
 	for {
-		freed, ok := s.tryAdmit(c)
-		if ok {
-			return
+		c, err := l.Listener.Accept()
+		t, ok := c.(*net.TCPConn)
+		if !ok || err != nil {
+			return c, err
 		}
-		timer := time.NewTimer(yieldTick)
-		select {
-		case <-freed:
-		case <-timer.C:
-		case <-closed:
-			s.mu.Lock()
-			s.add(c)
-			s.mu.Unlock()
-			return
+		own := &conn{TCPConn: t, all: l.all}
+		own.since.Store(time.Now().UnixNano())
+		if l.all.admit(own) {
+			return own, nil
 		}
-		timer.Stop()
+		_ = t.Close() // nothing was said on it
 	}
 }
 
-// tryAdmit gives c a place, if need be that of another one.
-func (s *Connections) tryAdmit(c *conn) (freed <-chan struct{}, ok bool) {
+// admit counts c as a stranger's. False: every other stranger has a request that is
+// being answered.
+func (s *Connections) admit(c *conn) bool {
+	for {
+		ok, again := s.tryAdmit(c)
+		if again == 0 {
+			return ok
+		}
+		time.Sleep(again) // for strangerYields at most
+	}
+}
+
+// tryAdmit gives c a place, if need be that of another stranger, who may have a moment
+// left for his first request.
+func (s *Connections) tryAdmit(c *conn) (ok bool, again time.Duration) {
 	s.mu.Lock()
-	full, crowded := len(s.open) >= s.most, s.unknown >= s.strangers
-	var yields *conn
-	if full || crowded {
-		yields = s.idlest(crowded)
+	defer s.mu.Unlock()
+	if s.isOwn(c) {
+		c.standing.Store(int32(itself))
+		return true, 0
+	}
+	if len(s.strangers) >= s.mostStrangers {
 		s.complain()
+		silent := longest(s.strangers, (*conn).asksNothing)
+		if silent == nil {
+			return false, 0
+		}
+		if left := strangerYields - silent.age(); left > 0 {
+			return false, left
+		}
+		s.drop(silent)
 	}
-	if yields != nil {
-		s.remove(yields)
-	}
-	if ok = yields != nil || !full && !crowded; ok {
-		s.add(c)
-	}
-	freed = s.freed
-	s.mu.Unlock()
-	if yields != nil {
-		_ = yields.TCPConn.Close() // nobody asked for anything on it
-	}
-	return freed, ok
+	s.strangers[c] = struct{}{}
+	return true, 0
 }
 
-// idlest is the connection that gives way: a stranger's, or, unless only those may,
-// another one that has no request. Caller holds mu.
-func (s *Connections) idlest(strangersOnly bool) (idlest *conn) {
-	latest := time.Now().Add(-yieldAfter).UnixNano()
-	for c := range s.open {
-		since, known := c.idleSince.Load(), c.known.Load()
-		if c.active.Load() > 0 || since > latest || known && strangersOnly {
+// longest is the one of all that may yield and has been as it is for longest, one of
+// lower standing before others.
+func longest(all map[*conn]struct{}, mayYield func(*conn) bool) (first *conn) {
+	for c := range all {
+		if !mayYield(c) {
 			continue
 		}
-		if idlest == nil || idlest.known.Load() && !known || idlest.known.Load() == known && since < idlest.idleSince.Load() {
-			idlest = c
+		if first == nil || c.standing.Load() < first.standing.Load() ||
+			c.standing.Load() == first.standing.Load() && c.since.Load() < first.since.Load() {
+			first = c
 		}
 	}
-	return idlest
+	return first
 }
 
-// add counts c. Caller holds mu.
-func (s *Connections) add(c *conn) {
-	s.open[c] = struct{}{}
-	s.unknown++
+// mayYield says whether c, which is inside, may be closed for another one.
+func (s *Connections) mayYield(c *conn) bool {
+	if c.asksNothing() { // where the queue is full, nobody stays for what he may ask later
+		return s.waiting >= s.mayWait() || c.age() >= yieldAfter
+	}
+	return s.stall > 0 && c.age() >= s.stall
+}
+
+// mayWait is how many strangers wait at most: others need places to ask from.
+func (s *Connections) mayWait() int { return (s.mostStrangers + 1) / 2 }
+
+// letIn gives c a place inside, and waits for one.
+func (s *Connections) letIn(ctx context.Context, c *conn, as standing) error {
+	freed, ok, waits := s.takeOrQueue(c, as)
+	if ok {
+		return nil
+	}
+	if !waits {
+		return noPlace()
+	}
+	defer s.leave()
+	end, ticks := time.NewTimer(s.wait), time.NewTicker(yieldTick)
+	defer end.Stop()
+	defer ticks.Stop()
+	for {
+		select {
+		case <-freed:
+		case <-ticks.C:
+		case <-end.C:
+			return noPlace()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		s.mu.Lock()
+		freed, ok = s.take(c, as)
+		s.mu.Unlock()
+		if ok {
+			return nil
+		}
+	}
+}
+
+// takeOrQueue gives c a place, or one of those that wait, if there is any.
+func (s *Connections) takeOrQueue(c *conn, as standing) (freed <-chan struct{}, ok, waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	freed, ok = s.take(c, as)
+	if ok || s.waiting >= s.mayWait() {
+		return freed, ok, false
+	}
+	s.waiting++
+	return freed, false, true
+}
+
+// take gives c a place inside, if need be that of another one. Caller holds mu.
+func (s *Connections) take(c *conn, as standing) (freed <-chan struct{}, ok bool) {
+	if _, outside := s.strangers[c]; outside {
+		if len(s.inside) >= s.most {
+			s.complain()
+			yields := longest(s.inside, s.mayYield)
+			if yields == nil {
+				return s.freed, false
+			}
+			s.drop(yields)
+		}
+		delete(s.strangers, c)
+		s.inside[c] = struct{}{}
+	}
+	c.standing.Store(int32(as))
+	return nil, true
+}
+
+func (s *Connections) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting--
+}
+
+func noPlace() error {
+	return &oci.Error{
+		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown, RetryAfter: placeWait,
+		Message: "every connection that this node may have is busy: pull again in a moment; whoever runs the node lets berth open more files (LimitNOFILE= or ulimit -n)",
+	}
+}
+
+// drop ends c, which asks for nothing that it could still get. Caller holds mu.
+func (s *Connections) drop(c *conn) {
+	s.remove(c)
+	_ = c.TCPConn.Close() // whoever reads or writes it finds out
 }
 
 // remove counts c no more. Caller holds mu.
 func (s *Connections) remove(c *conn) {
-	if _, there := s.open[c]; !there {
-		return
+	delete(s.strangers, c)
+	if _, there := s.inside[c]; there {
+		delete(s.inside, c)
+		close(s.freed)
+		s.freed = make(chan struct{})
 	}
-	delete(s.open, c)
-	if !c.known.Load() {
-		s.unknown--
-	}
-	s.tell()
-}
-
-// tell wakes those that wait for a place. Caller holds mu.
-func (s *Connections) tell() {
-	close(s.freed)
-	s.freed = make(chan struct{})
 }
 
 // complain logs a shortage now and then. Caller holds mu.
@@ -168,7 +291,7 @@ func (s *Connections) complain() {
 	if now := time.Now(); now.Sub(s.said) >= shortageSaid {
 		s.said = now
 		s.log.Warn("there are too many connections: idle ones are closed, and new ones may wait: find out which program opens them, or let berth open more files (LimitNOFILE= or ulimit -n)",
-			"open", len(s.open), "strangers", s.unknown)
+			"open", len(s.strangers)+len(s.inside), "strangers", len(s.strangers))
 	}
 }
 
@@ -176,70 +299,45 @@ func (s *Connections) complain() {
 func (s *Connections) short() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return 2*s.unknown > s.strangers || 4*len(s.open) > 3*s.most
-}
-
-type listener struct {
-	net.Listener
-
-	all    *Connections
-	once   sync.Once
-	closed chan struct{}
-}
-
-// Accept gives the next connection, when there is a place for it.
-func (l *listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	t, ok := c.(*net.TCPConn)
-	if !ok || err != nil {
-		return c, err
-	}
-	own := &conn{TCPConn: t, all: l.all}
-	own.idleSince.Store(time.Now().UnixNano())
-	l.all.admit(own, l.closed)
-	return own, nil
-}
-
-// Close also ends the waiting for a place.
-func (l *listener) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return l.Listener.Close()
+	return 2*len(s.strangers) > s.mostStrangers || 4*len(s.inside) > 3*s.most
 }
 
 // begin and end surround the answer to a request.
 func (c *conn) begin() {
 	if c != nil {
+		c.since.Store(time.Now().UnixNano())
 		c.active.Add(1)
 	}
 }
 
 func (c *conn) end() {
 	if c != nil {
-		c.idleSince.Store(time.Now().UnixNano())
+		c.since.Store(time.Now().UnixNano())
 		c.active.Add(-1)
 	}
 }
 
-// proven notes that whoever uses the connection has proven who he is.
-func (c *conn) proven() {
-	if c == nil || c.known.Load() {
-		return
+func (c *conn) asksNothing() bool  { return c.active.Load() == 0 }
+func (c *conn) age() time.Duration { return time.Duration(time.Now().UnixNano() - c.since.Load()) }
+
+// letIn notes that a request got past the login, and gives the connection a place
+// among those of which that is so.
+func (c *conn) letIn(ctx context.Context, as standing) error {
+	if c == nil || c.standing.Load() == int32(as) {
+		return nil
 	}
-	c.all.mu.Lock()
-	defer c.all.mu.Unlock()
-	if _, there := c.all.open[c]; there && !c.known.Load() {
-		c.all.unknown--
-		c.all.tell()
-	}
-	c.known.Store(true)
+	return c.all.letIn(ctx, c, as)
 }
 
-// unwelcome says that the connection should end with the answer to a stranger.
-func (c *conn) unwelcome() bool { return c != nil && !c.known.Load() && c.all.short() }
+// shouldEnd says that the connection should end with the answer, since places are
+// scarce: that of a stranger, and of whoever is told to come again later.
+func (c *conn) shouldEnd(status int) bool {
+	return c != nil && (c.standing.Load() == int32(stranger) || status == http.StatusServiceUnavailable) && c.all.short()
+}
 
 // SetReadDeadline lets strangers wait for less than the server would.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	if most := time.Now().Add(c.all.idle); t.After(most) && !c.known.Load() {
+	if most := time.Now().Add(c.all.idle); t.After(most) && c.standing.Load() == int32(stranger) {
 		t = most
 	}
 	return c.TCPConn.SetReadDeadline(t)
@@ -253,8 +351,8 @@ func (c *conn) Close() error {
 	return c.TCPConn.Close()
 }
 
-// guestOf is the connection of a request, also below TLS, if it is a Listener's.
-func guestOf(ctx context.Context) *conn {
+// peerOf is the connection of a request, also below TLS, if it is a Listener's.
+func peerOf(ctx context.Context) *conn {
 	switch c := ctx.Value(connKey{}).(type) {
 	case *conn:
 		return c

@@ -76,9 +76,9 @@ func (q *request) sendError(e *oci.Error) {
 	}
 	if status == http.StatusUnauthorized {
 		header.Set("Www-Authenticate", challenge)
-		if guestOf(q.r.Context()).unwelcome() {
-			header.Set("Connection", "close")
-		}
+	}
+	if peerOf(q.r.Context()).shouldEnd(status) {
+		header.Set("Connection", "close")
 	}
 	if status == http.StatusRequestedRangeNotSatisfiable && q.contentRange != "" {
 		header.Set("Content-Range", q.contentRange)

@@ -24,8 +24,7 @@ func (q *request) identify() error {
 	if q.h.Callers == nil {
 		q.caller = caller.Caller{Organisation: q.h.Organisation}
 		q.identified = true
-		guestOf(q.r.Context()).proven()
-		return nil
+		return peerOf(q.r.Context()).letIn(&q.deadline, guest)
 	}
 	caller, err := q.h.Callers.Identify(q.r)
 	if err == nil && caller.Organisation == "" {
@@ -35,8 +34,7 @@ func (q *request) identify() error {
 		return unproven(err)
 	}
 	q.caller, q.identified = caller, true
-	guestOf(q.r.Context()).proven()
-	return nil
+	return peerOf(q.r.Context()).letIn(&q.deadline, known)
 }
 
 // unproven keeps what Callers says to the client, and closes the door on

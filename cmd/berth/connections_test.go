@@ -2,17 +2,18 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"regexp"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"berth/internal/ocitest"
 )
 
 // strangers opens n connections to address, does what each does first, and keeps them
@@ -96,19 +97,81 @@ func TestConnections_IdleStrangers(t *testing.T) {
 	}
 }
 
-// The unit lets berth open as many files as its limit of connections needs.
-func TestConnections_UnitFitsTheCap(t *testing.T) {
+// Whoever may pull holds as many answers as he can get, and reads none of them: callers
+// without an organisation at an open listener, or one organisation. Others pull, and the
+// node knows that it is well.
+func TestConnections_BusyReaders(t *testing.T) {
 	t.Parallel()
-	unit, err := os.ReadFile("../../systemd/berth.service")
-	if err != nil {
-		t.Fatal(err)
+	for name, greedy := range map[string]struct {
+		door int
+		user string
+	}{
+		"nobody":           {openDoor, ""},
+		"one organisation": {tokenDoor, "acme"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHome(t)
+			hub := ocitest.New(t, ocitest.Options{})
+			image := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{64 << 20}})
+			h.registry("docker.io", hub)
+			h.tenant("acme")
+			h.tenant("globex")
+			k := &keeper{home: h, notices: newNotices(t), limits: "ulimit -n 256; "}
+			n := k.startOn(h.config(), "WATCHDOG_USEC=3000000")
+			n.awaitAddresses(2)
+			h.as(n, "globex").mustPull("docker.io/library/app", image, "")
+			first := "GET /v2/docker.io/library/app/blobs/" + string(image.Platforms[0].Layers[0]) + " HTTP/1.1\r\nHost: localhost\r\n"
+			if greedy.user != "" {
+				c := h.as(n, greedy.user)
+				first += "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(c.user+":"+c.password)) + "\r\n"
+			}
+			strangers(t, n.doors[greedy.door], 300, first+"\r\n")
+			for range 3 {
+				c := h.as(n, "globex")
+				c.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+				if a := c.get("/v2/docker.io/library/app/manifests/" + string(image.Digest)); a.status != http.StatusOK {
+					t.Errorf("another's pull: %s", a)
+				}
+			}
+			if a := h.client(n.admin).get("/readyz"); a.status != http.StatusOK {
+				t.Errorf("readiness: %s", a)
+			}
+			k.notices.forget()
+			k.notices.await(t, "WATCHDOG=1")
+			if n.said("ERROR", "pulls are not answered") > 0 || strings.Contains(n.log.String(), "too many open files") {
+				t.Errorf("the descriptors ran out:\n%s", n.troubles())
+			}
+		})
 	}
-	line := regexp.MustCompile(`(?m)^LimitNOFILE=(\d+)$`).FindSubmatch(unit)
-	if line == nil {
-		t.Fatal("the unit has no limit")
+}
+
+// Peers of the operators' address ask for metrics and read none: what they hold goes to
+// whoever comes.
+func TestConnections_BusyOperators(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	var more strings.Builder
+	for i := range 300 { // many series: more than a connection takes that nobody reads
+		fmt.Fprintf(&more, "  r%d.example: {endpoint: \"https://r%d.example\"}\n", i, i)
 	}
-	const most, each, own = 8192, 3, 64 // doc/operations.md
-	if limit, err := strconv.Atoi(string(line[1])); err != nil || limit < most*each+own {
-		t.Errorf("LimitNOFILE is %d, and %d are needed", limit, most*each+own)
+	s.save(strings.Replace(s.read("berth.yaml"), "cache:", more.String()+"cache:", 1))
+	n := s.serve()
+	for range 40 {
+		c, err := new(net.Dialer).DialContext(t.Context(), "tcp", strings.TrimPrefix(n.admin, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.(*net.TCPConn).SetReadBuffer(4096) // it may be less
+		_, _ = io.WriteString(c, strings.Repeat("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: identity\r\n\r\n", 100))
 	}
+	c := s.client(n.admin)
+	c.http = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	for _, path := range []string{"/readyz", "/healthz"} {
+		if a := c.get(path); a.status != http.StatusOK {
+			t.Errorf("%s: %s", path, a)
+		}
+	}
+	c.await("/metrics", http.StatusOK)
 }

@@ -162,10 +162,14 @@ func (q *quota) admit() {
 // one after which dockerd tries again: after DENIED and TOOMANYREQUESTS it does
 // not (retryOnError in moby's distribution/errors.go).
 func (l *Limiter) tooMany(organisation string, limit int) error {
+	what, key := cmp.Or(l.What, "requests"), cmp.Or(l.Key, "limits.requests")
+	message := fmt.Sprintf("organisation %s: %d of its %s go on at once on this node, and more wait; that is its limit (%s): pull again in a moment, or ask whoever runs the node to raise it",
+		organisation, limit, what, key)
+	if organisation == "" {
+		message = fmt.Sprintf("%d %s of callers without an organisation go on at once on this node, and more wait: pull again in a moment", limit, what)
+	}
 	return &oci.Error{
-		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown, Rule: cmp.Or(l.Key, "limits.requests"),
-		Message: fmt.Sprintf("organisation %s: %d of its %s go on at once on this node, and more wait; that is its limit (%s): pull again in a moment, or ask whoever runs the node to raise it",
-			organisation, limit, cmp.Or(l.What, "requests"), cmp.Or(l.Key, "limits.requests")),
-		RetryAfter: defaultWait,
+		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown, Rule: key,
+		Message: message, RetryAfter: defaultWait,
 	}
 }

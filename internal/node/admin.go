@@ -51,12 +51,14 @@ func (n *node) adminServing() serving {
 	return webServer{file: a.WebConfigFile, log: n.log}.serve
 }
 
+// adminServer answers at the operators' address. What says only that the node is well
+// takes no place: whoever watches it gets its answer however many read the rest.
 func (n *node) adminServer(connections *proxy.Connections) *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry}))
-	mux.Handle("GET /", admin.NewPage(admin.PageOptions{
+	mux.Handle("GET /metrics", connections.LetIn(promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry})))
+	mux.Handle("GET /", connections.LetIn(admin.NewPage(admin.PageOptions{
 		Status: n.status, History: n.history, Local: n.started.Admin.Address.Loopback(),
-	}))
+	})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails
 	})

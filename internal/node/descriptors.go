@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"berth/internal/config"
 	"berth/internal/descriptor"
@@ -17,13 +18,15 @@ const (
 	// read, and one more for the download or for a question to the registry. What a
 	// cold one needs beyond that, downloads share, and they are bounded.
 	perPull = 3
-	// usualRequests stands for callers without an organisation, who have no limit: as
-	// many as one organisation has by default.
+	// usualRequests stands for callers without an organisation, who are not configured:
+	// as many as one organisation has by default.
 	usualRequests = 256
 
 	// adminConnections are how many the operators' address has: Prometheus, a probe, a
-	// few browsers.
+	// few browsers. One that takes its answer for longer than adminStall gives way to
+	// others.
 	adminConnections = 24
+	adminStall       = 2 * time.Second
 	// fewestConnections and mostConnectionsEver bound those of pulls: there have to be
 	// some, and an idle one takes 20 KiB of memory.
 	fewestConnections, mostConnectionsEver = 8, 8192
@@ -37,6 +40,16 @@ func mostConnections(limit int) int {
 		return mostConnectionsEver
 	}
 	return min(max((limit-ownDescriptors)/perPull, fewestConnections), mostConnectionsEver)
+}
+
+// requestLimits are how many requests of each organisation, and of callers without one,
+// are answered at once where there are so many connections: what is allowed, but no
+// more than a quarter, so that with those that wait for their turn half stay for others.
+func requestLimits(cfg *config.Config, connections int) map[string]int {
+	share := max(connections/4, 1)
+	all := limits(cfg, func(l config.Limits) int { return min(l.Requests, share) })
+	all[""] = share
+	return all
 }
 
 // descriptorsFor is how many descriptors cfg needs when everybody uses his limit of

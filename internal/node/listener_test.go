@@ -73,20 +73,20 @@ func TestSystemdSocketsAreHeldToTheirAddress(t *testing.T) {
 	}
 }
 
-// Where all places are taken, whoever waits for one is let in at the end of serving:
-// closing the listener must reach him, or nobody ever begins to leave.
+// Where all places are taken, whoever waits for one gets it, and his answer, also while
+// serving ends.
 func TestServing_EndsWhileAllPlacesAreTaken(t *testing.T) {
 	t.Parallel()
-	all := proxy.NewConnections(1, slog.New(slog.DiscardHandler))
+	all := proxy.NewConnections(1, 0, slog.New(slog.DiscardHandler))
 	socket, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	busy, leave := make(chan struct{}, 2), make(chan struct{})
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: all.LetIn(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		busy <- struct{}{}
 		<-leave
-	})}
+	}))}
 	all.Attend(server)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -108,12 +108,12 @@ func TestServing_EndsWhileAllPlacesAreTaken(t *testing.T) {
 	<-busy
 	ask()
 	cancel()
+	close(leave)
 	select {
-	case <-busy: // the second is let in though the first one has the only place
+	case <-busy:
 	case <-time.After(20 * time.Second):
 		t.Error("who waits for a place still does")
 	}
-	close(leave)
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"berth/internal/admin"
 	"berth/internal/audit"
 	"berth/internal/config"
+	"berth/internal/flight"
 	"berth/internal/limit"
 	"berth/proxy"
 	"berth/upstream"
@@ -49,6 +50,7 @@ type node struct {
 	config    *configMetrics
 	listeners []*listener
 	manager   *serviceManager
+	probes    *flight.Group[struct{}, struct{}]
 	// secretsDue says that the secrets should be read again.
 	secretsDue chan struct{}
 
@@ -70,6 +72,7 @@ func (n *node) close() error {
 		r.close()
 	}
 	n.current.clients.closeAllBut(nil)
+	n.probes.Close()
 	n.audit.Close()
 	return n.cache.Close()
 }
@@ -158,14 +161,12 @@ func (n *node) run(ctx context.Context, sockets *inheritedSockets, hangUps <-cha
 	for _, l := range n.listeners {
 		for _, socket := range l.open {
 			server := proxy.Server(l, n.log)
-			// Whoever waits for a place is let in when this is closed, and not when only
-			// the socket below it is.
 			socket = l.connections.Listener(socket)
 			g.Go(func() error { return serveOn(ctx, server, socket, l.serve) })
 		}
 	}
 	beside := n.listenAdmin(ctx, sockets)
-	admins := proxy.NewConnections(adminConnections, n.log)
+	admins := proxy.NewConnections(adminConnections, adminStall, n.log)
 	for _, l := range beside {
 		n.log.Info("showing metrics", "address", l.Addr().String())
 		l = admins.Listener(l)

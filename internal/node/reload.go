@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/internal/descriptor"
 	"berth/internal/fileid"
 )
 
@@ -49,7 +50,7 @@ func (n *node) apply(next *config.Config) error {
 	}
 	before, old := n.cfg, n.registryClients()
 	n.cfg, n.current = next, d
-	n.limits.SetLimits(limits(next, func(l config.Limits) int { return l.Requests }))
+	n.limits.SetLimits(requestLimits(next, mostConnections(descriptor.Limit())))
 	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
 	for i, f := range n.listeners {
 		f.live.Set(d.handlers[i])

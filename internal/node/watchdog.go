@@ -21,18 +21,20 @@ func newProbePath() string { return "/" + rand.Text() }
 
 // probe says whether pulls are answered: it connects to every socket as a client
 // does, and gets an answer from where pulls begin, with the cache's lock passed.
-// No registry is asked, and nothing is logged or counted.
+// No registry is asked, and nothing is logged or counted. It is done once for all who
+// want to know, so that it takes one connection however many they are.
 func (n *node) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	for _, f := range n.listeners {
-		for _, at := range f.sockets {
-			if err := f.probe(ctx, at); err != nil {
-				return fmt.Errorf("no answer on %s: %w", at, err)
+	_, err := n.probes.Do(ctx, struct{}{}, func(ctx context.Context) (struct{}, error) {
+		for _, f := range n.listeners {
+			for _, at := range f.sockets {
+				if err := f.probe(ctx, at); err != nil {
+					return struct{}{}, fmt.Errorf("no answer on %s: %w", at, err)
+				}
 			}
 		}
-	}
-	return nil
+		return struct{}{}, nil
+	})
+	return err
 }
 
 // probe asks on one socket.
@@ -48,7 +50,7 @@ func (f *listener) probe(ctx context.Context, at net.Addr) error {
 	t := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, at.Network(), at.String())
+			return f.connections.Dial(ctx, at)
 		},
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // G402: it asks itself, and sends nothing
 	}

@@ -20,6 +20,7 @@ import (
 	"berth/internal/audit"
 	"berth/internal/config"
 	"berth/internal/descriptor"
+	"berth/internal/flight"
 	"berth/internal/limit"
 	"berth/proxy"
 	"berth/upstream"
@@ -29,6 +30,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	n := &node{
 		setup: s, start: s.now(),
 		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1),
+		probes:  flight.New[struct{}, struct{}](probeTimeout),
 		manager: &serviceManager{log: s.log},
 	}
 	n.failures = proxy.NewFailures(n.now)
@@ -38,7 +40,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	if err != nil {
 		return nil, err
 	}
-	if n.listeners, err = newListeners(cfg, open, proxy.NewConnections(mostConnections(descriptor.Limit()), n.log)); err != nil {
+	if n.listeners, err = newListeners(cfg, open, proxy.NewConnections(mostConnections(descriptor.Limit()), 0, n.log)); err != nil {
 		return nil, err
 	}
 	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
