@@ -17,9 +17,13 @@ import (
 // shared view stands in, and a client has its header within 20 s.
 const staleWait = 4 * time.Second
 
-// slowFor is how long nobody waits any more for an answer about a
-// repository that did not come in time, while each request asks anew.
-const slowFor = 10 * time.Second
+// slowFor is how long a question about a repository whose answer did not come in time
+// is waited for no longer than tryWait, as it is while the registry is in trouble.
+// When that was in vain too, nobody waits for as long again.
+const (
+	slowFor = 10 * time.Second
+	tryWait = time.Second
+)
 
 // troubled is a Source that knows, without asking, that its registry is not worth
 // waiting for: package upstream's, by its breaker.
@@ -44,23 +48,30 @@ func (s *source) askOrStale(ctx context.Context, view oci.View, repo string, cop
 	if !copied {
 		return ask(ctx)
 	}
-	if err := s.trouble(view, repo); err != nil {
-		gone, cancel := context.WithCancel(ctx)
-		cancel() // the question is put, and not waited for
-		_ = ask(gone)
-		return err
+	key := slowKey{s.origin, view, repo}
+	why, wait := s.trouble(view, repo), staleWait
+	if why != nil {
+		wait = tryWait
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, staleWait, errStaleWait)
+	if left, _, held := s.c.slow.Held(key); held && left > slowFor-tryWait {
+		wait = 0 // the question is put, and not waited for
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, wait, errStaleWait)
 	defer cancel()
-	err := ask(ctx)
-	if errors.Is(err, errStaleWait) {
-		s.c.slow.For(s.u.Organisation, slowKey{s.origin, view, repo}, slowFor, nil)
-		return s.late(repo)
+	err := ask(waiting)
+	switch {
+	case !errors.Is(err, errStaleWait):
+		return err
+	case wait > 0:
+		s.c.slow.For(s.u.Organisation, key, slowFor, nil)
 	}
-	return err
+	if why != nil {
+		return why
+	}
+	return s.late(repo)
 }
 
-// trouble is why it makes no sense to wait; nil: it does.
+// trouble is why it makes little sense to wait; nil: it does.
 func (s *source) trouble(view oci.View, repo string) error {
 	if t, ok := s.as(view).(troubled); ok {
 		if err := t.Trouble(repo); err != nil {

@@ -75,7 +75,7 @@ func TestSilentRegistry(t *testing.T) {
 		}
 		h.set(func() { h.fault = nil })
 		synctest.Wait()
-		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Stale { // and asks in the background
+		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Stale { // it has just waited, and asks in the background
 			t.Errorf("%+v, %v", r, err)
 		}
 		synctest.Wait()
@@ -123,8 +123,8 @@ func (k *knowing) Trouble(string) error {
 	return nil
 }
 
-// With a registry that is known to be in trouble nobody waits, and every request
-// still asks.
+// With a registry that is known to be in trouble one request waits for a second to find
+// out, and nobody else does. Every request still asks.
 func TestKnownTrouble(t *testing.T) {
 	in(t, func(t *testing.T, h *house) {
 		objects := h.image("acme/app", "1", 2)
@@ -136,8 +136,8 @@ func TestKnownTrouble(t *testing.T) {
 		h.advance(time.Hour)
 		h.set(func() { h.fault = silent(3 * time.Second); h.calls = nil })
 		k.err.Store(&oci.Error{Class: oci.Unreachable, Message: "the registry is down"})
-		for range 100 {
-			if took := staleAll(t, acme, objects); took != 0 {
+		for i := range 100 {
+			if took := staleAll(t, acme, objects); took > time.Second || i > 0 && took != 0 {
 				t.Fatalf("it took %v", took)
 			}
 		}
@@ -146,12 +146,9 @@ func TestKnownTrouble(t *testing.T) {
 			t.Errorf("%d questions, want one for each", n)
 		}
 		time.Sleep(4 * time.Second)
+		h.advance(4 * time.Second)
 		h.set(func() { h.fault = nil })
-		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Stale {
-			t.Errorf("%+v, %v", r, err)
-		}
-		synctest.Wait()
-		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Hit {
+		if r, err := acme.Resolve(t.Context(), "acme/app", "1"); err != nil || r.Result != oci.Revalidated || r.Warning != "" {
 			t.Errorf("%+v, %v", r, err)
 		}
 	})

@@ -22,16 +22,18 @@ const (
 	weighsFailure = 1 // 500: often about one image only
 )
 
-// probeEvery is how often an open breaker lets a call through to find out.
+// probeEvery is how often an open breaker lets a call through to find out, and how long
+// others wait for that.
 const probeEvery = time.Second
 
 // minBlame is how long a try must have waited, when the time for its call ran
 // out, for the registry to be at fault: earlier tries may have used it up.
 const minBlame = time.Second
 
-// breaker says whether a host is worth asking. While it is open a call in a
-// second finds out whether the host is back, and all others have their answer at
-// once. It goes by the clock that requests go by.
+// breaker says whether a host is worth asking. While it is open one call in a second
+// is a try, which finds out whether the host is back; all others have their answer at
+// once, but for those that come during the first second of a try, who wait for what it
+// comes to. It goes by the clock that requests go by.
 type breaker struct {
 	// turned hears that it opened or closed.
 	turned func(open bool)
@@ -39,11 +41,14 @@ type breaker struct {
 	mu     sync.Mutex
 	weight int
 	last   fault
-	// asker is the repository of the last call that was to find out, and next is
-	// when another may. failedAgain: something has failed since that call began.
+	// asker is the repository of the last try, which began at begun. found is closed
+	// when it has come to something; nil: it has. failedAgain: something has failed
+	// since it began. turnedAway: somebody has been who asks about another repository.
 	asker       string
-	next        time.Time
+	begun       time.Time
+	found       chan struct{}
 	failedAgain bool
+	turnedAway  bool
 }
 
 // fault is what a host did last: an error, or a status.
@@ -53,24 +58,63 @@ type fault struct {
 	at     time.Time
 }
 
-// enter says whether a call about repo may go out; if not, why. A call whose
-// repository was the last to fail waits for twice as long: one image that the
-// registry always fails on must not be what decides about all others.
-func (b *breaker) enter(repo string) (fault, bool) {
+// enter says whether a call about repo may go out; if not, why. Where others were
+// turned away, a call whose repository was the last to be tried waits for twice as long:
+// one image that the registry always fails on must not be what decides about all others.
+func (b *breaker) enter(ctx context.Context, repo string) (fault, bool) {
+	for {
+		f, found, ok := b.try(repo)
+		if found == nil {
+			return f, ok
+		}
+		left := time.NewTimer(time.Until(b.tryEnds()))
+		select {
+		case <-found:
+		case <-left.C:
+		case <-ctx.Done():
+			left.Stop()
+			return f, false
+		}
+		left.Stop()
+	}
+}
+
+// try is enter, or what to wait for first.
+func (b *breaker) try(repo string) (f fault, found <-chan struct{}, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.weight < breakerLimit {
-		return fault{}, true
+		return fault{}, nil, true
 	}
-	now, turn := time.Now(), b.next
-	if repo == b.asker {
+	now, turn := time.Now(), b.begun.Add(probeEvery)
+	if now.Before(turn) && b.found != nil {
+		return b.last, b.found, false
+	}
+	if repo == b.asker && b.turnedAway {
 		turn = turn.Add(probeEvery)
 	}
 	if now.Before(turn) {
-		return b.last, false
+		b.turnedAway = b.turnedAway || repo != b.asker
+		return b.last, nil, false
 	}
-	b.asker, b.next, b.failedAgain = repo, now.Add(probeEvery), false
-	return fault{}, true
+	b.cameTo()
+	b.asker, b.begun, b.found, b.failedAgain, b.turnedAway = repo, now, make(chan struct{}), false, false
+	return fault{}, nil, true
+}
+
+// tryEnds is until when others wait for the last try.
+func (b *breaker) tryEnds() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.begun.Add(probeEvery)
+}
+
+// cameTo lets go whoever waits for the last try. Caller holds mu.
+func (b *breaker) cameTo() {
+	if b.found != nil {
+		close(b.found)
+		b.found = nil
+	}
 }
 
 // goesOn says whether a call that may go out may send another request; if not,
@@ -102,8 +146,9 @@ func (b *breaker) failed(weight int, f fault) {
 	b.weight, b.last, b.failedAgain = min(b.weight+weight, breakerLimit), f, true
 	opened := !was && b.weight >= breakerLimit
 	if opened {
-		b.asker, b.next = "", f.at.Add(probeEvery)
+		b.asker, b.begun, b.turnedAway = "", f.at, false
 	}
+	b.cameTo()
 	b.mu.Unlock()
 	if opened {
 		b.turned(true)
@@ -115,6 +160,7 @@ func (b *breaker) answered() {
 	b.mu.Lock()
 	was := b.weight >= breakerLimit
 	b.weight, b.last = 0, fault{}
+	b.cameTo()
 	b.mu.Unlock()
 	if was {
 		b.turned(false)

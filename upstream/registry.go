@@ -120,6 +120,7 @@ type Registry struct {
 	// turning is held while what the breakers are is shown, so that what is shown
 	// last is the latest.
 	turning sync.Mutex
+	probes  *probes
 }
 
 // New makes a Registry. It does no I/O; an error means that the options make
@@ -148,6 +149,7 @@ func New(o Options) (*Registry, error) {
 	}
 	r.accounts = newAccounts(&o)
 	r.settlement = newSettlement()
+	r.probes = newProbes()
 	if r.types, err = lru.New[oci.Digest, string](keptTypes); err != nil {
 		return nil, err
 	}
@@ -201,9 +203,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Close closes the Authority and the connections that are idle. Answers that are
+// Close ends probes, and closes the Authority and the connections that are idle. Answers that are
 // being read go on; their connections close when they are done.
 func (r *Registry) Close() {
+	r.probes.close()
 	r.authority.Close()
 	r.conns.close()
 }
@@ -217,7 +220,7 @@ type authTransport struct{ r *Registry }
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	who := asker{registry: t.r.name, owner: t.r.owner}
 	if !token.SameOrigin(req.URL, t.r.url) { // else whoever needs the token has asked
-		if f, ok := t.r.tokens.enter(""); !ok {
+		if f, ok := t.r.tokens.enter(req.Context(), ""); !ok {
 			return nil, who.remembered(f)
 		}
 	}

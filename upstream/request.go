@@ -73,8 +73,18 @@ func (r *Registry) via(op operation) http.RoundTripper {
 }
 
 // do asks. The answer may have any status but a redirect. Its body ends the
-// request when it is closed.
+// request when it is closed. While the registry is in trouble a call is a try to find
+// out whether it is back, and others wait for it: it has less time.
 func (s *source) do(ctx context.Context, c *call) (*answer, error) {
+	a, err := s.call(ctx, c, probeEvery)
+	if s.Troubled() {
+		s.probes.after(s, c)
+	}
+	return a, err
+}
+
+// call asks once; troubled is how long that may take while the registry is in trouble.
+func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*answer, error) {
 	cred, err := s.id.Credential(ctx, c.repo)
 	who := s.asker(cred, c.repo)
 	if err != nil {
@@ -84,7 +94,11 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 	if err := s.mayAsk(ctx, c, cred, who); err != nil {
 		return nil, err
 	}
-	return s.within(ctx, c.op, who, func(ctx context.Context) (*answer, error) {
+	limit := openLimit
+	if s.Troubled() {
+		limit = troubled
+	}
+	return s.within(ctx, c.op, limit, who, func(ctx context.Context) (*answer, error) {
 		if c.op == opManifest {
 			ctx = counting(ctx)
 		}
@@ -193,17 +207,17 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 	return false
 }
 
-// within runs f under the time limit for calls and makes the body of its
+// within runs f under a time limit for its header and makes the body of its
 // answer one that minds itself. A blob waits for its turn first, and that wait
 // does not count: it is ours, and the registry has nothing to do with it.
-func (r *Registry) within(parent context.Context, op operation, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
+func (r *Registry) within(parent context.Context, op operation, limit time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
 	release, err := r.turn(parent, op)
 	if err != nil {
 		return nil, who.fault(parent, err)
 	}
 	ctx, cancel := context.WithCancelCause(parent)
-	clock := time.AfterFunc(openLimit, func() { cancel(errNoHeader) })
-	a, err := f(withOpenUntil(ctx, time.Now().Add(openLimit)))
+	clock := time.AfterFunc(limit, func() { cancel(errNoHeader) })
+	a, err := f(withOpenUntil(ctx, time.Now().Add(limit)))
 	if !clock.Stop() && err == nil { // too late by a hair: the request is ended already
 		_ = a.Body.Close()
 		err = errNoHeader
