@@ -67,7 +67,7 @@ func (s *dockerConfigSource) ask(left leftToHelper) Source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.helper == nil || s.asked != left {
-		s.asked, s.helper = left, HelperSource(Helper{Name: left.name, Server: left.server})
+		s.asked, s.helper = left, HelperSource(Helper{Name: left.name, Server: left.server, Hung: s.file.file.Hung})
 	}
 	return s.helper
 }

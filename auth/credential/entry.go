@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"berth/internal/descriptor"
+	"berth/internal/hung"
 )
 
 // entry is an Entry with its secret as last read.
@@ -25,7 +25,7 @@ type entry struct {
 	now      func() time.Time
 	log      *slog.Logger
 
-	reading sync.Mutex // held by the one who asks the source
+	reading chan struct{} // has room for the one who asks the source
 	state   atomic.Pointer[state]
 }
 
@@ -49,7 +49,7 @@ const (
 	// file away is how a platform ends an account.
 	slipFor = 30 * time.Second
 	// troubleFor is that where nothing was learned about the secret: a program that
-	// fails, or a node out of memory. What helpers say lives for an hour at least.
+	// fails, a disk that hangs, or a node out of memory. What helpers say lives for an hour at least.
 	troubleFor = time.Hour
 )
 
@@ -64,7 +64,7 @@ func outlives(err error) time.Duration {
 	if _, ok := errors.AsType[unlearned](err); ok {
 		return troubleFor
 	}
-	if errors.Is(err, syscall.ENOMEM) {
+	if _, ok := errors.AsType[*hung.Error](err); ok || errors.Is(err, syscall.ENOMEM) {
 		return troubleFor
 	}
 	return slipFor
@@ -74,7 +74,7 @@ func newEntry(configured Entry, o TableOptions) (*entry, error) {
 	if configured.Source == nil {
 		return nil, fmt.Errorf("account %q of %s for %s has no source for its secret", configured.Name, Whose(configured.Organisation), configured.Registry)
 	}
-	e := &entry{Entry: configured, key: o.Key, every: o.CheckEvery, metrics: o.Metrics, now: o.Now, log: o.Logger}
+	e := &entry{Entry: configured, reading: make(chan struct{}, 1), key: o.Key, every: o.CheckEvery, metrics: o.Metrics, now: o.Now, log: o.Logger}
 	for _, s := range configured.Repositories {
 		p, err := ParsePattern(s)
 		if err != nil {
@@ -124,23 +124,49 @@ func (e *entry) match(repo string) (best rank, ok bool) {
 // current is the credential as of a moment ago. Whoever finds it too old asks
 // the source; the others meanwhile go on with what is known.
 func (e *entry) current(ctx context.Context) (*Credential, error) {
-	if s := e.state.Load(); s != nil && (e.fresh(s) || !e.reading.TryLock()) {
+	s := e.state.Load()
+	if s != nil && e.fresh(s) {
 		return s.result()
-	} else if s == nil {
-		e.reading.Lock()
 	}
-	defer e.reading.Unlock()
+	select {
+	case e.reading <- struct{}{}:
+	default:
+		if s != nil {
+			return s.result()
+		}
+		if err := e.turn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	defer e.release()
 	if s := e.state.Load(); s != nil && e.fresh(s) {
 		return s.result()
 	}
 	return e.refresh(ctx).result()
 }
 
+// turn waits until nobody asks the source. Call release.
+func (e *entry) turn(ctx context.Context) error {
+	select {
+	case e.reading <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *entry) release() { <-e.reading }
+
 // read asks the source now and gives its error even where an older secret
 // still serves.
 func (e *entry) read(ctx context.Context) (*Credential, error) {
-	e.reading.Lock()
-	defer e.reading.Unlock()
+	if err := e.turn(ctx); err != nil {
+		if s := e.state.Load(); s != nil {
+			return s.cred, s.err
+		}
+		return nil, err
+	}
+	defer e.release()
 	s := e.refresh(ctx)
 	return s.cred, s.err
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"berth/internal/hung"
 	"berth/internal/secret"
 )
 
@@ -25,6 +26,8 @@ const notThere = "credentials not found in native keychain"
 const (
 	// helperTimeout is how long a helper may take: they ask a cloud's API.
 	helperTimeout = 10 * time.Second
+	// helperEnds is how long it may take to end once it was killed.
+	helperEnds = time.Second
 	// helperKeeps is how long an answer is used. The protocol tells no expiry;
 	// the shortest lived (Google's) are good for an hour, some of which may be
 	// over: helpers keep what they have.
@@ -46,6 +49,9 @@ type Helper struct {
 	Env map[string]string
 	// Server is what it is asked for.
 	Server string
+	// Hung bounds how long the program may take to be started and ended: no signal ends
+	// one whose disk hangs. If nil, it is waited for.
+	Hung *hung.Table
 	// Now is the clock. If nil, time.Now is used.
 	Now func() time.Time
 }
@@ -57,11 +63,13 @@ func HelperSource(h Helper) Source {
 	if h.Now == nil {
 		h.Now = time.Now
 	}
-	return &helperSource{Helper: h}
+	return &helperSource{Helper: h, asking: make(chan struct{}, 1)}
 }
 
 type helperSource struct {
 	Helper
+
+	asking chan struct{} // has room for whoever runs the program
 
 	mu    sync.Mutex // guards all below
 	login Login
@@ -70,25 +78,39 @@ type helperSource struct {
 
 // Login gives the kept answer, or asks.
 func (s *helperSource) Login(ctx context.Context) (Login, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.Now().Sub(s.asked) < helperKeeps {
-		return s.login, nil
+	if login, ok := s.kept(); ok {
+		return login, nil
 	}
-	login, err := s.ask(ctx)
+	select {
+	case s.asking <- struct{}{}:
+		defer func() { <-s.asking }()
+	case <-ctx.Done():
+		return Login{}, context.Cause(ctx)
+	}
+	if login, ok := s.kept(); ok { // somebody else asked meanwhile
+		return login, nil
+	}
+	login, err := hung.Do(s.Hung, helperTimeout+2*helperEnds, "docker-credential-"+s.Name, func() (Login, error) { return s.ask(ctx) })
 	if err != nil {
 		return Login{}, fmt.Errorf("credential helper %q: %w", s.Name, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.login, s.asked = login, s.Now()
 	return login, nil
+}
+
+// kept is the answer, while it may be used.
+func (s *helperSource) kept() (login Login, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.login, s.Now().Sub(s.asked) < helperKeeps
 }
 
 // Renew drops the answer with password, which a registry has refused, if it may
 // have expired since.
 func (s *helperSource) Renew(password secret.Text) bool {
-	if !s.mu.TryLock() {
-		return true // it is being asked
-	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case !s.login.Password.Equal(password):
@@ -110,7 +132,7 @@ func (s *helperSource) ask(ctx context.Context) (Login, error) {
 	c.Stdin = strings.NewReader(s.Server + "\n")
 	c.Stdout = &out
 	c.Env = s.environ()
-	c.WaitDelay = time.Second // for what it may have started, and left the pipe to
+	c.WaitDelay = helperEnds // for what it may have started, and left the pipe to
 	switch err := c.Run(); {
 	case errors.Is(err, exec.ErrNotFound):
 		return Login{}, fmt.Errorf("docker-credential-%s is not in PATH: install it", s.Name)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 // File is a file that holds a secret. Links are followed, since deployments
@@ -25,6 +26,8 @@ type File struct {
 	// Trusted says that owner and mode need no check, as in the folder where
 	// systemd puts a unit's credentials.
 	Trusted bool
+	// Hung bounds how long it may take. If nil, it is waited for.
+	Hung *hung.Table
 }
 
 // read returns the content, of less than limit bytes, and which ID the file had.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"berth/internal/fileid"
+	"berth/internal/hung"
 
 	"berth/internal/secret"
 )
@@ -89,7 +90,12 @@ type fileSource struct {
 	limit int64
 	parse func([]byte) (Login, error)
 
-	mu      sync.Mutex // guards all below
+	mu   sync.Mutex // guards last
+	last fileAnswer
+}
+
+// fileAnswer is what a version of a file says.
+type fileAnswer struct {
 	seen    fileid.ID
 	settled bool
 	login   Login
@@ -98,23 +104,31 @@ type fileSource struct {
 // Login reads the file unless it is the one that was read last time.
 func (s *fileSource) Login(context.Context) (Login, error) {
 	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	answer, err := hung.Do(s.file.Hung, hung.Limit, s.file.shown(), func() (fileAnswer, error) { return s.read(last) })
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.settled {
-		if v, err := s.file.stat(); err == nil && v == s.seen {
-			return s.login, nil
+	s.last = answer
+	return answer.login, err
+}
+
+// read reads the file unless it is the one of last.
+func (s *fileSource) read(last fileAnswer) (fileAnswer, error) {
+	if last.settled {
+		if v, err := s.file.stat(); err == nil && v == last.seen {
+			return last, nil
 		}
 	}
-	s.settled = false
 	content, v, err := s.file.read(s.limit)
 	if err != nil {
-		return Login{}, fmt.Errorf("reading a secret: %w", err)
+		return fileAnswer{}, fmt.Errorf("reading a secret: %w", err)
 	}
 	login, err := s.parse(content)
 	if err != nil {
-		return Login{}, fmt.Errorf("reading a secret from %s: %w", s.file.shown(), err)
+		return fileAnswer{}, fmt.Errorf("reading a secret from %s: %w", s.file.shown(), err)
 	}
 	// Whether the timestamps settle is a question about the kernel's clock, so
 	// it is not asked of one that was handed in.
-	s.seen, s.login, s.settled = v, login, v.Settled(time.Now())
-	return login, nil
+	return fileAnswer{seen: v, login: login, settled: v.Settled(time.Now())}, nil
 }

@@ -187,13 +187,13 @@ func settledFile(t *testing.T, file File) {
 	if _, err := s.Login(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s.settled {
+	if s.last.settled {
 		t.Fatal("a file of this very moment counts as settled")
 	}
 	reads := 0
 	parse := s.parse
 	s.parse = func(b []byte) (Login, error) { reads++; return parse(b) }
-	s.settled = true // as it will be in two seconds
+	s.last.settled = true // as it will be in two seconds
 	for range 5 {
 		if login, err := s.Login(t.Context()); err != nil || login.Password.Reveal() != "abc" {
 			t.Fatal(err)
@@ -202,7 +202,7 @@ func settledFile(t *testing.T, file File) {
 	if reads != 0 {
 		t.Errorf("an unchanged file was read %d times", reads)
 	}
-	s.seen = fileid.ID{}
+	s.last.seen = fileid.ID{}
 	if _, err := s.Login(t.Context()); err != nil || reads != 1 {
 		t.Errorf("a changed file was read %d times, %v", reads, err)
 	}

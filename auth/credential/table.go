@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"berth/internal/descriptor"
 	"berth/oci"
 )
@@ -179,14 +181,24 @@ func best(entries []*entry, name, repo string) *entry {
 // Check reads every secret and says which cannot be used, for checking a
 // configuration and for the status page.
 func (c *Table) Check(ctx context.Context) []error {
-	var problems []error
-	for _, e := range c.entries {
-		if _, err := e.read(ctx); err != nil {
-			problems = append(problems, fmt.Errorf("account %q of %s for %s: %w", e.Name, Whose(e.Organisation), e.Registry, err))
-		}
+	problems := make([]error, len(c.entries))
+	var g errgroup.Group
+	g.SetLimit(readAtOnce)
+	for i, e := range c.entries {
+		g.Go(func() error {
+			if _, err := e.read(ctx); err != nil {
+				problems[i] = fmt.Errorf("account %q of %s for %s: %w", e.Name, Whose(e.Organisation), e.Registry, err)
+			}
+			return nil
+		})
 	}
-	return problems
+	_ = g.Wait() // there is none
+	return slices.DeleteFunc(problems, func(err error) bool { return err == nil })
 }
+
+// readAtOnce is how many secrets are read at once, so that one program that takes its
+// time holds up nobody.
+const readAtOnce = 8
 
 // Trouble is why the secret of an account could not be used when it was last read,
 // and whether the one before it serves; nil: it could. It reads nothing.

@@ -15,9 +15,9 @@ const defaultConfig = "/etc/berth/config.yaml"
 func (o *options) load() (*config.Config, error) {
 	path := o.path()
 	if path == "" {
-		return config.Default(config.Options{}), nil
+		return config.Default(config.Options{Hung: o.hung}), nil
 	}
-	return config.Load(path, config.Options{})
+	return config.Load(path, config.Options{Hung: o.hung})
 }
 
 // path is the configuration file in force, empty for none.

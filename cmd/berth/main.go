@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"berth/internal/hung"
 )
 
 func main() {
@@ -41,6 +43,9 @@ type usageError struct{ error }
 
 // run is main without the process: it returns the exit code.
 func (o *options) run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if o.hung == nil {
+		o.hung = &hung.Table{}
+	}
 	root := rootCommand(o)
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -64,6 +69,8 @@ type options struct {
 	config string
 	// now is the clock. If nil, time.Now.
 	now func() time.Time
+	// hung bounds how long each file may take. If nil, there is one.
+	hung *hung.Table
 }
 
 func rootCommand(o *options) *cobra.Command {

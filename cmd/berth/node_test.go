@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"berth/internal/hung"
 )
 
 // How long a stop takes at most: for running answers, and for connections on which
@@ -35,6 +37,7 @@ type running struct {
 	// process is nil when it runs in the test's own.
 	process *os.Process
 
+	hung    *hung.Table // of one in this process; may be nil
 	clients *http.Transport
 	quit    func()
 	ended   chan struct{} // closed at its end, when code is known
@@ -86,7 +89,7 @@ func (n *running) inside(args []string, c *clock) {
 	n.quit = cancel
 	go func() {
 		defer close(n.ended)
-		n.code = (&options{now: c.now}).run(ctx, args, io.Discard, n.log)
+		n.code = (&options{now: c.now, hung: n.hung}).run(ctx, args, io.Discard, n.log)
 	}()
 }
 

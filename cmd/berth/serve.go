@@ -27,7 +27,7 @@ func serveCommand(o *options) *cobra.Command {
 			if err := f.apply(cfg); err != nil {
 				return usageError{err}
 			}
-			return node.Serve(c.Context(), cfg, node.Options{Override: f.apply, Log: c.ErrOrStderr(), Out: c.OutOrStdout(), Now: o.now, Version: version()})
+			return node.Serve(c.Context(), cfg, node.Options{Override: f.apply, Log: c.ErrOrStderr(), Out: c.OutOrStdout(), Now: o.now, Version: version(), Hung: o.hung})
 		},
 	}
 	c.Flags().StringVar(&f.listen, "listen", "", "address of the first listener, such as localhost:5000")

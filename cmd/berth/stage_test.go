@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"berth/internal/admin"
+	"berth/internal/hung"
 	"berth/internal/ocitest"
 )
 
@@ -23,6 +24,7 @@ type stage struct {
 
 	registry *ocitest.Registry
 	image    ocitest.Pushed
+	hung     *hung.Table // of the nodes; may be nil
 }
 
 // newStage has a registry with one private image of acme's and one that globex
@@ -104,7 +106,7 @@ func (s *stage) serve() *running {
 
 func (s *stage) serveWith(listeners int) *running {
 	s.t.Helper()
-	n := &running{t: s.t, log: newLogbook(), clients: s.transport, ended: make(chan struct{})}
+	n := &running{t: s.t, log: newLogbook(), clients: s.transport, hung: s.hung, ended: make(chan struct{})}
 	n.inside([]string{"serve", "--config", s.path("berth.yaml")}, s.clock)
 	s.t.Cleanup(n.stop)
 	n.awaitAddresses(listeners)

@@ -29,13 +29,13 @@ func (r Report) OK() bool { return len(r.Errors) == 0 }
 // the folder it lies in, or by its keys. Unlike at a start, a bad drop-in of a
 // main file is an error here.
 func Check(path string, opts Options) Report {
-	text, _, err := fileid.Read(path, maxMainFile)
+	read, err := opts.read(path, maxMainFile)
 	if err != nil {
 		return Report{Errors: unreadable(path, err)}
 	}
 	main, trouble := checkMain(opts)
-	if looksLikeDropIn(path, text, main) {
-		r := checkDropIn(path, text, main)
+	if looksLikeDropIn(path, read.text, main) {
+		r := checkDropIn(path, read.text, main)
 		r.Warnings = append(trouble, r.Warnings...)
 		return r
 	}
@@ -61,9 +61,9 @@ func checkMain(opts Options) (main *Config, trouble Problems) {
 	if opts.Main == "" {
 		return Default(opts), nil
 	}
-	text, _, err := fileid.Read(opts.Main, maxMainFile)
+	read, err := opts.read(opts.Main, maxMainFile)
 	if err == nil {
-		if main, err = Parse(text, opts.Main, opts); err == nil {
+		if main, err = Parse(read.text, opts.Main, opts); err == nil {
 			return main, nil
 		}
 	}

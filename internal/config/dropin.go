@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 const (
@@ -26,7 +27,7 @@ func (c *Config) readDropIns(file string, at positions) error {
 	if dir == "" {
 		dir = filepath.Join(filepath.Dir(file), "organisations.d")
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := hung.Do(c.opts.Hung, hung.Limit, dir, func() ([]fs.DirEntry, error) { return os.ReadDir(dir) })
 	switch {
 	case err == nil:
 		if dir, err = filepath.Abs(dir); err != nil {
@@ -67,25 +68,25 @@ func dropInName(file string) (string, bool) {
 // there already stays as it is.
 func (c *Config) readDropIn(name string) {
 	path := filepath.Join(c.OrganisationsDirectory, name+dropInSuffix)
-	text, stamp, err := fileid.Read(path, maxDropIn)
+	read, err := c.opts.read(path, maxDropIn)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.forget(name)
 		return
 	}
 	if err != nil {
 		if aboutFile(err) {
-			stamp = fileid.StampOf(path, time.Now())
+			read.stamp = fileid.StampOf(path, time.Now())
 		}
-		c.Files[name] = File{Path: path, Stamp: stamp}
+		c.Files[name] = File{Path: path, Stamp: read.stamp}
 		c.Broken[name] = unreadable(path, err)
 		return
 	}
-	c.Files[name] = File{Path: path, SHA256: hashOf(text), Stamp: stamp}
+	c.Files[name] = File{Path: path, SHA256: hashOf(read.text), Stamp: read.stamp}
 	if o, ok := c.Organisations[name]; ok && o.File == "" {
 		c.Broken[name] = Problems{{File: path, Message: "organisation " + quote(name) + " is in the main file too, which stands: remove one of the two"}}
 		return
 	}
-	o, warnings, err := c.dropIn(name, path, text)
+	o, warnings, err := c.dropIn(name, path, read.text)
 	if err != nil {
 		c.Broken[name] = err
 		return

@@ -13,6 +13,7 @@ import (
 
 	"berth/internal/descriptor"
 	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 const (
@@ -34,15 +35,15 @@ func Load(path string, opts Options) (*Config, error) {
 // load gives a Config together with an error when the file could be decoded
 // but says something wrong.
 func load(path string, opts Options) (*Config, error) {
-	text, stamp, err := fileid.Read(path, maxMainFile)
+	read, err := opts.read(path, maxMainFile)
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
-	c, at, err := parseMain(text, path, opts)
+	c, at, err := parseMain(read.text, path, opts)
 	if err != nil {
 		return nil, err
 	}
-	c.Files[""] = File{Path: path, SHA256: hashOf(text), Stamp: stamp}
+	c.Files[""] = File{Path: path, SHA256: hashOf(read.text), Stamp: read.stamp}
 	err = c.readDropIns(path, at)
 	if err == nil {
 		err = c.check(path, at)
@@ -201,6 +202,9 @@ func hashOf(text []byte) string {
 
 // unreadable is err as a Problem, without the path that the Problem names anyway.
 func unreadable(path string, err error) Problems {
+	if _, ok := errors.AsType[*hung.Error](err); ok {
+		return Problems{{File: path, Message: "the file cannot be read: " + err.Error(), err: err}}
+	}
 	why := err
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		why = e.Err

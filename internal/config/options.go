@@ -5,6 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 // Options are what the file alone does not tell. The zero value is usable.
@@ -16,6 +19,8 @@ type Options struct {
 	Root func() bool
 	// Now tells which tokens have expired. If nil, time.Now is used.
 	Now func() time.Time
+	// Hung bounds how long each file may take. If nil, they are waited for.
+	Hung *hung.Table
 	// Main is the main file that Check holds a drop-in against. If empty, the
 	// defaults are used.
 	Main string
@@ -40,6 +45,20 @@ func (o Options) now() time.Time {
 		return time.Now()
 	}
 	return o.Now()
+}
+
+// file is a file that was read.
+type file struct {
+	text  []byte
+	stamp fileid.Stamp
+}
+
+// read reads a file, with a limit in bytes and in time.
+func (o Options) read(path string, limit int64) (file, error) {
+	return hung.Do(o.Hung, hung.Limit, path, func() (f file, err error) {
+		f.text, f.stamp, err = fileid.Read(path, limit)
+		return f, err
+	})
 }
 
 // folder is the environment's value for key if it names a folder. systemd joins

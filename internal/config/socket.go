@@ -4,8 +4,6 @@ import (
 	"path/filepath"
 
 	"go.yaml.in/yaml/v4"
-
-	"berth/internal/fileid"
 )
 
 // SocketOf is where a node that runs with the main file at path has its
@@ -17,11 +15,11 @@ func SocketOf(path string, opts Options) string {
 	if path == "" {
 		return socket
 	}
-	text, _, err := fileid.Read(path, maxMainFile)
+	read, err := opts.read(path, maxMainFile)
 	if err != nil {
 		return socket
 	}
-	root, err := parseYAML(text, path)
+	root, err := parseYAML(read.text, path)
 	if err != nil {
 		return socket
 	}

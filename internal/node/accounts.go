@@ -29,7 +29,7 @@ func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credentia
 	for _, s := range specs {
 		if a := g.cfg.Registries[s.Name].Credential; a != nil && s.Organisation == "" {
 			o.Entries = append(o.Entries, credential.Entry{
-				Name: sharedAccount, Registry: s.Name, Origin: s.Origin, Source: g.secret(before, *a, s),
+				Name: sharedAccount, Registry: s.Name, Origin: s.Origin, Source: g.secret(n, before, *a, s),
 			})
 		}
 	}
@@ -41,7 +41,7 @@ func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credentia
 			}
 			o.Entries = append(o.Entries, credential.Entry{
 				Name: c.Name, Organisation: name, Registry: s.Name, Origin: s.Origin,
-				Repositories: c.Repositories, Source: g.secret(before, c.Account, s),
+				Repositories: c.Repositories, Source: g.secret(n, before, c.Account, s),
 			})
 		}
 	}
@@ -94,17 +94,17 @@ func credentialFile(name string) string {
 type secrets map[string]credential.Source
 
 // secret is where an account's secret comes from.
-func (g *generation) secret(before secrets, a config.Account, s *registry.Spec) credential.Source {
+func (g *generation) secret(n *node, before secrets, a config.Account, s *registry.Spec) credential.Source {
 	hosts := append([]string{s.Name, s.Origin.Host}, s.Aliases...)
 	switch {
 	case a.PasswordFile != "":
 		return g.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() credential.Source {
-			return credential.PasswordFile(fileOf(a.PasswordFile, a.Folder), a.Username)
+			return credential.PasswordFile(n.fileOf(a.PasswordFile, a.Folder), a.Username)
 		})
 	case a.PasswordCredential != "":
 		path := credentialFile(a.PasswordCredential)
 		return g.secrets.keep(before, []string{"credential", path, a.Username}, func() credential.Source {
-			return credential.PasswordFile(credential.File{Path: path, Trusted: true}, a.Username)
+			return credential.PasswordFile(credential.File{Path: path, Trusted: true, Hung: n.hung}, a.Username)
 		})
 	case a.DockerConfig != "":
 		var helpers []string
@@ -113,13 +113,13 @@ func (g *generation) secret(before secrets, a config.Account, s *registry.Spec) 
 		}
 		what := slices.Concat([]string{"docker", a.DockerConfig, a.Folder, strings.Join(helpers, " ")}, hosts)
 		return g.secrets.keep(before, what, func() credential.Source {
-			return credential.DockerConfig(fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
+			return credential.DockerConfig(n.fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
 		})
 	case a.Helper != nil:
 		server := helperServer(s)
 		what := []string{"helper", a.Helper.Name, server, fmt.Sprintf("%q", a.Helper.Env)}
 		return g.secrets.keep(before, what, func() credential.Source {
-			return credential.HelperSource(credential.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server})
+			return credential.HelperSource(credential.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server, Hung: n.hung, Now: n.now})
 		})
 	}
 	return credential.Static(a.Username, secret.New(a.Password.Reveal()))
@@ -161,12 +161,14 @@ func fromSystemd(path string) bool {
 
 // fileOf is the file called name. One that must not leave folder is named from
 // there, as os.Root wants it.
-func fileOf(name, folder string) credential.File {
+func (n *node) fileOf(name, folder string) credential.File {
 	if folder == "" {
-		return secretFile(name)
+		f := secretFile(name)
+		f.Hung = n.hung
+		return f
 	}
 	if rel, err := filepath.Rel(folder, name); err == nil {
 		name = rel
 	}
-	return credential.File{Path: name, Directory: folder}
+	return credential.File{Path: name, Directory: folder, Hung: n.hung}
 }

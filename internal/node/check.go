@@ -31,7 +31,7 @@ func CheckFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
 	add(&r.Warnings, main, prefixed("audit: pulls go on without it", audit.Check(cfg.Audit.File)))
 	for name, o := range cfg.Organisations {
 		if o.File != "" {
-			add(&r.Errors, o.File, errors.Join(validate(cfg, name, &o), mayHold(&o)))
+			add(&r.Errors, o.File, errors.Join(validate(cfg, name, &o), (&node{}).mayHold(&o)))
 		} else {
 			add(&r.Errors, main, prefixed("organisations."+name, validate(cfg, name, &o)))
 		}
@@ -60,7 +60,7 @@ func checkSecrets(ctx context.Context, cfg *config.Config) (bad, skipped []error
 		return []error{err}, nil
 	}
 	for _, s := range specs {
-		pem, err := readCAs(s.CAFile)
+		pem, err := (&node{}).readCAs(s.CAFile)
 		if err == nil {
 			_, err = pool(s.CAFile, pem)
 		}

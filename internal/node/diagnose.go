@@ -26,7 +26,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, version string, r admin.D
 		started: cfg, key: credential.NewKey(),
 		upstream: upstream.NewMetrics(nil), pulls: proxy.NewMetrics(proxy.MetricsOptions{}),
 	}
-	d, err := n.newGeneration(withoutBadDropIns(cfg, nil))
+	d, err := n.newGeneration(n.withoutBadDropIns(cfg, nil))
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (g *generation) mayAsk(organisation string) error {
 
 // tapped is a client of its own, under the same rules as those that serve pulls.
 func (n *node) tapped(s *registry.Spec, tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
-	pem, err := readCAs(s.CAFile)
+	pem, err := n.readCAs(s.CAFile)
 	if err != nil {
 		return nil, err
 	}

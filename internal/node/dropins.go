@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"maps"
@@ -12,6 +13,7 @@ import (
 
 	"berth/internal/config"
 	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 // owedEvery is how often drop-ins are tried again that could not be put in force,
@@ -56,13 +58,13 @@ func dropInFolder(cfg *config.Config) string {
 
 // lookInto puts in force those drop-ins that are not what the configuration in force
 // was read from.
-func (f *follower) lookInto(dir string, cfg *config.Config) (next time.Duration) {
+func (f *follower) lookInto(ctx context.Context, dir string, cfg *config.Config) (next time.Duration) {
 	names, next, ok := f.list(dir)
 	if !ok {
 		return next
 	}
 	now := time.Now()
-	owed := owedOf(cfg, dir, names, now)
+	owed := f.owedOf(cfg, dir, names, now)
 	var changed []string
 	quiet := true
 	for name, stamp := range owed {
@@ -77,19 +79,28 @@ func (f *follower) lookInto(dir string, cfg *config.Config) (next time.Duration)
 	}
 	if len(changed) > 0 || len(owed) > 0 && now.Sub(f.dropIns.triedAt) >= owedEvery {
 		f.dropIns.tried, f.dropIns.triedAt = owed, now
-		f.putInForce(slices.Sorted(maps.Keys(owed)))
+		f.putInForce(ctx, slices.Sorted(maps.Keys(owed)))
 	}
 	return pollEvery
 }
 
+// stampsOf are those of paths, but for those that hang: they are what they were.
+func (n *node) stampsOf(paths []string, now time.Time) map[string]fileid.Stamp {
+	return hung.Each(n.hung, hung.Limit, paths, func(path string) fileid.Stamp { return fileid.StampOf(path, now) })
+}
+
 // owedOf are those of the drop-ins in dir, and of those that cfg was read from, that
 // look different from what cfg was read from.
-func owedOf(cfg *config.Config, dir string, names []string, now time.Time) map[string]fileid.Stamp {
+func (n *node) owedOf(cfg *config.Config, dir string, names []string, now time.Time) map[string]fileid.Stamp {
 	owed := map[string]fileid.Stamp{}
 	there := make(map[string]bool, len(names))
+	paths := make([]string, 0, len(names))
 	for _, name := range names {
 		there[name] = true
-		stamp := fileid.StampOf(filepath.Join(dir, name+dropInSuffix), now)
+		paths = append(paths, filepath.Join(dir, name+dropInSuffix))
+	}
+	for path, stamp := range n.stampsOf(paths, now) {
+		name := strings.TrimSuffix(filepath.Base(path), dropInSuffix)
 		file, known := cfg.Files[name]
 		if known && !stamp.Same(file.Stamp) || !known && stamp.ID != (fileid.ID{}) {
 			owed[name] = stamp
@@ -105,10 +116,13 @@ func owedOf(cfg *config.Config, dir string, names []string, now time.Time) map[s
 
 // putInForce has the drop-ins read again. Why they could not be put in force is logged
 // once.
-func (f *follower) putInForce(names []string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	err := f.applyDropIns(names)
+func (f *follower) putInForce(ctx context.Context, names []string) {
+	done, err := f.change(ctx)
+	if err != nil {
+		return // it ends
+	}
+	defer done()
+	err = f.applyDropIns(names)
 	if err == nil {
 		f.dropIns.refused = ""
 		return
@@ -122,7 +136,7 @@ func (f *follower) putInForce(names []string) {
 // list gives the drop-ins that are there. Not ok: nothing can be said about them
 // before next, so everything stays.
 func (f *follower) list(dir string) (names []string, next time.Duration, ok bool) {
-	names, err := dropInsIn(dir)
+	names, err := f.dropInsIn(dir)
 	switch {
 	case err == nil:
 		f.dropIns.missing, f.dropIns.trouble = time.Time{}, ""
@@ -143,9 +157,10 @@ func (f *follower) list(dir string) (names []string, next time.Duration, ok bool
 	return nil, pollEvery, true
 }
 
-// dropIns are those that are there, and those that were. Caller holds mu.
+// dropIns are those that are there, and those that were. Caller is changing the
+// configuration.
 func (n *node) dropIns() []string {
-	names, err := dropInsIn(dropInFolder(n.cfg))
+	names, err := n.dropInsIn(dropInFolder(n.cfg))
 	if err != nil {
 		return nil // whoever follows the folder says so
 	}
@@ -161,8 +176,8 @@ const dropInSuffix = ".yaml"
 
 // dropInsIn lists the organisations that have a file in dir. Hidden files are
 // none: editors and Kubernetes put their own between the drop-ins.
-func dropInsIn(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+func (n *node) dropInsIn(dir string) ([]string, error) {
+	entries, err := hung.Do(n.hung, hung.Limit, dir, func() ([]fs.DirEntry, error) { return os.ReadDir(dir) })
 	if err != nil {
 		return nil, err
 	}

@@ -5,14 +5,15 @@ import (
 	"encoding/hex"
 
 	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 // maxHashed is larger than any configuration file may be.
 const maxHashed = 8 << 20
 
 // hashFile is the SHA-256 of a file in hex; empty if it cannot be read.
-func hashFile(path string) string {
-	content, _, err := fileid.Read(path, maxHashed)
+func (n *node) hashFile(path string) string {
+	content, err := n.readFile(path, maxHashed)
 	if err != nil {
 		return ""
 	}
@@ -22,6 +23,12 @@ func hashFile(path string) string {
 func hashOf(content []byte) string {
 	sum := sha256.Sum256(content)
 	return hex.EncodeToString(sum[:])
+}
+
+// readFile reads a regular file of at most limit bytes, and does not wait for one that
+// hangs.
+func (n *node) readFile(path string, limit int64) ([]byte, error) {
+	return hung.Do(n.hung, hung.Limit, path, func() ([]byte, error) { return readBounded(path, limit) })
 }
 
 // readBounded reads a regular file of at most limit bytes.

@@ -62,11 +62,11 @@ func (s *liveRegistry) without() func(repo string) *oci.Error {
 const maxCAs = 4 << 20
 
 // readCAs reads a ca_file; nil where there is none.
-func readCAs(file string) ([]byte, error) {
+func (n *node) readCAs(file string) ([]byte, error) {
 	if file == "" {
 		return nil, nil
 	}
-	pem, err := readBounded(file, maxCAs)
+	pem, err := n.readFile(file, maxCAs)
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}

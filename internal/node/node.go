@@ -21,6 +21,7 @@ import (
 	"berth/internal/audit"
 	"berth/internal/config"
 	"berth/internal/flight"
+	"berth/internal/hung"
 	"berth/internal/limit"
 	"berth/proxy"
 	"berth/upstream"
@@ -54,13 +55,17 @@ type node struct {
 	// secretsDue says that the secrets should be read again.
 	secretsDue chan struct{}
 
-	// mu is held while a configuration is read and put in force; it guards all
-	// below. Nobody who holds it goes upstream.
+	// changing has room for whoever reads a configuration and puts it in force. That
+	// takes as long as the disk takes, so nothing else waits for it.
+	changing chan struct{}
+
+	// mu guards all below. What is written by whoever is changing the configuration
+	// he reads without it. Nobody who holds it looks at a file or goes upstream.
 	mu      sync.Mutex
 	cfg     *config.Config
 	current *generation
 	read    time.Time // when the main file of cfg was
-	failure error     // of the main file that was read last; nil: it is in force
+	failure *badMain  // the main file that was read last; nil: it is in force
 	retired []retired
 }
 
@@ -77,7 +82,8 @@ func (n *node) close() error {
 	return n.cache.Close()
 }
 
-// registryClients are those of the generation in force. Caller holds mu.
+// registryClients are those of the generation in force. Caller holds mu, or is changing
+// the configuration.
 func (n *node) registryClients() registryClients {
 	if n.current == nil {
 		return nil
@@ -98,6 +104,9 @@ type Options struct {
 	Now func() time.Time
 	// Version is what this program calls itself.
 	Version string
+	// Hung bounds how long each file may take, and knows those that hang. If nil, the
+	// node has one of its own.
+	Hung *hung.Table
 }
 
 // Serve runs the node until ctx ends.
@@ -105,7 +114,10 @@ func Serve(ctx context.Context, cfg *config.Config, o Options) error {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	s := setup{override: o.Override, version: o.Version, now: o.Now, buffer: newLogBuffer(o.Log), out: o.Out}
+	if o.Hung == nil {
+		o.Hung = &hung.Table{}
+	}
+	s := setup{override: o.Override, version: o.Version, now: o.Now, buffer: newLogBuffer(o.Log), out: o.Out, hung: o.Hung}
 	defer s.buffer.close()
 	s.log, s.level = newLogger(cfg.Log, s.buffer)
 	takeStandardLog(s.log)
@@ -121,6 +133,7 @@ type setup struct {
 	buffer   *logBuffer
 	out      io.Writer // standard output
 	now      func() time.Time
+	hung     *hung.Table
 }
 
 // ballast is memory that is never touched, and so never there. The collector runs
@@ -203,7 +216,7 @@ func (n *node) reloadOnHangUp(ctx context.Context, hangUps <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case <-hangUps:
-			n.reload(ctx)
+			_, _ = n.reload(ctx) // it is logged
 		}
 	}
 }

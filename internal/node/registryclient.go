@@ -2,6 +2,7 @@ package node
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"berth/internal/config"
+	"berth/internal/hung"
 	"berth/internal/registry"
 	"berth/oci"
 	"berth/upstream"
@@ -80,16 +82,22 @@ func (all registryClients) forget(organisation, name, account string) {
 }
 
 // client is the one in force if that reaches the registry in the same way, and else a
-// new one. It does not go upstream.
+// new one. It does not go upstream. A ca_file that hangs is what it was: nobody else's
+// change waits for it.
 func (n *node) client(s *registry.Spec) (*registryClient, error) {
-	pem, err := readCAs(s.CAFile)
-	if err != nil {
-		return nil, fmt.Errorf("registry %s: %w", s.Name, err)
-	}
+	var inForce *registryClient
 	if n.current != nil {
-		if c := n.current.clients[keyOf(s)]; c != nil && c.spec.SameReach(s) && c.cas == sumOf(pem) {
-			return c, nil
+		if c := n.current.clients[keyOf(s)]; c != nil && c.spec.SameReach(s) {
+			inForce = c
 		}
+	}
+	pem, err := n.readCAs(s.CAFile)
+	_, hangs := errors.AsType[*hung.Error](err)
+	switch {
+	case inForce != nil && (hangs || err == nil && inForce.cas == sumOf(pem)):
+		return inForce, nil
+	case err != nil:
+		return nil, fmt.Errorf("registry %s: %w", s.Name, err)
 	}
 	// What needs a restart is as it was at the start.
 	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}

@@ -14,15 +14,24 @@ import (
 	"berth/internal/config"
 	"berth/internal/descriptor"
 	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 // checkTimeout bounds how long a reload reads secrets.
 const checkTimeout = 5 * time.Second
 
+// change waits until nobody else changes the configuration. Call done.
+func (n *node) change(ctx context.Context) (done func(), err error) {
+	select {
+	case n.changing <- struct{}{}:
+		return func() { <-n.changing }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for another reload: %w", context.Cause(ctx))
+	}
+}
+
 // begin puts the configuration of the start in force.
 func (n *node) begin(cfg *config.Config) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if err := n.apply(cfg); err != nil {
 		return err
 	}
@@ -31,7 +40,8 @@ func (n *node) begin(cfg *config.Config) error {
 	return nil
 }
 
-// openAudit opens the audit's file, or opens it anew. Caller holds mu.
+// openAudit opens the audit's file, or opens it anew. Caller is changing the
+// configuration.
 func (n *node) openAudit() error {
 	err := n.audit.Use(n.cfg.Audit.File)
 	if err != nil {
@@ -41,13 +51,16 @@ func (n *node) openAudit() error {
 }
 
 // apply puts next in force: what comes from now on is answered by it, what is
-// under way ends as it began. On an error nothing has changed. Caller holds mu.
+// under way ends as it began. On an error nothing has changed. Caller is changing the
+// configuration.
 func (n *node) apply(next *config.Config) error {
-	next = weighed(withoutBadDropIns(next, n.cfg))
+	next = weighed(n.withoutBadDropIns(next, n.cfg))
 	d, err := n.newGeneration(next)
 	if err != nil {
 		return err
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	before, old := n.cfg, n.registryClients()
 	n.cfg, n.current = next, d
 	n.limits.SetLimits(requestLimits(next, mostConnections(descriptor.Limit())))
@@ -104,11 +117,28 @@ func (n *node) forgetAccounts(before, next *config.Config, old registryClients) 
 }
 
 // reload reads everything again. When it returns, what could be used is in force.
-func (n *node) reload(ctx context.Context) admin.Reload {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (n *node) reload(ctx context.Context) (admin.Reload, error) {
+	done, err := n.change(ctx)
+	if err != nil {
+		return admin.Reload{}, err
+	}
 	n.manager.reloading()
-	defer func() { n.manager.ready(n.summary()) }()
+	r := n.readAgain()
+	n.manager.ready(n.summary())
+	done()
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	for _, err := range n.credentials().Check(ctx) {
+		r.Warnings = append(r.Warnings, err.Error())
+		r.UnusableSecrets++
+	}
+	n.log.Info("the configuration was read again", "ok", r.OK(), "needs_restart", r.NeedsRestart)
+	return r, nil
+}
+
+// readAgain reads all files of the configuration, and says what has become of them.
+// Caller is changing the configuration.
+func (n *node) readAgain() admin.Reload {
 	before := n.cfg
 	next, err := n.load()
 	if err == nil {
@@ -123,22 +153,17 @@ func (n *node) reload(ctx context.Context) admin.Reload {
 		}
 	}
 	audit := n.openAudit() // whatever the new file is like: a rotation ends with this signal
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	r := n.reloadAnswer(before)
 	if audit != nil {
 		r.Warnings = append(r.Warnings, audit.Error())
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	for _, err := range n.current.credentials.Check(ctx) {
-		r.Warnings = append(r.Warnings, err.Error())
-		r.UnusableSecrets++
-	}
-	n.log.Info("the configuration was read again", "ok", r.OK(), "needs_restart", r.NeedsRestart)
 	return r
 }
 
-// summary is the node in one line, for the service manager. Caller holds mu, or
-// nothing reads the configuration yet.
+// summary is the node in one line, for the service manager. Caller is changing the
+// configuration, or nothing does yet.
 func (n *node) summary() string {
 	var at []string
 	for _, f := range n.listeners {
@@ -176,7 +201,16 @@ func (n *node) load() (*config.Config, error) {
 	return next, err
 }
 
+// badMain is a main file that cannot be used.
+type badMain struct {
+	error
+
+	sha256 string // whoever wrote it looks for it
+}
+
 func (n *node) mainApplied() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.read, n.failure = n.now(), nil
 	n.config.applied(n.read)
 	for _, key := range n.started.NeedsRestart(n.cfg) {
@@ -186,7 +220,10 @@ func (n *node) mainApplied() {
 
 // mainFailed leaves the old main file in force.
 func (n *node) mainFailed(err error) {
-	n.failure = err
+	bad := &badMain{err, n.hashFile(n.cfg.Files[""].Path)}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.failure = bad
 	n.config.failed()
 	for _, line := range linesOf(err) {
 		n.log.Error("the configuration cannot be used, the old one stays", "err", line)
@@ -194,14 +231,14 @@ func (n *node) mainFailed(err error) {
 }
 
 // applyDropIns reads the drop-ins called names again, as far as they have changed. On
-// an error the ones before stay in force. Caller holds mu.
+// an error the ones before stay in force. Caller is changing the configuration.
 func (n *node) applyDropIns(names []string) error {
 	next := new(*n.cfg)
 	next.Files = maps.Clone(n.cfg.Files)
 	next.OrganisationsDirectory = dropInFolder(n.cfg) // the default one may have just been made
 	var changed []string
 	for _, name := range names {
-		if stamp, as := readAs(next, name); as {
+		if stamp, as := n.readAs(next, name); as {
 			file := next.Files[name]
 			file.Stamp = stamp
 			next.Files[name] = file
@@ -213,6 +250,8 @@ func (n *node) applyDropIns(names []string) error {
 		next = next.ReloadOrganisations(changed...)
 	}
 	if !slices.ContainsFunc(changed, func(name string) bool { return !isAsBroken(next, n.cfg, name) }) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
 		n.cfg = next // it is known which files they are now
 		return nil
 	}
@@ -227,15 +266,23 @@ func isAsBroken(cfg, before *config.Config, name string) bool {
 
 // readAs says that a drop-in was good when it was read, and has the same content now,
 // and which file that is in.
-func readAs(cfg *config.Config, name string) (fileid.Stamp, bool) {
+func (n *node) readAs(cfg *config.Config, name string) (stamp fileid.Stamp, as bool) {
 	f, there := cfg.Files[name]
 	if _, broken := cfg.Broken[name]; !there || broken {
 		return fileid.Stamp{}, false
 	}
-	content, stamp, err := fileid.Read(f.Path, maxHashed)
 	o := cfg.Organisations[name]
-	return stamp, err == nil && hashOf(content) == f.SHA256 && mayHold(&o) == nil
+	stamp, err := hung.Do(n.hung, hung.Limit, f.Path, func() (fileid.Stamp, error) {
+		content, stamp, err := fileid.Read(f.Path, maxHashed)
+		if err == nil && hashOf(content) != f.SHA256 {
+			err = errChanged
+		}
+		return stamp, err
+	})
+	return stamp, err == nil && n.mayHold(&o) == nil
 }
+
+var errChanged = errors.New("it has changed")
 
 // logChanges logs what became of the organisations, and warnings that are new.
 func (n *node) logChanges(before *config.Config) {
@@ -300,6 +347,9 @@ func (n *node) reloadAnswer(before *config.Config) admin.Reload {
 		NeedsRestart: append([]string{}, n.started.NeedsRestart(n.cfg)...),
 		Warnings:     append([]string{}, n.cfg.Warnings...),
 	}
+	for _, o := range n.hung.List() {
+		r.Warnings = append(r.Warnings, (&hung.Error{What: o.What, Since: o.Since}).Error())
+	}
 	names := maps.Clone(n.cfg.Files)
 	maps.Copy(names, before.Files)
 	for name := range n.cfg.Broken {
@@ -321,7 +371,7 @@ func (n *node) mainFile() *admin.File {
 	}
 	main := &admin.File{Path: f.Path, SHA256: f.SHA256, State: admin.Applied}
 	if n.failure != nil {
-		main.State, main.SHA256, main.Errors = admin.Kept, hashFile(f.Path), linesOf(n.failure)
+		main.State, main.SHA256, main.Errors = admin.Kept, n.failure.sha256, linesOf(n.failure.error)
 	}
 	return main
 }

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"time"
+
+	"berth/auth/credential"
 )
 
 // secretsTimeout bounds the reading of all secrets beside the pulls. Files take no
@@ -37,10 +39,14 @@ func (n *node) readSecrets(ctx context.Context) {
 }
 
 func (n *node) readAll(ctx context.Context) {
-	n.mu.Lock()
-	credentials := n.current.credentials
-	n.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, secretsTimeout)
 	defer cancel()
-	_ = credentials.Check(ctx) // what is wrong is logged there, and kept for the status
+	_ = n.credentials().Check(ctx) // what is wrong is logged there, and kept for the status
+}
+
+// credentials are those of the configuration in force.
+func (n *node) credentials() *credential.Table {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.current.credentials
 }

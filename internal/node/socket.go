@@ -27,7 +27,7 @@ func (n *node) listenSocket(ctx context.Context) net.Listener {
 
 func (n *node) socketServer() *http.Server {
 	return admin.NewServer(admin.Options{
-		Reload:   func(ctx context.Context) (admin.Reload, error) { return n.reload(ctx), nil },
+		Reload:   n.reload,
 		Purge:    n.purge,
 		Status:   n.status,
 		Failures: n.lastFailures,

@@ -13,6 +13,7 @@ import (
 	"berth/auth/credential"
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/internal/hung"
 	"berth/oci"
 	"berth/upstream"
 )
@@ -167,8 +168,8 @@ func (n *node) fillsOf() []admin.Fill {
 func (n *node) cacheOf() admin.Cache {
 	used, limit := n.cache.Size()
 	c := admin.Cache{Directory: n.started.Cache.Directory, Bytes: used, LimitBytes: limit}
-	var st unix.Statfs_t
-	if unix.Statfs(c.Directory, &st) == nil {
+	st, err := hung.Do(n.hung, hung.Limit, c.Directory, func() (st unix.Statfs_t, err error) { return st, unix.Statfs(n.started.Cache.Directory, &st) })
+	if err == nil {
 		c.DiskBytes, c.FreeBytes = int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
 		if st.Files > 0 {
 			c.FreeFiles = new(int64(st.Ffree))

@@ -8,6 +8,7 @@ import (
 
 	"berth/auth/caller"
 	"berth/internal/config"
+	"berth/internal/hung"
 	"berth/proxy"
 
 	"berth/auth/credential"
@@ -17,13 +18,13 @@ import (
 // withoutBadDropIns is cfg without the drop-ins that this program cannot use although the
 // configuration let them pass, so that one of them never stops the others. Such
 // an organisation goes on with what it had before, or is out.
-func withoutBadDropIns(cfg, before *config.Config) *config.Config {
+func (n *node) withoutBadDropIns(cfg, before *config.Config) *config.Config {
 	bad := map[string]error{}
 	for name, o := range cfg.Organisations {
 		if o.File == "" {
 			continue // the main file's: the operator's own mistakes are told at once
 		}
-		if err := errors.Join(validate(cfg, name, &o), mayHold(&o)); err != nil {
+		if err := errors.Join(validate(cfg, name, &o), n.mayHold(&o)); err != nil {
 			bad[name] = config.Problems{{File: o.File, Message: err.Error()}}
 		}
 	}
@@ -47,12 +48,13 @@ func withoutBadDropIns(cfg, before *config.Config) *config.Config {
 
 // mayHold says whether the drop-in of o may hold the passwords that it holds.
 // Without any it may be readable for everyone: hashes of tokens tell nothing.
-func mayHold(o *config.Organisation) error {
+func (n *node) mayHold(o *config.Organisation) error {
 	inline := func(c config.Credential) bool { return !c.Password.Empty() }
 	if !slices.ContainsFunc(o.Credentials, inline) {
 		return nil
 	}
-	if err := (credential.File{Path: o.File}).Check(); err != nil {
+	_, err := hung.Do(n.hung, hung.Limit, o.File, func() (_ struct{}, err error) { return struct{}{}, (credential.File{Path: o.File}).Check() })
+	if err != nil {
 		return fmt.Errorf("a file with a password in it: %w", err)
 	}
 	return nil

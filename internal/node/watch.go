@@ -8,6 +8,7 @@ import (
 
 	"berth/internal/descriptor"
 	"berth/internal/fileid"
+	"berth/internal/hung"
 )
 
 const (
@@ -35,7 +36,7 @@ func (n *node) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-			timer.Reset(f.look())
+			timer.Reset(f.look(ctx))
 		}
 	}
 }
@@ -72,13 +73,18 @@ func justChanged(s fileid.Stamp, now time.Time) bool {
 // changes are those of paths that look different from last time, the gone included:
 // at first, all that are there. quiet false: something is changing just now, so all
 // is left for the next time, which should be after quietFor.
-func (t *tracker) changes(paths []string, now time.Time) (changed []string, quiet bool) {
+func (t *tracker) changes(n *node, paths []string, now time.Time) (changed []string, quiet bool) {
 	seen := make(map[string]fileid.Stamp, len(paths))
 	quiet = true
+	stamps := n.stampsOf(paths, now)
 	for _, path := range paths {
-		stamp := fileid.StampOf(path, now)
+		before, known := t.seen[path]
+		stamp, ok := stamps[path]
+		if !ok {
+			stamp = before
+		}
 		seen[path] = stamp
-		if before, ok := t.seen[path]; !ok || !stamp.Same(before) {
+		if ok && (!known || !stamp.Same(before)) {
 			changed = append(changed, path)
 			quiet = quiet && !justChanged(stamp, now)
 		}
@@ -113,13 +119,13 @@ type follower struct {
 }
 
 // look puts in force what has changed, and says when it wants to look again.
-func (f *follower) look() (next time.Duration) {
+func (f *follower) look(ctx context.Context) (next time.Duration) {
 	next = min(f.lookAtCertificates(), f.lookAtSecrets())
 	f.mu.Lock()
 	cfg := f.cfg
 	f.mu.Unlock()
 	if dir := dropInFolder(cfg); dir != "" {
-		next = min(next, f.lookInto(dir, cfg))
+		next = min(next, f.lookInto(ctx, dir, cfg))
 	}
 	return next
 }
@@ -131,7 +137,7 @@ func (f *follower) lookAtCertificates() (next time.Duration) {
 			paths = append(paths, front.cert.files.CertFile, front.cert.files.KeyFile)
 		}
 	}
-	changed, quiet := f.certificateFiles.changes(paths, time.Now())
+	changed, quiet := f.certificateFiles.changes(f.node, paths, time.Now())
 	if !quiet {
 		return quietFor
 	}
@@ -144,8 +150,8 @@ func (f *follower) lookAtCertificates() (next time.Duration) {
 }
 
 func (f *follower) renew(front *listener) {
-	err := front.cert.renew()
-	if descriptor.Exhausted(err) { // it was not read: it is next time
+	_, err := hung.Do(f.hung, hung.Limit, front.cert.files.CertFile, func() (_ struct{}, err error) { return struct{}{}, front.cert.renew() })
+	if _, hangs := errors.AsType[*hung.Error](err); hangs || descriptor.Exhausted(err) { // it was not read: it is next time
 		f.certificateFiles.reread(front.cert.files.CertFile)
 	}
 	switch {
@@ -163,7 +169,7 @@ func (f *follower) lookAtSecrets() (next time.Duration) {
 	paths := secretFiles(f.cfg)
 	f.mu.Unlock()
 	now := time.Now()
-	changed, quiet := f.secretFiles.changes(paths, now)
+	changed, quiet := f.secretFiles.changes(f.node, paths, now)
 	if !quiet {
 		return quietFor
 	}

@@ -31,7 +31,7 @@ func (l *looker) look() (text string, again bool) {
 	if l.folder {
 		return l.lookInto()
 	}
-	changed, _ := l.certificateFiles.changes([]string{l.file}, time.Now())
+	changed, _ := l.certificateFiles.changes(l.node, []string{l.file}, time.Now())
 	if !slices.Contains(changed, l.file) {
 		return "", false
 	}
@@ -49,7 +49,7 @@ func (l *looker) lookInto() (text string, again bool) {
 	if !ok {
 		return "", false
 	}
-	if _, owed := owedOf(l.cfg, dir, names, time.Now())[name]; !owed {
+	if _, owed := l.owedOf(l.cfg, dir, names, time.Now())[name]; !owed {
 		return "", false
 	}
 	content, stamp, err := fileid.Read(l.file, maxHashed)
@@ -150,26 +150,26 @@ func TestWatch_WaitsForTheEndOfAChange(t *testing.T) {
 		after time.Duration
 		quiet bool
 	}{{0, false}, {quietFor - 1, false}, {quietFor, true}, {fileid.Racy, true}} {
-		changed, quiet := files.changes(paths, written.Add(test.after))
+		changed, quiet := files.changes(&node{}, paths, written.Add(test.after))
 		if quiet != test.quiet || quiet != slices.Equal(changed, paths) {
 			t.Errorf("after %v: %q, quiet: %t", test.after, changed, quiet)
 		}
 	}
 	// Now it can be told from every later change.
 	settled := written.Add(fileid.Racy + 1)
-	if changed, _ := files.changes(paths, settled); len(changed) != 1 {
+	if changed, _ := files.changes(&node{}, paths, settled); len(changed) != 1 {
 		t.Errorf("the last time: %q", changed)
 	}
-	if changed, quiet := files.changes(paths, settled); len(changed) != 0 || !quiet {
+	if changed, quiet := files.changes(&node{}, paths, settled); len(changed) != 0 || !quiet {
 		t.Errorf("unchanged: %q, quiet: %t", changed, quiet)
 	}
 	files.reread(paths[0])
-	if changed, _ := files.changes(paths, settled); len(changed) != 1 {
+	if changed, _ := files.changes(&node{}, paths, settled); len(changed) != 1 {
 		t.Errorf("what could not be read: %q", changed)
 	}
 
 	busy := tracker{burst: burst{written.Add(-burstFor)}}
-	if changed, quiet := busy.changes(paths, written); len(changed) != 1 || !quiet {
+	if changed, quiet := busy.changes(&node{}, paths, written); len(changed) != 1 || !quiet {
 		t.Errorf("a file that never rests: %q, quiet: %t", changed, quiet)
 	}
 }
@@ -222,6 +222,6 @@ func BenchmarkWatch_Look(b *testing.B) {
 	cfg := &config.Config{Files: map[string]config.File{}}
 	for b.Loop() {
 		names, _, _ := f.list(dir)
-		owedOf(cfg, dir, names, time.Now())
+		f.owedOf(cfg, dir, names, time.Now())
 	}
 }

@@ -29,7 +29,7 @@ import (
 func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) {
 	n := &node{
 		setup: s, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1), changing: make(chan struct{}, 1),
 		probes:  flight.New[struct{}, struct{}](probeTimeout),
 		manager: &serviceManager{log: s.log},
 	}
