@@ -11,16 +11,16 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X main.release=$VERSION" -o /out/berth ./cmd/berth \
- && mkdir -p /out/cache /out/run && chmod 0700 /out/cache
+ && mkdir -p /out/own/cache /out/own/run/berth && chmod 0700 /out/own/cache
 
 FROM scratch
 # A number, so that Kubernetes' runAsNonRoot can tell; nobody else's on Debian.
 ARG UID=64646
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/berth /usr/local/bin/berth
-# A new named volume takes its owner from here; a folder of the host does not.
-COPY --from=build --chown=${UID}:${UID} /out/cache /cache
-COPY --from=build --chown=${UID}:${UID} /out/run /run/berth
+# A new named volume takes its owner and mode from here; a folder of the host does not.
+# The content of a folder keeps its modes; the folder itself does not in every builder.
+COPY --from=build --chown=${UID}:${UID} /out/own/ /
 USER ${UID}:${UID}
 ENV CACHE_DIRECTORY=/cache RUNTIME_DIRECTORY=/run/berth
 VOLUME /cache

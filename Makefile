@@ -5,20 +5,16 @@ FUZZTIME ?= 30s
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null | sed 's/^v//; s/^[^0-9]/0.0.0+&/; /\./!s/^/0.0.0+/')
 ARCH ?= $(shell $(GO) env GOARCH)
-# Run from its own module: what it needs is not what berth needs.
-NFPM ?= $(GO) run github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
-
-.PHONY: build test race lint e2e fuzz walk size deb ci
+.PHONY: build test race lint e2e fuzz walk size deb release ci
 
 build: ## a static binary: ./berth
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(VERSION)' -o berth ./cmd/berth
 
 deb: ## dist/berth_VERSION_ARCH.deb, for this machine's architecture
-	mkdir -p dist/build
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(VERSION)' -o dist/build/berth ./cmd/berth
-	dist/build/berth version --sbom >dist/build/sbom.cdx.json
-	for shell in bash zsh fish; do dist/build/berth completion $$shell >dist/build/$$shell; done
-	ARCH=$(ARCH) VERSION=$(VERSION) $(NFPM) package --config packaging/nfpm.yaml --packager deb --target dist/
+	packaging/release $(VERSION) dist $(ARCH)
+
+release: ## dist/: programs, packages, bills of materials, an image, checksums, for amd64 and arm64
+	packaging/release $(VERSION) dist
 
 test: ## what the README says
 	$(GO) test ./...

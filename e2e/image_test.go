@@ -145,8 +145,8 @@ func (d docker) buildBerth(t *testing.T) {
 	}
 	add("Dockerfile", 0o644, []byte("FROM scratch AS build\nCOPY files /\n\nFROM scratch\n"+last))
 	add("files/out/berth", 0o755, program)
-	add("files/out/cache/", 0o700, nil)
-	add("files/out/run/", 0o755, nil)
+	add("files/out/own/cache/", 0o700, nil)
+	add("files/out/own/run/berth/", 0o755, nil)
 	add("files/etc/ssl/certs/ca-certificates.crt", 0o644, []byte("as the first stage has it\n"))
 	must(t, files.Close())
 

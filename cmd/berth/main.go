@@ -76,6 +76,7 @@ type options struct {
 func rootCommand(o *options) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "berth",
+		Version:       version(),
 		Short:         "A pull-through cache for container images, on localhost, for any registry and many organisations",
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -83,6 +84,7 @@ func rootCommand(o *options) *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.SetVersionTemplate("berth {{.Version}}\n")
 	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default "+defaultConfig+", if it is there)")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
@@ -91,6 +93,7 @@ func rootCommand(o *options) *cobra.Command {
 		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o),
 		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), tokenCommand(o), versionCommand(),
 	)
+	addManual(root)
 	nameTheShells(root)
 	return root
 }
