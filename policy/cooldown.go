@@ -79,16 +79,36 @@ func (h history) served(cooldown time.Duration, now time.Time) history {
 	return h
 }
 
+func (s *source) tagKey(repo, tag string) proof.NoteKey {
+	return proof.NoteKey{Origin: s.at.Origin, Organisation: s.at.Organisation, Repo: repo, Tag: tag}
+}
+
+// before is what is known of tag when it is asked for: where nothing is noted yet, what
+// it was proven to mean before there was a cooldown.
+func (s *source) before(repo, tag string) history {
+	if d, _ := s.policy.cooldown(s.name(repo), tag); d == 0 || s.notes.Note(s.tagKey(repo, tag)) != "" {
+		return nil
+	}
+	t, _ := s.notes.Tag(proof.TagKey{Origin: s.at.Origin, View: s.View(repo), Repo: repo, Tag: tag})
+	if t.Digest == "" {
+		return nil
+	}
+	return history{{Digest: t.Digest, MediaType: t.MediaType, Size: t.Size}}
+}
+
 // cooled is r, or what the tag meant before it moved, as long as cooldown holds that.
-func (s *source) cooled(ctx context.Context, repo, tag string, r oci.Resolution) (oci.Resolution, error) {
+func (s *source) cooled(ctx context.Context, repo, tag string, before history, r oci.Resolution) (oci.Resolution, error) {
 	cooldown, at := s.policy.cooldown(s.name(repo), tag)
 	if cooldown == 0 {
 		return r, nil
 	}
 	now := s.now()
-	key := proof.NoteKey{Origin: s.at.Origin, Organisation: s.at.Organisation, Repo: repo, Tag: tag}
-	h := decodeHistory(s.notes.Noted(key, true, func(old string) string {
-		return decodeHistory(old).now(&r.Descriptor, now).served(cooldown, now).encode()
+	h := decodeHistory(s.notes.Noted(s.tagKey(repo, tag), true, func(old string) string {
+		known := decodeHistory(old)
+		if len(known) == 0 {
+			known = before
+		}
+		return known.now(&r.Descriptor, now).served(cooldown, now).encode()
 	}))
 	if len(h) < 2 {
 		return r, nil

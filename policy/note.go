@@ -73,7 +73,7 @@ func (s *source) tagged(repo, tag string, d oci.Digest) {
 // that overflows, is more than anything allows.
 func sizeOf(doc *oci.Document) (sum int64) {
 	for _, e := range append(doc.Blobs(), doc.Manifests...) {
-		if e.Size < 0 || sum+e.Size < sum {
+		if sum+e.Size < sum {
 			return 1<<63 - 1
 		}
 		sum += e.Size

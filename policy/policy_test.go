@@ -176,6 +176,7 @@ func TestPolicy_SizeOfTheBytesThemselves(t *testing.T) {
 	}{
 		{request{route: "GET tag", tag: "1"}, "yes"},
 		{request{route: "GET blob", digest: layer}, "no"},
+		{request{route: "HEAD blob", digest: layer}, "no"},
 		{request{route: "range", digest: layer}, "no"},
 		{request{route: "GET digest", digest: huge}, "no"},
 		{request{route: "GET digest", digest: negative}, "no"},

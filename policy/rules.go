@@ -228,17 +228,44 @@ func (p Policy) cooldown(name, tag string) (longest time.Duration, at Place) {
 	return longest, at
 }
 
-// Tag says what refuses name:tag by its name alone; nil: nothing does.
-func (p Policy) Tag(name, tag string) *Refusal {
+// tag says what refuses name:tag.
+func (p Policy) tag(name, tag string) *Refusal {
 	return p.first(func(r *Rules) *Refusal { return r.tag(name, tag) })
 }
 
-// Digest is Tag for an image that is named by its digest. depends says that it must
-// be what a tag means that may be pulled.
-func (p Policy) Digest(name string) (refused *Refusal, depends bool) {
-	if refused = p.repository(name); refused != nil {
-		return refused, false
+// Judgement is what names alone tell.
+type Judgement struct {
+	// Image is what was judged, in full.
+	Image string
+	// Refused is nil for what may be pulled.
+	Refused *Refusal
+	// Unless are the rules that may still refuse it, or serve something older.
+	Unless []string
+}
+
+// Judge says whether name, which is registry/repository, may be pulled by ref, which is
+// a tag or a digest.
+func (p Policy) Judge(name, ref string) (j Judgement) {
+	if strings.Contains(ref, ":") { // a tag has none
+		j.Image = name + "@" + ref
+		j.Refused = p.repository(name)
+		if r := p.byTag(name); r != nil {
+			j.Unless = append(j.Unless, r.Rule+": by digest only what a tag means that may be pulled")
+		}
+	} else {
+		j.Image = name + ":" + ref
+		j.Refused = p.tag(name, ref)
+		if d, at := p.cooldown(name, ref); d > 0 {
+			j.Unless = append(j.Unless, refusal("cooldown", d.String(), at, "").Rule+": what the tag meant before it moved is served for as long")
+		}
 	}
-	refused = p.byTag(name)
-	return refused, refused != nil
+	for _, r := range p {
+		if r.MaxImageSize > 0 {
+			j.Unless = append(j.Unless, r.size(r.MaxImageSize+1).Rule+": its manifest says how large it is")
+		}
+	}
+	if j.Refused != nil {
+		j.Unless = nil
+	}
+	return j
 }

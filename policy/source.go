@@ -41,14 +41,15 @@ func (s *source) View(repo string) oci.View { return s.next.View(repo) }
 
 // Resolve says what tag means, or meant before it moved.
 func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
-	if r := s.policy.Tag(s.name(repo), tag); r != nil {
+	if r := s.policy.tag(s.name(repo), tag); r != nil {
 		return oci.Resolution{}, s.refused(repo, ":"+tag, r)
 	}
+	before := s.before(repo, tag)
 	r, err := s.next.Resolve(ctx, repo, tag)
 	if err != nil {
 		return r, err
 	}
-	if r, err = s.cooled(ctx, repo, tag, r); err != nil {
+	if r, err = s.cooled(ctx, repo, tag, before, r); err != nil {
 		return r, err
 	}
 	if !s.byImage(repo) {

@@ -56,16 +56,23 @@ func credentialOf(u *user.User) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// checkAs runs this command again as somebody else: no arithmetic with owners
-// and modes says as surely what he can read.
-func checkAs(c *cobra.Command, id *syscall.Credential, main, file string, inJSON bool) error {
+// checkArgs say again what this command was asked for.
+func checkArgs(main, file, image, organisation string, inJSON bool) []string {
 	args := []string{"check", file}
-	if main != "" {
-		args = append(args, "--config", main)
+	for flag, value := range map[string]string{"--config": main, "--image": image, "--org": organisation} {
+		if value != "" {
+			args = append(args, flag, value)
+		}
 	}
 	if inJSON {
 		args = append(args, "--json")
 	}
+	return args
+}
+
+// checkAs runs this command again as somebody else: no arithmetic with owners
+// and modes says as surely what he can read.
+func checkAs(c *cobra.Command, id *syscall.Credential, args []string) error {
 	again := exec.CommandContext(c.Context(), "/proc/self/exe", args...) //nolint:gosec // G204: this program
 	again.Args[0] = "berth"
 	again.SysProcAttr = &syscall.SysProcAttr{Credential: id}

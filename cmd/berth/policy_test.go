@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -116,5 +117,54 @@ func TestPolicy_AfterARestart(t *testing.T) {
 	}
 	if a := acme.get("/v2/" + app + "/blobs/" + string(other.Platforms[0].Layers[0])); a.status != http.StatusForbidden || !strings.Contains(a.message(), "pull the manifest first") {
 		t.Errorf("a layer of what was not: %s", a)
+	}
+}
+
+// A policy can be tried on names before it is in force.
+func TestPolicy_CheckOfAnImage(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.main(`policy:
+  allow: [docker.io/library/**, "ghcr.io/acme/**:1*"]
+  deny:
+    - docker.io/centos
+  max_image_size: 2GiB
+  cooldown: 48h
+`)
+	s.dropIn("acme", "policy: {deny: ['ghcr.io/acme/app:1.0']}")
+	main, own := s.path("berth.yaml"), s.path("organisations.d/acme.yaml")
+	for _, c := range []struct {
+		args []string
+		code int
+		out  string
+	}{
+		{[]string{"--image", "nginx"}, exitOK, "docker.io/library/nginx:latest: allowed\n  but for policy.cooldown 48h0m0s (" + main + ":14): what the tag meant before it moved is served for as long\n  but for policy.max_image_size 2 GiB (" + main + ":13): its manifest says how large it is\n"},
+		{[]string{"--image", "centos:7"}, exitFailed, "docker.io/library/centos:7: refused: policy.deny docker.io/centos (" + main + ":12)\n"},
+		{[]string{"--image", "localhost:5000/ghcr.io/acme/app:1.0"}, exitOK, "ghcr.io/acme/app:1.0: allowed\n"},
+		{[]string{"--image", "localhost:5000/acme/ghcr.io/acme/app:1.0", "--org", "acme"}, exitFailed, "ghcr.io/acme/app:1.0: refused: policy.deny ghcr.io/acme/app:1.0 (" + own + ":3)\n"},
+		{[]string{"--image", "ghcr.io/acme/app:1.1", "--organisation", "acme"}, exitOK, "ghcr.io/acme/app:1.1: allowed\n"},
+		{[]string{"--image", "quay.io/a/b"}, exitFailed, "quay.io/a/b:latest: refused: it is not in policy.allow (" + main + ":10)\n"},
+		{[]string{"--image", "ghcr.io/acme/app@" + s.image.Digest.String()}, exitOK, "but for policy.allow ghcr.io/acme/**:1* (" + main + ":10): by digest only what a tag means that may be pulled\n"},
+		{[]string{"--image", "ghcr.io/acme/app:1", "--org", "nobody-here"}, exitFailed, ""},
+		{[]string{"--image", "nowhere.example/acme/app:1"}, exitFailed, ""},
+		{[]string{"--org", "acme"}, exitUsage, ""},
+	} {
+		got := s.command(append([]string{"check"}, c.args...)...)
+		if got.code != c.code || !strings.Contains(got.out, c.out) || (c.out == "") != (got.out == "") {
+			t.Errorf("%q: %+v, want %d and %q", c.args, got, c.code, c.out)
+		}
+	}
+	got := s.command("check", "--image", "ghcr.io/acme/app:1.0", "--org", "acme", "--json")
+	var v struct {
+		Allowed bool
+		Rule    string
+	}
+	if err := json.Unmarshal([]byte(got.out), &v); err != nil || v.Allowed || v.Rule != "policy.deny ghcr.io/acme/app:1.0 ("+own+":3)" {
+		t.Errorf("%v, %+v", err, got)
+	}
+	// A drop-in that is not in force yet.
+	s.write(s.path("globex.yaml"), "policy: {deny: [ghcr.io/acme/app]}\n")
+	if got := s.command("check", s.path("globex.yaml"), "--image", "ghcr.io/acme/app:1.0", "--org", "globex"); got.code != exitFailed || !strings.Contains(got.out, "globex.yaml:1)") {
+		t.Errorf("a drop-in: %+v", got)
 	}
 }

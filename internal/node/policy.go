@@ -83,3 +83,35 @@ func holds(cfg *config.Config) bool {
 	}
 	return false
 }
+
+// Verdict is what a policy says of an image by its name.
+type Verdict struct {
+	Image        string `json:"image"`
+	Organisation string `json:"organisation"`
+	Allowed      bool   `json:"allowed"`
+	// Rule is what refuses it, with its file and line, and Why in words.
+	Rule string `json:"rule,omitempty"`
+	Why  string `json:"why,omitempty"`
+	// Unless are rules that its name alone does not settle.
+	Unless []string `json:"unless,omitempty"`
+}
+
+// Judge says whether organisation (empty: nobody) may pull image by cfg, as far as its
+// name tells. Nothing is asked.
+func Judge(cfg *config.Config, image, organisation string) (Verdict, error) {
+	router, err := NewRouter(cfg)
+	if err != nil {
+		return Verdict{}, err
+	}
+	route, ref, err := (&generation{router: router}).route(image, organisation)
+	if err != nil {
+		return Verdict{}, err
+	}
+	name := route.Registry.Name + "/" + route.Repo
+	found := policyFor(cfg, organisation).Judge(name, ref)
+	v := Verdict{Image: found.Image, Organisation: cmp.Or(organisation, admin.Nobody), Allowed: found.Refused == nil, Unless: found.Unless}
+	if r := found.Refused; r != nil {
+		v.Rule, v.Why = r.Rule, r.Why
+	}
+	return v, nil
+}

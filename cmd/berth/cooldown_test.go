@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"berth/internal/admin"
+	"berth/internal/ocitest"
+	"berth/oci"
+)
+
+// A tag moves: clients get what it meant, whole, until the cooldown ends, with a restart
+// in between; the new image by digest at once; and the status says until when.
+func TestCooldown_TagMoves(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.main("policy: {cooldown: 48h}\n")
+	n := s.serve()
+	s.caller(n, "acme").mustPull(app, s.image, "")
+
+	moved := s.registry.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{12_000}, Seed: 9})
+	began := s.clock.now()
+	s.clock.forward(time.Hour)
+	means := func(n *running, who string, want oci.Digest) {
+		t.Helper()
+		c := s.caller(n, who)
+		if a := c.head(manifest); a.status != http.StatusOK || a.header.Get("Docker-Content-Digest") != want.String() {
+			t.Errorf("HEAD as %s: %s, %q, want %s", who, a, a.header.Get("Docker-Content-Digest"), want)
+		}
+		if a := c.get(manifest); a.status != http.StatusOK || oci.DigestOf(a.body) != want {
+			t.Errorf("GET as %s: %s, want %s", who, a, want)
+		}
+	}
+	means(n, "acme", s.image.Digest)
+	means(n, "globex", moved.Digest) // has never seen what it meant
+	s.caller(n, "acme").mustPull(app, s.image, "")
+	if a := s.caller(n, "acme").get("/v2/" + app + "/manifests/" + moved.Digest.String()); a.status != http.StatusOK {
+		t.Errorf("by digest: %s", a)
+	}
+	if a := s.caller(n, "acme").get("/v2/" + app + "/blobs/" + moved.Platforms[0].Layers[0].String()); a.status != http.StatusOK {
+		t.Errorf("its layer: %s", a)
+	}
+	got := s.command("status", "--json")
+	var st admin.Status
+	if err := json.Unmarshal([]byte(got.out), &st); err != nil || len(st.Held) != 1 {
+		t.Fatalf("%v, held: %+v", err, st.Held)
+	}
+	h := st.Held[0]
+	if h.Organisation != "acme" || h.Image != "ghcr.io/acme/app:1" || h.Serves != s.image.Digest.String() || h.New != moved.Digest.String() || h.Until.Sub(began) < 48*time.Hour || h.Until.Sub(began) > 50*time.Hour {
+		t.Errorf("%+v", h)
+	}
+	if got := s.command("status"); !strings.Contains(got.out, "ghcr.io/acme/app:1 serves "+shortDigest(h.Serves)+" for acme, not "+shortDigest(h.New)) {
+		t.Errorf("%s", got.out)
+	}
+
+	n.stop()
+	s.clock.forward(24 * time.Hour)
+	n = s.serve()
+	means(n, "acme", s.image.Digest)
+	if got := s.command("prewarm", app+":1", "--org", "acme", "--json"); !strings.Contains(got.out, s.image.Digest.String()) {
+		t.Errorf("prewarm: %+v", got)
+	}
+	// An exception is one line.
+	s.main("policy: {cooldown: 48h, cooldown_except: [ghcr.io/acme/app:1]}\n")
+	s.reload(exitOK)
+	means(n, "acme", moved.Digest)
+	s.main("policy: {cooldown: 48h}\n")
+	s.reload(exitOK)
+	means(n, "acme", s.image.Digest)
+
+	s.clock.forward(25 * time.Hour)
+	means(n, "acme", moved.Digest)
+	if got := s.command("status", "--json"); strings.Contains(got.out, s.image.Digest.String()) {
+		t.Errorf("it is still held: %s", got.out)
+	}
+}
+
+// A tag that was pulled before there was a cooldown is held like any other.
+func TestCooldown_TagOfBefore(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	s.caller(n, "acme").mustPull(app, s.image, "")
+	s.main("policy: {cooldown: 48h}\n")
+	s.reload(exitOK)
+	s.registry.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{12_000}, Seed: 9})
+	s.clock.forward(time.Hour)
+	s.caller(n, "acme").mustPull(app, s.image, "")
+}
+
+// Where the registry has dropped what a tag meant, the refusal says what to do.
+func TestCooldown_OldImageIsGone(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.main("policy: {cooldown: 48h}\n")
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	acme.mustPull(app, s.image, "")
+	moved := s.registry.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{12_000}, Seed: 9})
+	s.registry.Delete("acme/app", s.image.Digest.String())
+	s.clock.forward(time.Hour)
+	acme.mustPull(app, s.image, "") // it is kept, and was proven within a day
+	s.clock.forward(25 * time.Hour)
+	a := acme.get(manifest)
+	if a.status != http.StatusForbidden || !strings.Contains(a.message(), "add ghcr.io/acme/app:1 to policy.cooldown_except") || !strings.Contains(a.message(), moved.Digest.String()) {
+		t.Errorf("%s", a)
+	}
+	if a := acme.get("/v2/" + app + "/manifests/" + moved.Digest.String()); a.status != http.StatusOK {
+		t.Errorf("the new one by digest: %s", a)
+	}
+}
