@@ -25,13 +25,14 @@ func (q *request) audit(status int) {
 		Client: clientFamily(q.r.UserAgent()), Address: addressOf(q.r.RemoteAddr),
 		Method: oci.OneLine(q.r.Method, 16), Kind: kindOf(q.parsed.Endpoint),
 		Image: q.imageName(), Digest: string(q.contentDigest()), Status: status,
+		Stranger: !q.identified,
 	}
 	if f := q.failure; f != nil {
 		e.Class, e.Rule, e.Message = f.Class.String(), f.Rule, q.message(f)
 	} else {
 		e.Source, e.Bytes = source(q.outcome.Result), q.willSend(status)
 	}
-	q.h.Audit.Write(q.r.Context(), &e)
+	q.h.Audit.Write(&e)
 }
 
 // verdict is what became of the request.

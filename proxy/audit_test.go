@@ -1,16 +1,22 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
+	"berth/auth/caller"
 	"berth/internal/audit"
+	"berth/internal/registry"
 	"berth/oci"
 )
 
@@ -157,4 +163,79 @@ func TestAudit_RuleOfAListener(t *testing.T) {
 	if lines := audited(t, file); len(lines) != 1 || lines[0].Rule != organisationRule || lines[0].Verdict != audit.Refused {
 		t.Errorf("%+v", lines)
 	}
+}
+
+// Whoever cannot prove who he is fills no audit: others' lines are there.
+func TestAudit_StrangersHaveAShare(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "audit")
+	l := audit.New(audit.Options{})
+	t.Cleanup(l.Close)
+	if err := l.Use(file); err != nil {
+		t.Fatal(err)
+	}
+	s := tokenSite(t, func(o *Options) { o.Audit = l })
+	const asked = 400
+	for range asked {
+		s.ask(http.MethodGet, "/v2/", basicHeader("acme", "wrong")...)
+	}
+	s.ask(http.MethodGet, "/v2/nginx/manifests/1", basicHeader("acme", "acme-canary-secret")...)
+	lines := audited(t, file)
+	if n := len(lines); n < 2 || n > asked*3/4 || lines[n-1].Organisation != "acme" {
+		t.Errorf("%d lines, the last one is %+v", n, lines[n-1])
+	}
+}
+
+// slowReader takes a line only when it is let go, and says when one has come.
+type slowReader struct {
+	come func()
+	free chan struct{}
+}
+
+func (s *slowReader) Write(p []byte) (int, error) {
+	s.come()
+	<-s.free
+	return len(p), nil
+}
+
+// quietly is a client that notes when its answer begins.
+type quietly struct {
+	header http.Header
+	status atomic.Int32
+}
+
+func (q *quietly) Header() http.Header         { return q.header }
+func (q *quietly) WriteHeader(status int)      { q.status.Store(int32(status)) }
+func (q *quietly) Write(p []byte) (int, error) { return len(p), nil }
+
+// A client that closes its half of the connection has left, as far as net/http can tell,
+// and still reads: its manifest waits for its line like any other's.
+func TestAudit_HalfClosedClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, leave := context.WithCancel(t.Context())
+		reader := &slowReader{come: leave, free: make(chan struct{})}
+		l := audit.New(audit.Options{Stdout: reader})
+		t.Cleanup(l.Close)
+		if err := l.Use("-"); err != nil {
+			t.Fatal(err)
+		}
+		s := &site{t: t, fake: newFake(t)}
+		withManifest(s, manifestThing())
+		h := New(Options{
+			Router: testRouter(t), Audit: l,
+			Sources: func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) { return s.fake, nil },
+		})
+		client := &quietly{header: http.Header{}}
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v2/nginx/manifests/1", http.NoBody)
+		r.Host = "localhost"
+		go h.ServeHTTP(client, r)
+		synctest.Wait()
+		if ctx.Err() == nil || client.status.Load() != 0 {
+			t.Errorf("the answer is %d before its line is there", client.status.Load())
+		}
+		close(reader.free)
+		synctest.Wait()
+		if client.status.Load() != http.StatusOK {
+			t.Errorf("the answer is %d", client.status.Load())
+		}
+	})
 }

@@ -7,7 +7,6 @@
 package audit
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -52,6 +51,7 @@ type Log struct {
 
 	mu      sync.Mutex
 	waiting *batch
+	shares  map[string]*share
 	order   *order // the next file; nil: the one in use
 	// late: somebody has waited for as long as anybody may, and still nothing goes on.
 	late bool
@@ -79,14 +79,14 @@ func New(o Options) *Log {
 		log: o.Logger,
 		lost: promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{
 			Name: "berth_audit_errors_total",
-			Help: "Lines of the audit that could not be written. The pulls that they are about went on.",
+			Help: "Lines of the audit that could not be written, or were too many of one caller. The pulls that they are about went on.",
 		}),
 		out:  output{stdout: o.Stdout},
 		more: make(chan struct{}, 1),
 		stop: sync.OnceFunc(func() { close(stop) }),
 		done: make(chan struct{}),
 	}
-	l.waiting = newBatch()
+	l.waiting, l.shares = newBatch(), map[string]*share{}
 	go l.run(stop)
 	return l
 }
@@ -104,6 +104,7 @@ func (l *Log) Use(file string) error {
 		l.order.err <- nil // o comes after it, and says what there is to say
 	}
 	l.order = o
+	clear(l.shares) // of organisations that are gone, too
 	l.on.Store(file != "")
 	l.mu.Unlock()
 	l.wake()
@@ -123,8 +124,9 @@ func (l *Log) Use(file string) error {
 func (l *Log) On() bool { return l != nil && l.on.Load() }
 
 // Write writes e, and returns when it is there; or soon after, when it cannot be
-// written, or ctx ends.
-func (l *Log) Write(ctx context.Context, e *Entry) {
+// written. That the client has left ends no waiting: one that only closed its half of
+// the connection would get its answer before the line is there.
+func (l *Log) Write(e *Entry) {
 	if !l.On() {
 		return
 	}
@@ -133,7 +135,7 @@ func (l *Log) Write(ctx context.Context, e *Entry) {
 		l.lost.Inc() // only a time before history cannot be encoded
 		return
 	}
-	b, wait := l.add(line)
+	b, wait := l.add(e, line)
 	if !wait {
 		return
 	}
@@ -141,7 +143,6 @@ func (l *Log) Write(ctx context.Context, e *Entry) {
 	defer timer.Stop()
 	select {
 	case <-b.written:
-	case <-ctx.Done():
 	case <-timer.C:
 		l.tooLate(b)
 	}
@@ -149,9 +150,12 @@ func (l *Log) Write(ctx context.Context, e *Entry) {
 
 // add hands over a line. It says whether to wait for it: not where others have waited
 // in vain.
-func (l *Log) add(line []byte) (b *batch, wait bool) {
+func (l *Log) add(e *Entry, line []byte) (b *batch, wait bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.mayWrite(e) {
+		return nil, false
+	}
 	b = l.waiting
 	if len(b.text)+len(line) > maxWaiting {
 		l.lost.Inc()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,7 @@ func newLog(t *testing.T, o Options) *Log {
 
 func (l *Log) put(t *testing.T, id string) {
 	t.Helper()
-	l.Write(t.Context(), &Entry{RequestID: id, Verdict: Allowed})
+	l.Write(&Entry{RequestID: id, Verdict: Allowed})
 }
 
 // wantIDs wants a file to have exactly these lines, each of which is whole.
@@ -242,12 +243,15 @@ func TestLog_HangingReader(t *testing.T) {
 			t.Errorf("they waited for %v", took)
 		}
 		begin = time.Now()
-		line, err := (&Entry{RequestID: "later", Verdict: Allowed}).line()
+		later := func(i int) *Entry { // each of its own organisation, whose shares are smaller
+			return &Entry{RequestID: "later", Verdict: Allowed, Organisation: fmt.Sprintf("org-%06d", i)}
+		}
+		line, err := later(0).line()
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range maxWaiting/len(line) + 100 {
-			l.put(t, "later")
+		for i := range maxWaiting/len(line) + 100 {
+			l.Write(later(i))
 		}
 		if took := time.Since(begin); took != 0 {
 			t.Errorf("those that followed waited for %v", took)
@@ -263,6 +267,54 @@ func TestLog_HangingReader(t *testing.T) {
 			t.Errorf("%d lines are there, %v are lost", lines, lost)
 		}
 	})
+}
+
+// Strangers, and each organisation, write so much and no more; what is left out is
+// counted, and told once in a minute. Others have all their lines.
+func TestLog_Shares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said bytes.Buffer
+		file := filepath.Join(t.TempDir(), "audit")
+		l := newLog(t, Options{Logger: slog.New(slog.NewTextHandler(&said, nil))})
+		use(t, l, file)
+		write := func(n int, e Entry) {
+			for range n {
+				l.Write(&e)
+			}
+		}
+		stranger, acme := Entry{RequestID: "stranger", Stranger: true}, Entry{RequestID: "a", Organisation: "acme"}
+		wants := func(id string, want int) {
+			t.Helper()
+			text, err := os.ReadFile(file)
+			if got := strings.Count(string(text), `"`+id+`"`); got != want || err != nil {
+				t.Errorf("%d lines of %s, want %d: %v", got, id, want, err)
+			}
+		}
+		write(strangersAtOnce+10, stranger)
+		write(linesAtOnce+10, acme)
+		write(linesAtOnce, Entry{RequestID: "nobody"})
+		write(linesAtOnce, Entry{RequestID: "g", Organisation: "globex"})
+		wants("stranger", strangersAtOnce)
+		wants("a", linesAtOnce)
+		wants("nobody", linesAtOnce)
+		wants("g", linesAtOnce)
+		l.wantLost(t, 20)
+		time.Sleep(leftOutSaid)
+		write(linesOfStrangersPerSecond*60+1, stranger)
+		wants("stranger", strangersAtOnce+linesOfStrangersPerSecond*60)
+		l.wantLost(t, 21)
+		if got := strings.Count(said.String(), "leaves out"); got != 3 || !strings.Contains(said.String(), "organisation=acme lines=1\n") || !strings.Contains(said.String(), "lines=10\n") {
+			t.Errorf("it says %s", &said)
+		}
+	})
+}
+
+// People read the lines: what a message quotes stands there as it is.
+func TestEntry_IsReadable(t *testing.T) {
+	line, err := (&Entry{Message: "write <host> & \"port\""}).line()
+	if err != nil || !strings.HasSuffix(string(line), `"message":"write <host> & \"port\""}`+"\n") {
+		t.Errorf("%s %v", line, err)
+	}
 }
 
 // A reader that is gone is as a full disk, and another one is used.

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"time"
 )
@@ -45,10 +46,16 @@ type Entry struct {
 	Class        string    `json:"class,omitempty"`
 	Rule         string    `json:"rule,omitempty"`
 	Message      string    `json:"message,omitempty"`
+
+	// Stranger says that the caller could not prove who he is.
+	Stranger bool `json:"-"`
 }
 
-// line is e as it is written.
+// line is e as it is written: with < and > as they are, since people read it.
 func (e *Entry) line() ([]byte, error) {
-	text, err := json.Marshal(e)
-	return append(text, '\n'), err
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(e)
+	return text.Bytes(), err
 }
