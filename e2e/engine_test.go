@@ -99,6 +99,9 @@ func (d docker) create(t *testing.T, ref string, as login) error {
 		header.Set("X-Registry-Auth", base64.URLEncoding.EncodeToString(auth))
 	}
 	at := strings.LastIndex(ref, ":")
+	if digest := strings.Index(ref, "@"); digest >= 0 {
+		at = digest
+	}
 	query := url.Values{"fromImage": {ref[:at]}, "tag": {ref[at+1:]}}
 	resp, err := d.send(t.Context(), http.MethodPost, "/images/create?"+query.Encode(), header, nil)
 	if err != nil {
