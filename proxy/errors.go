@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,15 +104,29 @@ func (q *request) sendError(e *oci.Error) {
 // answer that several wait for names none of them.
 func (q *request) message(e *oci.Error) string {
 	text := e.Message
-	if who := q.caller.Organisation; who != "" && !strings.HasPrefix(text, "organisation ") {
-		if e.Class == oci.NoCredential && q.route.Registry != nil {
-			// Asked for everyone without an account, in words for nobody.
-			text = classify.NoCredential(who, q.route.Registry.Name, q.route.Repo).Message
-		} else {
-			text = "organisation " + who + ": " + text
-		}
+	switch who := q.caller.Organisation; {
+	case who == "", strings.HasPrefix(text, "organisation "):
+	case e.Class == oci.NoCredential && q.route.Registry != nil:
+		// Asked for everyone without an account, in words for nobody.
+		own, ofNode := q.accounts()
+		text = classify.Uncovered(who, q.route.Registry.Name, q.route.Repo, own, ofNode).Message
+	default:
+		text = "organisation " + who + ": " + text
 	}
 	return oci.OneLine(text, maxMessage)
+}
+
+// accounts are those of the caller at the registry, none of which is for the
+// repository, and whether this node has one.
+func (q *request) accounts() (own []string, ofNode bool) {
+	if q.h.Accounts == nil {
+		return nil, false
+	}
+	own = q.h.Accounts(q.caller.Organisation, q.route.Registry)
+	if chosen := q.caller.Account; slices.Contains(own, chosen) {
+		own = []string{chosen}
+	}
+	return own, len(q.h.Accounts("", q.route.Registry)) > 0
 }
 
 // errorDocument leaves < and > as they are: people read it with curl.

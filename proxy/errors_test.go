@@ -174,6 +174,37 @@ func TestNoAccountIsTheOrganisations(t *testing.T) {
 	}
 }
 
+// "Connect one" is said only where nobody has an account.
+func TestMessage_OfAccountsThatDoNotCoverTheRepository(t *testing.T) {
+	const begin = "organisation acme: account "
+	for name, c := range map[string]struct {
+		accounts map[string][]string // by organisation; "" is this node
+		want     string
+	}{
+		"nobody has one":     {nil, "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: connect one and pull again"},
+		"one for others":     {map[string][]string{"acme": {"ci"}}, begin + `"ci" for ghcr.io does not cover acme/app, which is not public, or does not exist: add it to the account's repositories`},
+		"several for others": {map[string][]string{"acme": {"ci", "web"}}, begin + `"ci, web" for ghcr.io does not cover`},
+		"the node has one":   {map[string][]string{"": {"-"}}, "organisation acme has no account for ghcr.io, and acme/app is not public, or does not exist, and this node's account may not read it either: check the name"},
+		"both have one":      {map[string][]string{"": {"-"}, "acme": {"ci"}}, begin + `"ci" for ghcr.io does not cover acme/app, which is not public, or does not exist, and this node's account may not read it either`},
+		"another has one":    {map[string][]string{"globex": {"ci"}}, "organisation acme has no account for ghcr.io"},
+	} {
+		s := newSite(t, func(o *Options) {
+			o.Organisation = "acme"
+			o.Accounts = func(organisation string, r *registry.Spec) []string {
+				if r.Name != "ghcr.io" {
+					return nil
+				}
+				return c.accounts[organisation]
+			}
+		})
+		s.fake.fails["resolve"] = classify.NoCredential("", "ghcr.io", "acme/app")
+		entry := s.get("/v2/ghcr.io/acme/app/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, c.want)
+		if one := strings.Contains(entry.Message, "connect one"); one && len(c.accounts["acme"])+len(c.accounts[""]) > 0 {
+			t.Errorf("%s: %s", name, entry.Message)
+		}
+	}
+}
+
 func TestMessagesAreOneShortLine(t *testing.T) {
 	s := newSite(t, nil)
 	s.fake.fails["resolve"] = &oci.Error{Class: oci.Denied, Message: "a\r\nb\x00<" + strings.Repeat("x", 5000), Detail: "c\nd" + strings.Repeat("y", 5000)}

@@ -24,6 +24,10 @@ type Options struct {
 	// does, or its time for headers. Required.
 	Sources func(ctx context.Context, caller caller.Caller, r *registry.Spec) (oci.Source, error)
 
+	// Accounts are the names of an organisation's accounts at a registry, of the node's
+	// own for the empty name: for messages. If nil, there are none.
+	Accounts func(organisation string, r *registry.Spec) []string
+
 	// Callers proves who is calling. If nil, the listener is open: nobody is
 	// asked, and any Authorization is ignored.
 	Callers Callers

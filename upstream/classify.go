@@ -187,6 +187,22 @@ func isCertificate(err error) bool {
 	return ok
 }
 
+// Lasting says that an error of the network does not pass by itself: somebody has to
+// renew a certificate, to trust it, or to mend a name or an address.
+func Lasting(err error) bool {
+	if isCertificate(err) {
+		return true
+	}
+	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain {
+		return true
+	}
+	if _, refused := errors.AsType[*refusal](err); refused {
+		return true
+	}
+	name, ok := errors.AsType[*net.DNSError](err)
+	return ok && name.IsNotFound
+}
+
 // isReset says whether a connection or a stream broke off.
 func isReset(err error) bool {
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||

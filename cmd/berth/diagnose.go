@@ -95,6 +95,9 @@ func whoMends(r *diagnose.Report) string {
 	if r.Owner == "tenant" && r.Organisation == "" {
 		return "whoever pulls, or runs this node, can mend it"
 	}
+	if r.Owner == "network" && r.Lasting {
+		return "it does not pass by itself: whoever runs the registry, or this node, can mend it"
+	}
 	return owners[r.Owner]
 }
 

@@ -110,3 +110,16 @@ func TestDiagnoseKeepsThePolicy(t *testing.T) {
 		t.Errorf("%s", text)
 	}
 }
+
+// What somebody has to mend is not said to pass by itself.
+func TestDiagnose_WhoMends(t *testing.T) {
+	for want, r := range map[string]diagnose.Report{
+		"it may pass by itself":      {Owner: "network"},
+		"it does not pass by itself": {Owner: "network", Lasting: true},
+		"the organisation can mend":  {Owner: "tenant", Organisation: "acme"},
+	} {
+		if got := whoMends(&r); !strings.HasPrefix(got, want) {
+			t.Errorf("%+v: %q, want %q", r, got, want)
+		}
+	}
+}

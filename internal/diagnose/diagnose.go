@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,8 +33,8 @@ type Subject struct {
 	Organisation string
 	// Credential is as whom; nil: as nobody.
 	Credential *credential.Credential
-	// Note is what should be known about it; it may be empty.
-	Note string
+	// Others are the organisation's accounts that are not for the repository.
+	Others []string
 	// Repository and Reference (a tag or a digest) are the image. Empty: only the
 	// account is tested.
 	Repository, Reference string
@@ -126,10 +127,10 @@ func (w *walk) as() string {
 	switch {
 	case w.Credential == nil && w.Organisation == "":
 		return "none: as nobody"
-	case w.Credential == nil && w.Note == "":
+	case w.Credential == nil && len(w.Others) == 0:
 		return fmt.Sprintf("organisation %s has none for %s: as nobody", w.Organisation, w.Registry)
 	case w.Credential == nil:
-		return "as nobody: " + w.Note
+		return fmt.Sprintf("as nobody: the repositories of %s do not include %s", strings.Join(w.Others, ", "), w.Repository)
 	}
 	return w.Credential.String()
 }
@@ -287,5 +288,5 @@ func (w *walk) named(err error) error {
 	if !ok || e.Class != oci.NoCredential || w.Organisation == "" || w.Repository == "" {
 		return err
 	}
-	return classify.NoCredential(w.Organisation, w.Registry, w.Repository)
+	return classify.Uncovered(w.Organisation, w.Registry, w.Repository, w.Others, w.Credential != nil)
 }

@@ -2,11 +2,18 @@ package diagnose
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -203,6 +210,8 @@ func TestAPullThatFails(t *testing.T) {
 		}, "name account", StepDNS, oci.Unreachable, "resolver", ""},
 		"an unknown authority": {ocitest.Options{TLS: true}, func(_ *testing.T, s *stand) { s.cas = x509.NewCertPool() },
 			"name account dns=skipped connect", StepTLS, oci.Unreachable, "set ca_file", ""},
+		"an expired certificate": {ocitest.Options{}, func(t *testing.T, s *stand) { s.endpoint, s.cas = expired(t) },
+			"name account dns=skipped connect", StepTLS, oci.Unreachable, "has expired", ""},
 		"no TLS there": {ocitest.Options{}, func(_ *testing.T, s *stand) { s.endpoint = "https://" + s.Host() },
 			"name account dns=skipped connect", StepTLS, oci.Unreachable, "speaks https", ""},
 	} {
@@ -216,6 +225,9 @@ func TestAPullThatFails(t *testing.T) {
 			if want := c.steps + " " + c.fails + "=failed"; r.OK || steps(r) != want {
 				t.Errorf("steps %s\n want %s", steps(r), want)
 			}
+			if lasting := strings.Contains(last.Detail, "certificate") || strings.Contains(last.Detail, "does not exist in the DNS") || strings.Contains(last.Detail, "allow_private") || strings.Contains(last.Detail, "speaks https"); r.Lasting != lasting {
+				t.Errorf("lasting %v: %s", r.Lasting, last.Detail)
+			}
 			if r.Class != c.class.String() || r.Owner != c.class.Owner() || !strings.Contains(last.Detail, c.says) || strings.Contains(last.Detail, "\n") {
 				t.Errorf("%s (%s): %q, want %s: %q", r.Class, r.Owner, last.Detail, c.class, c.says)
 			}
@@ -224,6 +236,32 @@ func TestAPullThatFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+// expired is a registry whose certificate has expired, and who has signed that.
+func expired(t *testing.T) (endpoint string, cas *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(-time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
+	srv.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	cas = x509.NewCertPool()
+	cas.AddCert(cert)
+	return srv.URL, cas
 }
 
 // Without an image the account is tested, as docker login does.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"berth/oci"
+	"berth/upstream"
 )
 
 // State is how a step went.
@@ -64,7 +65,9 @@ type Report struct {
 	// mend it.
 	Class string `json:"class,omitempty"`
 	Owner string `json:"owner,omitempty"`
-	Steps []Step `json:"steps"`
+	// Lasting says that trouble of the network does not pass by itself.
+	Lasting bool   `json:"lasting,omitempty"`
+	Steps   []Step `json:"steps"`
 	// Hints are what else may help, one line each.
 	Hints []string `json:"hints,omitempty"`
 
@@ -85,6 +88,6 @@ func (r *Report) fail(name string, err error, took time.Duration) {
 	if e.Detail != "" {
 		text += " (" + e.Detail + ")"
 	}
-	r.class, r.Class, r.Owner = e.Class, e.Class.String(), e.Class.Owner()
+	r.class, r.Class, r.Owner, r.Lasting = e.Class, e.Class.String(), e.Class.Owner(), upstream.Lasting(err)
 	r.add(name, Failed, text, took)
 }

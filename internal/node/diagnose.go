@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"berth/internal/admin"
@@ -55,7 +54,7 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 	if err != nil {
 		return diagnose.NotBegun(s, diagnose.StepName, err), nil
 	}
-	if s.Credential, s.Note, err = g.accountFor(ctx, live.spec, s, r.Account); err != nil {
+	if s.Credential, s.Others, err = g.accountFor(ctx, live.spec, s, r.Account); err != nil {
 		return diagnose.NotBegun(s, diagnose.StepAccount, err), nil
 	}
 	s.Line = func(tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
@@ -98,9 +97,9 @@ func (n *node) tapped(s *registry.Spec, tap *diagnose.Tap, m *upstream.Metrics) 
 	return &diagnose.Line{Registry: c.upstream, Authority: c.authority}, nil
 }
 
-// accountFor is as whom a pull would go, or what account says. Note says what a
-// person should know about it.
-func (g *generation) accountFor(ctx context.Context, at *registry.Spec, s diagnose.Subject, account string) (cred *credential.Credential, note string, err error) {
+// accountFor is as whom a pull would go, or what account says. others are accounts that
+// the organisation has for other repositories alone.
+func (g *generation) accountFor(ctx context.Context, at *registry.Spec, s diagnose.Subject, account string) (cred *credential.Credential, others []string, err error) {
 	switch {
 	case s.Organisation != "" && s.Repository == "":
 		cred, err = g.credentials.Account(ctx, s.Organisation, account, at.Name)
@@ -108,11 +107,11 @@ func (g *generation) accountFor(ctx context.Context, at *registry.Spec, s diagno
 		cred, err = g.credentials.Lookup(ctx, s.Organisation, account, at.Name, s.Repository)
 	}
 	if cred != nil || err != nil {
-		return cred, "", err
+		return cred, nil, err
 	}
-	if names := g.credentials.Accounts(s.Organisation, at.Name); s.Organisation != "" && len(names) > 0 {
-		note = fmt.Sprintf("the repositories of %s do not include %s", strings.Join(names, ", "), s.Repository)
+	if s.Organisation != "" {
+		others = g.credentials.Accounts(s.Organisation, at.Name)
 	}
 	cred, err = g.credentials.Lookup(ctx, "", "", at.Name, s.Repository)
-	return cred, note, err
+	return cred, others, err
 }

@@ -86,6 +86,9 @@ func (g *generation) makeHandlers(n *node) error {
 			Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
 				return g.source(n, c, r), nil
 			},
+			Accounts: func(organisation string, r *registry.Spec) []string {
+				return g.credentials.Accounts(organisation, r.Name)
+			},
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
 			Names:        l.Names,

@@ -214,10 +214,28 @@ func (a Response) badRequest(f Text) *oci.Error {
 // show. The shared view does not know which organisation it asks for, so that
 // whoever answers one puts it in: until then organisation is empty.
 func NoCredential(organisation, registry, repo string) *oci.Error {
+	return Uncovered(organisation, registry, repo, nil, false)
+}
+
+// Uncovered is NoCredential where the organisation has accounts for other repositories
+// of the registry, or this node has one of its own, which was shown in vain.
+func Uncovered(organisation, registry, repo string, accounts []string, ofNode bool) *oci.Error {
 	e := &oci.Error{Class: oci.NoCredential}
-	if organisation == "" {
-		e.Message = fmt.Sprintf("%s of %s is not public, or does not exist, and no account for %s is connected: connect one and pull again", repo, registry, registry)
-	} else {
+	private := "is not public, or does not exist"
+	if ofNode {
+		private += ", and this node's account may not read it either"
+	}
+	switch {
+	case len(accounts) > 0:
+		e.Message = fmt.Sprintf("organisation %s: account %q for %s does not cover %s, which %s: add it to the account's repositories, or connect an account that covers it, and pull again",
+			organisation, strings.Join(accounts, ", "), registry, repo, private)
+	case ofNode && organisation != "":
+		e.Message = fmt.Sprintf("organisation %s has no account for %s, and %s %s: check the name, or connect an account that may, and pull again", organisation, registry, repo, private)
+	case ofNode:
+		e.Message = fmt.Sprintf("%s of %s %s: check the name, or connect an account that may, and pull again", repo, registry, private)
+	case organisation == "":
+		e.Message = fmt.Sprintf("%s of %s %s, and no account for %s is connected: connect one and pull again", repo, registry, private, registry)
+	default:
 		e.Message = fmt.Sprintf("organisation %s has no account for %s, and %s is not public or does not exist: connect one and pull again", organisation, registry, repo)
 	}
 	return e
@@ -226,11 +244,7 @@ func NoCredential(organisation, registry, repo string) *oci.Error {
 // notPublic is NoCredential for those without an account of their own. Where cred,
 // this node's, was shown, nobody should be told that there is none.
 func notPublic(cred *credential.Credential, registry, repo string) *oci.Error {
-	e := NoCredential("", registry, repo)
-	if cred != nil {
-		e.Message = fmt.Sprintf("%s of %s is not public, or does not exist, and this node's account may not read it either: check the name, or connect an account that may, and pull again", repo, registry)
-	}
-	return e
+	return Uncovered("", registry, repo, nil, cred != nil)
 }
 
 // RefusedCause is why a credential is no good: it is the cause of an error of
