@@ -370,7 +370,7 @@ func TestOperationsKnowsTheSymptoms(t *testing.T) {
 func sourceText(t *testing.T) string {
 	t.Helper()
 	var b bytes.Buffer
-	for _, pattern := range []string{"../../auth/*/*.go", "../../proxy/*.go", "../../upstream/*.go", "../../upstream/*/*.go", "../../cmd/berth/*.go", "../../internal/node/*.go", "../../e2e/*.go", "../../doc/platform.md"} {
+	for _, pattern := range []string{"../../auth/*/*.go", "../../policy/*.go", "../../proxy/*.go", "../../upstream/*.go", "../../upstream/*/*.go", "../../cmd/berth/*.go", "../../internal/node/*.go", "../../e2e/*.go", "../../doc/platform.md"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
