@@ -210,7 +210,7 @@ type Upstream struct {
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
 	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), proofs: c.proofs.For(u.Organisation, u.Times)}
-	c.counts.know(s.origin, u.Spec.Name)
+	c.counts.know(s.origin, u.Spec.Label())
 	if u.Spec.Uniform() {
 		shared := u
 		shared.As = u.Shared

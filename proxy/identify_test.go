@@ -87,7 +87,7 @@ func TestProvenCallers(t *testing.T) {
 	}
 	s.get("/v2/private.acme.com/app/manifests/1", login...).refuses(t, http.StatusNotFound, oci.CodeManifestUnknown, "app has no tag 1")
 	s.get("/v2/private.acme.com/app/manifests/1", basicHeader("globex", "globex-canary-secret")...).
-		refuses(t, http.StatusNotFound, oci.CodeNameUnknown, `registry "private.acme.com" is not configured`)
+		refuses(t, http.StatusForbidden, oci.CodeDenied, `registry "private.acme.com" is not configured`)
 	s.get("/v2/globex/ghcr.io/app/manifests/1", login...).refuses(t, http.StatusForbidden, oci.CodeDenied, "belongs to organisation globex")
 }
 
@@ -110,7 +110,7 @@ func TestPing(t *testing.T) {
 		a.header(t, "Docker-Distribution-Api-Version", "registry/2.0").header(t, "Content-Type", "application/json").header(t, "Content-Length", "2")
 		s.head(path).wants(t, http.StatusOK).sends(t, nil)
 	}
-	s.get("/q.example/v2/").refuses(t, http.StatusNotFound, oci.CodeNameUnknown, `registry "q.example"`)
+	s.get("/q.example/v2/").refuses(t, http.StatusForbidden, oci.CodeDenied, `registry "q.example"`)
 	if got := s.value("berth_requests_total"); got != 0 {
 		t.Errorf("%v pings counted as requests for content", got)
 	}

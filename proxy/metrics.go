@@ -119,7 +119,7 @@ func (q *request) count(failure *oci.Error, aborted bool) {
 		m.challenges.Inc()
 		return
 	}
-	organisation, registry := label(q.caller.Organisation), label(q.registryName())
+	organisation, registry := label(q.caller.Organisation), label(q.registryLabel())
 	kind := kindOf(q.parsed.Endpoint)
 	switch {
 	case failure != nil:

@@ -191,8 +191,8 @@ func TestSeriesDoNotGrowWithNames(t *testing.T) {
 	}
 	ask := func(i int) {
 		s.get(fmt.Sprintf("/v2/x%d/manifests/t%d", i, i), "User-Agent", fmt.Sprintf("agent%d/1", i)).wants(t, http.StatusNotFound)
-		s.get(fmt.Sprintf("/v2/x%d.example/a/manifests/t%d", i, i)).wants(t, http.StatusNotFound)
-		s.get(fmt.Sprintf("/v2/a/manifests/t?ns=x%d.example", i)).wants(t, http.StatusNotFound)
+		s.get(fmt.Sprintf("/v2/x%d.example/a/manifests/t%d", i, i)).wants(t, http.StatusForbidden)
+		s.get(fmt.Sprintf("/v2/a/manifests/t?ns=x%d.example", i)).wants(t, http.StatusForbidden)
 		s.get("/v2/a/manifests/"+string(oci.DigestOf(fmt.Append(nil, i)))).wants(t, http.StatusNotFound)
 		s.get("/v2/a/manifests/t", "Host", fmt.Sprintf("x%d.example", i)).wants(t, http.StatusForbidden)
 	}

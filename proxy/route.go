@@ -29,8 +29,8 @@ type Route struct {
 }
 
 // Route finds the registry and repository that req means to a caller of
-// organisation (empty: nobody). It is pure. Errors are *oci.Error: 404
-// NAME_UNKNOWN for a registry that is not in the table, 403 for a name that
+// organisation (empty: nobody). It is pure. Errors are *oci.Error: 403
+// for a registry that is not in the table, and for a name that
 // belongs to another organisation or lacks one.
 //
 // A registry comes from, in this order: the ns parameter, the path before
@@ -99,7 +99,7 @@ func (t *Router) cutOrganisation(name, organisation string, selected *registry.S
 	// Where the registry is known from elsewhere, the name is a repository's own
 	// unless it says that same host again: mirror folders such as Harbor's
 	// "team/docker.io/library/nginx" are real names.
-	if selected != nil && (e.spec != selected || !e.host) {
+	if selected != nil && (!e.spec.Same(selected) || !e.host) {
 		return name, false, nil
 	}
 	if first == organisation {
@@ -120,7 +120,7 @@ func (t *Router) cutRegistry(name, organisation string, selected *registry.Spec,
 	first, rest, _ := strings.Cut(name, "/")
 	e, known := t.find(organisation, first)
 	switch {
-	case selected != nil && known && e.spec == selected && e.host && rest != "":
+	case selected != nil && known && e.spec.Same(selected) && e.host && rest != "":
 		// Only a spelling that looks like a host goes: an alias such as
 		// "example" may as well be a folder of that registry.
 		return selected, rest, nil
@@ -130,7 +130,7 @@ func (t *Router) cutRegistry(name, organisation string, selected *registry.Spec,
 		return e.spec, rest, nil
 	case known && e.host:
 		return nil, "", &oci.Error{
-			Class: oci.NotFound, Code: oci.CodeNameUnknown,
+			Class:   oci.Policy,
 			Message: fmt.Sprintf("%s is a registry: name an image in it, as in %s/library/name", first, first),
 		}
 	case rest != "" && hostLike(first):
@@ -172,7 +172,11 @@ func registryAfterOrganisation(organisation, name string, selected *registry.Spe
 // maxNamed is how many registries a message names.
 const maxNamed = 12
 
-// notConfigured names those that are: most often one of them was meant.
+// unlistedRule is what notConfigured enforces.
+const unlistedRule = "unlisted_registries: refuse"
+
+// notConfigured names those that are: most often one of them was meant. It is 403: of a 404
+// dockerd with the containerd store and containerd say "not found" and hide the text.
 func (t *Router) notConfigured(name, organisation string) error {
 	names := t.names(organisation)
 	there := strings.Join(names[:min(len(names), maxNamed)], ", ")
@@ -180,7 +184,7 @@ func (t *Router) notConfigured(name, organisation string) error {
 		there += fmt.Sprintf(" and %d more", more)
 	}
 	return &oci.Error{
-		Class: oci.NotFound, Code: oci.CodeNameUnknown,
+		Class: oci.Policy, Rule: unlistedRule,
 		Message: oci.OneLine(fmt.Sprintf("registry %q is not configured on this node: add it under registries: or write one of those that are there (%s)",
 			oci.OneLine(name, 255), there), 600),
 	}

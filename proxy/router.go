@@ -12,6 +12,10 @@ import (
 // Router is the table of registries. It never changes after NewRouter: a new
 // configuration makes a new one. Safe for concurrent use.
 type Router struct {
+	// Unlisted lets every host be a registry, as nobody's and without an alias. It is set
+	// before the first request.
+	Unlisted bool
+
 	platform map[string]entry
 	owned    map[string]map[string]entry // by organisation
 }
@@ -88,11 +92,14 @@ func (t *Router) find(organisation, name string) (entry, bool) {
 	if e, ok := t.platform[name]; ok {
 		return e, true
 	}
-	if organisation == "" {
+	if e, ok := t.owned[organisation][name]; ok && organisation != "" {
+		return e, true
+	}
+	if !t.Unlisted || !hostLike(name) {
 		return entry{}, false
 	}
-	e, ok := t.owned[organisation][name]
-	return e, ok
+	spec, ok := registry.Unlisted(name)
+	return entry{spec: spec, host: true}, ok
 }
 
 // names are those of the registries that organisation sees, in order.

@@ -45,6 +45,7 @@ const lowShare = 0.2
 // There are as many as the configuration has accounts, and nobody.
 type accounts struct {
 	registry string
+	label    string // of the registry, in metrics
 	now      func() time.Time
 	log      *slog.Logger
 	metrics  *Metrics
@@ -79,7 +80,7 @@ type limit struct {
 
 func newAccounts(o *Options) *accounts {
 	return &accounts{
-		registry: o.Name, now: o.Now, log: o.Logger, metrics: o.Metrics, coolDown: o.CoolDown,
+		registry: o.Name, label: cmp.Or(o.Label, o.Name), now: o.Now, log: o.Logger, metrics: o.Metrics, coolDown: o.CoolDown,
 		table: map[accountKey]*account{},
 	}
 }
@@ -113,7 +114,7 @@ func (a *accounts) read(cred *credential.Credential, h http.Header) {
 	defer a.mu.Unlock()
 	known, key := a.of(cred)
 	known.learn(told)
-	a.metrics.rateLimit(a.registry, key, told)
+	a.metrics.rateLimit(a.label, key, told)
 	if told.remaining != nil && *told.remaining > 0 && known.manifests.emptied {
 		a.end(key, &known.manifests)
 	}
@@ -256,7 +257,7 @@ func (r *Registry) RateLimits() []RateLimit {
 // has, and its series.
 func (r *Registry) Forget(organisation, account string) {
 	r.accounts.forget(organisation, account)
-	r.metrics.forget(r.name, organisation, account)
+	r.metrics.forget(r.label, organisation, account)
 }
 
 // Trouble is why the registry is not worth waiting for when there is another way

@@ -54,7 +54,7 @@ func (x *exchange) ask(c *conn, within time.Duration) (answered, reused bool) {
 	head.Method = http.MethodHead
 	start := time.Now()
 	resp, err := c.pool.meta.RoundTrip(head)
-	x.s.metrics.try(x.s.name, opHead, resp, err, time.Since(start))
+	x.s.metrics.try(x.s.label, opHead, resp, err, time.Since(start))
 	if err == nil {
 		_ = resp.Body.Close() // of a HEAD there is none
 	}

@@ -135,7 +135,7 @@ func (w *watched) elsewhere(at int64) bool {
 	}
 	begun, came := time.Now(), w.conn.came.Load()
 	resp, err := w.x.via.RoundTrip(req)
-	w.x.s.metrics.try(w.x.s.name, op, resp, err, time.Since(begun))
+	w.x.s.metrics.try(w.x.s.label, op, resp, err, time.Since(begun))
 	if err != nil {
 		return false
 	}

@@ -36,7 +36,7 @@ func steadily[T any](ctx context.Context, r *Registry, call func() (T, error)) (
 		if stop || time.Since(start)+wait > oddWithin || r.origin.open() || !r.budget.spend(time.Now()) {
 			return 0, true
 		}
-		r.metrics.retry(r.name, classOf(err))
+		r.metrics.retry(r.label, classOf(err))
 		return wait, false
 	})
 	ended := retry.Do(ctx, backoff, func(context.Context) error {

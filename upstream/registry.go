@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -87,6 +88,8 @@ type Options struct {
 	// zero time when that is over early. Empty names: everyone, or nobody's
 	// account. If nil, nobody does.
 	CoolDown func(organisation, account string, until time.Time)
+	// Label is its name in metrics. If empty, Name.
+	Label string
 	// Metrics counts. If nil, nothing is counted.
 	Metrics *Metrics
 	// Now is the clock for when a registry was asked. If nil, time.Now is used.
@@ -143,7 +146,7 @@ func New(o Options) (*Registry, error) {
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
-		sender: sender{name: o.Name, url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
+		sender: sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
 		slots:  make(chan struct{}, o.Connections), longLists: make(chan struct{}, maxLongLists),
 		log: o.Logger,
 	}
@@ -157,7 +160,7 @@ func New(o Options) (*Registry, error) {
 		r.meta, r.blob = literals{r.meta, d}, literals{r.blob, d}
 	}
 	r.origin, r.tokens = &breaker{turned: r.turned}, &breaker{turned: r.turned}
-	r.metrics.breaker(r.name, false)
+	r.metrics.breaker(r.label, false)
 	if r.authority, err = o.Authority(&authTransport{r}); err != nil {
 		return nil, fmt.Errorf("registry %s: %w", o.Name, err)
 	}
@@ -173,7 +176,7 @@ func (r *Registry) turned(open bool) {
 	r.turning.Lock()
 	defer r.turning.Unlock()
 	either := r.Troubled()
-	r.metrics.breaker(r.name, either)
+	r.metrics.breaker(r.label, either)
 	if open {
 		r.log.Warn("a registry is in trouble: it is asked once in a second only, until it answers", "registry", r.name)
 	} else if !either {

@@ -234,7 +234,7 @@ func (r *Registry) within(parent context.Context, op operation, limit time.Durat
 		from: a.Body, end: cancel, who: who, release: release,
 		ended:   func() error { return context.Cause(ctx) },
 		fault:   func(err error) error { return who.fault(parent, err) },
-		fetched: r.metrics.fetching(r.name),
+		fetched: r.metrics.fetching(r.label),
 	}
 	a.body = b.start()
 	a.Body = b

@@ -39,6 +39,7 @@ const (
 // it, so attempts do not multiply.
 type sender struct {
 	name      string // of the registry
+	label     string // in metrics
 	url       *url.URL
 	budget    *budget
 	metrics   *Metrics
@@ -138,7 +139,7 @@ func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Re
 		if !errors.Is(a.err, errLost) || ctx.Err() != nil {
 			return a
 		}
-		s.metrics.retry(s.name, a.again)
+		s.metrics.retry(s.label, a.again)
 		before = x
 	}
 }
@@ -154,7 +155,7 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	took := time.Since(start)
 	var about bool
 	about, a.err = x.ended(a.Response, a.err)
-	s.metrics.try(s.name, x.op, a.Response, a.err, took)
+	s.metrics.try(s.label, x.op, a.Response, a.err, took)
 	if about {
 		s.heard(ctx, x.req, x.op, &a, took)
 	}
@@ -292,7 +293,7 @@ func (s *sender) backoff(ctx context.Context, b *breaker, retries uint64, last *
 		if b != nil && b.open() || !s.budget.spend(time.Now()) {
 			return 0, true
 		}
-		s.metrics.retry(s.name, last.again)
+		s.metrics.retry(s.label, last.again)
 		return wait, false
 	})
 }

@@ -75,7 +75,7 @@ func TestBadRequests(t *testing.T) {
 		"/v1/repositories/nginx":                                     {http.StatusNotFound, oci.CodeUnsupported},
 		"/":                                                          {http.StatusNotFound, oci.CodeUnsupported},
 		"/metrics":                                                   {http.StatusNotFound, oci.CodeUnsupported},
-		"/v2/docker.io/manifests/1":                                  {http.StatusNotFound, oci.CodeNameUnknown},
+		"/v2/docker.io/manifests/1":                                  {http.StatusForbidden, oci.CodeDenied},
 		"/v2/nginx/manifests/no-such-tag":                            {http.StatusNotFound, oci.CodeManifestUnknown},
 		"/v2/nginx/manifests/sha256:" + strings.Repeat("0", 64):      {http.StatusNotFound, oci.CodeManifestUnknown},
 		"/v2/nginx/blobs/sha256:" + strings.Repeat("0", 64):          {http.StatusNotFound, oci.CodeBlobUnknown},

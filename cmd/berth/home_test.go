@@ -34,6 +34,7 @@ type home struct {
 	admin         string // its address
 	socket        string // of commands; empty: none
 	audit         string // its file; empty: none
+	more          string // further keys
 }
 
 // tenant is one organisation.
@@ -143,6 +144,7 @@ func (h *home) config() (file string) {
 }
 
 func (h *home) save(config string) string {
+	config += h.more
 	file := filepath.Join(h.dir, "berth.yaml")
 	if len(h.organisations) == 0 {
 		config = strings.Replace(config, "organisations:\n", "", 1)

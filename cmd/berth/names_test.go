@@ -154,7 +154,7 @@ func TestUnknownRegistryIsNotLookedUp(t *testing.T) {
 			"/x.example/v2/app/manifests/1",
 			"/v2/?ns=x.example",
 		} {
-			a := c.mustRefuse(path, http.StatusNotFound, oci.CodeNameUnknown)
+			a := c.mustRefuse(path, http.StatusForbidden, oci.CodeDenied)
 			if !strings.Contains(a.message(), "is not configured on this node: add it under registries:") {
 				t.Errorf("%s: %s", path, a.message())
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/internal/config"
 	"berth/internal/node"
 	clientsetup "berth/internal/setup"
 )
@@ -102,7 +103,7 @@ func (f *setupFlags) plan(c *cobra.Command, a *nodeFlags, o *options, client str
 	if err != nil {
 		return none, err
 	}
-	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, File: f.file}
+	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, File: f.file, Unlisted: cfg.UnlistedRegistries == config.UnlistedPublic}
 	for _, r := range registries {
 		options.Registries = append(options.Registries, clientsetup.Registry(r))
 	}

@@ -46,6 +46,12 @@ type Config struct {
 	// What everyone may pull. An organisation's own can only narrow it.
 	Policy Policy `yaml:"policy"`
 
+	// What becomes of a registry that is not configured here. "refuse": 403, and no name
+	// is looked up. "public": any host is asked, over https with a public certificate, at
+	// public addresses only, and as nobody: images of such registries are the public ones.
+	// At most 64 at a time; in metrics they are "other". Default: refuse.
+	UnlistedRegistries Unlisted `yaml:"unlisted_registries"`
+
 	// Credential helpers that credentials in the main file may use: ecr-login
 	// stands for the program docker-credential-ecr-login in the service's PATH.
 	// Default: none. Drop-ins may not use helpers.
@@ -194,6 +200,18 @@ type Metrics struct {
 	// counted as "other". 100 to 1000000. Default: 20000. Needs a restart.
 	MaxSeries int `yaml:"max_series" restart:"yes"`
 }
+
+// Unlisted is what becomes of registries that are not configured.
+type Unlisted string
+
+// The values of unlisted_registries.
+const (
+	UnlistedRefuse Unlisted = "refuse"
+	UnlistedPublic Unlisted = "public"
+)
+
+// Values are those of unlisted_registries.
+func (Unlisted) Values() []string { return []string{string(UnlistedRefuse), string(UnlistedPublic)} }
 
 // Level is how much is logged.
 type Level string

@@ -121,10 +121,11 @@ func defaults(opts Options) *Config {
 			Grace:     24 * time.Hour,
 			Doubt:     time.Hour,
 		},
-		Upstream: Upstream{Parallel: 4, Connections: 16},
-		Admin:    Admin{Address: Address{Host: "localhost", Port: 5001}, Socket: opts.socket()},
-		Log:      Log{Level: "info", Format: "text"},
-		Metrics:  Metrics{MaxSeries: 20000},
-		opts:     opts,
+		Upstream:           Upstream{Parallel: 4, Connections: 16},
+		Admin:              Admin{Address: Address{Host: "localhost", Port: 5001}, Socket: opts.socket()},
+		Log:                Log{Level: "info", Format: "text"},
+		Metrics:            Metrics{MaxSeries: 20000},
+		UnlistedRegistries: UnlistedRefuse,
+		opts:               opts,
 	}
 }

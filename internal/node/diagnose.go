@@ -30,6 +30,7 @@ func Diagnose(ctx context.Context, cfg *config.Config, version string, r admin.D
 		return nil, err
 	}
 	defer d.clients.closeAllBut(nil)
+	defer n.unlisted.close()
 	return d.diagnose(ctx, n, r)
 }
 
@@ -50,7 +51,7 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 		return nil, err
 	}
 	s := diagnose.Subject{Organisation: r.Organisation, Platform: platform, Proxied: n.started.Upstream.Proxy != ""}
-	live, err := g.locate(r.What, &s)
+	live, err := g.locate(n, r.What, &s)
 	if err != nil {
 		return diagnose.NotBegun(s, diagnose.StepName, err), nil
 	}

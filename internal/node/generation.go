@@ -66,6 +66,7 @@ func (g *generation) build(n *node) error {
 	if g.router, err = proxy.NewRouter(specs); err != nil {
 		return err
 	}
+	g.router.Unlisted = g.cfg.UnlistedRegistries == config.UnlistedPublic
 	return g.makeHandlers(n)
 }
 
@@ -84,7 +85,7 @@ func (g *generation) makeHandlers(n *node) error {
 		o := proxy.Options{
 			Router: g.router,
 			Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
-				return g.source(n, c, r), nil
+				return g.source(n, c, r)
 			},
 			Accounts: func(organisation string, r *registry.Spec) []string {
 				return g.credentials.Accounts(organisation, r.Name)
@@ -117,17 +118,25 @@ type sourceKey struct {
 // source is a registry as caller may see it, through the policy and the cache. It is made once
 // for each key that the configuration knows; a caller can write any account
 // behind the plus sign, so those are not kept.
-func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) oci.Source {
+func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) (oci.Source, error) {
 	at := sourceKey{g.registries[spec], caller.Organisation, caller.Account}
 	kept, _ := g.sources.Load(at)
 	if source, ok := kept.(oci.Source); ok {
-		return source
+		return source, nil
+	}
+	if at.registry == nil {
+		live, err := g.live(n, spec)
+		if err != nil {
+			return nil, err
+		}
+		at.registry = live
+		return g.newSource(n, at), nil
 	}
 	made := g.newSource(n, at)
 	if caller.Account == "" || g.accounts[at.organisation+"+"+at.account] {
 		g.sources.Store(at, made)
 	}
-	return made
+	return made, nil
 }
 
 func (g *generation) newSource(n *node, at sourceKey) oci.Source {

@@ -17,7 +17,11 @@ func NewRouter(cfg *config.Config) (*proxy.Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	return proxy.NewRouter(specs)
+	router, err := proxy.NewRouter(specs)
+	if err == nil {
+		router.Unlisted = cfg.UnlistedRegistries == config.UnlistedPublic
+	}
+	return router, err
 }
 
 // Registry is one as clients know it.

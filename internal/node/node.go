@@ -67,6 +67,8 @@ type node struct {
 	read    time.Time // when the main file of cfg was
 	failure *badMain  // the main file that was read last; nil: it is in force
 	retired []retired
+
+	unlisted unlisted
 }
 
 // close ends what newNode began. Nothing may be served any more.
@@ -77,6 +79,7 @@ func (n *node) close() error {
 		r.close()
 	}
 	n.current.clients.closeAllBut(nil)
+	n.unlisted.close()
 	n.probes.Close()
 	n.audit.Close()
 	return n.cache.Close()

@@ -59,7 +59,10 @@ func (n *node) newPrewarming(r admin.PrewarmRequest, hear func(admin.Progress)) 
 	if err != nil {
 		return nil, err
 	}
-	source := d.source(n, caller.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
+	source, err := d.source(n, caller.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
+	if err != nil {
+		return nil, err
+	}
 	return &prewarming{source: source, registry: route.Registry.Name, repo: route.Repo, ref: ref, platform: platform, hear: hear, who: r.Organisation}, nil
 }
 

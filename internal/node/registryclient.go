@@ -99,6 +99,10 @@ func (n *node) client(s *registry.Spec) (*registryClient, error) {
 	case err != nil:
 		return nil, fmt.Errorf("registry %s: %w", s.Name, err)
 	}
+	return n.newClient(s, pem)
+}
+
+func (n *node) newClient(s *registry.Spec, pem []byte) (*registryClient, error) {
 	// What needs a restart is as it was at the start.
 	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}
 	return m.client(s, pem)
@@ -177,12 +181,12 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, *to
 	kind, _ := dialect.TypeNamed(string(s.Type)) // the configuration was checked
 	var authority *token.Client
 	o := upstream.Options{
-		Name: s.Name, Origin: s.Origin, Type: kind,
+		Name: s.Name, Label: s.Label(), Origin: s.Origin, Type: kind,
 		AllowPrivate: s.AllowPrivate, Named: s.Named,
 		CAs: cas, Connections: m.limits.Connections,
 		UserAgent: "berth/" + m.version, Logger: m.log, Metrics: m.upstream, Now: m.now,
 		CoolDown: func(organisation, account string, until time.Time) {
-			m.auth.CoolDownOf(organisation, s.Name, account, until)
+			m.auth.CoolDownOf(organisation, s.Label(), account, until)
 		},
 		Authority: func(t http.RoundTripper) (_ upstream.Authority, err error) {
 			if m.before != nil {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strings"
 
 	"berth/oci"
 )
@@ -23,6 +24,8 @@ type Spec struct {
 	Organisation string
 	Place
 	Trust
+	// Unlisted says that no configuration names it: somebody asked for it.
+	Unlisted bool
 
 	// Origin is the identity behind every proof: where Endpoint leads, and whose
 	// registry it is.
@@ -179,6 +182,48 @@ func New(name, organisation string, p Place, t Trust) (*Spec, error) {
 	}
 	s.Origin = origin(organisation, u)
 	return s, nil
+}
+
+// Label is what it is called in metrics, which have no more series for who asks for more.
+func (s *Spec) Label() string {
+	if s.Unlisted {
+		return "other"
+	}
+	return s.Name
+}
+
+// Unlisted is the registry at host, which no configuration names: over https, at public
+// addresses only, without credentials, and with tokens from itself. False where host,
+// which may have its port in either form, cannot be one.
+func Unlisted(host string) (*Spec, bool) {
+	if at := strings.LastIndexByte(host, '_'); at > 0 {
+		host = host[:at] + ":" + host[at+1:]
+	}
+	u, err := url.Parse("https://" + host)
+	name := ""
+	if err == nil {
+		name = u.Hostname()
+	}
+	ip, notIP := netip.ParseAddr(name)
+	switch {
+	case notIP == nil && (!ip.IsGlobalUnicast() || ip.IsPrivate()):
+		return nil, false // this node, or the inside of its network
+	case err != nil || u.Host != host || len(host) > 255 || strings.HasSuffix(host, ":"):
+		return nil, false
+	case notIP != nil && (!strings.Contains(name, ".") || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || strings.HasSuffix(name, ".localhost") || slices.Contains(strings.Split(name, "."), "")):
+		return nil, false
+	}
+	s, err := New(host, "", Place{Type: Generic, Endpoint: u.String()}, Trust{OnNotFound: Refuse, Access: AccessRepository, AnonymousFallback: true})
+	if err != nil {
+		return nil, false
+	}
+	s.Named, s.Unlisted = nil, true // nobody wrote it down
+	return s, true
+}
+
+// Same says whether both are one registry.
+func (s *Spec) Same(o *Spec) bool {
+	return s == o || s != nil && o != nil && s.Unlisted && o.Unlisted && s.Name == o.Name
 }
 
 // MirrorSpec is m as a registry of its own: nobody's account, its own connections and

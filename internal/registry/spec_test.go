@@ -102,3 +102,31 @@ func change(t *testing.T, name string, v reflect.Value) {
 		t.Fatalf("no way to change %s, a %s", name, v.Type())
 	}
 }
+
+// TestSpec_Unlisted: any public host is a registry, in both forms of its port, and nothing
+// that is this node, the inside of its network, or more than a host.
+func TestSpec_Unlisted(t *testing.T) {
+	for host, name := range map[string]string{
+		"docker.elastic.co": "docker.elastic.co", "reg.acme.com:5443": "reg.acme.com:5443", "reg.acme.com_5443": "reg.acme.com:5443",
+		"8.8.8.8": "8.8.8.8", "8.8.8.8:5000": "8.8.8.8:5000", "[2001:4860:4860::8888]:5000": "[2001:4860:4860::8888]:5000",
+	} {
+		s, ok := Unlisted(host)
+		if !ok || s.Name != name || s.Origin != (oci.Origin{Scheme: "https", Host: name}) || s.Named != nil || !s.Unlisted || s.Label() != "other" || s.UniformView {
+			t.Errorf("%s: %+v, %v", host, s, ok)
+		}
+	}
+	for _, host := range []string{
+		"", "localhost", "localhost:5000", "a.localhost", "nginx", "nginx:1", "127.0.0.1", "127.0.0.1:5000", "[::1]:5000", "10.0.0.1", "169.254.169.254", "192.168.1.1:443", "0.0.0.0",
+		"[fe80::1]:1", "x.example/app", "x.example?a", "x.example#a", "user@x.example", "X.example", "x.example:", "x.example:http", "x_y.example", "x .example", "xn.example%2f", "x.example_", ".", "a..b:x",
+	} {
+		if s, ok := Unlisted(host); ok {
+			t.Errorf("%q is %+v", host, s)
+		}
+	}
+	a, _ := Unlisted("x.example")
+	b, _ := Unlisted("x.example")
+	c, _ := Unlisted("y.example")
+	if !a.Same(b) || a.Same(c) || a.Same(nil) || (*Spec)(nil).Same(a) {
+		t.Error("what is the same is not")
+	}
+}

@@ -1,0 +1,65 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"berth/internal/config"
+	"berth/internal/registry"
+	"berth/oci"
+	"berth/upstream"
+
+	"berth/auth/credential"
+)
+
+// TestUnlisted_AreBounded: whoever asks for ever more registries gets no more of this
+// node's memory, and those that are asked go on; a place is free again after an hour.
+func TestUnlisted_AreBounded(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	auth, err := credential.NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{setup: setup{now: func() time.Time { return now }, log: slog.New(slog.DiscardHandler)}, upstream: upstream.NewMetrics(nil), auth: auth, started: config.Default(config.Options{})}
+	defer n.unlisted.close()
+	ask := func(i int) (*registryClient, error) {
+		spec, ok := registry.Unlisted(fmt.Sprintf("x%d.example", i))
+		if !ok {
+			t.Fatal("no registry")
+		}
+		return n.unlisted.client(n, spec)
+	}
+	first, err := ask(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxUnlisted {
+		if _, err := ask(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again, err := ask(0); err != nil || again != first {
+		t.Errorf("one that is there: %v, %v", again, err)
+	}
+	_, err = ask(maxUnlisted)
+	if e, ok := errors.AsType[*oci.Error](err); !ok || e.Class != oci.Policy || e.HTTPStatus() != 403 {
+		t.Errorf("one too many: %v", err)
+	}
+	now = now.Add(unlistedFor - time.Second)
+	if _, err = ask(0); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Second)
+	if _, err = ask(maxUnlisted); err != nil {
+		t.Error(err)
+	}
+	if len(n.unlisted.known) != 2 || n.unlisted.known["x0.example"] == nil {
+		t.Errorf("%d are left", len(n.unlisted.known))
+	}
+}
