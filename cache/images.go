@@ -40,15 +40,14 @@ type listing struct {
 	tags      map[oci.Digest][]string
 }
 
-// Images are those whose manifest is here, by repository. Looking is no use of
-// them, and says nothing about who may have them.
-func (c *Cache) Images(ctx context.Context) ([]Image, error) {
-	listings := map[repository]*listing{}
+// listings are what is known of the images of each repository, whether it is here or not.
+func (c *Cache) listings(ctx context.Context) (map[repository]*listing, error) {
+	all := map[repository]*listing{}
 	of := func(origin, repo string) *listing {
-		s, ok := listings[repository{origin, repo}]
+		s, ok := all[repository{origin, repo}]
 		if !ok {
 			s = &listing{tags: map[oci.Digest][]string{}}
-			listings[repository{origin, repo}] = s
+			all[repository{origin, repo}] = s
 		}
 		return s
 	}
@@ -59,12 +58,22 @@ func (c *Cache) Images(ctx context.Context) ([]Image, error) {
 			s.manifests = append(s.manifests, m.Digest)
 		}
 	}, func(k proof.TagKey, t proof.Tag) {
-		if s := listings[repository{k.Origin, k.Repo}]; s != nil && !slices.Contains(s.tags[t.Digest], k.Tag) {
+		if s := all[repository{k.Origin, k.Repo}]; s != nil && !slices.Contains(s.tags[t.Digest], k.Tag) {
 			s.tags[t.Digest] = append(s.tags[t.Digest], k.Tag)
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing what is known: %w", err)
+	}
+	return all, nil
+}
+
+// Images are those whose manifest is here, by repository. Looking is no use of
+// them, and says nothing about who may have them.
+func (c *Cache) Images(ctx context.Context) ([]Image, error) {
+	listings, err := c.listings(ctx)
+	if err != nil {
+		return nil, err
 	}
 	var all []Image
 	for at, s := range listings {
@@ -80,11 +89,11 @@ func (c *Cache) Images(ctx context.Context) ([]Image, error) {
 	return all, ctx.Err()
 }
 
-// imagesAt are the images of one repository. What an index is called by, the images
-// in it are.
-func (c *Cache) imagesAt(at repository, s *listing) (all []Image) {
-	platforms := map[oci.Digest]string{}
-	documents := map[oci.Digest]*oci.Document{}
+// documents are the manifests of a repository that are here. What an index is called
+// by, the images in it are, and it says for which platform they are.
+func (c *Cache) documents(at repository, s *listing) (all map[oci.Digest]*oci.Document, platforms map[oci.Digest]string) {
+	platforms = map[oci.Digest]string{}
+	all = map[oci.Digest]*oci.Document{}
 	known := make(map[oci.Digest]bool, len(s.manifests))
 	for _, d := range s.manifests {
 		known[d] = true
@@ -98,7 +107,7 @@ func (c *Cache) imagesAt(at repository, s *listing) (all []Image) {
 		if err != nil {
 			continue
 		}
-		documents[d] = doc
+		all[d] = doc
 		for _, m := range doc.Manifests {
 			child := m.Digest
 			if !known[child] { // an index can list anything
@@ -110,6 +119,12 @@ func (c *Cache) imagesAt(at repository, s *listing) (all []Image) {
 			}
 		}
 	}
+	return all, platforms
+}
+
+// imagesAt are the images of one repository.
+func (c *Cache) imagesAt(at repository, s *listing) (all []Image) {
+	documents, platforms := c.documents(at, s)
 	for d, doc := range documents {
 		if doc.Index() {
 			continue

@@ -37,6 +37,29 @@ func (f *Proofs) Known(ctx context.Context, member func(Member), tag func(TagKey
 	return errors.Join(err, ctx.Err())
 }
 
+// Proven tells every access that was proven and not denied since, however long ago: for
+// whoever wants to know what an organisation has left behind. It gives no right.
+func (f *Proofs) Proven(ctx context.Context, see func(Access)) error {
+	if f.disk == nil || f.disk.broken.Load() {
+		for a, w := range f.access.recent.All() {
+			if w.proven() {
+				see(a)
+			}
+		}
+		return ctx.Err()
+	}
+	if err := f.disk.flush(); err != nil {
+		return err
+	}
+	err := f.disk.each(ctx.Done(), accessBucket, func(_ *bbolt.Tx, k, v []byte) {
+		w, ok := decodeRecord(v)
+		if a, is := decodeAccess(k); ok && is && w.proven() {
+			see(a)
+		}
+	})
+	return errors.Join(err, ctx.Err())
+}
+
 // remembered tells what memory has, where there is no file.
 func (f *Proofs) remembered(member func(Member), tag func(TagKey, Tag)) {
 	for m, w := range f.members.recent.All() {
@@ -92,6 +115,14 @@ func decodeMember(key []byte) (Member, bool) {
 	}
 	d, err := oci.ParseDigest(p[3])
 	return Member{Origin: p[0], Repo: p[1], Kind: kind, Digest: d}, err == nil
+}
+
+func decodeAccess(key []byte) (Access, bool) {
+	p := parts(key, 5)
+	if p == nil {
+		return Access{}, false
+	}
+	return Access{Origin: p[0], View: oci.View{Organisation: p[1], Fingerprint: p[2]}, Repo: p[3], Digest: oci.Digest(p[4])}, true
 }
 
 func decodeTagKey(key []byte) (TagKey, bool) {

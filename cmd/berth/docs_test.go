@@ -130,6 +130,7 @@ var scenarios = map[string]func(*script, *testing.T){
 	"page":     (*script).platform,
 	"prewarm":  (*script).platform,
 	"purge":    (*script).platform,
+	"remove":   (*script).platform,
 }
 
 // script runs blocks in a folder.
@@ -284,6 +285,7 @@ func TestDocumentsRun(t *testing.T) {
 		"doc/operations.md page":    {"<!doctype html>", "</html>"},
 		"doc/operations.md prewarm": {"ghcr.io/acme/app:1"},
 		"doc/operations.md purge":   {"proofs and tokens are forgotten"},
+		"doc/operations.md remove":  {"removed 1 manifests and "},
 	}
 	for _, document := range documents {
 		byName := map[string][]block{}

@@ -90,7 +90,7 @@ func rootCommand(o *options) *cobra.Command {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(
-		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o),
+		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o), removeCommand(o),
 		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), tokenCommand(o), versionCommand(),
 	)
 	addManual(root)

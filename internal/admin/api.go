@@ -62,3 +62,24 @@ type PurgeRequest struct {
 type Purge struct {
 	Organisation string `json:"organisation"`
 }
+
+// RemoveRequest says what to delete: one of the two.
+type RemoveRequest struct {
+	// Image is the name of one, with or without tag or digest; a repository; what is
+	// below a name, as in ghcr.io/acme/*; or the digest of anything.
+	Image string `json:"image,omitempty"`
+	// Organisation is whose: images that nobody else may pull, and those of its own
+	// registries.
+	Organisation string `json:"organisation,omitempty"`
+}
+
+// Removal is what was deleted.
+type Removal struct {
+	// Manifests and Blobs that were deleted.
+	Manifests int `json:"manifests"`
+	Blobs     int `json:"blobs"`
+	// SharedBlobs stay, since other images have them too.
+	SharedBlobs int `json:"shared_blobs"`
+	// FreedBytes is what the disk has got back.
+	FreedBytes int64 `json:"freed_bytes"`
+}

@@ -52,6 +52,12 @@ func (c *Client) Reload(ctx context.Context) (r Reload, err error) {
 	return r, err
 }
 
+// Remove deletes what is kept.
+func (c *Client) Remove(ctx context.Context, request RemoveRequest) (r Removal, err error) {
+	err = c.do(ctx, http.MethodPost, "remove", request, &r)
+	return r, err
+}
+
 // Purge drops what was proven to an organisation, and its tokens.
 func (c *Client) Purge(ctx context.Context, request PurgeRequest) (p Purge, err error) {
 	err = c.do(ctx, http.MethodPost, "purge", request, &p)

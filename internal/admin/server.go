@@ -36,6 +36,8 @@ type Options struct {
 	Reload func(context.Context) (Reload, error)
 	// Purge forgets what was proven to an organisation, and its tokens.
 	Purge func(context.Context, PurgeRequest) (Purge, error)
+	// Remove deletes what is kept.
+	Remove func(context.Context, RemoveRequest) (Removal, error)
 	// Status is the node as it is now.
 	Status func(context.Context) (Status, error)
 	// Failures are the last failures of pulls.
@@ -74,6 +76,7 @@ func NewServer(o Options) *http.Server {
 	mux := http.NewServeMux()
 	add(mux, "POST /v1/reload", o.Logger, withoutRequest(o.Reload))
 	add(mux, "POST /v1/purge", o.Logger, o.Purge)
+	add(mux, "POST /v1/remove", o.Logger, o.Remove)
 	add(mux, "GET /v1/status", nil, withoutRequest(o.Status))
 	add(mux, "GET /v1/failures", nil, o.Failures)
 	add(mux, "POST /v1/diagnose", o.Logger, o.Diagnose)

@@ -39,7 +39,7 @@ func (c *city) json(t *testing.T) {
 		"name nginx", "name --org acme ghcr.io/acme/app:1",
 		"setup docker", "setup containerd", "setup podman", "setup nerdctl", "setup buildkit",
 		"setup docker --write --file DIR/daemon.json", "setup podman --write --file DIR/berth.conf",
-		"check BAD", "check GOOD", "version --sbom",
+		"check BAD", "check GOOD", "version --sbom", "remove nginx:1",
 	} {
 		words := strings.Fields(strings.NewReplacer("DIR", c.dir, "BAD", bad, "GOOD", c.file).Replace(line))
 		switch words[0] {

@@ -29,6 +29,7 @@ func (n *node) socketServer() *http.Server {
 	return admin.NewServer(admin.Options{
 		Reload:   n.reload,
 		Purge:    n.purge,
+		Remove:   n.remove,
 		Status:   n.status,
 		Failures: n.lastFailures,
 		Diagnose: n.diagnose,

@@ -1,0 +1,32 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+
+	"berth/oci"
+)
+
+// Remove deletes a blob of an origin, and what is there of one that has not come whole.
+// Readers that have it open read on. freed is what the disk has got back in bytes:
+// nothing where another origin has delivered the same bytes, since those stay. What is
+// not there is no error.
+func (s *Store) Remove(origin string, d oci.Digest) (freed int64, err error) {
+	if s.capacity.gone() {
+		return 0, ErrGone
+	}
+	s.capacity.dropPartial(blobKey{origin, d})
+	_, err = s.capacity.removeIf(s.path(origin, d), func(now fs.FileInfo) bool {
+		if st, ok := now.Sys().(*unix.Stat_t); ok && st.Nlink > 1 {
+			return true
+		}
+		freed = now.Size()
+		return true
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	return freed, err
+}
