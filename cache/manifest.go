@@ -192,7 +192,7 @@ func (s *source) spendShare(principal oci.View) (undo func(), err error) {
 }
 
 func (s *source) putManifest(d oci.Digest, data []byte) {
-	if err := s.c.folder.there().Put(s.origin, d, data); err != nil {
+	if err := s.c.folder.there().Put(s.u.Organisation, s.origin, d, data); err != nil {
 		s.c.trouble.DiskFailed(s.blobKey(d), int64(len(data)), err) // only the cache goes without
 		return
 	}

@@ -25,6 +25,8 @@ type Download struct {
 	// are the bytes that the download has of its share, guarded by the table's lock.
 	owner    string
 	promised int64
+	// organisation is who started it, on whose account the blob is kept.
+	organisation string
 
 	mu    sync.Mutex
 	state State
@@ -131,7 +133,7 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	rq = newRequester(r)
 	rq.readers++
 	d = &Download{
-		table: t, key: r.Key, owner: r.Owner, state: Starting, shown: Starting,
+		table: t, key: r.Key, owner: r.Owner, organisation: r.Organisation, state: Starting, shown: Starting,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		readers: map[*Reader]struct{}{}, requesters: []*requester{rq},
 	}

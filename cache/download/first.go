@@ -99,7 +99,7 @@ func (d *Download) makeBlocks(content *oci.Content) error {
 	var blocks *store.Blocks
 	var err error
 	if d.reserveShare(content.Size) {
-		blocks, err = d.table.o.Store().NewBlocks(d.key.Origin, d.key.Digest, content.Size)
+		blocks, err = d.table.o.Store().NewBlocks(d.organisation, d.key.Origin, d.key.Digest, content.Size)
 	} else {
 		err = &store.NoRoom{Bytes: content.Size, Lack: store.LackShare}
 	}

@@ -97,7 +97,7 @@ func (m *model) move(tb rapid.TB, to State) {
 		if !m.d.reserveShare(1 << 20) {
 			tb.Fatal("there is no share")
 		}
-		blocks, err := m.t.o.Store().NewBlocks(m.d.key.Origin, m.d.key.Digest, 1<<20)
+		blocks, err := m.t.o.Store().NewBlocks("", m.d.key.Origin, m.d.key.Digest, 1<<20)
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -27,7 +27,7 @@ func TestTheLastByteIsHeld(t *testing.T) {
 				if unknown {
 					said = -1
 				}
-				b, err := s.NewBlocks(here, d, said)
+				b, err := s.NewBlocks("", here, d, said)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -89,7 +89,7 @@ func TestHowABlobEnds(t *testing.T) {
 		{ErrDiscarded, true},
 	} {
 		data, d := newBlob(2, 2*BlockSize)
-		b, err := s.NewBlocks(here, d, int64(len(data)))
+		b, err := s.NewBlocks("", here, d, int64(len(data)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +160,7 @@ func TestHashEndsWithItsContext(t *testing.T) {
 func TestWaitHonoursItsContext(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	_, d := newBlob(3, BlockSize)
-	b, err := s.NewBlocks(here, d, BlockSize)
+	b, err := s.NewBlocks("", here, d, BlockSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestWaitHonoursItsContext(t *testing.T) {
 func TestTakeStopsBeforeABeginning(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	data, d := newBlob(1, 3*BlockSize)
-	b, err := s.NewBlocks(here, d, int64(len(data)))
+	b, err := s.NewBlocks("", here, d, int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestTakeConcurrently(t *testing.T) {
 	s := open(t, inMemory(t), Options{})
 	const blocks = 64
 	_, d := newBlob(1, 0)
-	b, err := s.NewBlocks(here, d, blocks*BlockSize)
+	b, err := s.NewBlocks("", here, d, blocks*BlockSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestWhatIsThereIsNeverWrittenOver(t *testing.T) {
 	for round := range 30 {
 		const size = BlockSize
 		_, d := newBlob(1, size)
-		b, err := s.NewBlocks(here, d, size)
+		b, err := s.NewBlocks("", here, d, size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +314,7 @@ func TestWhatIsThereIsNeverWrittenOver(t *testing.T) {
 func TestWritesThatDoNotFit(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	data, d := newBlob(1, 2*BlockSize)
-	b, err := s.NewBlocks(here, d, int64(len(data)))
+	b, err := s.NewBlocks("", here, d, int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestWritesThatDoNotFit(t *testing.T) {
 func TestManyReaders(t *testing.T) {
 	s := open(t, inMemory(t), Options{})
 	data, _ := newBlob(5, 2*BlockSize)
-	b, err := s.NewBlocks(here, oci.DigestOf(data), int64(len(data)))
+	b, err := s.NewBlocks("", here, oci.DigestOf(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ const (
 	// LackInodes: it can hold no more files.
 	LackInodes Lack = "inodes"
 	// LackShare: it is more than downloads from an organisation's own registry may
-	// take.
+	// take, or than those of one organisation may take from others.
 	LackShare Lack = "share"
 )
 
@@ -77,7 +78,10 @@ type capacity struct {
 	kept      int64 // bytes of published blobs, and how many there are
 	blobCount int64
 	evicted   int64 // blobs, since the start
-	growing   int64 // reserved for growing blobs
+	growing   int64 // reserved for growing blobs, and held by partials
+	// growingOf is what is reserved, by owner, and owners are those who have anything.
+	growingOf map[owner]int64
+	owners    map[owner]bool
 	partials  map[blobKey]*partial
 	unwritten int64 // of growing: what the filesystem does not know of yet
 	foreign   int64 // files that are no blobs
@@ -88,6 +92,7 @@ type capacity struct {
 	counted  chan struct{} // closed after the first
 	begun    time.Time     // when that was begun
 	tight    chan struct{} // wakes the sweeper
+	asks     chan ask      // to it
 
 	ctx    context.Context // of the sweep
 	cancel context.CancelFunc
@@ -98,8 +103,8 @@ func newCapacity(blobs string, o Options, d *disk, c *checks, gone func() bool) 
 	ctx, cancel := context.WithCancel(context.Background())
 	return &capacity{
 		blobs: blobs, o: o, disk: d, checks: c, gone: gone, ctx: ctx, cancel: cancel,
-		partials: map[blobKey]*partial{}, tallies: map[string]tally{},
-		counted: make(chan struct{}), tight: make(chan struct{}, 1),
+		partials: map[blobKey]*partial{}, tallies: map[string]tally{}, growingOf: map[owner]int64{}, owners: map[owner]bool{},
+		counted: make(chan struct{}), tight: make(chan struct{}, 1), asks: make(chan ask),
 	}
 }
 
@@ -113,8 +118,13 @@ func (c *capacity) close() {
 	c.wg.Wait()
 }
 
-// reserve takes n bytes. It evicts only where the sweeper did not keep up.
-func (c *capacity) reserve(n int64) error {
+// ownerShare is which part of what may be kept, an eighth, the downloads of one
+// organisation may take from others.
+const ownerShare = 8
+
+// reserve takes n bytes on the account of o. It waits for the sweeper only where that
+// did not keep up.
+func (c *capacity) reserve(o owner, n int64) error {
 	if n > largestBlob {
 		return &NoRoom{n, LackLimit}
 	}
@@ -124,22 +134,27 @@ func (c *capacity) reserve(n int64) error {
 	if c.ctx.Err() != nil {
 		return ErrGone
 	}
-	for !c.take(n) {
+	for {
+		w, ok := c.take(o, n)
+		if ok {
+			return nil
+		}
 		if !c.possible(n) {
 			return c.noRoom(n)
 		}
 		if !c.waitForCount() { // and to evict would wait for its end
 			return &NoRoom{n, LackBusy}
 		}
-		progress, err := c.evict(context.Background(), n)
-		if err != nil {
+		progress, err := c.askFor(w)
+		switch {
+		case err != nil:
 			return fmt.Errorf("evicting: %w", err)
-		}
-		if !progress {
+		case !progress && w.own:
+			return &NoRoom{n, LackShare}
+		case !progress:
 			return c.noRoom(n)
 		}
 	}
-	return nil
 }
 
 // waitForCount reports whether the first count is over by countWait.
@@ -159,30 +174,59 @@ func (c *capacity) waitForCount() bool {
 	}
 }
 
-func (c *capacity) take(n int64) bool {
+// take takes n bytes if they are free, and says what must come free if not. Beyond his
+// share an owner leaves the margin alone: what the sweeper would make it of is others'.
+func (c *capacity) take(o owner, n int64) (w want, ok bool) {
+	has := c.disk.space(c.blobs)
+	margin, share := c.margin(has), c.room(has)/ownerShare
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	left := c.free(gain{}) - n
-	if left < 0 {
-		return false
+	w = want{owner: o, n: n}
+	if c.growingOf[o]+n > share && c.others(o) && c.growingOf[o]-c.partialBytesOf()[o]+n > share {
+		w.own = true
+		w.n += margin
+	}
+	left := c.free(has, gain{}) - n
+	if left < w.n-n {
+		return w, false
 	}
 	c.growing += n
+	c.growingOf[o] += n
 	c.unwritten += n
-	if left < c.margin()/2 {
+	if left < margin/2 {
 		select {
 		case c.tight <- struct{}{}:
 		default: // it is on its way
 		}
 	}
-	return true
+	return w, true
+}
+
+// others reports whether anybody but o has something here. Caller holds mu.
+func (c *capacity) others(o owner) bool {
+	return len(c.owners) > 1 || len(c.owners) == 1 && !c.owners[o]
+}
+
+// room is how many bytes may be kept, on a disk that has nothing else.
+func (c *capacity) room(has space) int64 {
+	room := c.o.MaxSize
+	if has.total > 0 && (room == 0 || has.total-c.o.MinFree < room) {
+		room = max(has.total-c.o.MinFree, 1)
+	}
+	return cmp.Or(room, math.MaxInt64/2) // where the filesystem does not say how large it is
 }
 
 // gain is what would come free: of what MaxSize limits, and of the filesystem.
 type gain struct{ kept, bytes, files int64 }
 
+func (g *gain) add(o gain) {
+	g.kept += o.kept
+	g.bytes += o.bytes
+	g.files += o.files
+}
+
 // free is how many bytes would fit if g came free. It may be negative. Caller holds mu.
-func (c *capacity) free(g gain) int64 {
-	has := c.disk.space(c.blobs)
+func (c *capacity) free(has space, g gain) int64 {
 	free := has.free + g.bytes
 	if has.files < minInodes && has.files+g.files < minInodes {
 		free = 0
@@ -195,8 +239,8 @@ func (c *capacity) free(g gain) int64 {
 }
 
 // margin is what the sweeper keeps free, so that a reservation need not wait.
-func (c *capacity) margin() int64 {
-	margin := c.disk.space(c.blobs).total
+func (c *capacity) margin(has space) int64 {
+	margin := has.total
 	if c.o.MaxSize > 0 {
 		margin = min(margin, c.o.MaxSize)
 	} else if c.o.MinFree > 0 {
@@ -210,7 +254,7 @@ func (c *capacity) margin() int64 {
 func (c *capacity) short(n int64) int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return n - c.free(gain{})
+	return n - c.free(c.disk.space(c.blobs), gain{})
 }
 
 // fitsWithout reports whether n bytes would fit if all partials went, and blobs
@@ -222,7 +266,7 @@ func (c *capacity) fitsWithout(g gain, n int64) bool {
 	g.kept += parts
 	g.bytes += parts
 	g.files += 2 * int64(len(c.partials)) // with their notes
-	return c.free(g) >= n
+	return c.free(c.disk.space(c.blobs), g) >= n
 }
 
 // possible reports whether n bytes would fit if all blobs and partials went. If
@@ -263,10 +307,18 @@ func (c *capacity) wrote(n int64) {
 	c.unwritten -= n
 }
 
-// giveBack ends the reservation for a blob of which written bytes were written.
-func (c *capacity) giveBack(reserved, written int64) {
+// giveBack ends the reservation of o for a blob of which written bytes were written.
+func (c *capacity) giveBack(o owner, reserved, written int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.growing -= reserved
 	c.unwritten -= reserved - written
+	c.ends(o, reserved)
+}
+
+// ends takes n bytes out of what is reserved for o. Caller holds mu.
+func (c *capacity) ends(o owner, n int64) {
+	if c.growingOf[o] -= n; c.growingOf[o] == 0 {
+		delete(c.growingOf, o)
+	}
 }

@@ -142,7 +142,7 @@ func dieChild(dir string) {
 
 func dieOnTheWay(s *Store, data []byte, step func()) {
 	d := oci.DigestOf(data)
-	b, err := s.NewBlocks(here, d, int64(len(data)))
+	b, err := s.NewBlocks("", here, d, int64(len(data)))
 	if err != nil {
 		fmt.Println(err)
 		return

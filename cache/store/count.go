@@ -123,6 +123,9 @@ func (c *capacity) list(leaf string) (all []entry, foreign int64) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for _, e := range all {
+		c.owners[markedBy(e.used)] = true
+	}
 	was := c.tallies[leaf]
 	c.add(leaf, now.bytes-was.bytes, now.blobs-was.blobs)
 	return all, foreign

@@ -60,7 +60,7 @@ func TestStore_NoDescriptorForAFolder(t *testing.T) {
 	lack.on.Store(true)
 	finish(t, b, data)
 	small := random(2, 1000)
-	if err := s.Put(here, oci.DigestOf(small), small); err != nil {
+	if err := s.Put("", here, oci.DigestOf(small), small); err != nil {
 		t.Error(err)
 	}
 	if _, _, err := s.OpenBlob(here, oci.DigestOf(data)); !errors.Is(err, unix.EMFILE) {

@@ -31,8 +31,10 @@ func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
 
 // Use notes a use of the blob that needed no OpenBlob.
 func (s *Store) Use(origin string, d oci.Digest) {
-	now := time.Now()
-	_ = os.Chtimes(s.path(origin, d), now, now) // only the order of eviction suffers
+	path := s.path(origin, d)
+	if info, err := os.Lstat(path); err == nil {
+		used(path, info.ModTime())
+	}
 }
 
 // Stat tells the size of the blob that OpenBlob would find, and when it was last

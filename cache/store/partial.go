@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ const (
 // partial is the blocks of a download that ended early. Its bytes count as growing
 // ones, and are the first to go when room is wanted.
 type partial struct {
+	owner  owner
 	tmp    string
 	size   int64
 	have   int64
@@ -73,7 +75,7 @@ func (b *Blocks) partial() *partial {
 		return nil
 	}
 	// A copy, since b's readers read on from what is there while the next one fills it.
-	return &partial{tmp: b.tmp, size: b.size, have: b.have, filled: maps.Clone(b.filled), since: time.Now()}
+	return &partial{owner: b.owner, tmp: b.tmp, size: b.size, have: b.have, filled: maps.Clone(b.filled), since: time.Now()}
 }
 
 // PartialSize says whether a blob has a partial, and what size all of the blob has.
@@ -110,15 +112,15 @@ func (s *Store) resume(origin string, d oci.Digest, p *partial) (*Blocks, error)
 	if time.Since(p.since) > partialLife {
 		return nil, errors.New("it is too old")
 	}
-	if err := s.capacity.reserve(p.size - p.have); err != nil {
+	if err := s.capacity.reserve(p.owner, p.size-p.have); err != nil {
 		return nil, err
 	}
 	f, n, err := s.disk.openPartial(p)
 	if err != nil {
-		s.capacity.giveBack(p.size-p.have, 0)
+		s.capacity.giveBack(p.owner, p.size-p.have, 0)
 		return nil, err
 	}
-	b := s.newBlocks(origin, d, f, p.size)
+	b := s.newBlocks(p.owner, origin, d, f, p.size)
 	b.reserved, b.notes, b.filled, b.have = p.size, n, p.filled, p.have
 	return b, nil
 }
@@ -182,7 +184,7 @@ func (s *Store) restore(tmp string) bool {
 		return false
 	}
 	// Each block that comes moves the file's time.
-	p := &partial{tmp: tmp, size: n.Size, since: info.ModTime()}
+	p := &partial{owner: n.Owner, tmp: tmp, size: n.Size, since: info.ModTime()}
 	p.filled, p.have = filledBy(n.bits, n.Size)
 	c, key := s.capacity, blobKey{n.Origin, n.Digest}
 	if c.partials[key] != nil || p.have == 0 || time.Since(p.since) > partialLife {
@@ -190,6 +192,7 @@ func (s *Store) restore(tmp string) bool {
 	}
 	c.partials[key] = p // nobody else has the store yet
 	c.growing += p.have
+	c.growingOf[p.owner] += p.have
 	return true
 }
 
@@ -199,6 +202,7 @@ func (c *capacity) park(key blobKey, p *partial, reserved int64) {
 	c.mu.Lock()
 	c.growing -= reserved - p.have
 	c.unwritten -= reserved - p.have
+	c.ends(p.owner, reserved-p.have)
 	old := c.partials[key]
 	c.partials[key] = p
 	c.mu.Unlock()
@@ -220,7 +224,7 @@ func (c *capacity) takePartial(key blobKey) *partial {
 func (c *capacity) discard(p *partial) {
 	_ = c.disk.remove(p.tmp) // best effort: it goes at the next start
 	_ = c.disk.remove(p.tmp + notesSuffix)
-	c.giveBack(p.have, p.have)
+	c.giveBack(p.owner, p.have, p.have)
 }
 
 // dropPartial discards the partial of a blob that is fetched from the start, or
@@ -231,25 +235,27 @@ func (c *capacity) dropPartial(key blobKey) {
 	}
 }
 
-// dropOldest discards the oldest partial, if it is older than age.
+// dropOldest discards a partial that is older than age; of those, the oldest of the
+// owner whose partials have the most bytes.
 func (c *capacity) dropOldest(age time.Duration) bool {
 	c.mu.Lock()
+	sums := c.partialBytesOf()
 	var oldest blobKey
 	var p *partial
 	for key, other := range c.partials {
-		if p == nil || other.since.Before(p.since) {
+		if time.Since(other.since) < age {
+			continue
+		}
+		if p == nil || cmp.Or(cmp.Compare(sums[other.owner], sums[p.owner]), p.since.Compare(other.since)) > 0 {
 			oldest, p = key, other
 		}
 	}
-	found := p != nil && time.Since(p.since) >= age
-	if found {
-		delete(c.partials, oldest)
-	}
+	delete(c.partials, oldest)
 	c.mu.Unlock()
-	if found {
+	if p != nil {
 		c.discard(p)
 	}
-	return found
+	return p != nil
 }
 
 // partialBytes is how many bytes would be free if no partial were kept. Caller
@@ -259,6 +265,15 @@ func (c *capacity) partialBytes() (sum int64) {
 		sum += p.have
 	}
 	return sum
+}
+
+// partialBytesOf is the same by owner. Caller holds mu.
+func (c *capacity) partialBytesOf() map[owner]int64 {
+	sums := map[owner]int64{}
+	for _, p := range c.partials {
+		sums[p.owner] += p.have
+	}
+	return sums
 }
 
 // notes say on the disk which blocks of a growing blob are there, for the
@@ -279,6 +294,7 @@ type noted struct {
 	Origin string     `json:"origin"`
 	Digest oci.Digest `json:"digest"`
 	Size   int64      `json:"size"`
+	Owner  owner      `json:"owner,omitempty"`
 }
 
 // bootID is that of the kernel; empty where it does not say: then nothing that

@@ -28,7 +28,7 @@ func (b *Blocks) Publish() error {
 	if !b.end() {
 		return fmt.Errorf("publishing %s: %w", b.digest, ErrDiscarded)
 	}
-	err := b.store.publish(b.file, b.origin, b.digest, b.reserved)
+	err := b.store.publish(b.owner, b.file, b.origin, b.digest, b.reserved)
 	b.dropNotes()
 	if err != nil {
 		return fmt.Errorf("publishing %s: %w", b.digest, err)
@@ -37,20 +37,21 @@ func (b *Blocks) Publish() error {
 }
 
 // Put keeps an object that is whole and verified in memory: written, synced and
-// renamed as Publish does. The error is about our disk; ErrNoRoom if there is no
+// renamed as Publish does, on the account of organisation. The error is about our disk; ErrNoRoom if there is no
 // room.
-func (s *Store) Put(origin string, d oci.Digest, data []byte) error {
+func (s *Store) Put(organisation, origin string, d oci.Digest, data []byte) error {
 	size := int64(len(data))
-	f, err := s.newFile(d, size)
+	o := ownerOf(organisation)
+	f, err := s.newFile(o, d, size)
 	if err != nil {
 		return err
 	}
 	n, err := s.disk.writeAt(f, data, 0)
 	s.capacity.wrote(int64(n))
 	if err == nil {
-		err = s.publish(f, origin, d, size)
+		err = s.publish(o, f, origin, d, size)
 	} else {
-		s.dropFile(f, size, int64(n))
+		s.dropFile(o, f, size, int64(n))
 	}
 	if err != nil {
 		return fmt.Errorf("keeping %s: %w", d, err)
@@ -60,7 +61,7 @@ func (s *Store) Put(origin string, d oci.Digest, data []byte) error {
 
 // publish gives f, which lies in tmp and has size reserved bytes that are written
 // and verified, its name. It closes f, and drops it on an error.
-func (s *Store) publish(f *os.File, origin string, d oci.Digest, size int64) error {
+func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size int64) error {
 	path := s.path(origin, d)
 	var err error
 	if s.Gone() { // it would be made below a mount point
@@ -70,13 +71,14 @@ func (s *Store) publish(f *os.File, origin string, d oci.Digest, size int64) err
 		err = s.makeFolder(origin, d)
 	}
 	if err == nil {
+		o.own(f.Name())
 		err = s.disk.sync(f)
 	}
 	if err == nil {
-		err = s.capacity.publish(f.Name(), path, size)
+		err = s.capacity.publish(o, f.Name(), path, size)
 	}
 	if err != nil {
-		s.dropFile(f, size, size)
+		s.dropFile(o, f, size, size)
 		return err
 	}
 	_ = f.Close() // fsync has told all there is to know
@@ -91,10 +93,10 @@ func (s *Store) publish(f *os.File, origin string, d oci.Digest, size int64) err
 }
 
 // dropFile deletes a file in tmp that has no name, and gives back its room.
-func (s *Store) dropFile(f *os.File, reserved, written int64) {
+func (s *Store) dropFile(o owner, f *os.File, reserved, written int64) {
 	_ = f.Close()
 	_ = s.disk.remove(f.Name()) // best effort: tmp is emptied at the next start
-	s.capacity.giveBack(reserved, written)
+	s.capacity.giveBack(o, reserved, written)
 }
 
 // Discard drops the blob, unless it has been published. When its room is given
@@ -128,7 +130,7 @@ func (b *Blocks) end() bool {
 // drop gives back the file and its room. Caller holds writing.
 func (b *Blocks) drop() {
 	b.dropNotes()
-	b.store.dropFile(b.file, b.reserved, b.Have())
+	b.store.dropFile(b.owner, b.file, b.reserved, b.Have())
 }
 
 func (b *Blocks) dropNotes() {
@@ -190,7 +192,7 @@ func (s *Store) makeFolder(origin string, d oci.Digest) error {
 
 // publish renames a blob of size bytes, which were reserved for it and written,
 // to path.
-func (c *capacity) publish(tmp, path string, size int64) error {
+func (c *capacity) publish(o owner, tmp, path string, size int64) error {
 	c.names.Lock()
 	defer c.names.Unlock()
 	before, err := os.Lstat(path)
@@ -208,6 +210,8 @@ func (c *capacity) publish(tmp, path string, size int64) error {
 		c.add(filepath.Dir(path), -before.Size(), -1)
 	}
 	c.growing -= size
+	c.ends(o, size)
+	c.owners[o] = true
 	c.add(filepath.Dir(path), size, 1)
 	return nil
 }

@@ -135,7 +135,7 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 		return int(n), nil
 	}
 	if size < 0 { // room for a blob of unknown length is reserved as it comes
-		if err := b.store.capacity.reserve(int64(len(p))); err != nil {
+		if err := b.store.capacity.reserve(b.owner, int64(len(p))); err != nil {
 			return 0, err
 		}
 		b.reserved += int64(len(p))

@@ -11,12 +11,10 @@ package store
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -194,13 +192,7 @@ func (s *Store) Close() error {
 func (s *Store) Limit() int64 { return s.o.MaxSize }
 
 // Room is how many bytes may be kept, on a disk that has nothing else.
-func (s *Store) Room() int64 {
-	room := s.o.MaxSize
-	if total := s.disk.space(s.capacity.blobs).total; total > 0 && (room == 0 || total-s.o.MinFree < room) {
-		room = max(total-s.o.MinFree, 1)
-	}
-	return cmp.Or(room, math.MaxInt64/2) // where the filesystem does not say how large it is
-}
+func (s *Store) Room() int64 { return s.capacity.room(s.disk.space(s.capacity.blobs)) }
 
 func (s *Store) tmp() string { return filepath.Join(s.dir, "tmp") }
 

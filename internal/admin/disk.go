@@ -24,7 +24,7 @@ func (c *Cache) problem() (Problem, bool) {
 	case "busy":
 		return Problem{Text: past + " while the downloads under way fill what may be kept: raise cache.max_size"}, true
 	}
-	return Problem{Text: past + " for an organisation's own registry: " + bytesOf(p.Bytes) + " is more than its downloads may take of cache.max_size"}, true
+	return Problem{Text: past + " for one organisation: " + bytesOf(p.Bytes) + " is more than its downloads may take of cache.max_size at once"}, true
 }
 
 // limit is cache.max_size in words.

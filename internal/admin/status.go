@@ -100,7 +100,7 @@ type Cache struct {
 type PastDisk struct {
 	// Reason is unusable (the folder), failed (the disk), bytes or inodes (the disk
 	// is full), too_large (a blob is larger than all that may be kept), busy (the
-	// downloads under way fill it) or share (an organisation's own registry).
+	// downloads under way fill it) or share (one organisation's downloads).
 	Reason string `json:"reason"`
 	// Error is what happened, where there is more to say.
 	Error string `json:"error,omitempty"`

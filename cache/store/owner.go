@@ -1,0 +1,70 @@
+package store
+
+import (
+	"hash/fnv"
+	"os"
+	"time"
+)
+
+// owner is the organisation for which a blob was fetched, as a number; 0: nobody knows,
+// or nobody in particular. It decides who gives way where there is no room, and nothing
+// else: two organisations that share a number share what they may keep.
+//
+// A blob's modification time is its last use, to the minute, so what the time has below
+// a second is free to say whose the blob is: it survives a restart, costs a walk
+// nothing, and changes no form. Where a filesystem does not keep it, or somebody copied
+// the files without their times, the blob is nobody's.
+type owner uint32
+
+const (
+	owners = 1_000_000
+	// ownerMark is how the nanoseconds of a time end that say whose a blob is. One in a
+	// thousand of other files ends so by chance, and is then somebody's for a week.
+	ownerMark = 789
+)
+
+func ownerOf(organisation string) owner {
+	if organisation == "" {
+		return 0
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(organisation)) // it never fails
+	return owner(h.Sum32()%(owners-1) + 1)
+}
+
+// mark is the time of last use t of a blob that is o's.
+func (o owner) mark(t time.Time) time.Time {
+	t = t.Truncate(time.Second)
+	if o == 0 {
+		return t
+	}
+	return t.Add(time.Duration(o)*1000 + ownerMark)
+}
+
+// markedBy is whose the blob is that was used last at t.
+func markedBy(t time.Time) owner {
+	if t.Nanosecond()%1000 != ownerMark {
+		return 0
+	}
+	return owner(t.Nanosecond() / 1000)
+}
+
+// own says on the file at path, which is new, that it is o's.
+func (o owner) own(path string) {
+	if o != 0 {
+		now := o.mark(time.Now())
+		_ = os.Chtimes(path, now, now) // only the order of eviction suffers
+	}
+}
+
+// ownFor is for how long after its last use a blob is its owner's. Until then, where
+// there is no room, the one gives way who has the most; later all blobs go by age.
+const ownFor = 7 * 24 * time.Hour
+
+// want is room for n bytes on an owner's account. With own, they may take the place of
+// what is his or nobody's any more, and not of what others have used within ownFor.
+type want struct {
+	owner owner
+	n     int64
+	own   bool
+}

@@ -1,0 +1,200 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"berth/oci"
+)
+
+// keptFor keeps n blobs of size bytes for organisation, each used when it came.
+func keptFor(t *testing.T, s *Store, organisation string, n, size int) (all []oci.Digest) {
+	t.Helper()
+	for i := range n {
+		data := append(random(uint64(i), size), organisation...)
+		d := oci.DigestOf(data)
+		if err := s.Put(organisation, here, d, data); err != nil {
+			t.Fatalf("%s's blob %d: %v", organisation, i, err)
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+func present(s *Store, all []oci.Digest) (n int) {
+	for _, d := range all {
+		if _, ok := s.has(here, d); ok {
+			n++
+		}
+	}
+	return n
+}
+
+// lastUsed is as if the blobs had been used last a while ago.
+func lastUsed(t *testing.T, s *Store, all []oci.Digest, ago time.Duration) {
+	t.Helper()
+	for i, d := range all {
+		info, err := os.Stat(s.path(here, d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := markedBy(info.ModTime()).mark(time.Now().Add(time.Duration(i)*time.Second - ago))
+		if err := os.Chtimes(s.path(here, d), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Whoever fetches more and more loses his own, and not what others have used in the
+// last week, although that was before. It is the same after a restart.
+func TestEviction_LargestGivesWay(t *testing.T) {
+	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib})
+	acme := keptFor(t, s, "acme", 30, 10*kib)
+	lastUsed(t, s, acme, 6*24*time.Hour)
+	for range 2 {
+		keptFor(t, s, "globex", 200, 10*kib)
+		if n := present(s, acme); n != 30 {
+			t.Errorf("%d of acme's 30 blobs are left", n)
+		}
+		closeStore(t, s)
+		s = open(t, s.dir, Options{MaxSize: 1000 * kib})
+	}
+	// A third one gets its share from whoever has the most.
+	initech := keptFor(t, s, "initech", 30, 10*kib)
+	if a, i := present(s, acme), present(s, initech); a != 30 || i != 30 {
+		t.Errorf("%d of acme's and %d of initech's blobs are left", a, i)
+	}
+	// What nobody has used for a week is nobody's: it goes first.
+	lastUsed(t, s, acme, ownFor+time.Hour)
+	keptFor(t, s, "globex", 200, 10*kib)
+	if n := present(s, acme); n > 0 {
+		t.Errorf("%d of acme's blobs are left, and nobody has used them for a week", n)
+	}
+	wantClean(t, s)
+}
+
+// Many tiny blobs use up what a filesystem has of files, and not of bytes: then it is
+// those that are counted.
+func TestEviction_LargestGivesWay_Files(t *testing.T) {
+	s := open(t, small(t, "size=16m,nr_inodes=1000"), Options{MaxSize: 8 << 20})
+	acme := keptFor(t, s, "acme", 20, 100*kib)
+	lastUsed(t, s, acme, time.Hour)
+	for i := range 1500 {
+		data := fmt.Appendf(nil, "globex %d", i)
+		if err := s.Put("globex", here, oci.DigestOf(data), data); err != nil && !errors.Is(err, ErrNoRoom) {
+			t.Fatal(err)
+		}
+	}
+	if n := present(s, acme); n != 20 {
+		t.Errorf("%d of acme's 20 blobs are left", n)
+	}
+	if _, ok := s.has(here, oci.DigestOf([]byte("globex 1499"))); !ok {
+		t.Error("globex' last one was not kept, although its others could go")
+	}
+}
+
+// What is only promised takes nothing from others beyond a share: neither at once, nor
+// little by little by the margin that the sweeper makes.
+func TestEviction_PromisesTakeNothing(t *testing.T) {
+	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib})
+	acme := keptFor(t, s, "acme", 90, 10*kib)
+	d := oci.DigestOf(nil)
+	var all []*Blocks
+	for _, size := range []int64{600 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib} {
+		b, err := s.NewBlocks("globex", there, d, size)
+		switch {
+		case err == nil:
+			all = append(all, b)
+		case !errors.Is(err, ErrNoRoom):
+			t.Fatal(err)
+		}
+		s.capacity.settle(t)
+	}
+	if n := present(s, acme); n < 90-(125+50)/10-1 { // the share, and the margin
+		t.Errorf("%d of acme's 90 blobs are left for bytes that have not come", n)
+	}
+	if len(all) == 0 || len(all) > 4 {
+		t.Errorf("%d downloads were let in", len(all))
+	}
+	for _, b := range all {
+		b.Discard()
+	}
+	if b, err := s.NewBlocks("acme", there, d, 600*kib); err != nil {
+		t.Errorf("acme itself, of its own: %v", err)
+	} else {
+		b.Discard()
+	}
+	wantClean(t, s)
+}
+
+// Of what is left of downloads, too, the largest owner's goes first.
+func TestEviction_LargestGivesWay_Partials(t *testing.T) {
+	s := open(t, inMemory(t), Options{MaxSize: 64 << 20})
+	park := func(organisation string, seed uint64) oci.Digest {
+		data := random(seed, 5*BlockSize)
+		d := oci.DigestOf(data)
+		b, err := s.NewBlocks(organisation, here, d, int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := b.Claim(0, int64(len(data)))
+		if _, err := r.Write(data[:4*BlockSize]); err != nil {
+			t.Fatal(err)
+		}
+		r.Release()
+		b.Park()
+		b.Fail(ErrDiscarded)
+		return d
+	}
+	acme := park("acme", 1)
+	for i := range 30 {
+		park("globex", uint64(2+i))
+		if s.capacity.short(5*BlockSize) > 0 {
+			s.capacity.dropPartials(5 * BlockSize)
+		}
+	}
+	if _, ok := s.PartialSize(here, acme); !ok {
+		t.Error("what was left of acme's download had to go for globex'")
+	}
+}
+
+// A reservation never walks through the folder by itself, and does not wait for long
+// for the one who does.
+func TestReserve_WaitsForTheSweeper(t *testing.T) {
+	dir := inMemory(t)
+	synctest.Test(t, func(t *testing.T) {
+		var stuck atomic.Bool
+		free := make(chan struct{})
+		s := open(t, dir, Options{MaxSize: 100 * kib, Fault: func(op Op, _ string) error {
+			if op == OpList && stuck.Load() {
+				<-free
+			}
+			return nil
+		}})
+		keptFor(t, s, "acme", 9, 10*kib)
+		time.Sleep(vainRest)
+		synctest.Wait()
+		stuck.Store(true)
+		begun := time.Now()
+		_, err := s.NewBlocks("acme", there, oci.DigestOf(nil), 50*kib)
+		if no, ok := errors.AsType[*NoRoom](err); !ok || no.Lack != LackBusy {
+			t.Errorf("while the folder cannot be listed: %v", err)
+		}
+		if took := time.Since(begun); took != evictWait {
+			t.Errorf("it took %s", took)
+		}
+		stuck.Store(false)
+		close(free)
+		b, err := s.NewBlocks("acme", there, oci.DigestOf(nil), 50*kib)
+		if err != nil {
+			t.Fatalf("when it can be: %v", err)
+		}
+		b.Discard()
+		closeStore(t, s)
+	})
+}
