@@ -41,7 +41,7 @@ type Options struct {
 
 	// Limiter bounds how many requests of one organisation are answered at once;
 	// one for all listeners. If nil, nothing does.
-	Limiter *limit.Limiter
+	Limiter *limit.Pool
 
 	// HeaderTimeout is how long a client waits for the first byte of an answer
 	// before it gets 503. If 0, 20 seconds: containerd gives up after 30, and

@@ -11,7 +11,7 @@ import (
 
 // Over the wire: one organisation at its limit, and the others.
 func TestLimiter_ofOneOrganisation(t *testing.T) {
-	limiter := &limit.Limiter{}
+	limiter := &limit.Pool{}
 	limiter.SetLimits(map[string]int{"acme": 1, "globex": 1})
 	s := tokenSite(t, func(o *Options) { o.Limiter = limiter })
 	withManifest(s, manifestThing())

@@ -64,15 +64,15 @@ type accountKey struct{ organisation, name string }
 type account struct {
 	fingerprint string
 
-	told      limit
+	told      toldLimit
 	low       bool      // it was warned about
 	fullest   time.Time // when the window began, as far as one saw it
 	manifests coolDown  // holds for counted GETs only
 	all       coolDown
 }
 
-// limit is what headers say; zero: nothing.
-type limit struct {
+// toldLimit is what headers say; zero: nothing.
+type toldLimit struct {
 	limit, remaining *int64
 	window           time.Duration
 	at               time.Time
@@ -126,7 +126,7 @@ func (a *accounts) read(cred *credential.Credential, h http.Header) {
 
 // learn merges what was told. That there is more left than before means that a
 // window has begun.
-func (k *account) learn(told limit) {
+func (k *account) learn(told toldLimit) {
 	before := k.told
 	k.told.at = told.at
 	if told.limit != nil {
@@ -162,8 +162,8 @@ func (k *account) refills() time.Time {
 }
 
 // readLimit reads "100;w=21600", as Docker Hub writes it.
-func readLimit(h http.Header, now time.Time) limit {
-	l := limit{at: now}
+func readLimit(h http.Header, now time.Time) toldLimit {
+	l := toldLimit{at: now}
 	value, parameters, _ := strings.Cut(h.Get("Ratelimit-Limit"), ";")
 	l.limit = count(value)
 	for p := range strings.SplitSeq(parameters, ";") {

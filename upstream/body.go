@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"berth/internal/limit"
 )
 
 // stallLimit is how long a body may give no byte at all. There is no limit on
@@ -22,6 +24,11 @@ const (
 	smallPiece = 4 << 20
 )
 
+// idleLimit is after how long without a Read the turn goes to somebody else: a client
+// that takes its time (what passes by the disk goes at its pace) would have it for
+// hours. The connection stays, and its bytes wait in the kernel.
+const idleLimit = 500 * time.Millisecond
+
 // body is the body of an answer. It ends the request when it is closed, and
 // never ends cleanly before everything that was promised is there.
 type body struct {
@@ -33,21 +40,24 @@ type body struct {
 	fault   func(error) error
 	who     asker
 	fetched fetching
-	release func()
+	ticket  *limit.Ticket
+	// resume waits until there is a turn again, after nobody had read for a while.
+	resume func() error
 
-	watch *time.Timer
-	once  sync.Once
+	watch, idle *time.Timer
+	once        sync.Once
 	// left is how many bytes are still promised; -1: nothing was promised.
 	left int64
 	// stall is how long there may be no byte.
 	stall time.Duration
 }
 
-// start makes b ready. The timer only runs while Read waits.
+// start makes b ready. One timer runs while Read waits, the other one between reads.
 func (b *body) start() *body {
 	b.left, b.stall = -1, stallLimit
 	b.watch = time.AfterFunc(stallLimit, func() { b.end(errStall) })
 	b.watch.Stop()
+	b.idle = time.AfterFunc(idleLimit, b.ticket.Pause)
 	return b
 }
 
@@ -61,9 +71,14 @@ func (b *body) promise(n int64) {
 // Read reads. The watchdog runs only while it waits for the registry, not
 // while the caller does something else with what it got.
 func (b *body) Read(p []byte) (int, error) {
+	b.idle.Stop()
+	if err := b.resume(); err != nil {
+		return 0, b.fault(err)
+	}
 	b.watch.Reset(b.stall)
 	n, err := b.from.Read(p)
 	b.watch.Stop()
+	b.idle.Reset(idleLimit)
 	b.fetched.add(n)
 	if b.left >= 0 {
 		if int64(n) > b.left {
@@ -102,9 +117,10 @@ func (b *body) Close() error {
 	var err error
 	b.once.Do(func() {
 		b.watch.Stop()
+		b.idle.Stop()
 		b.end(os.ErrClosed)
 		err = b.from.Close()
-		b.release()
+		b.ticket.Close()
 	})
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"berth/internal/limit"
 	"berth/oci"
 )
 
@@ -115,54 +116,101 @@ func TestBodyOutlivesOpenLimit(t *testing.T) {
 	})
 }
 
-// As many blobs as there are connections are under way; the next waits for its
-// turn as long as its caller likes, and the wait is not the registry's time.
-func TestTurns(t *testing.T) {
+// turns are how many calls are under way.
+func turns(r *Registry) int64 {
+	requests, blobs := r.host.InUse()
+	return requests + blobs
+}
+
+// As many blobs as there are connections are under way; the next waits for its turn,
+// and the wait is not the registry's time.
+func TestTurn_OneForEachBlob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Connections: 2})
-		r.meta, r.blob = ok, ok
-		src := r.As(Identity{})
-		open := func() *oci.Content {
-			c, err := src.Open(t.Context(), anObject, oci.Range{})
+		r, src := twoAtOnce(t)
+		open := func(ctx context.Context) *oci.Content {
+			c, err := src.Open(ctx, anObject, oci.Range{})
 			if err != nil {
 				t.Error(err)
 				return nil
 			}
 			return c
 		}
-		first, second := open(), open()
+		first, second := open(t.Context()), open(t.Context())
 		done := make(chan *oci.Content)
-		go func() { done <- open() }()
-		time.Sleep(10 * openLimit) // fake time
+		go func() { done <- open(t.Context()) }()
+		synctest.Wait()
 		select {
 		case <-done:
 			t.Fatal("a third blob did not wait")
 		default:
 		}
-		if _, err := src.Stat(t.Context(), anObject); err != nil { // small questions have no turns
+		if _, err := src.Stat(t.Context(), anObject); err != nil { // small questions have turns of their own
 			t.Error(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), idleLimit/2)
 		defer cancel()
 		if _, err := src.Open(ctx, anObject, oci.Range{}); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("a caller who does not wait for ever: %v", err)
+			t.Errorf("a caller who leaves: %v", err)
 		}
 		_ = first.Body.Close()
 		_ = first.Body.Close() // closing twice gives back one turn
 		third := <-done
-		if len(r.slots) != 2 {
-			t.Errorf("%d turns are taken", len(r.slots))
+		if n := turns(r); n != 2 {
+			t.Errorf("%d turns are taken", n)
 		}
 		_ = second.Body.Close()
 		_ = third.Body.Close()
-		if len(r.slots) != 0 {
-			t.Errorf("%d turns are lost", len(r.slots))
+		if n := turns(r); n != 0 {
+			t.Errorf("%d turns are lost", n)
+		}
+	})
+}
+
+func twoAtOnce(t *testing.T) (*Registry, oci.Source) {
+	t.Helper()
+	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Hosts: &limit.Hosts{Connections: 2}})
+	r.meta, r.blob = ok, ok
+	return r, r.As(Identity{})
+}
+
+// A client that takes its time has no turn meanwhile, and waits for one when it goes on.
+func TestTurn_NotWhileTheClientIsSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, src := twoAtOnce(t)
+		var all []*oci.Content
+		for range 6 {
+			c, err := src.Open(t.Context(), anObject, oci.Range{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, c)
+			time.Sleep(idleLimit)
+			synctest.Wait()
+			if n := turns(r); n != 0 {
+				t.Fatalf("%d turns are taken by those that do not read", n)
+			}
+		}
+		one := make([]byte, 1)
+		for _, c := range all[:2] {
+			if _, err := c.Body.Read(one); err != nil {
+				t.Fatal(err)
+			}
+		}
+		begun := time.Now()
+		if _, err := all[2].Body.Read(one); err != nil || time.Since(begun) != idleLimit {
+			t.Errorf("the third that reads went on after %v, %v", time.Since(begun), err)
+		}
+		for _, c := range all {
+			_ = c.Body.Close()
+		}
+		if n := turns(r); n != 0 {
+			t.Errorf("%d turns are lost", n)
 		}
 	})
 }
 
 // Errors give the turn back too.
-func TestTurnsAfterErrors(t *testing.T) {
+func TestTurn_AfterErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, step := range []http.RoundTripper{
 			status(404), status(206, "Content-Range", "rubbish"), failing(errors.New("odd")), status(302),
@@ -177,8 +225,8 @@ func TestTurnsAfterErrors(t *testing.T) {
 			if _, err := r.As(Identity{}).Open(t.Context(), anObject, oci.Range{Start: 1}); err == nil {
 				t.Errorf("%T: no error", step)
 			}
-			if len(r.slots) != 0 {
-				t.Errorf("%d turns are lost", len(r.slots))
+			if n := turns(r); n != 0 {
+				t.Errorf("%d turns are lost", n)
 			}
 		}
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"berth/internal/limit"
 	"berth/internal/ocitest"
 	"berth/oci"
 )
@@ -49,7 +50,7 @@ func onBrittle(t *testing.T, more func(*ocitest.Options), f func(*brittle)) {
 				more(&o)
 				b := &brittle{t: t, up: ocitest.New(t, o)}
 				b.registry = newRegistry(t, Options{
-					Origin: b.up.Origin(), CAs: b.up.CertPool(),
+					Origin: b.up.Origin(), CAs: b.up.CertPool(), Hosts: &limit.Hosts{Connections: 24}, // one organisation gets 18
 					Authority: realAuthority("registry.test", b.up.Origin(), b.up.TokenURL()),
 				})
 				b.registry.conns.dial = b.lines.Dial(memory.DialContext)
@@ -61,7 +62,7 @@ func onBrittle(t *testing.T, more func(*ocitest.Options), f func(*brittle)) {
 	}
 }
 
-// fill leaves as many connections idle as there may be, in both lanes where that
+// fill leaves sixteen connections idle, in both lanes where that
 // is so: with HTTP/2 it is one in the first.
 func (b *brittle) fill() {
 	b.t.Helper()

@@ -111,6 +111,18 @@ func (d *dialer) literal(u *url.URL) error {
 
 var defaultPorts = map[string]string{"https": "443", "http": "80", "socks5": "1080", "socks5h": "1080"}
 
+// canonicalHost is what registries at the same host share, however it is spelt.
+func canonicalHost(u *url.URL) string {
+	host := *u
+	host.Host = strings.TrimSuffix(u.Hostname(), ".")
+	if p := u.Port(); p != "" {
+		host.Host = net.JoinHostPort(host.Host, p)
+	} else if strings.Contains(host.Host, ":") {
+		host.Host = "[" + host.Host + "]"
+	}
+	return hostPort(&host)
+}
+
 // hostPort is the host and port of u in lower case, with the scheme's default
 // port where u has none: the form in which net/http asks for a connection.
 func hostPort(u *url.URL) string {

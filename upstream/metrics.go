@@ -177,7 +177,7 @@ func (m *Metrics) retry(registry string, reason oci.Class) {
 }
 
 // rateLimit shows what a registry told about an account.
-func (m *Metrics) rateLimit(registry string, key accountKey, told limit) {
+func (m *Metrics) rateLimit(registry string, key accountKey, told toldLimit) {
 	labels := []string{registry, orDash(key.organisation), orDash(key.name)}
 	if told.limit != nil {
 		m.limit.WithLabelValues(labels...).Set(float64(*told.limit))

@@ -20,6 +20,8 @@ import (
 
 	"berth/oci"
 
+	"berth/internal/limit"
+
 	"berth/auth/credential"
 	"berth/auth/token"
 	"berth/upstream/dialect"
@@ -76,9 +78,9 @@ type Options struct {
 	// so the address policy then only sees hosts that are addresses. If nil,
 	// none is used, whatever the environment says.
 	Proxy *url.URL
-	// Connections is how many connections to one host there may be for each of
-	// metadata and blobs, and how many blobs may be under way. If 0, 16.
-	Connections int
+	// Hosts admit what goes to the registry, together with all that goes to others at
+	// the same host. If nil, nothing else does.
+	Hosts *limit.Hosts
 	// UserAgent is who we say we are. If empty, "berth".
 	UserAgent string
 
@@ -112,7 +114,7 @@ type Registry struct {
 	// Requests go through these: the pools, and what stands before them.
 	meta, blob http.RoundTripper
 	sender
-	slots chan struct{}
+	host *limit.Host
 	// longLists are the lists of unusual length that are in memory.
 	longLists  chan struct{}
 	labels     labels
@@ -142,13 +144,14 @@ func New(o Options) (*Registry, error) {
 		named = append(named, o.Proxy)
 	}
 	d := newDialer(o.AllowPrivate, named, o.Resolver)
-	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, connections: o.Connections})
+	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, idle: cmp.Or(o.Hosts.Connections, 16)})
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
-		sender: sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
-		slots:  make(chan struct{}, o.Connections), longLists: make(chan struct{}, maxLongLists),
-		log: o.Logger,
+		sender:    sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
+		host:      o.Hosts.Use(canonicalHost(u), o.Type.PerMinute),
+		longLists: make(chan struct{}, maxLongLists),
+		log:       o.Logger,
 	}
 	r.accounts = newAccounts(&o)
 	r.settlement = newSettlement()
@@ -162,6 +165,7 @@ func New(o Options) (*Registry, error) {
 	r.origin, r.tokens = &breaker{turned: r.turned}, &breaker{turned: r.turned}
 	r.metrics.breaker(r.label, false)
 	if r.authority, err = o.Authority(&authTransport{r}); err != nil {
+		r.host.Leave()
 		return nil, fmt.Errorf("registry %s: %w", o.Name, err)
 	}
 	return r, nil
@@ -185,8 +189,8 @@ func (r *Registry) turned(open bool) {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Connections <= 0 {
-		o.Connections = 16
+	if o.Hosts == nil {
+		o.Hosts = &limit.Hosts{}
 	}
 	if o.UserAgent == "" {
 		o.UserAgent = "berth"
@@ -212,6 +216,7 @@ func (r *Registry) Close() {
 	r.probes.close()
 	r.authority.Close()
 	r.conns.close()
+	r.host.Leave()
 }
 
 // authTransport is how an Authority reaches the origin and its token

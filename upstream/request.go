@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"berth/internal/descriptor"
+	"berth/internal/limit"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -208,16 +209,19 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 }
 
 // within runs f under a time limit for its header and makes the body of its
-// answer one that minds itself. A blob waits for its turn first, and that wait
-// does not count: it is ours, and the registry has nothing to do with it.
-func (r *Registry) within(parent context.Context, op operation, limit time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
-	release, err := r.turn(parent, op)
+// answer one that minds itself. It waits for its turn first, and that wait does not
+// count: it is ours, and the registry has nothing to do with it.
+func (r *Registry) within(parent context.Context, op operation, most time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
+	ticket, err := r.host.Admit(parent, limit.Call{
+		Organisation: who.organisation, Blob: op == opBlob, Proof: op == opHead || op == opProbe,
+		Past: func() bool { return oci.Insists(parent) },
+	})
 	if err != nil {
 		return nil, who.fault(parent, err)
 	}
-	ctx, cancel := context.WithCancelCause(parent)
-	clock := time.AfterFunc(limit, func() { cancel(errNoHeader) })
-	a, err := f(withOpenUntil(ctx, time.Now().Add(limit)))
+	ctx, cancel := context.WithCancelCause(withTicket(parent, ticket))
+	clock := time.AfterFunc(most, func() { cancel(errNoHeader) })
+	a, err := f(withOpenUntil(ctx, time.Now().Add(most)))
 	if !clock.Stop() && err == nil { // too late by a hair: the request is ended already
 		_ = a.Body.Close()
 		err = errNoHeader
@@ -227,31 +231,19 @@ func (r *Registry) within(parent context.Context, op operation, limit time.Durat
 			err = cause
 		}
 		cancel(context.Canceled)
-		release()
+		ticket.Close()
 		return nil, who.fault(parent, err)
 	}
 	b := &body{
-		from: a.Body, end: cancel, who: who, release: release,
+		from: a.Body, end: cancel, who: who, ticket: ticket,
 		ended:   func() error { return context.Cause(ctx) },
 		fault:   func(err error) error { return who.fault(parent, err) },
+		resume:  func() error { return ticket.Resume(parent) },
 		fetched: r.metrics.fetching(r.label),
 	}
 	a.body = b.start()
 	a.Body = b
 	return a, nil
-}
-
-// turn waits until a blob may be fetched; everything else has no turns.
-func (r *Registry) turn(ctx context.Context, op operation) (release func(), err error) {
-	if op != opBlob {
-		return func() {}, nil
-	}
-	select {
-	case r.slots <- struct{}{}:
-		return func() { <-r.slots }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 // slurp reads a small body to its end within a time, and closes it. over says

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sethvargo/go-retry"
 
+	"berth/internal/limit"
 	"berth/oci"
 
 	"berth/auth/token"
@@ -146,6 +147,9 @@ func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Re
 
 func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	a := attempt{reply: reply{sent: s.now()}}
+	if a.err = countRequest(ctx, x.req); a.err != nil {
+		return a
+	}
 	start := time.Now()
 	if x.op == opAuth {
 		a.Response, a.err = hastily(x.via, x.req, x.authLimit()) //nolint:bodyclose // likewise
@@ -296,6 +300,22 @@ func (s *sender) backoff(ctx context.Context, b *breaker, retries uint64, last *
 		s.metrics.retry(s.label, last.again)
 		return wait, false
 	})
+}
+
+type ticketKey struct{}
+
+// withTicket lets what is sent with ctx be counted by t.
+func withTicket(ctx context.Context, t *limit.Ticket) context.Context {
+	return context.WithValue(ctx, ticketKey{}, t)
+}
+
+// countRequest counts a request. Those for challenges and tokens, which belong to nobody, are
+// not: each call that was admitted makes two of them at most.
+func countRequest(ctx context.Context, req *http.Request) error {
+	if t, ok := ctx.Value(ticketKey{}).(*limit.Ticket); ok {
+		return t.Spend(canonicalHost(req.URL))
+	}
+	return nil
 }
 
 type untilKey struct{}

@@ -21,10 +21,10 @@ const (
 
 // transportOptions are what all transports of a Registry have in common.
 type transportOptions struct {
-	dialer      *dialer
-	secure      *tls.Config
-	proxy       *url.URL
-	connections int
+	dialer *dialer
+	secure *tls.Config
+	proxy  *url.URL
+	idle   int // connections to one host that are kept for later
 }
 
 func newSecure(cas *x509.CertPool) *tls.Config {
@@ -43,10 +43,9 @@ func newTransport(o transportOptions, http2 bool) *http.Transport {
 		TLSHandshakeTimeout:    tlsTimeout,
 		ResponseHeaderTimeout:  headerTimeout,
 		MaxResponseHeaderBytes: maxHeader,
-		DisableCompression:     true, // digests are over the bytes as they are stored
-		MaxConnsPerHost:        o.connections,
-		MaxIdleConnsPerHost:    o.connections,
-		MaxIdleConns:           4 * o.connections, // redirect targets are other hosts
+		DisableCompression:     true,       // digests are over the bytes as they are stored
+		MaxIdleConnsPerHost:    o.idle,     // those in use are as many as tickets
+		MaxIdleConns:           4 * o.idle, // redirect targets are other hosts
 		IdleConnTimeout:        idleTimeout,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		Protocols:              new(http.Protocols),

@@ -127,7 +127,7 @@ admin: {address: "", socket: ""}
 	equal(t, "own endpoint", acme.Registries["own.example"].Endpoint, "https://own.example")
 	equal(t, "password_file", acme.Credentials[1].PasswordFile, "/etc/berth/acme/hub")
 	equal(t, "folder", acme.Credentials[1].Folder, "")
-	equal(t, "limits", acme.Limits, Limits{Requests: 8, Fills: 16, AnonymousShare: 0.25})
+	equal(t, "limits", acme.Limits, Limits{Requests: 8, Fills: 16, AnonymousShare: 0.25, Rate: 20, Burst: 500})
 	equal(t, "grace of nothing", acme.Grace, 0)
 	equal(t, "grace of the cache", c.Organisations["globex"].Grace, 48*time.Hour)
 	equal(t, "limits by default", c.Organisations["globex"].Limits.Requests, 256)

@@ -90,13 +90,28 @@ type Limits struct {
 	// this node's address without an account, where the registry tells how many
 	// those are; then 429. Default: 0.25.
 	AnonymousShare float64 `yaml:"anonymous_share"`
+
+	// Requests a second to one registry, 1 to 10000, of whatever kind: what costs
+	// nothing, such as a HEAD, is counted by what guards a registry from abuse. What is
+	// beyond waits for up to 15 seconds, gets 503 then and is told to try again. Nobody
+	// else waits. Callers without an organisation have the default. Default: 20.
+	Rate int `yaml:"rate"`
+
+	// Requests to one registry that may go out at once, 1 to 100000, after a while
+	// with fewer than rate. Default: 500.
+	Burst int `yaml:"burst"`
+}
+
+// UsualLimits are the defaults.
+func UsualLimits() Limits {
+	return Limits{Requests: 256, Fills: 16, AnonymousShare: 0.25, Rate: 20, Burst: 500}
 }
 
 // inherit marks a grace that the file does not give.
 const inherit time.Duration = -1
 
 func (o *Organisation) setDefaults(string) {
-	o.Limits = Limits{Requests: 256, Fills: 16, AnonymousShare: 0.25}
+	o.Limits = UsualLimits()
 	o.Grace = inherit
 }
 
@@ -184,6 +199,8 @@ func (k *checker) tokens(organisation string, o *Organisation, path string) {
 func (k *checker) limits(l *Limits, path string) {
 	k.between(path+".requests", l.Requests, 1, 100000)
 	k.between(path+".fills", l.Fills, 1, 10000)
+	k.between(path+".rate", l.Rate, 1, 10000)
+	k.between(path+".burst", l.Burst, 1, 100000)
 	if !(l.AnonymousShare >= 0 && l.AnonymousShare <= 1) { // so written that NaN fails too
 		k.errorf(path+".anonymous_share", "it is outside of 0 to 1: write a share, as in 0.25")
 	}

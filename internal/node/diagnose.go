@@ -89,7 +89,7 @@ func (n *node) tapped(s *registry.Spec, tap *diagnose.Tap, m *upstream.Metrics) 
 		return nil, err
 	}
 	maker := clientMaker{
-		version: n.version, limits: n.started.Upstream, log: slog.New(slog.DiscardHandler), upstream: m, now: time.Now, before: tap.Before,
+		version: n.version, limits: n.started.Upstream, log: slog.New(slog.DiscardHandler), upstream: m, hosts: n.hosts, now: time.Now, before: tap.Before,
 	}
 	c, err := maker.client(s, pem)
 	if err != nil {

@@ -44,8 +44,10 @@ type node struct {
 	failures  *proxy.Failures
 	audit     *audit.Log
 	history   *admin.History
-	limits    *limit.Limiter // of requests
-	fills     *limit.Limiter // of downloads
+	limits    *limit.Pool  // of requests
+	fills     *limit.Pool  // of downloads
+	memory    *limit.Pool  // bytes of manifests and lists
+	hosts     *limit.Hosts // what goes to registries
 	upstream  *upstream.Metrics
 	auth      *credential.Metrics
 	config    *configMetrics

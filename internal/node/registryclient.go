@@ -12,6 +12,7 @@ import (
 
 	"berth/internal/config"
 	"berth/internal/hung"
+	"berth/internal/limit"
 	"berth/internal/registry"
 	"berth/oci"
 	"berth/upstream"
@@ -104,7 +105,7 @@ func (n *node) client(s *registry.Spec) (*registryClient, error) {
 
 func (n *node) newClient(s *registry.Spec, pem []byte) (*registryClient, error) {
 	// What needs a restart is as it was at the start.
-	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, now: n.now}
+	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, hosts: n.hosts, now: n.now}
 	return m.client(s, pem)
 }
 
@@ -123,6 +124,7 @@ type clientMaker struct {
 	log      *slog.Logger
 	upstream *upstream.Metrics
 	auth     *credential.Metrics
+	hosts    *limit.Hosts
 	now      func() time.Time
 	// before stands before the transport for challenges and tokens. It may be nil.
 	before func(http.RoundTripper) http.RoundTripper
@@ -183,7 +185,7 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, *to
 	o := upstream.Options{
 		Name: s.Name, Label: s.Label(), Origin: s.Origin, Type: kind,
 		AllowPrivate: s.AllowPrivate, Named: s.Named,
-		CAs: cas, Connections: m.limits.Connections,
+		CAs: cas, Hosts: m.hosts,
 		UserAgent: "berth/" + m.version, Logger: m.log, Metrics: m.upstream, Now: m.now,
 		CoolDown: func(organisation, account string, until time.Time) {
 			m.auth.CoolDownOf(organisation, s.Label(), account, until)

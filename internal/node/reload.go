@@ -65,6 +65,7 @@ func (n *node) apply(next *config.Config) error {
 	n.cfg, n.current = next, d
 	n.limits.SetLimits(requestLimits(next, mostConnections(descriptor.Limit())))
 	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
+	n.hosts.SetRates(limits(next, rateOf))
 	for i, f := range n.listeners {
 		f.live.Set(d.handlers[i])
 	}
@@ -91,8 +92,8 @@ func (n *node) keepCounting(cfg *config.Config) {
 }
 
 // limits is one of the limits of each organisation.
-func limits(cfg *config.Config, of func(config.Limits) int) map[string]int {
-	all := make(map[string]int, len(cfg.Organisations))
+func limits[T any](cfg *config.Config, of func(config.Limits) T) map[string]T {
+	all := make(map[string]T, len(cfg.Organisations))
 	for name, o := range cfg.Organisations {
 		all[name] = of(o.Limits)
 	}

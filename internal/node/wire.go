@@ -29,7 +29,7 @@ import (
 func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) {
 	n := &node{
 		setup: s, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Limiter{}, fills: newFills(), secretsDue: make(chan struct{}, 1), changing: make(chan struct{}, 1),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Pool{}, fills: newFills(), memory: newMemory(), hosts: newHosts(cfg.Upstream), secretsDue: make(chan struct{}, 1), changing: make(chan struct{}, 1),
 		probes:  flight.New[struct{}, struct{}](probeTimeout),
 		manager: &serviceManager{log: s.log},
 	}
@@ -98,12 +98,31 @@ const fillWait = 15 * time.Second
 
 // newFills bounds the downloads of each organisation. Who waits in its line is in
 // a request, and those are bounded already.
-func newFills() *limit.Limiter {
-	return &limit.Limiter{Wait: fillWait, Queue: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+func newFills() *limit.Pool {
+	return &limit.Pool{Wait: fillWait, Queue: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+}
+
+// memoryShare is how many bytes of manifests and lists one organisation may have in
+// memory: sixteen manifests of the largest kind, whose clients may take their time.
+const memoryShare = 64 << 20
+
+func newMemory() *limit.Pool {
+	return &limit.Pool{Most: memoryShare, Wait: fillWait, Queue: math.MaxInt, What: "bytes of manifests and lists", Key: "its share of memory"}
+}
+
+// newHosts shares out what goes to registries. Callers without an organisation have
+// the usual rate.
+func newHosts(u config.Upstream) *limit.Hosts {
+	usual := config.UsualLimits()
+	return &limit.Hosts{Connections: u.Connections, Rate: rateOf(usual)}
+}
+
+func rateOf(l config.Limits) limit.Rate {
+	return limit.Rate{PerSecond: float64(l.Rate), Burst: l.Burst}
 }
 
 // acquire gives a slot of l as the func that releases it.
-func acquire(l *limit.Limiter) func(ctx context.Context, organisation string) (release func(), err error) {
+func acquire(l *limit.Pool) func(ctx context.Context, organisation string) (release func(), err error) {
 	return func(ctx context.Context, organisation string) (func(), error) {
 		slot, err := l.Acquire(ctx, organisation)
 		if err != nil {

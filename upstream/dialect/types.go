@@ -20,6 +20,9 @@ type Type struct {
 	// only GETs of manifests of one account, and an abuse limit, which is a bare
 	// 429 and stops everything from this address.
 	TwoLimits bool
+	// PerMinute is how many requests a minute one address may send before all of
+	// them are refused, with some room; 0: nothing is known of such a limit.
+	PerMinute int64
 }
 
 // The names of the types.
@@ -33,7 +36,7 @@ const (
 
 var types = [...]Type{
 	// service=registry.docker.io at auth.docker.io; limits: docs.docker.com/docker-hub/usage.
-	{Name: DockerHub, TokenEndpoints: []string{"https://auth.docker.io/token"}, TwoLimits: true},
+	{Name: DockerHub, TokenEndpoints: []string{"https://auth.docker.io/token"}, TwoLimits: true, PerMinute: 1500},
 	// realm https://ghcr.io/token. An expired personal access token gets 403
 	// "denied: denied" there, even for public images.
 	{Name: GHCR, ForbiddenMayBeCredential: true},

@@ -1,0 +1,362 @@
+package limit
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// hostWait is how long what goes to a registry waits for its turn: longer than a
+// request for an answer, since downloads last, but so that the client still gets to
+// know what it waited for.
+const hostWait = 15 * time.Second
+
+// proofWait is the same for a question about a right. Where there is a copy that may be
+// stale, the cache waits four seconds for the registry, and takes what comes later for
+// the registry's silence. What was not even sent must not look like that.
+const proofWait = 3 * time.Second
+
+// keptForProofs is how many of a host's turns only questions about rights get, as a
+// part of all: without an answer to those, nobody gets what is kept here.
+const keptForProofs = 8
+
+// Rate is how many requests a second one organisation may send to one registry, and
+// how many at once after a while without any.
+type Rate struct {
+	PerSecond float64
+	Burst     int
+}
+
+// Hosts are the registries that a node reaches, by canonical host and port: whatever
+// name, alias, mirror or redirect leads there, it is one.
+type Hosts struct {
+	// Connections is how many requests, and how many blobs besides, are under way at
+	// one host at once. If 0, 16.
+	Connections int
+	// Rate is that of whoever has none of its own. Zero: any.
+	Rate Rate
+
+	mu    sync.Mutex
+	hosts map[string]*Host
+	rates map[string]Rate
+}
+
+// SetRates replaces the rates, by organisation.
+func (a *Hosts) SetRates(rates map[string]Rate) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rates = rates
+}
+
+func (a *Hosts) rate(organisation string) Rate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r, ok := a.rates[organisation]; ok {
+		return r
+	}
+	return a.Rate
+}
+
+// Use is the host called key, until Leave. perMinute is how many requests a minute may
+// come from this node; 0: any number.
+func (a *Hosts) Use(key string, perMinute int64) *Host {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	h := a.hosts[key]
+	if h == nil {
+		all := int64(cmp.Or(a.Connections, 16))
+		h = &Host{
+			all: a, key: key, buckets: map[string]*rate.Limiter{},
+			requests: &Pool{Total: all, Kept: all / keptForProofs, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
+			blobs:    &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "blobs at once from " + key, Key: "upstream.connections"},
+		}
+		if a.hosts == nil {
+			a.hosts = map[string]*Host{}
+		}
+		a.hosts[key] = h
+	}
+	if perMinute > 0 && h.minute == nil {
+		h.minute = &Pool{Total: max(perMinute/3, 1), Wait: hostWait, Queue: math.MaxInt, What: "requests in half a minute to " + key, Key: "what the registry takes from one address"}
+	}
+	h.users++
+	return h
+}
+
+// known is the host called key; nil: no registry is there.
+func (a *Hosts) known(key string) *Host {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.hosts[key]
+}
+
+// Host is one of Hosts.
+type Host struct {
+	all   *Hosts
+	key   string
+	users int // guarded by all.mu
+
+	requests, blobs *Pool
+	// minute is a leaky bucket: a third of what may be sent in a minute may be sent at
+	// once, and runs out over half a minute, so that nobody who comes after a burst
+	// waits for a minute's end. nil: it is not counted.
+	minute *Pool
+
+	mu      sync.Mutex
+	buckets map[string]*rate.Limiter // by organisation
+	empty   time.Time                // when the bucket has run out
+}
+
+// InUse is how many calls are under way, those that bring blobs apart.
+func (h *Host) InUse() (requests, blobs int64) { return h.requests.inUse(), h.blobs.inUse() }
+
+// Leave ends a Use.
+func (h *Host) Leave() {
+	h.all.mu.Lock()
+	defer h.all.mu.Unlock()
+	if h.users--; h.users == 0 {
+		delete(h.all.hosts, h.key)
+	}
+}
+
+// Call is what somebody wants of a host.
+type Call struct {
+	Organisation string
+	// Blob: it fetches bytes of a blob. Everything else is short.
+	Blob bool
+	// Proof: it is about a right.
+	Proof bool
+	// Past is called when it would have to wait: true lets it go out all the same. If
+	// nil, it waits.
+	Past func() bool
+}
+
+// Ticket is the right to have one call under way at a host, until Close.
+type Ticket struct {
+	host  *Host
+	call  Call
+	spent atomic.Bool // the request that was waited for was sent
+
+	mu     sync.Mutex
+	slot   Slot
+	away   bool // the slot was given back for now
+	closed bool
+}
+
+// Admit waits until c may begin. Without an error the caller closes the Ticket.
+func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
+	t := &Ticket{host: h, call: c}
+	w := t.want()
+	if c.Proof {
+		w.Wait = proofWait
+	}
+	w.Past = c.Past
+	err := h.wait(ctx, w)
+	if err == nil {
+		t.slot, err = t.pool().Take(ctx, w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Ticket) pool() *Pool {
+	if t.call.Blob {
+		return t.host.blobs
+	}
+	return t.host.requests
+}
+
+func (t *Ticket) want() Want { return Want{Organisation: t.call.Organisation, Urgent: t.call.Proof} }
+
+// Spend counts a request to the host called key. The first one to the ticket's own host
+// has been waited for. More of them (tokens, redirects, what is sent again) cannot
+// wait, as a call under way has little time: they are paid for by those that come
+// later. One that was sent to another registry by a redirect needs what is left there:
+// else whoever has a registry could spend another's limits with it.
+func (t *Ticket) Spend(key string) error {
+	if key != t.host.key {
+		if h := t.host.all.known(key); h != nil {
+			return h.take(t.call.Organisation)
+		}
+	} else if !t.spent.Swap(true) {
+		return nil
+	}
+	t.host.charge(t.call.Organisation)
+	return nil
+}
+
+// Pause gives the slot back while nobody reads what the call brings.
+func (t *Ticket) Pause() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.away && !t.closed {
+		t.away = true
+		t.slot.Release()
+	}
+}
+
+// Resume waits for another slot after Pause.
+func (t *Ticket) Resume(ctx context.Context) error {
+	t.mu.Lock()
+	away := t.away && !t.closed
+	t.mu.Unlock()
+	if !away {
+		return nil
+	}
+	slot, err := t.pool().Take(ctx, t.want())
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		slot.Release()
+		return nil
+	}
+	t.slot, t.away = slot, false
+	return nil
+}
+
+// Close ends the call. It may be called more than once.
+func (t *Ticket) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed && !t.away {
+		t.slot.Release()
+	}
+	t.closed = true
+}
+
+// wait takes one request of what w's organisation may send, and waits for it.
+func (h *Host) wait(ctx context.Context, w Want) error {
+	if h.minute != nil {
+		slot, err := h.minute.Take(ctx, w)
+		if err != nil {
+			return err
+		}
+		h.runOut(slot)
+	}
+	b := h.bucket(w.Organisation)
+	if b == nil {
+		return nil
+	}
+	r := b.Reserve()
+	delay := r.Delay()
+	switch {
+	case delay == 0 || w.Past != nil && w.Past():
+		return nil
+	case delay > cmp.Or(w.Wait, hostWait):
+		r.Cancel()
+		return h.tooFast(w.Organisation, delay)
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		r.Cancel()
+		return context.Cause(ctx)
+	}
+}
+
+// runOut releases one of minute after those that came before.
+func (h *Host) runOut(slot Slot) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	every := time.Minute / time.Duration(2*h.minute.Total)
+	if now := time.Now(); h.empty.Before(now) {
+		h.empty = now
+	}
+	h.empty = h.empty.Add(every)
+	time.AfterFunc(time.Until(h.empty), slot.Release)
+}
+
+// charge counts one request that is not waited for.
+func (h *Host) charge(organisation string) {
+	if h.minute != nil {
+		h.runOut(h.minute.Charge(organisation, 1))
+	}
+	if b := h.bucket(organisation); b != nil {
+		b.Reserve()
+	}
+}
+
+// take counts one request if there is one left.
+func (h *Host) take(organisation string) error {
+	if b := h.bucket(organisation); b != nil && !b.Allow() {
+		return h.tooFast(organisation, time.Second)
+	}
+	if h.minute != nil {
+		h.runOut(h.minute.Charge(organisation, 1))
+	}
+	return nil
+}
+
+// bucket is organisation's; nil: it has no limit.
+func (h *Host) bucket(organisation string) *rate.Limiter {
+	want := h.all.rate(organisation)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b := h.buckets[organisation]
+	switch {
+	case want == (Rate{}):
+		return nil
+	case b == nil:
+		b = rate.NewLimiter(rate.Limit(want.PerSecond), want.Burst)
+		h.buckets[organisation] = b
+	case b.Limit() != rate.Limit(want.PerSecond) || b.Burst() != want.Burst:
+		b.SetLimit(rate.Limit(want.PerSecond))
+		b.SetBurst(want.Burst)
+	}
+	return b
+}
+
+func (h *Host) tooFast(organisation string, after time.Duration) error {
+	want := h.all.rate(organisation)
+	return refusal("limits.rate", after.Truncate(time.Second)+time.Second, "%s: it sends more than %g requests a second to %s, which is its limit (limits.rate): pull again in a moment, or ask whoever runs the node to raise it",
+		whose(organisation), want.PerSecond, h.key)
+}
+
+// Waiting is how many calls of one organisation wait at one host.
+type Waiting struct {
+	Host, Organisation string
+	Calls              int
+}
+
+// Waiting says who waits, in order.
+func (a *Hosts) Waiting() []Waiting {
+	a.mu.Lock()
+	var pools []*Pool
+	var keys []string
+	for key, h := range a.hosts {
+		for _, p := range []*Pool{h.requests, h.blobs, h.minute} {
+			if p != nil {
+				pools, keys = append(pools, p), append(keys, key)
+			}
+		}
+	}
+	a.mu.Unlock()
+	calls := map[Waiting]int{}
+	for i, p := range pools {
+		for organisation, n := range p.Waiting() {
+			calls[Waiting{Host: keys[i], Organisation: organisation}] += n
+		}
+	}
+	var all []Waiting
+	for w, n := range calls {
+		w.Calls = n
+		all = append(all, w)
+	}
+	slices.SortFunc(all, func(x, y Waiting) int {
+		return cmp.Or(cmp.Compare(x.Host, y.Host), cmp.Compare(x.Organisation, y.Organisation))
+	})
+	return all
+}

@@ -1,0 +1,339 @@
+// Package limit is admission control: it shares out what there is only so much of
+// (requests at once, connections to a registry, memory, requests a minute) among
+// organisations, so that one of them that asks for everything at the same time takes
+// next to nothing from the others.
+package limit
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"berth/oci"
+)
+
+// defaultWait lets a burst that is over in seconds go unnoticed, and leaves time
+// to answer before clients give up on the header of an answer.
+const defaultWait = 5 * time.Second
+
+// Pool is an amount of something. What an organisation may not have now waits in a
+// queue of its own, first come first served, and gets 503 after a while with the time
+// to try again. Callers without an organisation are one more.
+//
+// The zero Pool limits nobody, and so does a nil one. It outlives configurations,
+// which change its limits while requests run. Safe for concurrent use.
+type Pool struct {
+	// Total is what all have together; 0: any amount. A quarter of it is for those who
+	// have nothing yet, or no more than what stays free: so one alone gets three
+	// quarters, and whoever comes then is let in at once, however long the first one
+	// holds what it has.
+	Total int64
+	// Kept is how much of Total only urgent ones get.
+	Kept int64
+	// Most is what one organisation may have, unless SetLimits gave it a limit; 0:
+	// any amount.
+	Most int64
+	// Wait is how long Acquire waits at most. If 0, 5 s.
+	Wait time.Duration
+	// Queue is how many of one organisation wait at most. If 0, as many as its
+	// limit.
+	Queue int
+	// What is counted, and the configuration key of its limit, for the error. If
+	// empty, requests.
+	What, Key string
+
+	mu      sync.Mutex
+	used    int64
+	arrived uint64
+	parties map[string]*party // by organisation
+}
+
+// party is an organisation that has a limit, or has or wants something now. It is
+// guarded by the pool's mutex.
+type party struct {
+	organisation string
+	limit        int64 // 0: the pool's Most
+	used         int64
+	queue        []*waiter
+}
+
+// waiter is one in a queue. Admission closes admitted.
+type waiter struct {
+	Want
+
+	admitted chan struct{}
+	arrived  uint64
+}
+
+// Want is what Acquire is to get.
+type Want struct {
+	Organisation string
+	// N is how much. If 0, 1.
+	N int64
+	// Urgent goes before what else the organisation waits for, and may have what is
+	// kept.
+	Urgent bool
+	// Wait is how long to wait at most. If 0, as long as the pool says.
+	Wait time.Duration
+	// Past is called when there would be a wait: true lets it in all the same. If nil,
+	// it waits.
+	Past func() bool
+}
+
+// Slot is what one has until Release. The zero Slot is nothing.
+type Slot struct {
+	pool  *Pool
+	party *party
+	n     int64
+}
+
+// SetLimits replaces the limits, by organisation. What runs goes on and counts
+// under the new limit; an organisation that is not in limits has the pool's Most.
+func (p *Pool) SetLimits(limits map[string]int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range p.parties {
+		q.limit = 0
+	}
+	for organisation, limit := range limits {
+		p.party(organisation).limit = int64(limit)
+	}
+	p.admit()
+	for _, q := range p.parties {
+		p.forget(q)
+	}
+}
+
+// Acquire waits until organisation may do one thing more. Without an error the
+// caller releases the Slot.
+func (p *Pool) Acquire(ctx context.Context, organisation string) (Slot, error) {
+	return p.Take(ctx, Want{Organisation: organisation})
+}
+
+// Take waits for what w says. Without an error the caller releases the Slot.
+func (p *Pool) Take(ctx context.Context, w Want) (Slot, error) {
+	if p == nil {
+		return Slot{}, nil
+	}
+	w.N = max(w.N, 1)
+	slot, waits, err := p.enqueue(w)
+	if waits == nil {
+		return slot, err
+	}
+	timer := time.NewTimer(cmp.Or(w.Wait, p.Wait, defaultWait))
+	defer timer.Stop()
+	select {
+	case <-waits.admitted:
+		return slot, nil
+	case <-timer.C:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if refusal, ok := p.dequeue(slot.party, waits); ok {
+		if err == nil {
+			err = refusal
+		}
+		return Slot{}, err
+	}
+	return slot, nil // it was admitted in this moment
+}
+
+// Charge takes n, whether there is that much or not: what has been used already, or
+// may not wait.
+func (p *Pool) Charge(organisation string, n int64) Slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.grant(p.party(organisation), n)
+}
+
+// party is that of organisation, maybe a new one. Caller holds mu.
+func (p *Pool) party(organisation string) *party {
+	q := p.parties[organisation]
+	if q == nil {
+		q = &party{organisation: organisation}
+		if p.parties == nil {
+			p.parties = map[string]*party{}
+		}
+		p.parties[organisation] = q
+	}
+	return q
+}
+
+// forget drops a party that has nothing, wants nothing and has no limit of its own.
+// Caller holds mu.
+func (p *Pool) forget(q *party) {
+	if q.used == 0 && q.limit == 0 && len(q.queue) == 0 && p.parties[q.organisation] == q {
+		delete(p.parties, q.organisation)
+	}
+}
+
+func (p *Pool) grant(q *party, n int64) Slot {
+	q.used += n
+	p.used += n
+	return Slot{p, q, n}
+}
+
+// most is what q may have. Caller holds mu.
+func (p *Pool) most(q *party) int64 {
+	return cmp.Or(q.limit, p.Most, math.MaxInt64)
+}
+
+// fits says whether q may have w now. What is more than its whole limit gets it
+// alone. Caller holds mu.
+func (p *Pool) fits(q *party, w Want) bool {
+	if q.used > 0 && q.used > p.most(q)-w.N {
+		return false
+	}
+	if p.Total == 0 {
+		return true
+	}
+	free := p.Total - p.used
+	if !w.Urgent {
+		free -= p.Kept
+	}
+	stays := free - w.N
+	return stays >= 0 && (q.used == 0 || stays >= p.Total/4 || q.used+w.N <= stays)
+}
+
+// enqueue takes a slot, or a place in the queue.
+func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.party(w.Organisation)
+	switch {
+	case p.Total == 0 && p.most(q) == math.MaxInt64:
+		p.forget(q)
+		return Slot{}, nil, nil
+	case (len(q.queue) == 0 || w.Urgent && !q.queue[0].Urgent) && p.fits(q, w):
+		return p.grant(q, w.N), nil, nil
+	case w.Past != nil && w.Past():
+		return p.grant(q, w.N), nil, nil
+	case int64(len(q.queue)) >= cmp.Or(int64(p.Queue), p.most(q)):
+		return Slot{}, nil, p.tooMany(q)
+	}
+	p.arrived++
+	waits := &waiter{Want: w, admitted: make(chan struct{}), arrived: p.arrived}
+	at := len(q.queue)
+	if w.Urgent {
+		if i := slices.IndexFunc(q.queue, func(o *waiter) bool { return !o.Urgent }); i >= 0 {
+			at = i
+		}
+	}
+	q.queue = slices.Insert(q.queue, at, waits)
+	return Slot{p, q, w.N}, waits, nil
+}
+
+// dequeue gives up a place in the queue, and says why. False: it was admitted already.
+func (p *Pool) dequeue(q *party, waits *waiter) (refusal error, ok bool) { //nolint:revive // the error is a value here, not how it went
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(q.queue, waits)
+	if i < 0 {
+		return nil, false
+	}
+	q.queue = slices.Delete(q.queue, i, i+1)
+	refusal = p.tooMany(q)
+	p.admit() // what is behind it may be smaller
+	p.forget(q)
+	return refusal, true
+}
+
+// Release makes room for those who wait. It must be called once.
+func (s Slot) Release() { s.giveBack(s.n) }
+
+// Shrink gives back what is more than n.
+func (s *Slot) Shrink(n int64) {
+	if s.n > n {
+		s.giveBack(s.n - n)
+		s.n = n
+	}
+}
+
+func (s Slot) giveBack(n int64) {
+	if s.pool == nil {
+		return
+	}
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.party.used -= n
+	s.pool.used -= n
+	s.pool.admit()
+	s.pool.forget(s.party)
+}
+
+// admit lets in who waits, as many as fit: of several organisations the one that has
+// least goes first, of two that have as much the one that came first. Caller holds mu.
+func (p *Pool) admit() {
+	for {
+		var next *party
+		for _, q := range p.parties {
+			if len(q.queue) == 0 || !p.fits(q, q.queue[0].Want) {
+				continue
+			}
+			if next == nil || cmp.Or(cmp.Compare(q.used, next.used), cmp.Compare(q.queue[0].arrived, next.queue[0].arrived)) < 0 {
+				next = q
+			}
+		}
+		if next == nil {
+			return
+		}
+		p.grant(next, next.queue[0].N)
+		close(next.queue[0].admitted)
+		next.queue = slices.Delete(next.queue, 0, 1)
+	}
+}
+
+func (p *Pool) inUse() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.used
+}
+
+// Waiting is how many of each organisation wait.
+func (p *Pool) Waiting() map[string]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := map[string]int{}
+	for organisation, q := range p.parties {
+		if len(q.queue) > 0 {
+			all[organisation] = len(q.queue)
+		}
+	}
+	return all
+}
+
+// tooMany is no 429, which everybody takes for the registry's limit. Its code is
+// one after which dockerd tries again: after DENIED and TOOMANYREQUESTS it does
+// not (retryOnError in moby's distribution/errors.go).
+func (p *Pool) tooMany(q *party) error {
+	what, key := cmp.Or(p.What, "requests"), cmp.Or(p.Key, "limits.requests")
+	switch {
+	case p.Total == 0 && q.organisation == "":
+		return refusal(key, defaultWait, "%d %s of callers without an organisation go on at once on this node, and more wait: pull again in a moment", p.most(q), what)
+	case p.Total == 0:
+		return refusal(key, defaultWait, "%s: %d of its %s go on at once on this node, and more wait; that is its limit (%s): pull again in a moment, or ask whoever runs the node to raise it",
+			whose(q.organisation), p.most(q), what, key)
+	}
+	return refusal(key, defaultWait, "%s: it has %d of the %d %s that this node shares out (%s), and more wait: pull again in a moment",
+		whose(q.organisation), q.used, p.Total, what, key)
+}
+
+func whose(organisation string) string {
+	if organisation == "" {
+		return "callers without an organisation"
+	}
+	return "organisation " + organisation
+}
+
+// refusal is the error of one who waited too long.
+func refusal(rule string, after time.Duration, format string, args ...any) error {
+	return &oci.Error{
+		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown, Rule: rule,
+		Message: fmt.Sprintf(format, args...), RetryAfter: after,
+	}
+}

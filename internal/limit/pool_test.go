@@ -1,0 +1,377 @@
+package limit
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"berth/oci"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// acquired is what became of one call of Acquire.
+type acquired struct {
+	Slot
+	err error
+}
+
+// acquireLater calls Acquire in the background.
+func acquireLater(ctx context.Context, l *Pool, organisation string) chan acquired {
+	c := make(chan acquired, 1)
+	go func() {
+		s, err := l.Acquire(ctx, organisation)
+		c <- acquired{s, err}
+	}()
+	return c
+}
+
+// mustAcquire takes a slot that must be free.
+func mustAcquire(t *testing.T, l *Pool, organisation string) Slot {
+	t.Helper()
+	s, waits, err := l.enqueue(Want{Organisation: organisation, N: 1})
+	if err != nil || waits != nil || s.party == nil {
+		t.Fatalf("%s does not get in: %v", organisation, err)
+	}
+	return s
+}
+
+func mustWait(t *testing.T, c chan acquired) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case a := <-c:
+		t.Fatalf("it did not wait: %+v", a)
+	default:
+	}
+}
+
+func mustCome(t *testing.T, c chan acquired) acquired {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case a := <-c:
+		return a
+	default:
+		t.Fatal("it still waits")
+		return acquired{}
+	}
+}
+
+// unlimited fails if organisation has a limit.
+func unlimited(t *testing.T, l *Pool, organisation string) {
+	t.Helper()
+	if s, err := l.Acquire(t.Context(), organisation); s != (Slot{}) || err != nil {
+		t.Errorf("%q is limited: %v, %v", organisation, s, err)
+	}
+}
+
+func TestPool_QueueIsFirstInFirstOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Pool{}
+		l.SetLimits(map[string]int{"acme": 2, "globex": 1})
+		first, second := mustAcquire(t, l, "acme"), mustAcquire(t, l, "acme")
+		third := acquireLater(t.Context(), l, "acme")
+		mustWait(t, third)
+		fourth := acquireLater(t.Context(), l, "acme")
+		mustWait(t, fourth)
+
+		// The queue is as long as the limit.
+		_, err := l.Acquire(t.Context(), "acme")
+		e, ok := errors.AsType[*oci.Error](err)
+		if !ok || e.HTTPStatus() != http.StatusServiceUnavailable || e.RetryAfter <= 0 {
+			t.Errorf("one too many in the queue: %v", err)
+		}
+
+		// Other organisations are not touched, nor are callers without one.
+		mustAcquire(t, l, "globex").Release()
+		unlimited(t, l, "")
+
+		first.Release()
+		got := mustCome(t, third)
+		mustWait(t, fourth)
+		second.Release()
+		mustCome(t, fourth).Release()
+		got.Release()
+		if q := l.parties["acme"]; q.used != 0 || len(q.queue) != 0 {
+			t.Errorf("something is left: %+v", q)
+		}
+	})
+}
+
+func TestPool_WaitEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Pool{}
+		l.SetLimits(map[string]int{"acme": 1})
+		s := mustAcquire(t, l, "acme")
+		begun := time.Now()
+		_, err := l.Acquire(t.Context(), "acme")
+		e, ok := errors.AsType[*oci.Error](err)
+		if !ok || e.Class != oci.Policy || e.HTTPStatus() != http.StatusServiceUnavailable {
+			t.Errorf("after the wait: %v", err)
+		}
+		if waited := time.Since(begun); waited != defaultWait {
+			t.Errorf("it waited %v", waited)
+		}
+
+		gone := errors.New("the client left")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		c := acquireLater(ctx, l, "acme")
+		mustWait(t, c)
+		cancel(gone)
+		if a := mustCome(t, c); !errors.Is(a.err, gone) {
+			t.Errorf("a client that left: %+v", a)
+		}
+		if len(s.party.queue) != 0 {
+			t.Error("a request that gave up is still in the queue")
+		}
+		s.Release()
+		mustAcquire(t, l, "acme").Release()
+	})
+}
+
+// A request that is admitted in the moment in which its wait ends keeps the slot:
+// dropping it would lose the slot for good.
+func TestPool_AdmissionAtTheEndOfTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Pool{}
+		l.SetLimits(map[string]int{"acme": 1})
+		s := mustAcquire(t, l, "acme")
+		for range 200 { // select picks either of two ready cases
+			ctx, cancel := context.WithCancel(t.Context())
+			c := acquireLater(ctx, l, "acme")
+			mustWait(t, c)
+			s.Release()
+			cancel()
+			a := mustCome(t, c)
+			if a.err != nil {
+				t.Fatalf("admitted, and then: %v", a.err)
+			}
+			s = a.Slot
+		}
+		s.Release()
+		mustAcquire(t, l, "acme").Release()
+	})
+}
+
+// Requests that were admitted before a change count after it.
+func TestPool_LimitsChangeLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Pool{}
+		l.SetLimits(map[string]int{"acme": 2})
+		a, b := mustAcquire(t, l, "acme"), mustAcquire(t, l, "acme")
+		c := acquireLater(t.Context(), l, "acme")
+		mustWait(t, c)
+		l.SetLimits(map[string]int{"acme": 3})
+		third := mustCome(t, c)
+
+		l.SetLimits(map[string]int{"acme": 1})
+		a.Release()
+		b.Release()
+		d := acquireLater(t.Context(), l, "acme")
+		mustWait(t, d)
+		l.SetLimits(nil) // the organisation is gone: it is refused elsewhere
+		fourth := mustCome(t, d)
+		third.Release()
+		fourth.Release()
+		unlimited(t, l, "acme")
+	})
+}
+
+func TestPool_Nil(t *testing.T) {
+	var none *Pool
+	unlimited(t, none, "acme")
+	Slot{}.Release()
+}
+
+// held takes slots of n until there is none at once.
+func held(t *testing.T, p *Pool, organisation string, urgent bool) (all []Slot) {
+	t.Helper()
+	for {
+		s, waits, err := p.enqueue(Want{Organisation: organisation, N: 1, Urgent: urgent})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if waits != nil {
+			p.dequeue(s.party, waits)
+			return all
+		}
+		all = append(all, s)
+	}
+}
+
+// Whoever comes is let in at once, however much those before him wanted, and some of
+// it is for what is urgent alone.
+func TestPool_SharesOutWhatIsFree(t *testing.T) {
+	p := &Pool{Total: 16}
+	first := held(t, p, "a", false)
+	for _, organisation := range []string{"b", "c", ""} {
+		if got := held(t, p, organisation, false); len(got) == 0 {
+			t.Errorf("%q, after %d of a's, gets nothing", organisation, len(first))
+		}
+	}
+	if len(first) != 12 {
+		t.Errorf("one alone gets %d of 16", len(first))
+	}
+	for _, total := range []int64{1, 2} { // as few as a configuration may have
+		if got := held(t, &Pool{Total: total}, "a", false); int64(len(got)) != total {
+			t.Errorf("of %d one gets %d", total, len(got))
+		}
+	}
+
+	p = &Pool{Total: 16, Kept: 2}
+	for i := range 40 {
+		held(t, p, string(rune('A'+i)), false)
+	}
+	if p.used != 14 {
+		t.Errorf("forty that flood get %d", p.used)
+	}
+	for _, organisation := range []string{"acme", "bolt"} {
+		if got := held(t, p, organisation, true); len(got) != 1 {
+			t.Errorf("what is urgent of %s gets %d", organisation, len(got))
+		}
+	}
+}
+
+// Who has least goes first, what is urgent before the rest of its own.
+func TestPool_LeastGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Pool{Total: 4, Queue: 100}
+		flood := held(t, p, "globex", false)
+		flood = append(flood, held(t, p, "initech", false)...)
+		var order []string
+		var wg sync.WaitGroup
+		wait := func(name string, w Want) {
+			wg.Go(func() {
+				s, err := p.Take(t.Context(), w)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				order = append(order, name)
+				s.Release()
+			})
+			synctest.Wait()
+		}
+		for range 3 {
+			wait("globex", Want{Organisation: "globex"})
+		}
+		wait("acme", Want{Organisation: "acme"})
+		wait("globex, urgent", Want{Organisation: "globex", Urgent: true})
+		wait("nobody", Want{})
+		for _, s := range flood {
+			s.Release()
+			synctest.Wait()
+		}
+		wg.Wait()
+		if want := []string{"acme", "nobody", "globex, urgent", "globex", "globex", "globex"}; !slices.Equal(order, want) {
+			t.Errorf("%q", order)
+		}
+		if p.used != 0 || len(p.parties) != 0 {
+			t.Errorf("something is left: %d, %v", p.used, p.parties)
+		}
+	})
+}
+
+// Amounts: what is more than a limit gets it alone, and what shrinks makes room.
+func TestPool_Amounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Pool{Most: 10, Queue: 100}
+		big, err := p.Take(t.Context(), Want{Organisation: "a", N: 40})
+		if err != nil {
+			t.Fatal(err)
+		}
+		small := make(chan Slot)
+		go func() {
+			s, err := p.Take(t.Context(), Want{Organisation: "a", N: 6})
+			if err != nil {
+				t.Error(err)
+			}
+			small <- s
+		}()
+		synctest.Wait()
+		if n := p.Waiting()["a"]; n != 1 {
+			t.Errorf("%d wait", n)
+		}
+		big.Shrink(4)
+		s := <-small
+		big.Release()
+		s.Release()
+		if p.used != 0 || len(p.parties) != 0 {
+			t.Errorf("something is left: %d, %v", p.used, p.parties)
+		}
+	})
+}
+
+// One organisation floods with whatever it likes; what another one asks for waits for
+// a bounded number of turns, not for the flood's length.
+func TestPool_AFloodDelaysAnotherByABoundedNumberOfTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Pool{Total: 16, Kept: 2, Wait: time.Hour, Queue: 10_000}
+		const turn = time.Second
+		var wg sync.WaitGroup
+		for i := range 1000 {
+			wg.Go(func() {
+				s, err := p.Take(t.Context(), Want{Organisation: "globex", Urgent: i%2 == 0})
+				if err == nil {
+					time.Sleep(turn)
+					s.Release()
+				}
+			})
+		}
+		synctest.Wait()
+		begun := time.Now()
+		for range 20 { // a pull, one after the other
+			s, err := p.Take(t.Context(), Want{Organisation: "acme"})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s.Release()
+		}
+		if took := time.Since(begun); took > turn {
+			t.Errorf("twenty requests took %v beside a flood", took)
+		}
+		wg.Wait()
+	})
+}
+
+// Of two who may both have one more, the one that has less gets it, though it came later.
+func TestPool_LessGoesBeforeEarlier(t *testing.T) {
+	p := &Pool{Total: 8}
+	take := func(organisation string) Slot { return p.Charge(organisation, 1) }
+	var more, room []Slot
+	for range 5 {
+		more = append(more, take("more"))
+	}
+	take("less")
+	room = append(room, take("room"), take("room"))
+	waits := map[string]*waiter{}
+	for _, organisation := range []string{"more", "less"} {
+		_, w, err := p.enqueue(Want{Organisation: organisation, N: 1})
+		if w == nil || err != nil {
+			t.Fatal(w, err)
+		}
+		waits[organisation] = w
+	}
+	for _, s := range append(room, more[0]) {
+		s.Release()
+	}
+	select {
+	case <-waits["less"].admitted:
+	default:
+		t.Error("the one with less still waits")
+	}
+	select {
+	case <-waits["more"].admitted:
+		t.Error("the one with more came first")
+	default:
+	}
+}
