@@ -18,6 +18,7 @@ import (
 	"berth/oci"
 
 	"berth/internal/secret"
+	"berth/internal/share"
 
 	"berth/auth/credential"
 	"berth/upstream/classify"
@@ -66,7 +67,7 @@ type Client struct {
 	probe     prober
 	exchange  exchange
 	standings *standings
-	tokens    *lru.Cache[tokenKey, bearerToken]
+	tokens    *share.LRU[tokenKey, bearerToken]
 	perRepo   *lru.Cache[string, Challenge]
 	fetching  *flight.Group[tokenKey, bearerToken]
 	purges    purges
@@ -101,10 +102,6 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := lru.New[tokenKey, bearerToken](o.Tokens)
-	if err != nil {
-		return nil, err
-	}
 	perRepo, err := lru.New[string, Challenge](keptChallenges)
 	if err != nil {
 		return nil, err
@@ -114,7 +111,7 @@ func New(o Options) (*Client, error) {
 		origin:  realms.origin, registry: o.Registry, limit: o.Timeout, now: o.Now, log: o.Logger, metrics: o.Metrics,
 		exchange:  exchange{registry: o.Registry, kind: o.Type, realms: realms, send: o.Transport, now: o.Now, userAgent: o.UserAgent},
 		standings: standings,
-		tokens:    tokens,
+		tokens:    share.New[tokenKey, bearerToken](int64(o.Tokens), nil),
 	}
 	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged, mayAsk: realms.allows}
 	a.probe.flights = flight.New[struct{}, Challenge](o.Timeout)
@@ -309,7 +306,7 @@ func (a *Client) dropToken(used secret.Text, cred *credential.Credential, repo s
 		return true
 	}
 	key := newTokenKey(*c, cred, repo)
-	t, ok := a.tokens.Peek(key)
+	t, ok := a.tokens.Get(key)
 	if !ok || !t.text.Equal(used) {
 		return true // somebody else has dropped or replaced it
 	}

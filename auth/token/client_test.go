@@ -247,7 +247,6 @@ func TestNewAuthorityRefuses(t *testing.T) {
 		"no transport": {Origin: good},
 		"no origin":    {Transport: http.DefaultTransport},
 		"bad endpoint": {Origin: good, Transport: http.DefaultTransport, TokenEndpoints: []string{"http://x"}},
-		"no room":      {Origin: good, Transport: http.DefaultTransport, Tokens: -1},
 	} {
 		if a, err := New(o); err == nil {
 			a.Close()
@@ -270,5 +269,31 @@ func TestKeptTokenIsWorthAnotherTry(t *testing.T) {
 	}
 	if !a.Rejected(last, cred, "x") {
 		t.Error("a token that was handed out again is not worth another try")
+	}
+}
+
+// Whoever asks for name after name does not make the node ask for others' tokens again.
+func TestTokens_OthersStay(t *testing.T) {
+	f := newFakeRegistry(t, false)
+	a := f.authority(Options{Tokens: 20})
+	acme, globex := testAccount("acme", "ci", "bot", "pw"), testAccount("globex", "ci", "other", "pw")
+	for _, who := range []*credential.Credential{acme, globex} {
+		for i := range 100 {
+			if who == acme && i == 5 {
+				break
+			}
+			if _, err := f.header(a, who, fmt.Sprint("repo", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	before := f.get(&f.tokenRequests)
+	for i := range 5 {
+		if _, err := f.header(a, acme, fmt.Sprint("repo", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := f.get(&f.tokenRequests) - before; n != 0 {
+		t.Errorf("acme's tokens were pushed out: %d requests", n)
 	}
 }

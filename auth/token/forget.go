@@ -16,11 +16,7 @@ func (a *Client) Forget(organisation string) {
 	a.purges.mu.Lock()
 	defer a.purges.mu.Unlock()
 	a.purges.done++
-	for _, key := range a.tokens.Keys() {
-		if key.organisation == organisation {
-			a.tokens.Remove(key)
-		}
-	}
+	a.tokens.RemoveIf(func(key tokenKey, _ bearerToken) bool { return key.organisation == organisation })
 }
 
 // before is for keep, taken before a token is asked for.
@@ -36,6 +32,6 @@ func (a *Client) keep(key tokenKey, t bearerToken, before uint64) {
 	a.purges.mu.Lock()
 	defer a.purges.mu.Unlock()
 	if a.purges.done == before {
-		a.tokens.Add(key, t)
+		a.tokens.Add(key.organisation, key, t)
 	}
 }
