@@ -14,7 +14,7 @@ import (
 	"berth/oci"
 )
 
-// operation is what a request on the wire is for, as a metric label.
+// operation is what a request on the wire is for.
 type operation string
 
 const (
@@ -27,6 +27,15 @@ const (
 	opAuth      operation = "auth"     // challenges and tokens
 	opRedirect  operation = "redirect" // whatever a redirect of the above led to
 )
+
+// label is o in metrics. A question about a blob that is kept and the download of one
+// that is not are one there: else who may have neither saw which of them his request was.
+func (o operation) label() string {
+	if o.kind() == oci.Blob {
+		return "blob"
+	}
+	return string(o)
+}
 
 // kind is what classify.Answer calls the object of an operation.
 func (o operation) kind() oci.Kind {
@@ -143,8 +152,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 // try counts one request on the wire.
 func (m *Metrics) try(registry string, op operation, resp *http.Response, err error, took time.Duration) {
-	m.requests.WithLabelValues(registry, string(op), codeLabel(resp, err)).Inc()
-	m.durations.WithLabelValues(registry, string(op)).Observe(took.Seconds())
+	m.requests.WithLabelValues(registry, op.label(), codeLabel(resp, err)).Inc()
+	m.durations.WithLabelValues(registry, op.label()).Observe(took.Seconds())
 	if op == opManifest && err == nil && resp.StatusCode == http.StatusOK {
 		m.mu.Lock()
 		m.manifests[registry]++

@@ -38,8 +38,8 @@ func TestMetrics(t *testing.T) {
 		t.Error("a missing blob was found")
 	}
 	for labels, want := range map[[2]string]float64{
-		{"manifest_head", "200"}: 1, {"manifest_get", "200"}: 1, {"blob_get", "307"}: 1, {"redirect", "200"}: 1,
-		{"blob_probe", "404"}: 1, {"auth", "401"}: 1, {"auth", "200"}: 1,
+		{"manifest_head", "200"}: 1, {"manifest_get", "200"}: 1, {"blob", "307"}: 1, {"redirect", "200"}: 1,
+		{"blob", "404"}: 1, {"auth", "401"}: 1, {"auth", "200"}: 1,
 	} {
 		if got := testutil.ToFloat64(m.requests.WithLabelValues("registry.test", labels[0], labels[1])); got != want {
 			t.Errorf("requests %v: %v, want %v", labels, got, want)
@@ -77,7 +77,7 @@ func TestRetriesAreCounted(t *testing.T) {
 				t.Errorf("%s: %v", reason, got)
 			}
 		}
-		if got := testutil.ToFloat64(r.metrics.requests.WithLabelValues("registry.test", "blob_get", "unreachable")); got != 1 {
+		if got := testutil.ToFloat64(r.metrics.requests.WithLabelValues("registry.test", "blob", "unreachable")); got != 1 {
 			t.Errorf("%v requests without an answer", got)
 		}
 	})
