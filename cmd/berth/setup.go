@@ -103,7 +103,7 @@ func (f *setupFlags) plan(c *cobra.Command, a *nodeFlags, o *options, client str
 	if err != nil {
 		return none, err
 	}
-	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, File: f.file, Unlisted: cfg.UnlistedRegistries == config.UnlistedPublic}
+	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, File: f.file, Metrics: cfg.Admin.Address.String(), Unlisted: cfg.UnlistedRegistries == config.UnlistedPublic}
 	for _, r := range registries {
 		options.Registries = append(options.Registries, clientsetup.Registry(r))
 	}

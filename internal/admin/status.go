@@ -315,6 +315,30 @@ func (s Status) Public() Status {
 	return s
 }
 
+// unnamed stands for an organisation where none is named.
+const unnamed = "(berth status names it)"
+
+// Nameless is s without what tells one organisation from another, for those who may be
+// anybody on the node. What concerns the node, and callers without an organisation, is
+// in it.
+func (s Status) Nameless() Status {
+	s = s.Public()
+	s.Listeners = mapped(s.Listeners, func(l Listener) Listener {
+		if l.Organisation != "" {
+			l.Organisation = unnamed
+		}
+		return l
+	})
+	s.Configuration.Organisations = mapped(s.Configuration.Organisations, func(f File) File {
+		return File{Organisation: unnamed, State: f.State}
+	})
+	s.Accounts = slices.DeleteFunc(slices.Clone(s.Accounts), func(a Account) bool { return a.Organisation != Nobody })
+	s.Held = slices.DeleteFunc(slices.Clone(s.Held), func(h Held) bool { return h.Organisation != Nobody })
+	s.Failures = slices.DeleteFunc(slices.Clone(s.Failures), func(f Failure) bool { return f.Organisation != Nobody })
+	s.Fills = []Fill{} // a size tells which image it is
+	return s
+}
+
 // hidden leaves that there is something.
 func hidden(text string) string {
 	if text == "" {

@@ -163,12 +163,19 @@ type Upstream struct {
 type Admin struct {
 	// Where /metrics, /healthz, /readyz and the status page are served; written
 	// like a listener's address. An address that others can reach needs
-	// web_config_file. Empty: nowhere. Default: localhost:5001. Needs a restart.
+	// web_config_file. Without that and token_file every program of this node reads
+	// the metrics, which name organisations; the page then names none. Empty:
+	// nowhere. Default: localhost:5001. Needs a restart.
 	Address Address `yaml:"address" restart:"yes"`
 
 	// A web configuration file of the Prometheus exporter toolkit: TLS and basic
 	// authentication for this address. Default: none. Needs a restart.
 	WebConfigFile string `yaml:"web_config_file" restart:"yes"`
+
+	// A file with a token that /metrics and the page ask for, as a secret file:
+	// "Authorization: Bearer TOKEN". It is read for each request, so a new one is
+	// good at once. Default: none. Needs a restart.
+	TokenFile string `yaml:"token_file" restart:"yes"`
 
 	// The Unix socket that commands such as "berth status" talk to. Failing to
 	// make it never stops pulls. Empty: no socket. Default: /run/berth/admin.sock;

@@ -150,6 +150,7 @@ func (c *Config) resolve(in folder) {
 	c.OrganisationsDirectory = in.absolute(c.OrganisationsDirectory)
 	c.Cache.Directory = in.absolute(c.Cache.Directory)
 	c.Admin.WebConfigFile = in.absolute(c.Admin.WebConfigFile)
+	c.Admin.TokenFile = in.absolute(c.Admin.TokenFile)
 	c.Admin.Socket = in.absolute(c.Admin.Socket)
 	if c.Audit.File != "-" {
 		c.Audit.File = in.absolute(c.Audit.File)

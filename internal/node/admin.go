@@ -34,7 +34,7 @@ func (n *node) listenAdmin(ctx context.Context, sockets *inheritedSockets) []net
 }
 
 // shielded is s for the operators' address. Without a password a browser on the
-// node must not be led there by a page: what is shown names every organisation.
+// node must not be led there by a page: metrics name every organisation.
 func (n *node) shielded(s *http.Server) *http.Server {
 	if n.started.Admin.WebConfigFile == "" {
 		s.Handler = proxy.KeepPagesOut(s.Handler, n.log)
@@ -48,17 +48,24 @@ func (n *node) adminServing() serving {
 	if a.WebConfigFile == "" {
 		return plainly
 	}
-	return webServer{file: a.WebConfigFile, log: n.log}.serve
+	return webServer{file: a.WebConfigFile, token: a.TokenFile != "", log: n.log}.serve
 }
 
 // adminServer answers at the operators' address. What says only that the node is well
 // takes no place: whoever watches it gets its answer however many read the rest.
 func (n *node) adminServer(connections *proxy.Connections) *http.Server {
+	a := &n.started.Admin
+	closed, status := connections.LetIn, n.status
+	switch {
+	case a.TokenFile != "":
+		b := &bearer{file: a.TokenFile, hung: n.hung, log: n.log}
+		closed = func(next http.Handler) http.Handler { return b.only(connections.LetIn(next)) }
+	case a.WebConfigFile == "":
+		status = n.namelessStatus // anybody on the node reads it
+	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", connections.LetIn(promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry})))
-	mux.Handle("GET /", connections.LetIn(admin.NewPage(admin.PageOptions{
-		Status: n.status, History: n.history, Local: n.started.Admin.Address.Loopback(),
-	})))
+	mux.Handle("GET /metrics", closed(promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry})))
+	mux.Handle("GET /", closed(admin.NewPage(admin.PageOptions{Status: status, History: n.history, Local: a.Address.Loopback()})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails
 	})

@@ -26,8 +26,12 @@ func CheckFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
 	}
 	if file := cfg.Admin.WebConfigFile; file != "" {
 		a := cfg.Admin.Address
-		add(&r.Errors, main, prefixed("admin", checkWeb(file, a.Socket == "" && !a.Loopback())))
+		add(&r.Errors, main, prefixed("admin", checkWeb(file, a.Socket == "" && !a.Loopback(), cfg.Admin.TokenFile != "")))
 	}
+	if file := cfg.Admin.TokenFile; file != "" {
+		add(&r.Errors, main, checkToken(file, cfg.Admin.WebConfigFile))
+	}
+	add(&r.Warnings, main, openMetrics(cfg))
 	add(&r.Warnings, main, prefixed("audit: pulls go on without it", audit.Check(cfg.Audit.File)))
 	for name, o := range cfg.Organisations {
 		if o.File != "" {
@@ -43,6 +47,15 @@ func CheckFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
 	for _, w := range unseen {
 		add(&r.Warnings, main, w)
 	}
+}
+
+// openMetrics warns of metrics that name organisations to whoever asks.
+func openMetrics(cfg *config.Config) error {
+	a := &cfg.Admin
+	if len(cfg.Organisations) == 0 || a.Address.IsZero() || a.WebConfigFile != "" || a.TokenFile != "" {
+		return nil
+	}
+	return errors.New("admin: every program on this node can read the metrics, which name organisations and their accounts: set token_file or web_config_file (berth setup prometheus says how)")
 }
 
 func prefixed(what string, err error) error {

@@ -227,6 +227,25 @@ func (n *node) status(ctx context.Context) (admin.Status, error) {
 	return s, nil
 }
 
+// namelessStatus is status for whom no organisation is named to.
+func (n *node) namelessStatus(ctx context.Context) (admin.Status, error) {
+	s, err := n.status(ctx)
+	if err != nil {
+		return s, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s.Troubled = slices.DeleteFunc(s.Troubled, func(registry string) bool {
+		for _, o := range n.cfg.Organisations {
+			if _, own := o.Registries[registry]; own {
+				return true
+			}
+		}
+		return false
+	})
+	return s.Nameless(), nil
+}
+
 // inMainFile are the organisations that have no file of their own. Caller holds mu.
 func (n *node) inMainFile() (all []admin.File) {
 	for name, o := range n.cfg.Organisations {

@@ -44,25 +44,25 @@ func readWebConfig(file string) (*webConfig, error) {
 
 // protects says whether the file keeps strangers out. The toolkit takes one that
 // asks nobody for anything, an empty one for example, as such.
-func (c *webConfig) protects() error {
+func (c *webConfig) protects(token bool) error {
 	switch {
 	case c.TLS.Cert == "" && c.TLS.CertFile == "":
 		return errors.New("it has no certificate: give cert_file and key_file under tls_server_config")
-	case len(c.Users) == 0 && c.TLS.ClientAuth != "RequireAndVerifyClientCert":
-		return errors.New("it asks nobody who he is: give basic_auth_users, or client_auth_type: RequireAndVerifyClientCert")
+	case !token && len(c.Users) == 0 && c.TLS.ClientAuth != "RequireAndVerifyClientCert":
+		return errors.New("it asks nobody who he is: give basic_auth_users, or client_auth_type: RequireAndVerifyClientCert, or set token_file")
 	}
 	return nil
 }
 
 // checkWeb says what is wrong with a web configuration file for an address that
-// strangers can reach, or cannot.
-func checkWeb(file string, strangers bool) error {
+// strangers can reach, or cannot, and that asks for a token, or does not.
+func checkWeb(file string, strangers, token bool) error {
 	c, err := readWebConfig(file) // first, since this one does not wait for a pipe
 	if err == nil {
 		err = web.Validate(file)
 	}
 	if err == nil {
-		err = c.check(file, strangers)
+		err = c.check(file, strangers, token)
 	}
 	if err != nil {
 		return fmt.Errorf("web_config_file %s: %w", file, err)
@@ -70,9 +70,9 @@ func checkWeb(file string, strangers bool) error {
 	return nil
 }
 
-func (c *webConfig) check(file string, strangers bool) error {
+func (c *webConfig) check(file string, strangers, token bool) error {
 	if strangers {
-		if err := c.protects(); err != nil {
+		if err := c.protects(token); err != nil {
 			return err
 		}
 	}
@@ -93,14 +93,15 @@ func (c *webConfig) keyFile(file string) string {
 // webServer serves by a web configuration file, which is read again whenever
 // somebody comes.
 type webServer struct {
-	file string
-	log  *slog.Logger
+	file  string
+	token bool // there is one too
+	log   *slog.Logger
 }
 
 func (w webServer) serve(s *http.Server, l net.Listener) error {
 	at, tcp := addressOf(l)
 	strangers := tcp && !at.Addr().IsLoopback()
-	if err := checkWeb(w.file, strangers); err != nil {
+	if err := checkWeb(w.file, strangers, w.token); err != nil {
 		return err
 	}
 	if strangers {
@@ -117,7 +118,7 @@ func (w webServer) protected(next http.Handler) http.Handler {
 	})
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		c, err := readWebConfig(w.file)
-		if err != nil || c.protects() != nil {
+		if err != nil || c.protects(w.token) != nil {
 			complain()
 			http.Error(rw, "web_config_file keeps nobody out", http.StatusServiceUnavailable)
 			return

@@ -32,7 +32,7 @@ func TestWebConfigFileKeepsStrangersOut(t *testing.T) {
 		"basic_auth_users: [\n": "web_config_file",
 	} {
 		nodetest.Put(t, filepath.Join(dir, "web.yaml"), text)
-		err := checkWeb(filepath.Join(dir, "web.yaml"), true)
+		err := checkWeb(filepath.Join(dir, "web.yaml"), true, false)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
@@ -41,7 +41,7 @@ func TestWebConfigFileKeepsStrangersOut(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir, "tls.key"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkWeb(filepath.Join(dir, "web.yaml"), false); err == nil || !strings.Contains(err.Error(), "mode 0644") {
+	if err := checkWeb(filepath.Join(dir, "web.yaml"), false, false); err == nil || !strings.Contains(err.Error(), "mode 0644") {
 		t.Errorf("a key for all to read: %v", err)
 	}
 

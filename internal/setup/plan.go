@@ -20,6 +20,9 @@ type client struct {
 	token bool
 }
 
+// metrics is the client that pulls nothing.
+const metrics = "prometheus"
+
 func clients() []client {
 	return []client{
 		{"docker", DaemonJSON, docker, true},
@@ -29,6 +32,7 @@ func clients() []client {
 		{"buildkit", "/etc/buildkit/buildkitd.toml", buildkit, false},
 		{"k3s", "/etc/rancher/k3s/registries.yaml", k3s, true},
 		{"crio", PodmanConf, podman, false},
+		{metrics, "/etc/prometheus/prometheus.yml", prometheus, false},
 	}
 }
 
@@ -99,6 +103,8 @@ type Options struct {
 	Registries []Registry
 	// Unlisted says that the node answers for other registries too.
 	Unlisted bool
+	// Metrics is where the node shows them. If empty, localhost:5001.
+	Metrics string
 	// File is the client's configuration. If empty, where the client looks for it.
 	File string
 }
@@ -129,7 +135,7 @@ func For(name string, o Options) (Plan, error) {
 	p, err := c.plan(o)
 	p.Client = name
 	p.Files, p.Then = orEmpty(p.Files), orEmpty(p.Then)
-	if err == nil && len(o.Listeners) > 1 {
+	if err == nil && len(o.Listeners) > 1 && name != metrics {
 		for _, l := range o.Listeners {
 			if who := whoPulls(l, ""); !slices.ContainsFunc(p.Notes, func(n string) bool { return strings.HasPrefix(n, who) }) {
 				p.note(who)
