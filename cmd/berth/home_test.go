@@ -41,6 +41,7 @@ type home struct {
 type tenant struct {
 	name        string
 	token       string
+	header      string // one that is for headers; empty: none
 	credentials []string
 }
 
@@ -127,7 +128,11 @@ func (h *home) config() (file string) {
 	}
 	b.WriteString("organisations:\n")
 	for name, o := range h.organisations {
-		fmt.Fprintf(&b, "  %s:\n    tokens: [{name: only, sha256: %x}]\n    credentials: [%s]\n", name, sha256.Sum256([]byte(o.token)), strings.Join(o.credentials, ", "))
+		header := ""
+		if o.header != "" {
+			header = fmt.Sprintf(", {name: file, sha256: %x, for: header}", sha256.Sum256([]byte(o.header)))
+		}
+		fmt.Fprintf(&b, "  %s:\n    tokens: [{name: only, sha256: %x}%s]\n    credentials: [%s]\n", name, sha256.Sum256([]byte(o.token)), header, strings.Join(o.credentials, ", "))
 	}
 	fmt.Fprintf(&b, "cache:\n  directory: %q\n", h.cacheDir())
 	for key, value := range h.cache {

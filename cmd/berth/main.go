@@ -73,6 +73,14 @@ type options struct {
 	hung *hung.Table
 }
 
+// again is what names the configuration in a command to be typed.
+func (o *options) again() string {
+	if o.config == "" {
+		return ""
+	}
+	return " --config " + o.config
+}
+
 func rootCommand(o *options) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "berth",
@@ -91,7 +99,7 @@ func rootCommand(o *options) *cobra.Command {
 	})
 	root.AddCommand(
 		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o), removeCommand(o),
-		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), tokenCommand(o), versionCommand(),
+		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), doctorCommand(o), tokenCommand(o), versionCommand(),
 	)
 	addManual(root)
 	nameTheShells(root)

@@ -92,27 +92,37 @@ func (f *setupFlags) plan(c *cobra.Command, a *nodeFlags, o *options, client str
 	if err != nil {
 		return none, err
 	}
-	if err := known(cfg, f.organisation); err != nil {
-		return none, err
-	}
-	ports, err := a.ports(c.Context(), o, cfg)
+	options, err := clientOptions(c, a, o, cfg, f.organisation)
 	if err != nil {
 		return none, err
 	}
-	registries, err := node.Registries(cfg, f.organisation)
-	if err != nil {
-		return none, err
-	}
-	options := clientsetup.Options{Listeners: ports, Organisation: f.organisation, File: f.file, Metrics: cfg.Admin.Address.String(), Unlisted: cfg.UnlistedRegistries == config.UnlistedPublic}
-	for _, r := range registries {
-		options.Registries = append(options.Registries, clientsetup.Registry(r))
-	}
+	options.File = f.file
 	if f.token != "" {
 		if options.Token, err = node.CallerToken(cfg, f.organisation, f.token); err != nil {
 			return none, err
 		}
 	}
 	return clientsetup.For(client, options)
+}
+
+// clientOptions are what a client's configuration is made of, and held against.
+func clientOptions(c *cobra.Command, a *nodeFlags, o *options, cfg *config.Config, organisation string) (all clientsetup.Options, err error) {
+	if err := known(cfg, organisation); err != nil {
+		return all, err
+	}
+	ports, err := a.ports(c.Context(), o, cfg)
+	if err != nil {
+		return all, err
+	}
+	registries, err := node.Registries(cfg, organisation)
+	if err != nil {
+		return all, err
+	}
+	all = clientsetup.Options{Listeners: ports, Organisation: organisation, Metrics: cfg.Admin.Address.String(), Unlisted: cfg.UnlistedRegistries == config.UnlistedPublic}
+	for _, r := range registries {
+		all.Registries = append(all.Registries, clientsetup.Registry(r))
+	}
+	return all, nil
 }
 
 // applied is what --write or --undo did.

@@ -3,6 +3,8 @@ package setup
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"net/url"
 	"strings"
 
 	"berth/oci"
@@ -32,6 +34,21 @@ func (l Listener) URL() string {
 		return "https://" + l.Address
 	}
 	return "http://" + l.Address
+}
+
+// Is says whether url leads to the listener, under whatever name of this machine.
+func (l Listener) Is(at string) bool {
+	u, err := url.Parse(at)
+	ours, ourErr := url.Parse(l.URL())
+	if err != nil || ourErr != nil || u.Scheme != ours.Scheme || u.Port() != ours.Port() {
+		return false
+	}
+	return u.Hostname() == ours.Hostname() || isLoopback(u.Hostname()) && isLoopback(ours.Hostname())
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // plain says that clients must be told to speak HTTP to it.

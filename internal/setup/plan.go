@@ -44,6 +44,16 @@ func Clients() (names []string) {
 	return names
 }
 
+// DefaultFile is where the client called name looks for its configuration.
+func DefaultFile(name string) string {
+	for _, c := range clients() {
+		if c.name == name {
+			return c.file
+		}
+	}
+	return ""
+}
+
 // Plan is what has to be done so that a client pulls through the node.
 type Plan struct {
 	Client string `json:"client"`
