@@ -169,17 +169,22 @@ func (s *source) getManifest(ctx context.Context, principal oci.View, o oci.Obje
 	if err != nil {
 		return manifest{}, err
 	}
-	e, err := s.remember(o, data)
-	if err != nil {
-		return manifest{}, err
+	m = manifest{asked: asked, warning: a.Warning()}
+	m.hotEntry, m.kept, err = s.keep(o, data)
+	return m, err
+}
+
+// keep puts a verified manifest into memory at once, and onto the disk after that.
+func (s *source) keep(o oci.Object, data []byte) (e hotEntry, kept bool, err error) {
+	if e, err = s.remember(o, data); err != nil {
+		return hotEntry{}, false, err
 	}
-	m = manifest{hotEntry: e, asked: asked, warning: a.Warning(), kept: !s.c.trouble.pastDisk(s.blobKey(o.Digest))}
-	if m.kept {
-		s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
-	} else {
+	if s.c.trouble.pastDisk(s.blobKey(o.Digest)) {
 		s.c.counts.bypassed.Add(1)
+		return e, false, nil
 	}
-	return m, nil
+	s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
+	return e, true, nil
 }
 
 // spendShare takes one of what the organisation may use of the shared principal's

@@ -95,6 +95,11 @@ func (s *source) askTag(ctx context.Context, view oci.View, key proof.TagKey) (*
 		if err := s.prove(view, o, r.Asked); err != nil {
 			return nil, err
 		}
+		if _, here := s.c.hot.Get(hotKey{s.origin, r.Digest}); r.Data != nil && !here { // where only a GET tells
+			if _, _, err := s.keep(o, r.Data); err != nil {
+				return nil, err
+			}
+		}
 		s.proofs.SetTag(key, proof.Tag{MediaType: r.MediaType, Digest: r.Digest, Size: r.Size, Asked: r.Asked})
 		return &r, nil
 	})

@@ -131,7 +131,11 @@ func (w *world) organisation(name string) {
 func (w *world) registry(name, owner string, o ocitest.Options, more ...func(*place)) *place {
 	w.t.Helper()
 	o.Now = w.clock.now
-	r := ocitest.New(w.t, o)
+	return w.add(name, owner, ocitest.New(w.t, o), more...)
+}
+
+// add makes r, which goes by the world's clock, a registry called name.
+func (w *world) add(name, owner string, r *ocitest.Registry, more ...func(*place)) *place {
 	p := &place{name: name, owner: owner, kind: dialect.Generic, url: r.URL(), reg: r, tokens: []string{r.TokenURL()}}
 	for _, m := range more {
 		m(p)
@@ -298,7 +302,8 @@ func (w *world) configure() {
 		w.t.Fatal(err)
 	}
 	w.door.Set(proxy.New(proxy.Options{
-		Router: router, Callers: callers, Naming: w.naming, Logger: slog.New(w.log), Metrics: w.pulls,
+		Accounts: func(organisation string, r *registry.Spec) []string { return creds.Accounts(organisation, r.Name) },
+		Router:   router, Callers: callers, Naming: w.naming, Logger: slog.New(w.log), Metrics: w.pulls,
 		Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
 			return n.source(w, creds, c, places[r]), nil
 		},

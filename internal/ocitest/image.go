@@ -148,13 +148,19 @@ func (r *Registry) addAt(repo string, data io.ReaderAt, size int64) oci.Digest {
 func (r *Registry) AddArtifact(repo string, subject oci.Digest, artifactType string, seed uint64) oci.Digest {
 	empty := r.AddBlob(repo, []byte("{}"))
 	config := v1.Descriptor{MediaType: v1.MediaTypeEmptyJSON, Digest: empty, Size: 2}
+	of := v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: subject, Size: 1} // of one that is not there
+	r.mu.Lock()
+	if m, ok := r.content.repos[repo].manifests[subject]; ok {
+		of.MediaType, of.Size = m.mediaType, int64(len(m.data))
+	}
+	r.mu.Unlock()
 	return r.AddManifest(repo, "", v1.MediaTypeImageManifest, mustJSON(v1.Manifest{
 		Versioned:    specs.Versioned{SchemaVersion: 2},
 		MediaType:    v1.MediaTypeImageManifest,
 		ArtifactType: artifactType,
 		Config:       config,
 		Layers:       []v1.Descriptor{config},
-		Subject:      &v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: subject, Size: 1},
+		Subject:      &of,
 		Annotations:  map[string]string{"org.example.seed": fmt.Sprint(seed)},
 	}))
 }

@@ -12,16 +12,13 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"berth/internal/ocitest"
 	"berth/oci"
 )
 
 const (
-	repo  = "acme/app"
-	bot   = "acme-bot" // may read repo
-	guest = "guest"    // is known, and may read nothing
+	repo = Repo
+	bot  = Bot
 	// patience bounds every case.
 	patience = 60 * time.Second
 )
@@ -29,13 +26,10 @@ const (
 // New makes a Source that asks r, a registry of a type of the configuration, as c.
 type New func(t *testing.T, r *ocitest.Registry, typeName string, c ocitest.Caller) oci.Source
 
-// world is one stand-in with an image, its tags and its signature.
+// world is a stand-in, and who asks it.
 type world struct {
-	StandIn
-	*ocitest.Registry
-	image ocitest.Pushed
-	sig   oci.Digest
-	as    func(t *testing.T, user string) oci.Source
+	Populated
+	as func(t *testing.T, user string) oci.Source
 }
 
 // Test tries the Sources that source makes at every stand-in: it pulls, lists, looks for
@@ -56,29 +50,10 @@ func Test(t *testing.T, source New) {
 
 func open(t *testing.T, s StandIn, source New) world {
 	t.Helper()
-	s.Options.Fault = s.fault
-	s.Options.Private = s.Refused != oci.Unclassified
-	r := ocitest.New(t, s.Options)
-	r.AddUser(bot, "s3cret-bot", "acme/**")
-	r.AddUser(guest, "s3cret-guest")
-	w := world{StandIn: s, Registry: r}
-	w.image = r.AddImage(repo, "v1", ocitest.Image{Platforms: []string{"linux/amd64", "linux/arm64"}, Layers: []int64{3000, 70_000}})
-	for _, tag := range []string{"v2", "v3", "v4"} {
-		r.SetTag(repo, tag, w.image.Digest)
-	}
-	w.sig = r.AddArtifact(repo, w.image.Digest, "application/vnd.dev.cosign.artifact.sig.v1+json", 1)
-	if s.Fallback {
-		list := v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{{MediaType: v1.MediaTypeImageManifest, Digest: w.sig, Size: int64(len(r.Bytes(repo, w.sig)))}}}
-		list.SchemaVersion = 2
-		data, err := json.Marshal(list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.AddManifest(repo, "sha256-"+w.image.Digest.Encoded(), v1.MediaTypeImageIndex, data)
-	}
+	w := world{Populated: s.Open(t, nil)}
 	w.as = func(t *testing.T, user string) oci.Source {
 		t.Helper()
-		return source(t, r, s.Type, ocitest.Caller{Organisation: "acme", User: user, Password: "s3cret-" + strings.TrimPrefix(user, "acme-")})
+		return source(t, w.Registry, s.Type, ocitest.Caller{Organisation: "acme", User: user, Password: Password(user)})
 	}
 	return w
 }
@@ -113,14 +88,14 @@ func testPull(t *testing.T, w world) {
 	src := w.as(t, bot)
 	for range 2 {
 		d, err := src.Resolve(within(t), repo, "v1")
-		if err != nil || d.Digest != w.image.Digest {
+		if err != nil || d.Digest != w.Image.Digest {
 			t.Fatalf("the tag is %s, %v", d.Digest, err)
 		}
 	}
-	all := []oci.Object{{Repo: repo, Kind: oci.Manifest, Digest: w.image.Digest}}
-	for i, p := range w.image.Platforms {
+	all := []oci.Object{{Repo: repo, Kind: oci.Manifest, Digest: w.Image.Digest}}
+	for i, p := range w.Image.Platforms {
 		all = append(all, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: p.Manifest})
-		for _, b := range w.image.Blobs(i) {
+		for _, b := range w.Image.Blobs(i) {
 			all = append(all, oci.Object{Repo: repo, Kind: oci.Blob, Digest: b})
 		}
 	}
@@ -185,7 +160,7 @@ func testList(t *testing.T, w world) {
 // fallback tag.
 func testSignature(t *testing.T, w world) {
 	src := w.as(t, bot)
-	page, err := src.List(within(t), oci.ListRequest{Kind: oci.Referrers, Repo: repo, Digest: w.image.Digest})
+	page, err := src.List(within(t), oci.ListRequest{Kind: oci.Referrers, Repo: repo, Digest: w.Image.Digest})
 	var text []byte
 	switch {
 	case err == nil && w.Fallback:
@@ -195,7 +170,7 @@ func testSignature(t *testing.T, w world) {
 	case !w.Fallback || oci.AsError(err).HTTPStatus() != http.StatusNotFound:
 		t.Fatalf("referrers: %v", err)
 	default:
-		d, err := src.Resolve(within(t), repo, "sha256-"+w.image.Digest.Encoded())
+		d, err := src.Resolve(within(t), repo, "sha256-"+w.Image.Digest.Encoded())
 		if err != nil {
 			t.Fatalf("the fallback tag: %v", err)
 		}
@@ -204,10 +179,10 @@ func testSignature(t *testing.T, w world) {
 			t.Errorf("what the fallback tag names: %v", err)
 		}
 	}
-	if !strings.Contains(string(text), w.sig.String()) {
+	if !strings.Contains(string(text), w.Signature.String()) {
 		t.Errorf("the signature is not in %.300s", text)
 	}
-	if err := w.read(t, src, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: w.sig}, 0); err != nil {
+	if err := w.read(t, src, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: w.Signature}, 0); err != nil {
 		t.Errorf("the signature: %v", err)
 	}
 }
@@ -216,8 +191,8 @@ func testRefused(t *testing.T, w world) {
 	if w.Refused == oci.Unclassified {
 		t.Skip("everyone may read everything")
 	}
-	src := w.as(t, guest)
-	blob := oci.Object{Repo: repo, Kind: oci.Blob, Digest: w.image.Platforms[0].Layers[0]}
+	src := w.as(t, Guest)
+	blob := oci.Object{Repo: repo, Kind: oci.Blob, Digest: w.Image.Platforms[0].Layers[0]}
 	for name, ask := range map[string]func() error{
 		"tag":  func() error { _, err := src.Resolve(within(t), repo, "v1"); return err },
 		"blob": func() error { return w.read(t, src, blob, 0) },
@@ -248,7 +223,7 @@ func testLimited(t *testing.T, w world) {
 	w.Inject(ocitest.Match{Where: func(q ocitest.Request) bool {
 		return q.Server != ocitest.CDNServer && q.Kind != ocitest.Ping && q.Kind != ocitest.Token
 	}}, 0, w.Limited)
-	o := oci.Object{Repo: repo, Kind: oci.Manifest, Digest: w.image.Platforms[1].Manifest}
+	o := oci.Object{Repo: repo, Kind: oci.Manifest, Digest: w.Image.Platforms[1].Manifest}
 	if err := w.read(t, src, o, 0); oci.ClassOf(err) != oci.RateLimited {
 		t.Errorf("limited: %v", err)
 	}

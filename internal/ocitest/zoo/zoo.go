@@ -147,7 +147,7 @@ func ownOnes() []StandIn {
 			Name: "Harbor", Refused: oci.Denied,
 			Options: ocitest.Options{Auth: ocitest.Bearer, TokenShape: ocitest.TokenBoth},
 			Ways: []Way{{
-				func(q ocitest.Request) bool { return q.User == guest && q.Repo != "" && q.Kind != ocitest.Token },
+				func(q ocitest.Request) bool { return q.User == Guest && q.Repo != "" && q.Kind != ocitest.Token },
 				ocitest.Problem(http.StatusUnauthorized, "UNAUTHORIZED", "unauthorized to access repository", "WWW-Authenticate", `Basic realm="harbor"`),
 			}},
 			Limited: page(http.StatusTooManyRequests),
