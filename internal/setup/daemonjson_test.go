@@ -172,7 +172,7 @@ func TestDockerKeys(t *testing.T) {
 func TestPlans(t *testing.T) {
 	t.Parallel()
 	open := Listener{Address: "localhost:5000", Loopback: true}
-	token := Listener{Address: "localhost:5001", Loopback: true, Token: true, NameNeedsOrganisation: true}
+	token := Listener{Address: "localhost:5003", Loopback: true, Token: true, NameNeedsOrganisation: true}
 	registries := []Registry{{"quay.io", "https://quay.io"}, {"docker.io", "https://registry-1.docker.io"}, {"reg.acme.com:5443", "https://reg.acme.com:5443"}}
 	for _, client := range Clients() {
 		p, err := For(client, Options{Listeners: []Listener{open, token}, Registries: registries})
@@ -180,7 +180,7 @@ func TestPlans(t *testing.T) {
 			t.Errorf("%s: %+v, %v", client, p, err)
 		}
 		for _, f := range p.Files {
-			if strings.Contains(f.Content, "5001") {
+			if strings.Contains(f.Content, "5003") {
 				t.Errorf("%s: %s", client, f.Content)
 			}
 		}
@@ -203,7 +203,7 @@ func TestPlans(t *testing.T) {
 	}
 	only.Organisation = "acme"
 	p, err := For("podman", only)
-	if err != nil || !strings.Contains(p.Files[0].Content, `location = "localhost:5001/acme/reg.acme.com_5443"`) {
+	if err != nil || !strings.Contains(p.Files[0].Content, `location = "localhost:5003/acme/reg.acme.com_5443"`) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
