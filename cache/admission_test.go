@@ -209,7 +209,7 @@ func (p *purse) spend() (func(), error) {
 	return func() { p.left++; p.undone++ }, nil
 }
 
-// What is spent are manifests that somebody had to get as the shared view.
+// What is spent are manifests that somebody had to get as the shared principal.
 func TestShareOfTheSharedView(t *testing.T) {
 	h := newHouse(t, cache.Options{})
 	as := func(organisation, secret string, p *purse) oci.Source {

@@ -14,78 +14,78 @@ import (
 // of their own.
 const askTimeout = 30 * time.Second
 
-// missingFor is how long a 404 is remembered for the view that got it.
+// missingFor is how long a 404 is remembered for the principal that got it.
 const missingFor = 5 * time.Second
 
 // questionKey is what is asked of a registry, as whom: one at a time, and not again
 // soon where the answer was 404.
 type questionKey struct {
-	origin string
-	view   oci.View
-	repo   string
-	ref    string // kind and digest, or tag
+	origin    string
+	principal oci.Principal
+	repo      string
+	ref       string // kind and digest, or tag
 }
 
-func (s *source) questionKey(view oci.View, o oci.Object) questionKey {
-	return questionKey{s.origin, view, o.Repo, o.Kind.String() + o.Digest.String()}
+func (s *source) questionKey(principal oci.Principal, o oci.Object) questionKey {
+	return questionKey{s.origin, principal, o.Repo, o.Kind.String() + o.Digest.String()}
 }
 
-// ask puts o to upstream as view: once for all who want to know at the same
+// ask puts o to upstream as principal: once for all who want to know at the same
 // time. What the answer proves or denies is recorded before anyone gets it.
-func (s *source) ask(ctx context.Context, view oci.View, o oci.Object) (*oci.Content, error) {
-	mk := s.questionKey(view, o)
+func (s *source) ask(ctx context.Context, principal oci.Principal, o oci.Object) (*oci.Content, error) {
+	mk := s.questionKey(principal, o)
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
-	return s.c.stats.Do(ctx, mk, s.question(view, o, mk))
+	return s.c.stats.Do(ctx, mk, s.question(principal, o, mk))
 }
 
 // question makes the request of ask, which is sent if nobody is asking yet.
-func (s *source) question(view oci.View, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
+func (s *source) question(principal oci.Principal, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
 	return func(ctx context.Context) (*oci.Content, error) {
-		content, err := s.as(view).Stat(s.insisting(ctx, s.accessKey(view, o.Repo, o.Digest)), o)
-		if err = s.notABlob(view, o, err); err != nil {
-			s.refused(view, o, mk, err)
+		content, err := s.as(principal).Stat(s.insisting(ctx, s.accessKey(principal, o.Repo, o.Digest)), o)
+		if err = s.notABlob(principal, o, err); err != nil {
+			s.refused(principal, o, mk, err)
 			return nil, err
 		}
-		s.heard(view, o.Repo)
-		return content, s.prove(view, o, content.Asked)
+		s.heard(principal, o.Repo)
+		return content, s.prove(principal, o, content.Asked)
 	}
 }
 
 // notABlob is err, of a question about o as a blob, or a 404 where o is known to be a
 // manifest of the same repository and the registry did not understand that somebody
 // looks for it among the blobs. To whoever may not see the repository nothing is known.
-func (s *source) notABlob(view oci.View, o oci.Object, err error) error {
+func (s *source) notABlob(principal oci.Principal, o oci.Object, err error) error {
 	if err == nil || o.Kind != oci.Blob || !oci.AsError(err).NotUnderstood {
 		return err
 	}
 	manifest := s.memberKey(oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: o.Digest})
-	if access, _ := s.proofs.Access(s.accessKey(view, o.Repo, o.Digest)); access != proof.Fresh || s.proofs.Member(manifest) == proof.None {
+	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh || s.proofs.Member(manifest) == proof.None {
 		return err
 	}
 	return &oci.Error{
-		Class: oci.NotFound, Code: oci.CodeBlobUnknown, About: oci.About{View: view, Repo: o.Repo},
+		Class: oci.NotFound, Code: oci.CodeBlobUnknown, About: oci.About{Principal: principal, Repo: o.Repo},
 		Message: fmt.Sprintf("%s is a manifest of %s, and no blob: ask for it under manifests", o.Digest, o.Repo), Err: err,
 	}
 }
 
 // prove records a 2xx to a request that was sent at asked. The error: a denial
-// has come since, and wins; or the credential was changed since view was looked
+// has come since, and wins; or the credential was changed since principal was looked
 // up, so that nobody can tell which one the answer is for.
-func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
-	if s.View(o.Repo) != view {
+func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) error {
+	if s.Principal(o.Repo) != principal {
 		return &oci.Error{
-			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{View: view, Repo: o.Repo},
+			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{Principal: principal, Repo: o.Repo},
 			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Spec.Name, o.Repo),
 			Err:     download.ErrCredentialChanged,
 		}
 	}
-	key := s.accessKey(view, o.Repo, o.Digest)
+	key := s.accessKey(principal, o.Repo, o.Digest)
 	if s.proofs.Prove(key, s.memberKey(o), asked) {
 		return &oci.Error{
 			Class:   oci.Denied,
-			About:   oci.About{View: view, Repo: o.Repo},
+			About:   oci.About{Principal: principal, Repo: o.Repo},
 			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Spec.Name, o.Repo),
 		}
 	}
@@ -93,10 +93,10 @@ func (s *source) prove(view oci.View, o oci.Object, asked time.Time) error {
 	return nil
 }
 
-// refused records what an error says about view and o.
-func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error) {
+// refused records what an error says about principal and o.
+func (s *source) refused(principal oci.Principal, o oci.Object, mk questionKey, err error) {
 	class := oci.ClassOf(err)
-	switch key := s.accessKey(view, o.Repo, o.Digest); {
+	switch key := s.accessKey(principal, o.Repo, o.Digest); {
 	case proof.AnswerOf(err).Doubtful():
 		s.doubt(key)
 		return
@@ -113,8 +113,8 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 	seen := s.proofs.Member(s.memberKey(o)) != proof.None
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
 		// A registry that hides what one may not see answers 404 too. One that has
-		// shown the view the repository may be saying that the object is gone.
-		key := s.accessKey(view, o.Repo, o.Digest)
+		// shown the principal the repository may be saying that the object is gone.
+		key := s.accessKey(principal, o.Repo, o.Digest)
 		if access, _ := s.proofs.Access(key); access != proof.None {
 			s.proofs.Missed(s.memberKey(o))
 		}
@@ -123,16 +123,16 @@ func (s *source) refused(view oci.View, o oci.Object, mk questionKey, err error)
 	s.rememberMissing(mk, err)
 }
 
-// doubt shortens what the view had proven. To the shared view nothing is secret:
+// doubt shortens what the principal had proven. To the shared principal nothing is secret:
 // there a riddle is as good as silence.
 func (s *source) doubt(key proof.Access) {
-	if !key.View.Shared() {
+	if !key.Principal.Shared() {
 		s.proofs.Doubt(key)
 	}
 }
 
-// deny voids what the view had proven. A refused credential says nothing about
-// the repository, so the shared view may still stand in.
+// deny voids what the principal had proven. A refused credential says nothing about
+// the repository, so the shared principal may still stand in.
 func (s *source) deny(key proof.Access, class oci.Class) {
 	if class == oci.Unauthorized {
 		s.proofs.DenyCredential(key)
@@ -152,12 +152,12 @@ func (c *Cache) knownMissing(k questionKey) error {
 
 // renewEarly asks again in the background when access, proven then, is past four
 // fifths of its life, so that no pull has to wait for it.
-func (s *source) renewEarly(view oci.View, o oci.Object, proven time.Time) {
+func (s *source) renewEarly(principal oci.Principal, o oci.Object, proven time.Time) {
 	if ttl := s.proofs.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
 		return
 	}
-	if mk := s.questionKey(view, o); s.c.knownMissing(mk) == nil {
+	if mk := s.questionKey(principal, o); s.c.knownMissing(mk) == nil {
 		// Nobody waits for the answer: it is recorded, and whoever pulls next sees it.
-		s.c.stats.Start(mk, s.question(view, o, mk))
+		s.c.stats.Start(mk, s.question(principal, o, mk))
 	}
 }

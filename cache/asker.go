@@ -15,7 +15,7 @@ import (
 // manifests and the bypass go upstream.
 type asker struct {
 	s         *source
-	principal oci.View
+	principal oci.Principal
 	object    oci.Object
 	// proven: the right to the object was shown, by what was proven before or by an
 	// answer of the registry to this asker.
@@ -28,7 +28,7 @@ type asker struct {
 	warning string
 }
 
-func (s *source) asker(principal oci.View, o oci.Object) *asker {
+func (s *source) asker(principal oci.Principal, o oci.Object) *asker {
 	return &asker{s: s, principal: principal, object: o}
 }
 

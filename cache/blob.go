@@ -14,7 +14,7 @@ import (
 // fetchBlob joins the download of a blob that is not here, or starts it. The
 // download may end between the looks at the disk and at the table, so it is tried
 // again; each time round somebody else made progress.
-func (s *source) fetchBlob(ctx context.Context, principal oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
 	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
 		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
 	}
@@ -67,7 +67,7 @@ func (s *source) intoMemory(o oci.Object, c *oci.Content) (*oci.Content, error) 
 }
 
 // verified gives a kept blob that is sound, and else what upstream has.
-func (s *source) verified(ctx context.Context, principal oci.View, o oci.Object, r oci.Range, content *oci.Content) (*oci.Content, error) {
+func (s *source) verified(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range, content *oci.Content) (*oci.Content, error) {
 	sound, err := s.sound(ctx, o, content, r)
 	switch {
 	case descriptor.Exhausted(err): // to go past the disk would take one too

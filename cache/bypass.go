@@ -13,7 +13,7 @@ import (
 
 // bypass serves a blob past the disk: straight from upstream, as the principal,
 // verified and not shared with anyone.
-func (s *source) bypass(ctx context.Context, principal oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+func (s *source) bypass(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
 	s.c.counts.bypassed.Add(1)
 	a := s.asker(principal, o)
 	if r.Sparse {

@@ -63,7 +63,7 @@ type Cache struct {
 	// proofFile is what the proofs are kept in; nil: in memory only.
 	proofFile os.FileInfo
 
-	// Requests that prove something, per view and object.
+	// Requests that prove something, per principal and object.
 	stats      *flight.Group[questionKey, *oci.Content]
 	insistence *insistence
 	resolves   *flight.Group[questionKey, *oci.Resolution]
@@ -187,17 +187,17 @@ func (c *Cache) Close() error {
 type Upstream struct {
 	// Spec is the registry.
 	Spec *registry.Spec
-	// Organisation is who pulls, whatever the view it is asked as; empty: nobody.
+	// Organisation is who pulls, whatever the principal it is asked as; empty: nobody.
 	Organisation string
 	// As asks the origin as the organisation.
 	As oci.Source
-	// Shared asks as the shared view, for nobody in particular.
+	// Shared asks as the shared principal, for nobody in particular.
 	Shared oci.Source
-	// Without says why the shared view does without this node's account there now,
+	// Without says why the shared principal does without this node's account there now,
 	// although it has one; nil: it does not. If the func is nil, it never does.
 	Without func(repo string) *oci.Error
 	// Spend takes one of the manifests that the organisation may have as the shared
-	// view; undo gives it back when none came. If nil, it may have any number.
+	// principal; undo gives it back when none came. If nil, it may have any number.
 	Spend func() (undo func(), err error)
 	// Mirrors are copies of the registry, in the order in which they are asked for
 	// bytes that it cannot give.

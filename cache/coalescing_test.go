@@ -222,7 +222,7 @@ func TestStrike(t *testing.T) {
 	obj := h.addBlob("acme/app", data)
 	gate := make(chan struct{})
 	h.body = func(c call, b []byte) io.Reader {
-		if c.view.Organisation == "globex" && c.rng.Start == 0 {
+		if c.principal.Organisation == "globex" && c.rng.Start == 0 {
 			return io.MultiReader(bytes.NewReader(b[:mib]), &gated{r: bytes.NewReader(nil), open: gate, ctx: t.Context()})
 		}
 		return bytes.NewReader(b)

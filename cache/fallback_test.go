@@ -14,7 +14,7 @@ import (
 func refusing(class oci.Class, organisations ...string) func(call) error {
 	return func(c call) error {
 		for _, o := range organisations {
-			if c.view.Organisation == o {
+			if c.principal.Organisation == o {
 				return &oci.Error{Class: class, Message: o + "'s account is in trouble"}
 			}
 		}
@@ -110,7 +110,7 @@ func TestFallbackWhileOthersAreRefused(t *testing.T) {
 	}
 }
 
-// Where rights differ within a repository the shared view stands in for nobody.
+// Where rights differ within a repository the shared principal stands in for nobody.
 func TestNoFallbackWhereRightsDiffer(t *testing.T) {
 	h := newHouse(t, cache.Options{})
 	open := h.addManifest("acme/app", "open", `{"schemaVersion":2,"manifests":[]}`)

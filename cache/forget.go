@@ -7,7 +7,7 @@ package cache
 // The error says that the disk could not be written: what it holds is forgotten
 // until the next restart only.
 func (c *Cache) Forget(organisation string) error {
-	its := func(k questionKey) bool { return k.view.Organisation == organisation }
+	its := func(k questionKey) bool { return k.principal.Organisation == organisation }
 	c.missing.ReleaseIf(its)
 	c.stats.Forget(its)
 	c.resolves.Forget(its)

@@ -32,7 +32,7 @@ func newInsistence(now func() time.Time) *insistence {
 func (i *insistence) take(key proof.Access, ttl time.Duration) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	organisation := key.View.Organisation
+	organisation := key.Principal.Organisation
 	if _, _, held := i.proofs.Held(key); held {
 		return false
 	}
@@ -46,7 +46,7 @@ func (i *insistence) take(key proof.Access, ttl time.Duration) bool {
 
 // insisting is ctx for a question about key.
 func (s *source) insisting(ctx context.Context, key proof.Access) context.Context {
-	if key.View.Shared() {
+	if key.Principal.Shared() {
 		return ctx
 	}
 	return oci.Insist(ctx, func() bool {

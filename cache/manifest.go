@@ -25,7 +25,7 @@ const manifestTimeout = time.Minute
 // A request with the principal and the repository that the GET was sent with
 // shares its answer. Any other proves itself with a HEAD and takes the bytes of
 // that GET; if the GET was refused, it sends its own.
-func (s *source) fetchManifest(ctx context.Context, principal oci.View, o oci.Object) (*oci.Content, error) {
+func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o oci.Object) (*oci.Content, error) {
 	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
 		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
 	}
@@ -70,7 +70,7 @@ func endsEarly(d oci.Digest) error {
 
 // sender is as whom a GET is sent, and for what repository.
 type sender struct {
-	principal oci.View
+	principal oci.Principal
 	repo      string
 }
 
@@ -154,7 +154,7 @@ func (g *manifestGets) end(key download.Key) {
 
 // getManifest sends the GET as principal and keeps what comes: in memory before
 // anyone is answered, on the disk after that.
-func (s *source) getManifest(ctx context.Context, principal oci.View, o oci.Object) (m manifest, err error) {
+func (s *source) getManifest(ctx context.Context, principal oci.Principal, o oci.Object) (m manifest, err error) {
 	undo, err := s.spendShare(principal)
 	if err != nil {
 		return manifest{}, err
@@ -189,7 +189,7 @@ func (s *source) keep(o oci.Object, data []byte) (e hotEntry, kept bool, err err
 
 // spendShare takes one of what the organisation may use of the shared principal's
 // pulls: what registries count are the GETs of manifests.
-func (s *source) spendShare(principal oci.View) (undo func(), err error) {
+func (s *source) spendShare(principal oci.Principal) (undo func(), err error) {
 	if s.u.Spend == nil || !principal.Shared() {
 		return func() {}, nil
 	}

@@ -17,7 +17,7 @@ import (
 	"berth/oci"
 )
 
-// origin is a registry in memory, as an oci.Source for each view. It counts
+// origin is a registry in memory, as an oci.Source for each principal. It counts
 // every call, complains about what must never happen, and fails on demand.
 type origin struct {
 	t testing.TB
@@ -40,13 +40,13 @@ type origin struct {
 }
 
 type call struct {
-	op   string // resolve, stat, open, list
-	view oci.View
-	who  string
-	repo string
-	ref  string
-	kind oci.Kind
-	rng  oci.Range
+	op        string // resolve, stat, open, list
+	principal oci.Principal
+	who       string
+	repo      string
+	ref       string
+	kind      oci.Kind
+	rng       oci.Range
 }
 
 func newOrigin(t testing.TB) *origin {
@@ -121,24 +121,24 @@ func (o *origin) bytesSent() int64 {
 
 // as is the origin asked as one organisation; with a secret it has a credential.
 func (o *origin) as(organisation, secret string) oci.Source {
-	v := oci.View{}
+	v := oci.Principal{}
 	if secret != "" {
-		v = oci.View{Organisation: organisation, Fingerprint: secret}
+		v = oci.Principal{Organisation: organisation, Fingerprint: secret}
 	}
-	return &asView{o, v, organisation}
+	return &asPrincipal{o, v, organisation}
 }
 
-type asView struct {
-	o    *origin
-	view oci.View
-	who  string // for whom, credential or not
+type asPrincipal struct {
+	o         *origin
+	principal oci.Principal
+	who       string // for whom, credential or not
 }
 
-func (a *asView) View(string) oci.View { return a.view }
+func (a *asPrincipal) Principal(string) oci.Principal { return a.principal }
 
 // answer is the part that all calls share: it records, fails on demand, and
 // checks rights.
-func (a *asView) answer(c call) (time.Time, error) {
+func (a *asPrincipal) answer(c call) (time.Time, error) {
 	a.o.mu.Lock()
 	a.o.calls = append(a.o.calls, c)
 	asked, fault := a.o.now, a.o.fault
@@ -149,9 +149,9 @@ func (a *asView) answer(c call) (time.Time, error) {
 			return asked, err
 		}
 	}
-	if restricted && !slices.Contains(readers, a.view.Organisation) {
+	if restricted && !slices.Contains(readers, a.principal.Organisation) {
 		class := oci.Denied
-		if a.view.Shared() {
+		if a.principal.Shared() {
 			class = oci.NoCredential
 		}
 		return asked, &oci.Error{Class: class, Message: "you may not read " + c.repo}
@@ -159,7 +159,7 @@ func (a *asView) answer(c call) (time.Time, error) {
 	return asked, nil
 }
 
-func (a *asView) done(c call) {
+func (a *asPrincipal) done(c call) {
 	a.o.mu.Lock()
 	after := a.o.after
 	a.o.mu.Unlock()
@@ -172,8 +172,8 @@ func notFound(what string) error {
 	return &oci.Error{Class: oci.NotFound, Message: "no " + what}
 }
 
-func (a *asView) Resolve(_ context.Context, repo, tag string) (oci.Resolution, error) {
-	c := call{view: a.view, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest}
+func (a *asPrincipal) Resolve(_ context.Context, repo, tag string) (oci.Resolution, error) {
+	c := call{principal: a.principal, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest}
 	asked, err := a.answer(c)
 	if err != nil {
 		return oci.Resolution{}, err
@@ -194,8 +194,8 @@ func (a *asView) Resolve(_ context.Context, repo, tag string) (oci.Resolution, e
 
 const indexType = "application/vnd.oci.image.index.v1+json"
 
-func (a *asView) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
-	c := call{view: a.view, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind}
+func (a *asPrincipal) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
+	c := call{principal: a.principal, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -217,8 +217,8 @@ func (a *asView) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
 	}, nil
 }
 
-func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Content, error) {
-	c := call{view: a.view, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r}
+func (a *asPrincipal) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Content, error) {
+	c := call{principal: a.principal, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -266,8 +266,8 @@ func (a *asView) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Co
 	return content, nil
 }
 
-func (a *asView) List(context.Context, oci.ListRequest) (*oci.Page, error) {
-	_, err := a.answer(call{view: a.view, who: a.who, op: "list"})
+func (a *asPrincipal) List(context.Context, oci.ListRequest) (*oci.Page, error) {
+	_, err := a.answer(call{principal: a.principal, who: a.who, op: "list"})
 	return &oci.Page{}, err
 }
 

@@ -239,7 +239,7 @@ func oneFile(t *testing.T, paths []string) bool {
 	return os.SameFile(one, two)
 }
 
-// The shared view stands in for an organisation whose credential was refused or
+// The shared principal stands in for an organisation whose credential was refused or
 // whose own outcome is unknown, never after a denial of the repository.
 func TestFallback(t *testing.T) {
 	h := newHouse(t, cache.Options{})
@@ -248,7 +248,7 @@ func TestFallback(t *testing.T) {
 	u.Spec.UniformView = true
 	own := func(class oci.Class) func(call) error {
 		return func(c call) error {
-			if c.view.Organisation == "acme" {
+			if c.principal.Organisation == "acme" {
 				return &oci.Error{Class: class, Message: "acme's account is in trouble"}
 			}
 			return nil
@@ -281,7 +281,7 @@ func TestFallback(t *testing.T) {
 	}
 }
 
-// What is asked for the shared view carries nobody's name: its answer, and the
+// What is asked for the shared principal carries nobody's name: its answer, and the
 // memory of it, are for everyone without a credential.
 func TestSharedViewIsNobody(t *testing.T) {
 	h := newHouse(t, cache.Options{})

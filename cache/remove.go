@@ -149,7 +149,7 @@ func (r *removal) do(ctx context.Context) error {
 func (c *Cache) OnlyOf(ctx context.Context, organisation string) (func(origin, repo string) bool, error) {
 	its, others := map[repository]bool{}, map[repository]bool{}
 	err := c.proofs.Proven(ctx, func(a proof.Access) {
-		if a.View.Organisation == organisation {
+		if a.Principal.Organisation == organisation {
 			its[repository{a.Origin, a.Repo}] = true
 		} else {
 			others[repository{a.Origin, a.Repo}] = true

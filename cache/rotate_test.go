@@ -15,13 +15,13 @@ import (
 type rotating struct {
 	oci.Source
 
-	view atomic.Pointer[oci.View]
+	principal atomic.Pointer[oci.Principal]
 }
 
-func (r *rotating) View(string) oci.View { return *r.view.Load() }
+func (r *rotating) Principal(string) oci.Principal { return *r.principal.Load() }
 
 func (r *rotating) rotate(fingerprint string) {
-	r.view.Store(&oci.View{Organisation: "acme", Fingerprint: fingerprint})
+	r.principal.Store(&oci.Principal{Organisation: "acme", Fingerprint: fingerprint})
 }
 
 // rotatingAcme is acme with a credential that can be changed.
@@ -83,7 +83,7 @@ func rotationFailsNobodyElse(t *testing.T) {
 	answer := make(chan struct{})
 	h.set(func() {
 		h.after = func(c call) {
-			if c.op == "open" && c.view.Organisation == "acme" {
+			if c.op == "open" && c.principal.Organisation == "acme" {
 				<-answer
 			}
 		}

@@ -17,17 +17,17 @@ type source struct {
 	u      Upstream
 	origin string
 	proofs *proof.Proofs // with the times that hold here
-	shared *source       // nil: the shared view says nothing here
+	shared *source       // nil: the shared principal says nothing here
 }
 
-// View is as whom repo is asked.
-func (s *source) View(repo string) oci.View { return s.u.As.View(repo) }
+// Principal is as whom repo is asked.
+func (s *source) Principal(repo string) oci.Principal { return s.u.As.Principal(repo) }
 
-// as is whom to ask for view. What is asked for the shared view is asked for
+// as is whom to ask for principal. What is asked for the shared principal is asked for
 // everyone in it at once, so it must not carry the name of the one who happens
 // to come first: not in an answer that others get, nor in one that is remembered.
-func (s *source) as(view oci.View) oci.Source {
-	if view.Shared() {
+func (s *source) as(principal oci.Principal) oci.Source {
+	if principal.Shared() {
 		return s.u.Shared
 	}
 	return s.u.As
@@ -46,7 +46,7 @@ func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })
 }
 
-// Resolve answers from what the tag meant to this view within its time, and
+// Resolve answers from what the tag meant to this principal within its time, and
 // else asks.
 func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
 	r, err := withFallback(s, repo, func(s *source) (*oci.Resolution, error) { return s.resolve(ctx, repo, tag) },
@@ -63,7 +63,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 
 // List passes through: lists are not content-addressed, and change. One proves
 // nothing. That a registry refuses one is about lists: some refuse them to all who may
-// pull, and what the shared view had proven would end for everybody in it.
+// pull, and what the shared principal had proven would end for everybody in it.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
 	page, err := s.list(ctx, req)
 	without := s.without(req.Repo)
@@ -77,7 +77,7 @@ func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, erro
 }
 
 func (s *source) list(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	page, err := s.as(s.View(req.Repo)).List(ctx, req)
+	page, err := s.as(s.Principal(req.Repo)).List(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -98,16 +98,16 @@ func unaccounted(e *oci.Error) string {
 	return "answered without a credential: " + oci.OneLine(e.Message, 300)
 }
 
-// without is why the shared view, if it is the one that counts for repo, does
+// without is why the shared principal, if it is the one that counts for repo, does
 // without this node's account; nil: it does not.
 func (s *source) without(repo string) *oci.Error {
-	if s.u.Without == nil || !s.View(repo).Shared() {
+	if s.u.Without == nil || !s.Principal(repo).Shared() {
 		return nil
 	}
 	return s.u.Without(repo)
 }
 
-// asOne does what do does as s alone. Where that is the shared view, it goes on as
+// asOne does what do does as s alone. Where that is the shared principal, it goes on as
 // nobody when the registry has refused this node's account: public images do not
 // hang on it. What fails then fails whoever has no name by that account, which
 // whoever runs the node can renew.
@@ -129,7 +129,7 @@ func asOne[T any](s *source, repo string, do func(*source) (*T, error), mark fun
 	return t, err
 }
 
-// withFallback lets the shared view answer for an organisation whose own
+// withFallback lets the shared principal answer for an organisation whose own
 // outcome is unknown or whose credential was refused. An organisation that the
 // registry has denied the repository itself never gets that far.
 func withFallback[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
@@ -146,16 +146,16 @@ func withFallback[T any](s *source, repo string, do func(*source) (*T, error), m
 }
 
 func (s *source) mayFallBack(repo string, err error) bool {
-	view := s.View(repo)
-	if view.Shared() {
+	principal := s.Principal(repo)
+	if principal.Shared() {
 		return false // it has just been asked
 	}
 	asked := oci.ClassOf(err) == oci.Unauthorized && s.u.Spec.AnonymousFallback || oci.Indeterminate(err)
-	return asked && !s.proofs.DeniedItself(s.accessKey(view, repo, ""))
+	return asked && !s.proofs.DeniedItself(s.accessKey(principal, repo, ""))
 }
 
-func (s *source) accessKey(view oci.View, repo string, d oci.Digest) proof.Access {
-	key := proof.Access{Origin: s.origin, View: view, Repo: repo}
+func (s *source) accessKey(principal oci.Principal, repo string, d oci.Digest) proof.Access {
+	key := proof.Access{Origin: s.origin, Principal: principal, Repo: repo}
 	if s.u.Spec.Access == registry.AccessObject {
 		key.Digest = d
 	}
@@ -169,24 +169,24 @@ func (s *source) memberKey(o oci.Object) proof.Member {
 // open decides once with what is known, asks where that is not enough, and
 // decides again.
 func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
-	view := s.View(o.Repo)
+	principal := s.Principal(o.Repo)
 	content, err := s.cached(o)
 	if content == nil && err == nil {
-		return s.fetch(ctx, view, o, r)
+		return s.fetch(ctx, principal, o, r)
 	}
-	return s.release(ctx, view, o, r, content, err)
+	return s.release(ctx, principal, o, r, content, err)
 }
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
-	view := s.View(o.Repo)
+	principal := s.Principal(o.Repo)
 	d, err := s.describe(o)
 	if err != nil {
-		return s.release(ctx, view, o, oci.Range{}, nil, err)
+		return s.release(ctx, principal, o, oci.Range{}, nil, err)
 	}
 	if d == nil {
-		return s.statPast(ctx, view, o)
+		return s.statPast(ctx, principal, o)
 	}
-	outcome, err := s.admit(ctx, view, o)
+	outcome, err := s.admit(ctx, principal, o)
 	if err != nil {
 		return nil, err
 	}
@@ -195,14 +195,14 @@ func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	case err != nil:
 		return nil, err
 	case !sound:
-		return s.statPast(ctx, view, o)
+		return s.statPast(ctx, principal, o)
 	}
 	return &oci.Content{Descriptor: *d, Outcome: outcome}, nil
 }
 
 // statPast asks upstream about what is not there.
-func (s *source) statPast(ctx context.Context, view oci.View, o oci.Object) (*oci.Content, error) {
-	c, err := s.ask(ctx, view, o)
+func (s *source) statPast(ctx context.Context, principal oci.Principal, o oci.Object) (*oci.Content, error) {
+	c, err := s.ask(ctx, principal, o)
 	if err != nil {
 		return nil, err
 	}
@@ -211,25 +211,25 @@ func (s *source) statPast(ctx context.Context, view oci.View, o oci.Object) (*oc
 	return &known, nil
 }
 
-// admit says whether cached bytes of o may go to view, and how that came
+// admit says whether cached bytes of o may go to principal, and how that came
 // about; the error is the answer where they may not.
-func (s *source) admit(ctx context.Context, view oci.View, o oci.Object) (oci.Outcome, error) {
-	state, proven := s.state(view, o)
+func (s *source) admit(ctx context.Context, principal oci.Principal, o oci.Object) (oci.Outcome, error) {
+	state, proven := s.state(principal, o)
 	if proof.Decide(state) == proof.Serve {
-		s.renewEarly(view, o, proven)
+		s.renewEarly(principal, o, proven)
 		return oci.Outcome{Result: oci.Hit}, nil
 	}
 	state.Answer = proof.Indeterminate
-	err := s.askOrStale(ctx, view, o.Repo, proof.Decide(state) == proof.ServeStale, func(ctx context.Context) error {
-		_, err := s.ask(ctx, view, o)
+	err := s.askOrStale(ctx, principal, o.Repo, proof.Decide(state) == proof.ServeStale, func(ctx context.Context) error {
+		_, err := s.ask(ctx, principal, o)
 		return err
 	})
 	if err != nil && (ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged)) {
 		return oci.Outcome{}, err
 	}
-	state, _ = s.state(view, o)
-	if state.Answer = s.answerOf(view, err); state.Answer == proof.Kept {
-		state = s.had(state, view, o)
+	state, _ = s.state(principal, o)
+	if state.Answer = s.answerOf(principal, err); state.Answer == proof.Kept {
+		state = s.had(state, principal, o)
 	}
 	switch proof.Decide(state) {
 	case proof.Serve:
@@ -244,30 +244,30 @@ func staleWarning(err error) string {
 	return "served from the cache: " + oci.OneLine(oci.AsError(err).For("").Message, 300)
 }
 
-// state is what is known about o for view, for bytes that are there, and when
+// state is what is known about o for principal, for bytes that are there, and when
 // access was proven.
-func (s *source) state(view oci.View, o oci.Object) (proof.State, time.Time) {
-	access, proven := s.proofs.Access(s.accessKey(view, o.Repo, o.Digest))
+func (s *source) state(principal oci.Principal, o oci.Object) (proof.State, time.Time) {
+	access, proven := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest))
 	return proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Bytes: true}, proven
 }
 
 // fetch gets what is not here.
-func (s *source) fetch(ctx context.Context, view oci.View, o oci.Object, r oci.Range) (*oci.Content, error) {
+func (s *source) fetch(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
 	if o.Kind == oci.Manifest {
-		return s.fetchManifest(ctx, view, o)
+		return s.fetchManifest(ctx, principal, o)
 	}
-	return s.fetchBlob(ctx, view, o, r)
+	return s.fetchBlob(ctx, principal, o, r)
 }
 
 func (s *source) blobKey(d oci.Digest) download.Key { return download.Key{Origin: s.origin, Digest: d} }
 
-// release gives what is cached, or what is wrong with that, to a view that is
+// release gives what is cached, or what is wrong with that, to a principal that is
 // admitted. To any other not even the latter: it would show that somebody had it.
-func (s *source) release(ctx context.Context, view oci.View, o oci.Object, r oci.Range, content *oci.Content, err error) (*oci.Content, error) {
-	outcome, denied := s.admit(ctx, view, o)
+func (s *source) release(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range, content *oci.Content, err error) (*oci.Content, error) {
+	outcome, denied := s.admit(ctx, principal, o)
 	if denied == nil && err == nil {
 		content.Outcome = outcome
-		return s.verified(ctx, view, o, r, content)
+		return s.verified(ctx, principal, o, r, content)
 	}
 	if content != nil {
 		_ = content.Body.Close() // nothing was read from it

@@ -14,7 +14,7 @@ import (
 
 // staleWait is how long a request waits for the registry where it could be
 // answered with a stale copy. A pull by tag asks twice, or four times where the
-// shared view stands in, and a client has its header within 20 s.
+// shared principal stands in, and a client has its header within 20 s.
 const staleWait = 4 * time.Second
 
 // slowFor is how long a question about a repository whose answer did not come in time
@@ -33,9 +33,9 @@ type troubled interface {
 }
 
 type slowKey struct {
-	origin string
-	view   oci.View
-	repo   string
+	origin    string
+	principal oci.Principal
+	repo      string
 }
 
 var errStaleWait = errors.New("no answer in time")
@@ -44,12 +44,12 @@ var errStaleWait = errors.New("no answer in time")
 // long as that is worth it: the question goes on without it, and what it comes
 // to is known to whoever asks next. The error then is Timeout, or what the
 // registry's trouble is.
-func (s *source) askOrStale(ctx context.Context, view oci.View, repo string, copied bool, ask func(context.Context) error) error {
+func (s *source) askOrStale(ctx context.Context, principal oci.Principal, repo string, copied bool, ask func(context.Context) error) error {
 	if !copied {
 		return ask(ctx)
 	}
-	key := slowKey{s.origin, view, repo}
-	why, wait := s.trouble(view, repo), staleWait
+	key := slowKey{s.origin, principal, repo}
+	why, wait := s.trouble(principal, repo), staleWait
 	if why != nil {
 		wait = tryWait
 	}
@@ -72,13 +72,13 @@ func (s *source) askOrStale(ctx context.Context, view oci.View, repo string, cop
 }
 
 // trouble is why it makes little sense to wait; nil: it does.
-func (s *source) trouble(view oci.View, repo string) error {
-	if t, ok := s.as(view).(troubled); ok {
+func (s *source) trouble(principal oci.Principal, repo string) error {
+	if t, ok := s.as(principal).(troubled); ok {
 		if err := t.Trouble(repo); err != nil {
 			return err
 		}
 	}
-	if _, _, held := s.c.slow.Held(slowKey{s.origin, view, repo}); held {
+	if _, _, held := s.c.slow.Held(slowKey{s.origin, principal, repo}); held {
 		return s.late(repo)
 	}
 	return nil
@@ -88,8 +88,10 @@ func (s *source) late(repo string) error {
 	return &oci.Error{Class: oci.Timeout, Message: fmt.Sprintf("%s, asked for %s, did not answer in time; try again later", s.u.Spec.Name, repo), Err: errStaleWait}
 }
 
-// heard notes that view got an answer about repo.
-func (s *source) heard(view oci.View, repo string) { s.c.slow.Release(slowKey{s.origin, view, repo}) }
+// heard notes that principal got an answer about repo.
+func (s *source) heard(principal oci.Principal, repo string) {
+	s.c.slow.Release(slowKey{s.origin, principal, repo})
+}
 
 // retryOnCredentialChange does do again when the credential was changed in the middle of it: the
 // next time round it is asked for with the new one.
@@ -102,13 +104,13 @@ func retryOnCredentialChange[T any](do func() (T, error)) (T, error) {
 }
 
 // answerOf sorts an upstream's error as proof.AnswerOf does, but for registries
-// whose images are kept when they are deleted there, and for the shared view, to
+// whose images are kept when they are deleted there, and for the shared principal, to
 // which nothing is secret: an answer that is not understood, or a limit, is none.
-func (s *source) answerOf(view oci.View, err error) proof.Answer {
+func (s *source) answerOf(principal oci.Principal, err error) proof.Answer {
 	switch answer := proof.AnswerOf(err); {
 	case s.tolerates404(err):
 		return proof.Kept
-	case answer.Doubtful() && view.Shared():
+	case answer.Doubtful() && principal.Shared():
 		return proof.Indeterminate
 	default:
 		return answer
@@ -123,8 +125,8 @@ func (s *source) tolerates404(err error) bool {
 
 // had is what counts for what is kept: a proof, however old, that no denial has
 // followed.
-func (s *source) had(state proof.State, view oci.View, o oci.Object) proof.State {
-	if s.proofs.HadAccess(s.accessKey(view, o.Repo, o.Digest)) {
+func (s *source) had(state proof.State, principal oci.Principal, o oci.Object) proof.State {
+	if s.proofs.HadAccess(s.accessKey(principal, o.Repo, o.Digest)) {
 		state.Access = max(state.Access, proof.Grace)
 	}
 	if s.proofs.HadMember(s.memberKey(o)) {

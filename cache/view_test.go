@@ -9,7 +9,7 @@ import (
 	"berth/oci"
 )
 
-// perView is a registry that shows each view another image under the same tag.
+// perView is a registry that shows each principal another image under the same tag.
 type perView struct {
 	oci.Source
 
@@ -22,19 +22,19 @@ func (p perView) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 	return r, err
 }
 
-// What a tag means to one view it means to no other, asked or remembered, in
+// What a tag means to one principal it means to no other, asked or remembered, in
 // time or in an outage.
 func TestTagsAreOfTheirView(t *testing.T) {
 	h := newHouse(t, cache.Options{})
 	h.addManifest("acme/app", "1", `{"schemaVersion":2,"manifests":[]}`)
-	views := map[string]oci.Source{}
+	principals := map[string]oci.Source{}
 	means := map[string]oci.Object{}
 	for _, who := range []string{"acme", "globex", ""} {
 		means[who] = h.addManifest("acme/app", "", `{"schemaVersion":2,"manifests":[],"annotations":{"for":"`+who+`"}}`)
 		u := h.upstream(who, who)
 		u.As = perView{u.As, means[who]}
 		u.Shared = perView{u.Shared, means[""]}
-		views[who] = h.cache.Through(u)
+		principals[who] = h.cache.Through(u)
 	}
 	for _, when := range []struct {
 		passes time.Duration
@@ -42,7 +42,7 @@ func TestTagsAreOfTheirView(t *testing.T) {
 	}{{}, {}, {passes: 2 * time.Minute}, {passes: time.Hour, fault: down(oci.Unreachable)}, {}} {
 		h.advance(when.passes)
 		h.set(func() { h.fault = when.fault })
-		for who, s := range views {
+		for who, s := range principals {
 			r, err := s.Resolve(t.Context(), "acme/app", "1")
 			if err != nil || r.Digest != means[who].Digest {
 				t.Errorf("%q after %v: %v, %v", who, when.passes, r.Digest, err)
@@ -60,7 +60,7 @@ func TestAnswerForAnotherSecret(t *testing.T) {
 	acme, credential := rotatingAcme(h)
 	h.set(func() {
 		h.after = func(c call) {
-			if c.view.Organisation == "acme" {
+			if c.principal.Organisation == "acme" {
 				credential.rotate("b") // and it was "b" that the registry let in
 			}
 		}

@@ -75,8 +75,8 @@ func (c Class) Status() int { return classes[c].status }
 // Code is the error code that a client gets, unless the Error says otherwise.
 func (c Class) Code() Code { return classes[c].code }
 
-// Refuses says that the registry knows this view and said no: whatever this
-// view had proven about the repository is void.
+// Refuses says that the registry knows this principal and said no: whatever this
+// principal had proven about the repository is void.
 func (c Class) Refuses() bool { return c == Unauthorized || c == Denied || c == NoCredential }
 
 // Indeterminate says that the answer tells nothing about rights or existence,

@@ -61,17 +61,17 @@ type Error struct {
 
 // About is on whose behalf a registry was asked when it failed. One request may
 // be made for many (a download that several wait for, an answer to those who
-// share a view), and nobody may be told another's name, account or repository.
+// share a principal), and nobody may be told another's name, account or repository.
 // Zero: the Message names nobody.
 type About struct {
 	// Organisation is whom the Message begins with: "organisation NAME".
 	Organisation string
-	View         View
+	Principal    Principal
 	Repo         string
 }
 
 // For is e in words for organisation (empty: for nobody by name), where whoever
-// asked the registry had the same view.
+// asked the registry had the same principal.
 func (e *Error) For(organisation string) *Error {
 	if e.About.Organisation == organisation {
 		return e

@@ -57,7 +57,7 @@ func TestOriginDirIsUnique(t *testing.T) {
 }
 
 func TestViewShared(t *testing.T) {
-	for v, want := range map[oci.View]bool{{}: true, {Fingerprint: "f"}: true, {Organisation: "acme"}: false, {Organisation: "acme", Fingerprint: "f"}: false} {
+	for v, want := range map[oci.Principal]bool{{}: true, {Fingerprint: "f"}: true, {Organisation: "acme"}: false, {Organisation: "acme", Fingerprint: "f"}: false} {
 		if v.Shared() != want {
 			t.Errorf("%+v: %v", v, v.Shared())
 		}

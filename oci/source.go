@@ -14,9 +14,9 @@ import (
 // it as AsError does. ctx bounds the call, and for Open also the reading of
 // the Content.
 type Source interface {
-	// View is as whom repo is asked here. The credential may depend on the
+	// Principal is as whom repo is asked here. The credential may depend on the
 	// repository.
-	View(repo string) View
+	Principal(repo string) Principal
 
 	// Resolve asks what tag means now. The answer is a hint that ages.
 	// Errors: those of the table in doc/design.md; NotFound for an unknown tag.
@@ -32,7 +32,7 @@ type Source interface {
 	Open(ctx context.Context, o Object, r Range) (*Content, error)
 
 	// List asks for tags or referrers. Lists are not content-addressed: they
-	// are asked as this view each time, or kept briefly for it alone.
+	// are asked as this principal each time, or kept briefly for it alone.
 	List(ctx context.Context, req ListRequest) (*Page, error)
 }
 

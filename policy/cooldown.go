@@ -89,7 +89,7 @@ func (s *source) before(repo, tag string) history {
 	if d, _ := s.policy.cooldown(s.name(repo), tag); d == 0 || s.notes.Note(s.tagKey(repo, tag)) != "" {
 		return nil
 	}
-	t, _ := s.notes.Tag(proof.TagKey{Origin: s.at.Origin, View: s.View(repo), Repo: repo, Tag: tag})
+	t, _ := s.notes.Tag(proof.TagKey{Origin: s.at.Origin, Principal: s.Principal(repo), Repo: repo, Tag: tag})
 	if t.Digest == "" {
 		return nil
 	}

@@ -76,7 +76,7 @@ func (s *shelf) index(images ...made) made {
 
 func missing() error { return &oci.Error{Class: oci.NotFound, Message: "it is not there"} }
 
-func (s *shelf) View(string) oci.View { return oci.View{Organisation: "acme"} }
+func (s *shelf) Principal(string) oci.Principal { return oci.Principal{Organisation: "acme"} }
 
 func (s *shelf) Resolve(_ context.Context, _, tag string) (oci.Resolution, error) {
 	s.asked++

@@ -36,8 +36,8 @@ type source struct {
 
 func (s *source) name(repo string) string { return s.at.Registry + "/" + repo }
 
-// View is as whom repo is asked.
-func (s *source) View(repo string) oci.View { return s.next.View(repo) }
+// Principal is as whom repo is asked.
+func (s *source) Principal(repo string) oci.Principal { return s.next.Principal(repo) }
 
 // Resolve says what tag means, or meant before it moved.
 func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {

@@ -53,7 +53,7 @@ func (q *request) classify(ctx context.Context, err error) *oci.Error {
 	case e.Class == oci.ClientGone && !errors.Is(err, errLeft):
 		return &oci.Error{Class: oci.UpstreamError, Message: "the request was given up inside the proxy: pull again", Err: err}
 	}
-	// The request may have been made for somebody else, who asked as the same view.
+	// The request may have been made for somebody else, who asked as the same principal.
 	return e.For(q.caller.Organisation)
 }
 

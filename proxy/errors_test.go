@@ -162,7 +162,7 @@ func TestSourcesMayRefuse(t *testing.T) {
 	s.get("/v2/nginx/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, "organisation acme has no account nope")
 }
 
-// What the shared view was refused is told to an organisation in its own name.
+// What the shared principal was refused is told to an organisation in its own name.
 func TestNoAccountIsTheOrganisations(t *testing.T) {
 	for organisation, want := range map[string]string{
 		"acme": "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: connect one and pull again",

@@ -113,7 +113,7 @@ func (f *fake) enter(ctx context.Context, call, repo string) error {
 	return err
 }
 
-func (f *fake) View(string) oci.View { return oci.View{} }
+func (f *fake) Principal(string) oci.Principal { return oci.Principal{} }
 
 func (f *fake) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
 	if err := f.enter(ctx, "resolve", repo); err != nil {

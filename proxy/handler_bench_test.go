@@ -46,7 +46,7 @@ func BenchmarkHandler_warmManifest(b *testing.B) {
 // warmSource has one manifest in memory, and nobody waits for anything.
 type warmSource struct{ d oci.Descriptor }
 
-func (s warmSource) View(string) oci.View { return oci.View{} }
+func (s warmSource) Principal(string) oci.Principal { return oci.Principal{} }
 
 func (s warmSource) Resolve(context.Context, string, string) (oci.Resolution, error) {
 	return oci.Resolution{Descriptor: s.d, Outcome: oci.Outcome{Result: oci.Hit}}, nil

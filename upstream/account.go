@@ -87,7 +87,7 @@ func newAccounts(o *Options) *accounts {
 
 // of is the account of cred, which may be nobody. Caller holds mu.
 func (a *accounts) of(cred *credential.Credential) (*account, accountKey) {
-	key, fingerprint := keyOf(cred), cred.View().Fingerprint
+	key, fingerprint := keyOf(cred), cred.Principal().Fingerprint
 	known := a.table[key]
 	if known == nil || known.fingerprint != fingerprint {
 		known = &account{fingerprint: fingerprint}

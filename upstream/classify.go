@@ -30,7 +30,7 @@ type asker struct {
 	organisation string // empty: nobody
 	account      string
 	repo         string
-	view         oci.View
+	principal    oci.Principal
 }
 
 // about says on e for whom the registry was asked. Others may wait for the same
@@ -40,7 +40,7 @@ func (w asker) about(e *oci.Error) *oci.Error {
 		return e
 	}
 	told := *e
-	told.About = oci.About{Organisation: w.organisation, View: w.view, Repo: w.repo}
+	told.About = oci.About{Organisation: w.organisation, Principal: w.principal, Repo: w.repo}
 	return &told
 }
 

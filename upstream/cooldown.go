@@ -107,7 +107,7 @@ func (a *accounts) holds(cred *credential.Credential, op operation) (detail stri
 	defer a.mu.Unlock()
 	now := a.now()
 	stops := []*coolDown{&a.node}
-	if known := a.table[keyOf(cred)]; known != nil && known.fingerprint == cred.View().Fingerprint {
+	if known := a.table[keyOf(cred)]; known != nil && known.fingerprint == cred.Principal().Fingerprint {
 		stops = append(stops, &known.all)
 		if op == opManifest {
 			stops = append(stops, &known.manifests)

@@ -165,21 +165,21 @@ func TestCredentialThatCannotBeRead(t *testing.T) {
 	if up.Count(ocitest.Match{}) != 0 {
 		t.Error("the registry was asked without the credential")
 	}
-	a, b := src.View("acme/app"), src.View("acme/app")
+	a, b := src.Principal("acme/app"), src.Principal("acme/app")
 	if a.Shared() || b.Shared() || a == b {
-		t.Errorf("views %v and %v: a proof for one would count for the other", a, b)
+		t.Errorf("principals %v and %v: a proof for one would count for the other", a, b)
 	}
 }
 
 func TestView(t *testing.T) {
 	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth})
-	if v := r.As(Identity{Organisation: "acme"}).View("x"); v != (oci.View{}) {
+	if v := r.As(Identity{Organisation: "acme"}).Principal("x"); v != (oci.Principal{}) {
 		t.Errorf("without a credential: %v", v)
 	}
-	if v := r.As(as("acme", "a", "b")).View("x"); v.Organisation != "acme" || v.Fingerprint == "" {
+	if v := r.As(as("acme", "a", "b")).Principal("x"); v.Organisation != "acme" || v.Fingerprint == "" {
 		t.Errorf("with one: %v", v)
 	}
-	if v := r.As(as("", "a", "b")).View("x"); !v.Shared() || v.Fingerprint == "" {
+	if v := r.As(as("", "a", "b")).Principal("x"); !v.Shared() || v.Fingerprint == "" {
 		t.Errorf("with the registry's own: %v", v)
 	}
 }

@@ -89,7 +89,7 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 	cred, err := s.id.Credential(ctx, c.repo)
 	who := s.asker(cred, c.repo)
 	if err != nil {
-		who.view = oci.View{Organisation: s.id.Organisation, Fingerprint: "unreadable"}
+		who.principal = oci.Principal{Organisation: s.id.Organisation, Fingerprint: "unreadable"}
 		return nil, who.fault(ctx, err)
 	}
 	if err := s.mayAsk(ctx, c, cred, who); err != nil {
@@ -178,7 +178,7 @@ func (s *source) authorize(ctx context.Context, req *http.Request, cred **creden
 // it was looked up.
 func (s *source) renew(ctx context.Context, cred **credential.Credential, repo string) (renewed bool) {
 	now, err := s.id.Credential(ctx, repo)
-	if err != nil || now == *cred || now.View() != (*cred).View() {
+	if err != nil || now == *cred || now.Principal() != (*cred).Principal() {
 		return false
 	}
 	*cred = now
@@ -186,7 +186,7 @@ func (s *source) renew(ctx context.Context, cred **credential.Credential, repo s
 }
 
 // learn tells the Authority how its credential was received, and returns
-// whether another try can help. Redirect targets are not asked for their view.
+// whether another try can help. Redirect targets are not asked for their principal.
 func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *call) (again bool) {
 	switch {
 	case a.target != nil, classify.Unexplained(a.StatusCode, a.Header):
@@ -265,7 +265,7 @@ func (a *answer) slurp(limit int64, within time.Duration) (data []byte, over boo
 
 // asker names who asks in messages.
 func (s *source) asker(cred *credential.Credential, repo string) asker {
-	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, repo: repo, view: cred.View()}
+	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, repo: repo, principal: cred.Principal()}
 	if cred != nil {
 		w.account = cred.Name
 	}

@@ -16,7 +16,7 @@ type Identity struct {
 	// for everyone.
 	Organisation string
 	// Credential finds the credential for a repository; nil, and no error, where
-	// there is none: then it is the shared view. If the func is nil, there never
+	// there is none: then it is the shared principal. If the func is nil, there never
 	// is one. It is called for every request, so it answers from memory.
 	Credential func(ctx context.Context, repo string) (*credential.Credential, error)
 }
@@ -37,15 +37,15 @@ type source struct {
 
 var errKind = errors.New("neither a manifest nor a blob")
 
-// View is that of the credential for repo. While that cannot be read, it is a
-// view of its own each time: nothing has been proven to it, and nothing that is
+// Principal is that of the credential for repo. While that cannot be read, it is a
+// principal of its own each time: nothing has been proven to it, and nothing that is
 // proven to it will be found again.
-func (s *source) View(repo string) oci.View {
+func (s *source) Principal(repo string) oci.Principal {
 	cred, err := s.id.Credential(context.Background(), repo)
 	if err != nil {
-		return oci.View{Organisation: s.id.Organisation, Fingerprint: "unreadable-" + rand.Text()}
+		return oci.Principal{Organisation: s.id.Organisation, Fingerprint: "unreadable-" + rand.Text()}
 	}
-	return cred.View()
+	return cred.Principal()
 }
 
 // Resolve asks what a tag means: by HEAD, which costs nothing of Docker Hub's

@@ -384,7 +384,7 @@ func (v *voyage) recovers(s oci.Source, img ocitest.Pushed) {
 	}
 }
 
-// A thousand pulls a second of one tag: one HEAD a minute for each view.
+// A thousand pulls a second of one tag: one HEAD a minute for each principal.
 func TestThousandPullsASecond(t *testing.T) {
 	sail(t, ocitest.Options{Auth: ocitest.Bearer}, dialect.Generic, func(v *voyage) {
 		sources := []oci.Source{v.as("acme"), v.as("globex"), v.as("")}

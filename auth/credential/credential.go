@@ -18,7 +18,7 @@ type Credential struct {
 	// Name is the account, as people call it.
 	Name string
 	// Organisation is whose it is. Empty: the registry's own credential, which
-	// is part of the shared view.
+	// is used as the shared principal.
 	Organisation string
 	// Registry is the canonical name of the registry.
 	Registry string
@@ -41,12 +41,12 @@ func (c *Credential) Expired() bool { return c.renew != nil && c.renew() }
 // Shared says whether c belongs to no organisation, as nobody does.
 func (c *Credential) Shared() bool { return c == nil || c.Organisation == "" }
 
-// View is as whom an origin is asked with c.
-func (c *Credential) View() oci.View {
+// Principal is as whom an origin is asked with c.
+func (c *Credential) Principal() oci.Principal {
 	if c == nil {
-		return oci.View{}
+		return oci.Principal{}
 	}
-	return oci.View{Organisation: c.Organisation, Fingerprint: c.Fingerprint}
+	return oci.Principal{Organisation: c.Organisation, Fingerprint: c.Fingerprint}
 }
 
 // UserAndPassword are the Basic credentials.

@@ -21,7 +21,7 @@ type Entry struct {
 	// Name is the account: what a caller writes behind the plus sign.
 	Name string
 	// Organisation is whose it is; empty for the registry's own, which serves
-	// the shared view.
+	// the shared principal.
 	Organisation string
 	// Registry is the canonical name, and Origin where that is reached.
 	Registry string
@@ -96,8 +96,8 @@ func NewTable(o TableOptions) (*Table, error) {
 // only the credentials of that name count; without, all of them. Of those that
 // select repo the most specific one wins, as Pattern says.
 //
-// Nil, and no error, means the shared view: the organisation has nothing for
-// this repository. The shared view's own credential is that of organisation "".
+// Nil, and no error, means the shared principal: the organisation has nothing for
+// this repository. The shared principal's own credential is that of organisation "".
 //
 // Errors are *oci.Error: Denied for an account that the organisation does not
 // have (one that it has, but at other registries only, is no error where it has
@@ -110,7 +110,7 @@ func (c *Table) Lookup(ctx context.Context, organisation, account, registry, rep
 	}
 	e := best(entries, account, repo)
 	if e == nil {
-		return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+		return nil, nil //nolint:nilnil // nobody is a credential too: the shared principal
 	}
 	cred, err := e.current(ctx)
 	if err != nil {
@@ -138,7 +138,7 @@ func (c *Table) Account(ctx context.Context, organisation, account, registry str
 	case len(entries) == 0 && account != "":
 		return nil, unknownAccount(organisation, account, registry, c.table[place{organisation, registry}])
 	case len(entries) == 0:
-		return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+		return nil, nil //nolint:nilnil // nobody is a credential too: the shared principal
 	}
 	cred, err := entries[0].current(ctx)
 	if err != nil {

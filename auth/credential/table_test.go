@@ -34,14 +34,14 @@ func TestLookup(t *testing.T) {
 		{"acme", "", "ghcr.io", "someone/else", "all"},
 		{"acme", "twin", "ghcr.io", "acme/app", "twin"},
 		{"acme", "all", "ghcr.io", "acme/app", "all"},
-		{"acme", "team", "ghcr.io", "someone/else", ""}, // it has that account, but not for this: shared view
+		{"acme", "team", "ghcr.io", "someone/else", ""}, // it has that account, but not for this: shared principal
 		{"acme", "", "docker.io", "acme/app", "hub"},
 		{"acme", "", "docker.io", "library/nginx", ""},
 		{"acme", "", "quay.io", "acme/app", ""},
 		{"acme", "hub", "quay.io", "acme/app", ""}, // one login serves every registry
 		{"other", "", "ghcr.io", "acme/app", "ci"},
 		{"other", "", "docker.io", "acme/app", ""},
-		{"", "", "docker.io", "library/nginx", "bot"}, // the shared view's own
+		{"", "", "docker.io", "library/nginx", "bot"}, // the shared principal's own
 		{"", "", "ghcr.io", "acme/app", ""},
 		{"nobody", "", "ghcr.io", "acme/app", ""},
 		{"acme", "", "GHCR.io", "acme/app", ""}, // names are canonical already
@@ -255,16 +255,16 @@ func TestRotationUnderLoad(t *testing.T) {
 
 func TestCredentialView(t *testing.T) {
 	var nobody *Credential
-	if !nobody.Shared() || nobody.View() != (oci.View{}) || nobody.String() == "" {
-		t.Error("nobody is not the shared view")
+	if !nobody.Shared() || nobody.Principal() != (oci.Principal{}) || nobody.String() == "" {
+		t.Error("nobody is not the shared principal")
 	}
 	shared := testAccount("", "bot", "u", "p")
-	if !shared.Shared() || !shared.View().Shared() || shared.View().Fingerprint == "" {
-		t.Error("the registry's own credential is not in the shared view")
+	if !shared.Shared() || !shared.Principal().Shared() || shared.Principal().Fingerprint == "" {
+		t.Error("the registry's own credential is not in the shared principal")
 	}
 	own := testAccount("acme", "ci", "u", "p")
-	if own.Shared() || own.View() != (oci.View{Organisation: "acme", Fingerprint: own.Fingerprint}) {
-		t.Error("an organisation's credential has the wrong view")
+	if own.Shared() || own.Principal() != (oci.Principal{Organisation: "acme", Fingerprint: own.Fingerprint}) {
+		t.Error("an organisation's credential has the wrong principal")
 	}
 	if user, password := testAccount("acme", "do", "", "dop_v1").UserAndPassword(); user != "dop_v1" || password != "dop_v1" {
 		t.Error("a token alone does not serve as both")

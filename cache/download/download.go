@@ -58,7 +58,7 @@ type Request struct {
 	// Asker goes upstream as the principal that wants the blob.
 	Asker Asker
 	// Principal and Repo are as whom and where the blob is asked for.
-	Principal oci.View
+	Principal oci.Principal
 	Repo      string
 	// Registry is its name, for people.
 	Registry string

@@ -172,12 +172,12 @@ func (rq *requester) errorFor(err error) error {
 // was fetched for everyone has failed with err: never what a registry said about
 // another's account or repository. ErrRetry: it is about those who were asked as,
 // and nobody has asked as this principal.
-func ErrorFor(principal oci.View, repo string, d oci.Digest, err error) error {
+func ErrorFor(principal oci.Principal, repo string, d oci.Digest, err error) error {
 	if rejects(err) {
 		return ErrRetry
 	}
 	e, ok := errors.AsType[*oci.Error](err)
-	if !ok || e.About == (oci.About{}) || e.About.Repo == repo && sameOwner(e.About.View, principal) {
+	if !ok || e.About == (oci.About{}) || e.About.Repo == repo && sameOwner(e.About.Principal, principal) {
 		return err
 	}
 	return &oci.Error{
@@ -187,7 +187,9 @@ func ErrorFor(principal oci.View, repo string, d oci.Digest, err error) error {
 }
 
 // sameOwner reports whether a and b are one principal, or one organisation's.
-func sameOwner(a, b oci.View) bool { return a == b || !a.Shared() && a.Organisation == b.Organisation }
+func sameOwner(a, b oci.Principal) bool {
+	return a == b || !a.Shared() && a.Organisation == b.Organisation
+}
 
 // rejects reports whether an error is about the requester and not about the
 // origin: another one may still get the blob.

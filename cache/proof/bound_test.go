@@ -26,13 +26,13 @@ func TestMemoryIsBounded(t *testing.T) {
 	f := open(t, "", Options{})
 	before := heap()
 	now := time.Now()
-	view := oci.View{Organisation: "evil", Fingerprint: strings.Repeat("f", 32)}
+	principal := oci.Principal{Organisation: "evil", Fingerprint: strings.Repeat("f", 32)}
 	for i := range 40_000 {
 		repo := fmt.Sprintf("%d/%s", i, strings.Repeat("r", 200))
 		d := oci.DigestOf(fmt.Append(nil, i))
-		f.Deny(Access{Origin: "registry", View: view, Repo: repo})
-		f.Prove(Access{Origin: "registry", View: view, Repo: repo + "/2"}, Member{"registry", repo + "/2", oci.Manifest, d}, now)
-		f.SetTag(TagKey{"registry", view, repo + "/3", strings.Repeat("t", 128)}, Tag{MediaType: "m", Digest: d, Asked: now})
+		f.Deny(Access{Origin: "registry", Principal: principal, Repo: repo})
+		f.Prove(Access{Origin: "registry", Principal: principal, Repo: repo + "/2"}, Member{"registry", repo + "/2", oci.Manifest, d}, now)
+		f.SetTag(TagKey{"registry", principal, repo + "/3", strings.Repeat("t", 128)}, Tag{MediaType: "m", Digest: d, Asked: now})
 	}
 	grown := heap() - before
 	t.Logf("%d MiB", grown>>20)
@@ -54,7 +54,7 @@ func TestTheFileIsBounded(t *testing.T) {
 	for i := range 20 {
 		for j := range 1000 {
 			repo := fmt.Sprintf("%d/%d/%s", i, j, strings.Repeat("r", 200))
-			f.Prove(Access{Origin: "registry", View: oci.View{Organisation: "evil"}, Repo: repo}, Member{"registry", repo, oci.Manifest, digestA}, now)
+			f.Prove(Access{Origin: "registry", Principal: oci.Principal{Organisation: "evil"}, Repo: repo}, Member{"registry", repo, oci.Manifest, digestA}, now)
 		}
 		if err := f.disk.flush(); err != nil {
 			t.Fatal(err)
@@ -72,7 +72,7 @@ func TestTheFileIsBounded(t *testing.T) {
 	if err := f.disk.flush(); err != nil {
 		t.Fatal(err)
 	}
-	denied := Access{Origin: "registry", View: oci.View{Organisation: "evil"}, Repo: fmt.Sprintf("0/0/%s", strings.Repeat("r", 200))}
+	denied := Access{Origin: "registry", Principal: oci.Principal{Organisation: "evil"}, Repo: fmt.Sprintf("0/0/%s", strings.Repeat("r", 200))}
 	f.Deny(denied)
 	if err := f.Close(); err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ type Answer uint8
 const (
 	NotAsked      Answer = iota
 	Proven               // 2xx
-	Refused              // 401, 403: this view may not
+	Refused              // 401, 403: this principal may not
 	NotThere             // 404
 	Indeterminate        // nothing was learned: network, 5xx
 	NotUnderstood        // somebody answered, and said neither yes nor no
@@ -60,9 +60,9 @@ func AnswerOf(err error) Answer {
 // still there.
 func (a Answer) Doubtful() bool { return a == NotUnderstood || a == Limited }
 
-// State is everything that decides whether cached bytes may go to a view.
+// State is everything that decides whether cached bytes may go to a principal.
 type State struct {
-	Access Age // this view's proof for the repository
+	Access Age // this principal's proof for the repository
 	Member Age // anyone's proof that the object is in the repository
 	Bytes  bool
 	Answer Answer
@@ -75,9 +75,9 @@ type Verdict uint8
 const (
 	// Refuse: nothing cached goes out; upstream's answer is the answer.
 	Refuse Verdict = iota
-	// Ask: put the wanted object to upstream, as this view, and decide again.
+	// Ask: put the wanted object to upstream, as this principal, and decide again.
 	Ask
-	// Fetch: get it from upstream, as this view. The answer to that request
+	// Fetch: get it from upstream, as this principal. The answer to that request
 	// proves or denies by itself.
 	Fetch
 	// Serve the cached bytes.

@@ -11,7 +11,7 @@ import (
 )
 
 // released is the rule in words, a letter for each state. In each grid the rows
-// are the access of this view (none, grace, recent, fresh) and the columns the
+// are the access of this principal (none, grace, recent, fresh) and the columns the
 // membership of the object (likewise).
 //
 //	S serve, T serve with a warning, A ask for the object, F fetch it, R refuse
@@ -24,7 +24,7 @@ var released = []struct {
 	{"a cold miss needs no probe: the GET itself proves or denies", false, NotAsked, "FFFF FFFF FFFF FFFF"},
 	{"only a fresh access of its own and a fresh membership need no question", true, NotAsked, "AAAA AAAA AAAA AAAS"},
 	{"asked and answered, and nothing here to serve", false, Proven, "FFFF FFFF FFFF FFFF"},
-	{"2xx for this object, to this view: access and membership in one", true, Proven, "SSSS SSSS SSSS SSSS"},
+	{"2xx for this object, to this principal: access and membership in one", true, Proven, "SSSS SSSS SSSS SSSS"},
 	{"a denial: nothing, whatever was proven before", false, Refused, "RRRR RRRR RRRR RRRR"},
 	{"a denial beats any proof, fresh ones too", true, Refused, "RRRR RRRR RRRR RRRR"},
 	{"it is not there", false, NotThere, "RRRR RRRR RRRR RRRR"},

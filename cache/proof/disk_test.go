@@ -266,7 +266,7 @@ func TestSweep(t *testing.T) {
 		for i := range n {
 			prove("old", i)
 		}
-		f.Deny(Access{Origin: acme.Origin, View: acme.View, Repo: "old0"})
+		f.Deny(Access{Origin: acme.Origin, Principal: acme.Principal, Repo: "old0"})
 		time.Sleep(unusedFor - 10*time.Second)
 		for i := range n {
 			prove("new", i)
@@ -412,7 +412,7 @@ func FuzzKeysNeverCollide(f *testing.F) {
 	f.Add("o", "a\x00", "f", "r", "t", "o", "a", "\x00f", "r", "t")
 	f.Add("", "ab", "", "r", "", "", "a", "b", "r", "")
 	f.Fuzz(func(t *testing.T, o1, g1, f1, r1, t1, o2, g2, f2, r2, t2 string) {
-		a1, a2 := Access{o1, oci.View{Organisation: g1, Fingerprint: f1}, r1, oci.Digest(t1)}, Access{o2, oci.View{Organisation: g2, Fingerprint: f2}, r2, oci.Digest(t2)}
+		a1, a2 := Access{o1, oci.Principal{Organisation: g1, Fingerprint: f1}, r1, oci.Digest(t1)}, Access{o2, oci.Principal{Organisation: g2, Fingerprint: f2}, r2, oci.Digest(t2)}
 		if (a1 == a2) != bytes.Equal(a1.key(), a2.key()) {
 			t.Errorf("%+v, %+v", a1, a2)
 		}
@@ -420,7 +420,7 @@ func FuzzKeysNeverCollide(f *testing.F) {
 		if bytes.Equal(m1.key(), m2.key()) {
 			t.Errorf("%+v, %+v", m1, m2)
 		}
-		k1, k2 := TagKey{o1, a1.View, r1, t1}, TagKey{o2, a2.View, r2, t2}
+		k1, k2 := TagKey{o1, a1.Principal, r1, t1}, TagKey{o2, a2.Principal, r2, t2}
 		if (k1 == k2) != bytes.Equal(k1.key(), k2.key()) {
 			t.Errorf("%+v, %+v", k1, k2)
 		}

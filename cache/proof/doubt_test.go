@@ -148,7 +148,7 @@ func TestDoubt_GivesWay(t *testing.T) {
 	f.Prove(acme, member, clk.now())
 	f.Doubt(acme)
 	clk.move(time.Second)
-	if err := f.Forget(acme.View.Organisation); err != nil {
+	if err := f.Forget(acme.Principal.Organisation); err != nil {
 		t.Fatal(err)
 	}
 	if f.HadAccess(acme) || f.disk.get(accessBucket, acme.key()) != nil {

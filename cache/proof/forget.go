@@ -27,8 +27,8 @@ func (f *Proofs) forgetInMemory(organisation string) (at time.Time) {
 	defer f.mu.Unlock()
 	at = f.o.Now()
 	f.forgotten[organisation] = at
-	f.access.recent.RemoveIf(func(a Access, w record) bool { return w.proven() && a.View.Organisation == organisation })
-	f.tags.recent.RemoveIf(func(k TagKey, _ Tag) bool { return k.View.Organisation == organisation })
+	f.access.recent.RemoveIf(func(a Access, w record) bool { return w.proven() && a.Principal.Organisation == organisation })
+	f.tags.recent.RemoveIf(func(k TagKey, _ Tag) bool { return k.Principal.Organisation == organisation })
 	return at
 }
 
@@ -73,7 +73,7 @@ func (d *disk) unqueue(gone func(tx *bbolt.Tx, b bucket, k, v []byte) bool) {
 	}
 }
 
-// organisationOf is the second part of a key of a view's: see Access.key and
+// organisationOf is the second part of a key of a principal's: see Access.key and
 // TagKey.key.
 func organisationOf(key []byte) string {
 	_, rest := cutPart(key)

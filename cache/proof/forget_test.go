@@ -15,7 +15,7 @@ import (
 // globexAccess is another organisation with the same repository.
 func globexAccess() (Access, TagKey) {
 	a, k := acme, latest
-	a.View, k.View = oci.View{Organisation: "globex", Fingerprint: "f1"}, oci.View{Organisation: "globex", Fingerprint: "f1"}
+	a.Principal, k.Principal = oci.Principal{Organisation: "globex", Fingerprint: "f1"}, oci.Principal{Organisation: "globex", Fingerprint: "f1"}
 	return a, k
 }
 

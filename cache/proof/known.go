@@ -122,7 +122,7 @@ func decodeAccess(key []byte) (Access, bool) {
 	if p == nil {
 		return Access{}, false
 	}
-	return Access{Origin: p[0], View: oci.View{Organisation: p[1], Fingerprint: p[2]}, Repo: p[3], Digest: oci.Digest(p[4])}, true
+	return Access{Origin: p[0], Principal: oci.Principal{Organisation: p[1], Fingerprint: p[2]}, Repo: p[3], Digest: oci.Digest(p[4])}, true
 }
 
 func decodeTagKey(key []byte) (TagKey, bool) {
@@ -130,5 +130,5 @@ func decodeTagKey(key []byte) (TagKey, bool) {
 	if p == nil {
 		return TagKey{}, false
 	}
-	return TagKey{Origin: p[0], View: oci.View{Organisation: p[1], Fingerprint: p[2]}, Repo: p[3], Tag: p[4]}, true
+	return TagKey{Origin: p[0], Principal: oci.Principal{Organisation: p[1], Fingerprint: p[2]}, Repo: p[3], Tag: p[4]}, true
 }

@@ -78,9 +78,9 @@ var (
 	digestA = oci.DigestOf([]byte("a"))
 	digestB = oci.DigestOf([]byte("b"))
 
-	acme   = Access{Origin: "reg.test-1", View: oci.View{Organisation: "acme", Fingerprint: "f1"}, Repo: "acme/app"}
+	acme   = Access{Origin: "reg.test-1", Principal: oci.Principal{Organisation: "acme", Fingerprint: "f1"}, Repo: "acme/app"}
 	member = Member{Origin: "reg.test-1", Repo: "acme/app", Kind: oci.Manifest, Digest: digestA}
-	latest = TagKey{Origin: "reg.test-1", View: acme.View, Repo: "acme/app", Tag: "latest"}
+	latest = TagKey{Origin: "reg.test-1", Principal: acme.Principal, Repo: "acme/app", Tag: "latest"}
 )
 
 func wantAccess(t testing.TB, f *Proofs, a Access, want Age) {
@@ -90,7 +90,7 @@ func wantAccess(t testing.TB, f *Proofs, a Access, want Age) {
 		got = Grace
 	}
 	if got != want {
-		t.Fatalf("access of %s to %s is %s, want %s", a.View.Organisation, a.Repo, ageNames[got], ageNames[want])
+		t.Fatalf("access of %s to %s is %s, want %s", a.Principal.Organisation, a.Repo, ageNames[got], ageNames[want])
 	}
 }
 

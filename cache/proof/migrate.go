@@ -25,7 +25,7 @@ import (
 // cannot keep to that leaves "member" out and gives its bucket another name.
 //
 // Nothing else is taken over. Rights, denials among them, go together: what another
-// version knew of a view's rights may be newer or older than what this one learns,
+// version knew of a principal's rights may be newer or older than what this one learns,
 // and a proof without the denial that followed it would revive what was withdrawn.
 // A membership is about nobody, and alone releases nothing.
 

@@ -54,7 +54,7 @@ func TestTheFormOfMembershipsIsFrozen(t *testing.T) {
 	f.Prove(acme, m, asked)
 	closeFacts(t, f)
 
-	view(t, path, func(tx *bbolt.Tx) {
+	principal(t, path, func(tx *bbolt.Tx) {
 		b := tx.Bucket([]byte("member"))
 		if b == nil {
 			t.Fatal("the bucket is gone")
@@ -72,7 +72,7 @@ func TestTheFormOfMembershipsIsFrozen(t *testing.T) {
 	})
 }
 
-func view(t *testing.T, path string, look func(*bbolt.Tx)) {
+func principal(t *testing.T, path string, look func(*bbolt.Tx)) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true})
 	if err != nil {
@@ -128,7 +128,7 @@ func TestALaterVersionsMembershipsCount(t *testing.T) {
 	wantMember(t, f, m, None) // it ages as ours do
 	closeFacts(t, f)
 
-	view(t, path, func(tx *bbolt.Tx) {
+	principal(t, path, func(tx *bbolt.Tx) {
 		_ = tx.ForEach(func(name []byte, _ *bbolt.Bucket) error { // its error is ours
 			if !strings.Contains("access member tag meta by", string(name)) {
 				t.Errorf("%s is still there", name)
@@ -151,7 +151,7 @@ func TestAnotherVersionsRightsDoNotCount(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "facts.db")
 	f := open(t, path, Options{})
 	denied := acme
-	denied.View.Organisation = "globex"
+	denied.Principal.Organisation = "globex"
 	f.Prove(acme, member, time.Now())
 	f.Prove(denied, member, time.Now())
 	f.Deny(denied)
@@ -163,7 +163,7 @@ func TestAnotherVersionsRightsDoNotCount(t *testing.T) {
 	for _, a := range []Access{acme, denied} {
 		wantAccess(t, f, a, None)
 		if f.HadAccess(a) {
-			t.Errorf("%s had access", a.View.Organisation)
+			t.Errorf("%s had access", a.Principal.Organisation)
 		}
 	}
 	wantTag(t, f, latest, "", None)

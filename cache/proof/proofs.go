@@ -1,9 +1,9 @@
 // Package proof remembers what origins have proven to us, and decides by it
 // whether cached bytes may be released (Decide).
 //
-// Three kinds of proof are kept: that a view may read a repository (access),
+// Three kinds of proof are kept: that a principal may read a repository (access),
 // that a digest belongs to a repository (membership), and what a tag meant to
-// a view. Memory answers; behind it a file keeps positive proofs, written once
+// a principal. Memory answers; behind it a file keeps positive proofs, written once
 // a second, for grace and for membership after a restart. Denials are on disk
 // before Deny returns.
 //
@@ -18,17 +18,17 @@ import (
 	"berth/oci"
 )
 
-// Access is the key of "this view may read this repository".
+// Access is the key of "this principal may read this repository".
 type Access struct {
-	Origin string // oci.Origin.Dir
-	View   oci.View
-	Repo   string
+	Origin    string // oci.Origin.Dir
+	Principal oci.Principal
+	Repo      string
 	// Digest is set only at registries whose rights differ within a repository.
 	Digest oci.Digest
 }
 
 // Member is the key of "this object is in this repository". It is the same for
-// every view.
+// every principal.
 type Member struct {
 	Origin string
 	Repo   string
@@ -36,12 +36,12 @@ type Member struct {
 	Digest oci.Digest
 }
 
-// TagKey is the key of what a tag means to a view.
+// TagKey is the key of what a tag means to a principal.
 type TagKey struct {
-	Origin string
-	View   oci.View
-	Repo   string
-	Tag    string
+	Origin    string
+	Principal oci.Principal
+	Repo      string
+	Tag       string
 }
 
 // Tag is what a tag meant.
@@ -195,13 +195,13 @@ func elapsed(now, then time.Time) time.Duration {
 }
 
 // Prove records that the origin answered 2xx to a request for the object of m,
-// made as the view of a and sent at asked. A denial that arrived after asked
+// made as the principal of a and sent at asked. A denial that arrived after asked
 // wins: the proof of access is then not recorded, and Prove says so.
 func (f *Proofs) Prove(a Access, m Member, asked time.Time) (denied bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	access, _ := f.access.get(f.by, a)
-	if f.supersedes(access, asked) && f.isAfterForget(a.View.Organisation, asked) {
+	if f.supersedes(access, asked) && f.isAfterForget(a.Principal.Organisation, asked) {
 		access = record{at: asked, doubted: access.stillDoubted(asked, f.o.Now())}
 		f.access.set(f.by, a, access)
 	}
@@ -252,7 +252,7 @@ func (f *Proofs) supersedes(old record, asked time.Time) bool {
 	return asked.After(old.at) || old.proven() && old.at.After(f.o.Now())
 }
 
-// Deny records that the origin refused a's view, now. Where there was a proof
+// Deny records that the origin refused a's principal, now. Where there was a proof
 // the denial is on disk when Deny returns, so that no crash revives the proof.
 // Should the disk fail, the denial holds in memory, the error is logged, and
 // writing is tried again.
@@ -284,7 +284,7 @@ func (f *Proofs) denyInMemory(a Access, credential bool) bool {
 	return write
 }
 
-// Doubt records that somebody answered a's view, now, and said neither yes nor no.
+// Doubt records that somebody answered a's principal, now, and said neither yes nor no.
 // The proof that there is, if there is one, from then on counts for Options.Doubt
 // after it was made and no longer, until the next one. The first doubt is on disk
 // when Doubt returns, as a denial is.
@@ -320,7 +320,7 @@ func (f *Proofs) SetTag(k TagKey, t Tag) {
 	if old.Asked.After(t.Asked) && !old.Asked.After(f.o.Now()) { // and the clock was not set back since
 		return
 	}
-	if !f.isAfterForget(k.View.Organisation, t.Asked) {
+	if !f.isAfterForget(k.Principal.Organisation, t.Asked) {
 		return
 	}
 	t.restored = false
@@ -349,7 +349,7 @@ func (f *Proofs) restoreAccess(a Access, value []byte) (record, bool) {
 	if now := f.o.Now(); w.denied && w.at.After(now) {
 		w.at = now
 	}
-	if w.proven() && !f.mayRestore(a.View.Organisation, w.at) {
+	if w.proven() && !f.mayRestore(a.Principal.Organisation, w.at) {
 		return record{}, false
 	}
 	return w, ok
@@ -358,5 +358,5 @@ func (f *Proofs) restoreAccess(a Access, value []byte) (record, bool) {
 // restoreTag reads what the file has about k. Caller holds mu.
 func (f *Proofs) restoreTag(k TagKey, value []byte) (Tag, bool) {
 	t, ok := decodeTag(value)
-	return t, ok && f.mayRestore(k.View.Organisation, t.Asked)
+	return t, ok && f.mayRestore(k.Principal.Organisation, t.Asked)
 }

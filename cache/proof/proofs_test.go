@@ -158,10 +158,10 @@ func TestProofsAreNobodyElses(t *testing.T) {
 	f.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
 	for _, change := range []func(*Access){
 		func(a *Access) { a.Origin = "reg.test-2" },
-		func(a *Access) { a.View.Organisation = "other" },
-		func(a *Access) { a.View.Organisation = "" },
-		func(a *Access) { a.View.Fingerprint = "f2" },
-		func(a *Access) { a.View = oci.View{} },
+		func(a *Access) { a.Principal.Organisation = "other" },
+		func(a *Access) { a.Principal.Organisation = "" },
+		func(a *Access) { a.Principal.Fingerprint = "f2" },
+		func(a *Access) { a.Principal = oci.Principal{} },
 		func(a *Access) { a.Repo = "acme/app2" },
 		func(a *Access) { a.Digest = digestA },
 	} {
@@ -171,7 +171,7 @@ func TestProofsAreNobodyElses(t *testing.T) {
 		if f.Denied(a) {
 			t.Errorf("%+v counts as denied", a)
 		}
-		wantTag(t, f, TagKey{Origin: a.Origin, View: a.View, Repo: a.Repo, Tag: latest.Tag + a.Digest.String()}, "", None)
+		wantTag(t, f, TagKey{Origin: a.Origin, Principal: a.Principal, Repo: a.Repo, Tag: latest.Tag + a.Digest.String()}, "", None)
 	}
 	for _, m := range []Member{
 		{member.Origin, member.Repo, oci.Blob, member.Digest},
@@ -181,7 +181,7 @@ func TestProofsAreNobodyElses(t *testing.T) {
 	} {
 		wantMember(t, f, m, None)
 	}
-	f.Deny(Access{Origin: acme.Origin, View: oci.View{Organisation: "other"}, Repo: acme.Repo})
+	f.Deny(Access{Origin: acme.Origin, Principal: oci.Principal{Organisation: "other"}, Repo: acme.Repo})
 	wantAccess(t, f, acme, Fresh)
 }
 
@@ -210,7 +210,7 @@ func TestRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "facts.db")
 	clk := newClock()
 	o := Options{Now: clk.now}
-	denied := Access{Origin: acme.Origin, View: acme.View, Repo: "acme/lost"}
+	denied := Access{Origin: acme.Origin, Principal: acme.Principal, Repo: "acme/lost"}
 	f := open(t, path, o)
 	f.Prove(acme, member, clk.now())
 	f.Prove(denied, member, clk.now())
@@ -273,7 +273,7 @@ func TestTheClockWasSetBackBetweenTwoRuns(t *testing.T) {
 	clk := newClock()
 	o := Options{Now: clk.now}
 	f := open(t, path, o)
-	denied := Access{Origin: acme.Origin, View: acme.View, Repo: "acme/lost"}
+	denied := Access{Origin: acme.Origin, Principal: acme.Principal, Repo: "acme/lost"}
 	f.Prove(acme, member, clk.now())
 	f.Prove(denied, member, clk.now())
 	f.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})

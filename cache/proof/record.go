@@ -53,13 +53,13 @@ func join(parts ...string) []byte {
 }
 
 func (a Access) key() []byte {
-	return join(a.Origin, a.View.Organisation, a.View.Fingerprint, a.Repo, a.Digest.String())
+	return join(a.Origin, a.Principal.Organisation, a.Principal.Fingerprint, a.Repo, a.Digest.String())
 }
 
 func (m Member) key() []byte { return join(m.Origin, m.Repo, m.Kind.String(), m.Digest.String()) }
 
 func (k TagKey) key() []byte {
-	return join(k.Origin, k.View.Organisation, k.View.Fingerprint, k.Repo, k.Tag)
+	return join(k.Origin, k.Principal.Organisation, k.Principal.Fingerprint, k.Repo, k.Tag)
 }
 
 // What a stored record begins with. Its time follows.

@@ -20,17 +20,17 @@ func TestProofs_OthersMemoryStays(t *testing.T) {
 	f := open(t, "", Options{Now: clk.now, Entries: 100})
 	mine, its := f.For("acme", Times{}), f.For("globex", Times{})
 	for _, shared := range []bool{false, true} {
-		a, k, view := acme, latest, oci.View{Organisation: "globex", Fingerprint: "g"}
+		a, k, principal := acme, latest, oci.Principal{Organisation: "globex", Fingerprint: "g"}
 		if shared {
-			a.View, k.View, view = oci.View{}, oci.View{}, oci.View{}
+			a.Principal, k.Principal, principal = oci.Principal{}, oci.Principal{}, oci.Principal{}
 		}
 		mine.Prove(a, member, clk.now())
 		mine.SetTag(k, Tag{Digest: digestA, Asked: clk.now()})
 		for i := range 1000 {
 			repo := fmt.Sprint("globex/", i)
-			its.Prove(Access{Origin: a.Origin, View: view, Repo: repo}, Member{a.Origin, repo, oci.Blob, digestB}, clk.now())
-			its.SetTag(TagKey{Origin: a.Origin, View: view, Repo: repo, Tag: "t"}, Tag{Digest: digestB, Asked: clk.now()})
-			its.Deny(Access{Origin: a.Origin, View: view, Repo: "no/" + repo})
+			its.Prove(Access{Origin: a.Origin, Principal: principal, Repo: repo}, Member{a.Origin, repo, oci.Blob, digestB}, clk.now())
+			its.SetTag(TagKey{Origin: a.Origin, Principal: principal, Repo: repo, Tag: "t"}, Tag{Digest: digestB, Asked: clk.now()})
+			its.Deny(Access{Origin: a.Origin, Principal: principal, Repo: "no/" + repo})
 		}
 		wantAge(t, f, a, Fresh)
 		wantMember(t, f, member, Fresh)
@@ -69,22 +69,22 @@ func flood(t *testing.T, f *Proofs, clk *clock, limit int64, prove func(its *Pro
 // records are about nobody, and where they are denials, which must be written.
 func TestProofs_OthersFileStays(t *testing.T) {
 	const limit = 1 << 20
-	own := oci.View{Organisation: "globex", Fingerprint: "g"}
+	own := oci.Principal{Organisation: "globex", Fingerprint: "g"}
 	for name, prove := range map[string]func(its *Proofs, repo string){
 		"own registry": func(its *Proofs, repo string) {
-			its.Prove(Access{Origin: "globex.example-1", View: own, Repo: repo}, Member{"globex.example-1", repo, oci.Blob, digestB}, its.o.Now())
+			its.Prove(Access{Origin: "globex.example-1", Principal: own, Repo: repo}, Member{"globex.example-1", repo, oci.Blob, digestB}, its.o.Now())
 		},
 		"tags": func(its *Proofs, repo string) {
-			its.SetTag(TagKey{Origin: acme.Origin, View: own, Repo: "globex/app", Tag: repo}, Tag{Digest: digestB, Asked: its.o.Now()})
+			its.SetTag(TagKey{Origin: acme.Origin, Principal: own, Repo: "globex/app", Tag: repo}, Tag{Digest: digestB, Asked: its.o.Now()})
 		},
 		"one repository": func(its *Proofs, repo string) {
-			its.Prove(Access{Origin: acme.Origin, View: own, Repo: "globex/app"}, Member{acme.Origin, "globex/app", oci.Manifest, oci.DigestOf([]byte(repo))}, its.o.Now())
+			its.Prove(Access{Origin: acme.Origin, Principal: own, Repo: "globex/app"}, Member{acme.Origin, "globex/app", oci.Manifest, oci.DigestOf([]byte(repo))}, its.o.Now())
 		},
 		"as nobody": func(its *Proofs, repo string) {
 			its.Prove(Access{Origin: acme.Origin, Repo: repo}, Member{acme.Origin, repo, oci.Blob, digestB}, its.o.Now())
 		},
 		"denied": func(its *Proofs, repo string) {
-			a := Access{Origin: "globex.example-1", View: own, Repo: repo}
+			a := Access{Origin: "globex.example-1", Principal: own, Repo: repo}
 			its.Prove(a, Member{"globex.example-1", "one", oci.Blob, digestB}, its.o.Now())
 			its.denyInMemory(a, false)
 		},
@@ -95,7 +95,7 @@ func TestProofs_OthersFileStays(t *testing.T) {
 			f := open(t, path, o)
 			mine := f.For("acme", Times{})
 			public, inPublic, later := acme, member, acme
-			public.View, public.Repo, inPublic.Repo, later.Repo = oci.View{}, "library/nginx", "library/nginx", "acme/later"
+			public.Principal, public.Repo, inPublic.Repo, later.Repo = oci.Principal{}, "library/nginx", "library/nginx", "acme/later"
 			mine.Prove(acme, member, clk.now())
 			mine.Prove(public, inPublic, clk.now())
 			mine.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})

@@ -99,7 +99,7 @@ func TestCostOfAPull(t *testing.T) {
 	}
 }
 
-// Those without an account share one view: what one of them paid for, the next
+// Those without an account share one principal: what one of them paid for, the next
 // has for nothing.
 func TestCostWithoutAnAccount(t *testing.T) {
 	t.Parallel()

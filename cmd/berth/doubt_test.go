@@ -244,7 +244,7 @@ func TestDoubt_APageRefusesNoAccount(t *testing.T) {
 	}
 }
 
-// To those who share the view of nobody nothing is secret: a page that is sent to
+// To those who share the principal of nobody nothing is secret: a page that is sent to
 // everyone takes no public image from them, for as long as silence would not.
 func TestDoubt_TakesNoPublicImages(t *testing.T) {
 	t.Parallel()

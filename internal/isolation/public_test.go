@@ -63,7 +63,7 @@ func (c *client) pull(repo string, img ocitest.Pushed, platform int) answer {
 func (a answer) ok() bool { return a.status == http.StatusOK && a.err == nil }
 
 // Twenty organisations pull one public tag, half of them with an account: what
-// Docker Hub counts happens once for each manifest, and what each view asks for
+// Docker Hub counts happens once for each manifest, and what each principal asks for
 // itself once in a minute.
 func TestPublicImageCostsTwoPulls(t *testing.T) {
 	w := newWorld(t)
@@ -90,7 +90,7 @@ func TestPublicImageCostsTwoPulls(t *testing.T) {
 		}
 		all.Wait()
 	}
-	views := len(names)/2 + 1
+	principals := len(names)/2 + 1
 	heads := func() map[string]int {
 		by := map[string]int{}
 		for _, r := range h.reg.Requests(ocitest.Match{Kind: ocitest.Manifest, Method: http.MethodHead, Status: http.StatusOK}) {
@@ -103,12 +103,12 @@ func TestPublicImageCostsTwoPulls(t *testing.T) {
 		t.Errorf("%d manifests were fetched, which count, instead of 2", n)
 	}
 	first := heads()
-	if n := h.reg.Count(ocitest.Match{Kind: ocitest.Manifest, Method: http.MethodHead, Tag: "v1", Status: http.StatusOK}); n != views {
-		t.Errorf("%d views asked for the tag instead of %d: %v", n, views, first)
+	if n := h.reg.Count(ocitest.Match{Kind: ocitest.Manifest, Method: http.MethodHead, Tag: "v1", Status: http.StatusOK}); n != principals {
+		t.Errorf("%d principals asked for the tag instead of %d: %v", n, principals, first)
 	}
-	for view, n := range first {
+	for principal, n := range first {
 		if n > 1 {
-			t.Errorf("%q asked %d times", view, n)
+			t.Errorf("%q asked %d times", principal, n)
 		}
 	}
 	everybody()
@@ -117,19 +117,19 @@ func TestPublicImageCostsTwoPulls(t *testing.T) {
 	}
 	w.clock.forward(61 * time.Second)
 	everybody()
-	for view, n := range heads() {
+	for principal, n := range heads() {
 		if n > 2 {
-			t.Errorf("%q asked %d times in two minutes", view, n)
+			t.Errorf("%q asked %d times in two minutes", principal, n)
 		}
 	}
 	for _, d := range img.Blobs(0) {
-		if n, size := h.reg.BlobBytes(d), int64(len(h.reg.Bytes("library/app", d))); n > size+int64(views) {
+		if n, size := h.reg.BlobBytes(d), int64(len(h.reg.Bytes("library/app", d))); n > size+int64(principals) {
 			t.Errorf("%d bytes of %s were fetched, which has %d", n, d, size)
 		}
 	}
 }
 
-// Whatever goes wrong for those who share a view, a download or a remembered
+// Whatever goes wrong for those who share a principal, a download or a remembered
 // answer: nobody is told another's name.
 func TestMessagesNameNobodyElse(t *testing.T) {
 	t.Parallel()

@@ -15,11 +15,11 @@ import (
 	"berth/auth/credential"
 )
 
-// sharedAccount is what the shared view's account at a registry is called.
+// sharedAccount is what the shared principal's account at a registry is called.
 const sharedAccount = "shared"
 
 // newCredentials is the table of all accounts, the organisations' and the
-// shared view's. It goes on with the secrets of the generation in force.
+// shared principal's. It goes on with the secrets of the generation in force.
 func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credential.Table, error) {
 	o := credential.TableOptions{Key: n.key, Metrics: n.auth, Logger: n.log, Now: n.now}
 	var before secrets

@@ -36,7 +36,7 @@ func (s *liveRegistry) sharedCredential(ctx context.Context, repo string) (*cred
 	if !s.spec.AnonymousFallback || ctx.Err() != nil || s.useless(cred, err) == nil {
 		return cred, err
 	}
-	return nil, nil //nolint:nilnil // nobody is a credential too: the shared view
+	return nil, nil //nolint:nilnil // nobody is a credential too: the shared principal
 }
 
 // useless is why an account that was looked up is of no use; nil: it is not.
@@ -47,7 +47,7 @@ func (s *liveRegistry) useless(cred *credential.Credential, err error) *oci.Erro
 	return s.client.authority.Refusal(cred)
 }
 
-// without says why the shared view does without this node's account; nil where it
+// without says why the shared principal does without this node's account; nil where it
 // has none, or cannot do without.
 func (s *liveRegistry) without() func(repo string) *oci.Error {
 	if !s.hasAccount || !s.spec.AnonymousFallback {

@@ -38,15 +38,15 @@ func newNaive(t *testing.T, r *Registry, c Caller, planted string) *naive {
 	return n
 }
 
-func (n *naive) View(string) oci.View {
+func (n *naive) Principal(string) oci.Principal {
 	if n.as.User == "" {
-		return oci.View{}
+		return oci.Principal{}
 	}
-	if n.planted == "view" {
-		return oci.View{Organisation: n.as.Organisation, Fingerprint: "x"}
+	if n.planted == "principal" {
+		return oci.Principal{Organisation: n.as.Organisation, Fingerprint: "x"}
 	}
 	sum := sha256.Sum256([]byte(n.as.User + "\x00" + n.as.Password))
-	return oci.View{Organisation: n.as.Organisation, Fingerprint: hex.EncodeToString(sum[:])}
+	return oci.Principal{Organisation: n.as.Organisation, Fingerprint: hex.EncodeToString(sum[:])}
 }
 
 func (n *naive) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {

@@ -30,7 +30,7 @@ func TestSuiteFindsPlantedBugs(t *testing.T) {
 		"classes":       "no credential",
 		"secret":        "unreachable",
 		"paging":        "list pages of tags",
-		"view":          "view",
+		"principal":     "principal",
 		"context":       "a deadline",
 		"close hangs":   "close a held body",
 	} {

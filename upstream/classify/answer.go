@@ -211,7 +211,7 @@ func (a Response) badRequest(f Text) *oci.Error {
 }
 
 // NoCredential says that repo is not public and that organisation has nothing to
-// show. The shared view does not know which organisation it asks for, so that
+// show. The shared principal does not know which organisation it asks for, so that
 // whoever answers one puts it in: until then organisation is empty.
 func NoCredential(organisation, registry, repo string) *oci.Error {
 	return Uncovered(organisation, registry, repo, nil, false)

@@ -12,17 +12,17 @@ import (
 // credentials.
 func viewCases() []suiteCase {
 	return []suiteCase{
-		{"view", testView},
+		{"principal", testPrincipal},
 		{"nobody asks as nobody", testNobody},
 	}
 }
 
-func testView(t *testing.T, s Suite) {
+func testPrincipal(t *testing.T, s Suite) {
 	r, src := s.open(t, Options{Auth: Bearer, Private: true}, acme())
 	d, data := addManifest(r, "v1")
-	v := src.View("acme/app")
+	v := src.Principal("acme/app")
 	if v.Shared() || v.Organisation != "acme" || v.Fingerprint == "" {
-		t.Errorf("the view of acme is %+v", v)
+		t.Errorf("the principal of acme is %+v", v)
 	}
 	if strings.Contains(v.Fingerprint, passwordMark) {
 		t.Error("the fingerprint tells the password")
@@ -30,19 +30,19 @@ func testView(t *testing.T, s Suite) {
 	mustRead(t, src, manifestOf(d), oci.Range{}, data)
 	r.Inject(Match{}, 0, Status(http.StatusForbidden))
 	_ = drain(within(t), src, blobOf(d)) // whatever it is: it must change nothing
-	if again := src.View("acme/app"); again != v {
-		t.Errorf("the view changed from %+v to %+v", v, again)
+	if again := src.Principal("acme/app"); again != v {
+		t.Errorf("the principal changed from %+v to %+v", v, again)
 	}
 	other := acme()
 	other.Password = passwordMark + "-new"
 	globex := Caller{Organisation: "globex", User: acme().User, Password: acme().Password}
 	for what, c := range map[string]Caller{"another password": other, "another organisation": globex, "nobody": nobody()} {
-		if s.New(t, r, c).View("acme/app") == v {
-			t.Errorf("%s has the same view as acme", what)
+		if s.New(t, r, c).Principal("acme/app") == v {
+			t.Errorf("%s has the same principal as acme", what)
 		}
 	}
-	if n := s.New(t, r, nobody()).View("acme/app"); !n.Shared() || n.Fingerprint != "" {
-		t.Errorf("the view of nobody is %+v", n)
+	if n := s.New(t, r, nobody()).Principal("acme/app"); !n.Shared() || n.Fingerprint != "" {
+		t.Errorf("the principal of nobody is %+v", n)
 	}
 }
 
