@@ -69,26 +69,17 @@ func descriptorsFor(cfg *config.Config) int {
 	return ownDescriptors + perPull*requests
 }
 
-// weighed is cfg with warnings that depend on more than the file: on what this process
-// may do, and on which organisations there are. They are no errors.
+// weighed is cfg with a warning where this process may open fewer files than cfg
+// needs. It is no error: the limits are for the worst moment, and who finds no
+// descriptor then is told to come again.
 func weighed(cfg *config.Config) *config.Config {
-	next := *cfg
-	next.Warnings = slices.Clone(cfg.Warnings)
-	for _, err := range []error{openMetrics(cfg), fewDescriptors(cfg)} {
-		if err != nil && !slices.Contains(next.Warnings, err.Error()) {
-			next.Warnings = append(next.Warnings, err.Error())
-		}
-	}
-	return &next
-}
-
-// fewDescriptors warns where this process may open fewer files than cfg needs. The
-// limits are for the worst moment, and who finds no descriptor then is told to come again.
-func fewDescriptors(cfg *config.Config) error {
 	may, need := descriptor.Limit(), descriptorsFor(cfg)
 	if may == 0 || may >= need {
-		return nil
+		return cfg
 	}
-	return fmt.Errorf("berth may have %d files and connections open at once, and needs %d when all use their limits.requests: some pulls wait then, or fail: raise LimitNOFILE= in the unit (ulimit -Hn elsewhere), or lower limits.requests",
-		may, need)
+	next := *cfg
+	next.Warnings = append(slices.Clone(cfg.Warnings), fmt.Sprintf(
+		"berth may have %d files and connections open at once, and needs %d when all use their limits.requests: some pulls wait then, or fail: raise LimitNOFILE= in the unit (ulimit -Hn elsewhere), or lower limits.requests",
+		may, need))
+	return &next
 }

@@ -215,6 +215,9 @@ func (n *node) status(ctx context.Context) (admin.Status, error) {
 		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
 		Troubled: n.troubled(), Fills: fills, Held: held, Clients: n.lastPulls(), Failures: []admin.Failure{},
 	}
+	if err := openMetrics(n.cfg); err != nil {
+		s.Configuration.Warnings = append(s.Configuration.Warnings, err.Error())
+	}
 	kept := n.failures.All(time.Time{})
 	for i := range kept[:min(len(kept), shownFailures)] {
 		s.Failures = append(s.Failures, shownFailure(&kept[i]))
