@@ -107,10 +107,11 @@ func New(o Options) (*Cache, error) {
 			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
 		})
 	}}
-	if err := c.folder.begin(); err != nil {
+	usable, err := c.folder.begin()
+	if err != nil {
 		return nil, err
 	}
-	if err := c.openProofs(); err != nil {
+	if err := c.openProofs(usable); err != nil {
 		_ = c.folder.close() // the first error counts
 		return nil, err
 	}
@@ -147,12 +148,12 @@ func (c *Cache) dropOldProofs() {
 
 // openProofs opens the proofs. A disk that cannot keep them costs what they save
 // after a restart, and no pull.
-func (c *Cache) openProofs() (err error) {
+func (c *Cache) openProofs(usable bool) (err error) {
 	o := c.o
 	fo := proof.Options{
 		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
 	}
-	if c.folder.trouble() == nil { // else that was said
+	if usable { // else that was said
 		if c.proofs, err = proof.Open(proofPath(o), fo); err == nil {
 			c.proofFile, _ = os.Stat(proofPath(o)) // if it went at once there is none to be known again
 			return nil

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -377,4 +379,106 @@ func TestFolder_BringsNoOldFactsBack(t *testing.T) {
 	if n := h.cache.Numbers(); !n.Writable {
 		t.Errorf("%+v", n)
 	}
+}
+
+// An operation on the disk does not return. Who is in the middle of it is lost to it;
+// everybody after that goes past the disk, and it is used again when it answers.
+func TestFolder_Hangs(t *testing.T) {
+	for _, op := range []store.Op{store.OpMake, store.OpOpen, store.OpWrite, store.OpStat, store.OpSpace} {
+		t.Run(string(op), func(t *testing.T) {
+			dir := filepath.Join(inMemory(t), "cache")
+			synctest.Test(t, func(t *testing.T) { hangs(t, dir, op) })
+		})
+	}
+}
+
+func hangs(t *testing.T, dir string, op store.Op) {
+	t.Helper()
+	var on atomic.Bool
+	back := make(chan struct{})
+	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+	log := &logged{}
+	h.cache = open(t, cache.Failing(cache.Options{Dir: dir, Now: time.Now, Log: slog.New(slog.NewTextHandler(log, nil)), Limits: func(int64) (int64, int64, error) { return 64 * mib, 0, nil }},
+		func(o store.Op, _ string) error {
+			if o == op && on.Load() {
+				<-back
+			}
+			return nil
+		}))
+	s := h.source("acme", "a")
+	data := random(1, 6*mib)
+	kept := h.addBlob("acme/app", data)
+	read(t, s, kept)
+	time.Sleep(time.Second)
+	if n := h.cache.Numbers(); n.Blobs != 1 {
+		t.Fatalf("%+v", n)
+	}
+
+	on.Store(true)
+	victim := make(chan struct{})
+	second := h.addBlob("acme/app", random(2, 6*mib))
+	go func() {
+		defer close(victim)
+		content, err := s.Open(t.Context(), second, oci.Range{})
+		if err == nil {
+			_ = content.Body.Close()
+		}
+	}()
+	time.Sleep(20 * time.Second)
+	for seed := range uint64(3) {
+		begin, blob := time.Now(), random(3+seed, 6*mib)
+		if got := read(t, s, h.addBlob("acme/app", blob)); !bytes.Equal(got, blob) || time.Since(begin) > time.Second {
+			t.Errorf("%d bytes after %v", len(got), time.Since(begin))
+		}
+	}
+	if got := read(t, s, kept); !bytes.Equal(got, data) {
+		t.Errorf("what is kept: %d bytes", len(got))
+	}
+	if n := h.cache.Numbers(); n.Writable || n.Past == nil || n.Past.Reason != cache.PastUnusable || !strings.Contains(n.Past.Err.Error(), "does not answer for ") {
+		t.Errorf("%+v", n)
+	}
+	on.Store(false)
+	close(back)
+	<-victim
+	time.Sleep(time.Minute)
+	if n := h.cache.Numbers(); !n.Writable || n.Past != nil {
+		t.Errorf("it answers again, and: %+v", n)
+	}
+	before := h.cache.Numbers().Blobs
+	read(t, s, h.addBlob("acme/app", random(9, 6*mib)))
+	time.Sleep(time.Second)
+	if now := h.cache.Numbers().Blobs; now != before+1 {
+		t.Errorf("%d blobs are kept, want one more than %d", now, before)
+	}
+}
+
+// A folder that hangs at the start is waited for for a moment, and used when it answers.
+func TestFolder_HangsAtTheStart(t *testing.T) {
+	dir := filepath.Join(inMemory(t), "cache")
+	synctest.Test(t, func(t *testing.T) {
+		back := make(chan struct{})
+		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
+		log := &logged{}
+		begin := time.Now()
+		h.cache = open(t, cache.Failing(cache.Options{Dir: dir, Now: time.Now, Log: slog.New(slog.NewTextHandler(log, nil))}, func(store.Op, string) error {
+			<-back
+			return nil
+		}))
+		if took := time.Since(begin); took > 10*time.Second || log.count("cannot be used") != 1 {
+			t.Errorf("after %v:\n%s", took, &log.text)
+		}
+		s, data := h.source("acme", "a"), random(1, 6*mib)
+		begin = time.Now()
+		if got := read(t, s, h.addBlob("acme/app", data)); !bytes.Equal(got, data) || time.Since(begin) > time.Second {
+			t.Errorf("%d bytes after %v", len(got), time.Since(begin))
+		}
+		if n := h.cache.Numbers(); n.Writable || n.Past == nil || !strings.Contains(n.Past.Err.Error(), "does not answer for ") {
+			t.Errorf("%+v", n)
+		}
+		close(back)
+		synctest.Wait()
+		if n := h.cache.Numbers(); !n.Writable || log.count("can be used again") != 1 {
+			t.Errorf("%+v:\n%s", n, &log.text)
+		}
+	})
 }

@@ -118,17 +118,26 @@ func (t *Table) Join(ctx context.Context, r Request) (*oci.Content, error) {
 func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if d, ok := t.all[r.Key]; ok {
-		rq, final := d.unanswered(r)
-		if final {
+	for looked := -1; ; {
+		if d, ok := t.all[r.Key]; ok {
+			rq, final := d.unanswered(r)
+			if final {
+				return nil, nil, false, ErrRetry
+			}
+			return d, rq, false, nil
+		}
+		if looked == t.ended {
+			break
+		}
+		// A download may have published between the caller's look at the disk and this
+		// one. None may wait for that, should the disk hang.
+		looked = t.ended
+		t.mu.Unlock()
+		_, _, err := t.o.Store().Stat(r.Key.Origin, r.Key.Digest)
+		t.mu.Lock()
+		if err == nil {
 			return nil, nil, false, ErrRetry
 		}
-		return d, rq, false, nil
-	}
-	// A download may have published between the caller's look at the disk and
-	// this one.
-	if _, _, err := t.o.Store().Stat(r.Key.Origin, r.Key.Digest); err == nil {
-		return nil, nil, false, ErrRetry
 	}
 	rq = newRequester(r)
 	rq.readers++

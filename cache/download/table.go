@@ -65,6 +65,7 @@ type Table struct {
 
 	mu     sync.Mutex
 	all    map[Key]*Download
+	ended  int              // how many have left all
 	shares map[string]int64 // bytes promised to owners' own registries, by owner
 	// waiting are the requests that wait for a slot.
 	waiting map[*waiter]struct{}
@@ -107,8 +108,9 @@ func (t *Table) Close() {
 func (t *Table) remove(d *Download) {
 	if t.all[d.key] == d {
 		delete(t.all, d.key)
+		t.ended++
 	}
-	t.promise(d, 0)
+	t.promise(d, 0, 0)
 }
 
 // Running reports whether the blob is being fetched, so that to join it costs

@@ -177,8 +177,8 @@ func (c *capacity) waitForCount() bool {
 // take takes n bytes if they are free, and says what must come free if not. Beyond his
 // share an owner leaves the margin alone: what the sweeper would make it of is others'.
 func (c *capacity) take(o owner, n int64) (w want, ok bool) {
-	has := c.disk.space(c.blobs)
-	margin, share := c.margin(has), c.room(has)/ownerShare
+	has := c.look()
+	margin, share := c.margin(has.space), c.room(has.space)/ownerShare
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w = want{owner: o, n: n}
@@ -225,13 +225,29 @@ func (g *gain) add(o gain) {
 	g.files += o.files
 }
 
+// sight is what the filesystem had, and what it did not know of then.
+type sight struct {
+	space
+
+	unwritten int64
+}
+
+// look asks the filesystem, which may hang: so nobody does it who holds mu. What is
+// written meanwhile counts as unwritten, which is the safe side.
+func (c *capacity) look() sight {
+	c.mu.Lock()
+	unwritten := c.unwritten
+	c.mu.Unlock()
+	return sight{c.disk.space(c.blobs), unwritten}
+}
+
 // free is how many bytes would fit if g came free. It may be negative. Caller holds mu.
-func (c *capacity) free(has space, g gain) int64 {
+func (c *capacity) free(has sight, g gain) int64 {
 	free := has.free + g.bytes
 	if has.files < minInodes && has.files+g.files < minInodes {
 		free = 0
 	}
-	free -= c.unwritten + c.o.MinFree
+	free -= max(c.unwritten, has.unwritten) + c.o.MinFree
 	if c.o.MaxSize > 0 {
 		free = min(free, c.o.MaxSize-c.kept-c.growing+g.kept)
 	}
@@ -252,21 +268,23 @@ func (c *capacity) margin(has space) int64 {
 // short is how many bytes must come free for n to fit; it is negative or 0 where
 // they do.
 func (c *capacity) short(n int64) int64 {
+	has := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return n - c.free(c.disk.space(c.blobs), gain{})
+	return n - c.free(has, gain{})
 }
 
 // fitsWithout reports whether n bytes would fit if all partials went, and blobs
 // whose going would gain g.
 func (c *capacity) fitsWithout(g gain, n int64) bool {
+	has := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	parts := c.partialBytes()
 	g.kept += parts
 	g.bytes += parts
 	g.files += 2 * int64(len(c.partials)) // with their notes
-	return c.free(c.disk.space(c.blobs), g) >= n
+	return c.free(has, g) >= n
 }
 
 // possible reports whether n bytes would fit if all blobs and partials went. If

@@ -35,6 +35,7 @@ const (
 // These may be made to fail, but are not counted: a filesystem that does not know
 // them is not one that fails.
 const (
+	OpStat  Op = "stat" // of the lock: whether the folder is where it was
 	OpLock  Op = "lock"
 	OpLink  Op = "link"
 	OpSpace Op = "space" // how much there is, and is left
@@ -51,6 +52,7 @@ type disk struct {
 	fault func(op Op, path string) error // may be nil
 	log   *slog.Logger
 
+	underWay underWay
 	// unsynced: the filesystem cannot sync, and this was said.
 	unsynced atomic.Bool
 
@@ -61,14 +63,19 @@ type disk struct {
 // errSkipped as fault's answer lets an operation succeed without being done.
 var errSkipped = errors.New("skipped")
 
-func (d *disk) before(op Op, path string) error {
+// before begins an operation, and says what before it was asked to fail with. Call
+// after with the turn.
+func (d *disk) before(op Op, path string) (turn, error) {
+	at := d.underWay.begin(op)
 	if d.fault == nil {
-		return nil
+		return at, nil
 	}
-	return d.fault(op, path)
+	return at, d.fault(op, path)
 }
 
-func (d *disk) after(op Op, err error) error {
+// after ends an operation, and counts it where it has failed.
+func (d *disk) after(op Op, at turn, err error) error {
+	d.underWay.end(at)
 	switch {
 	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrExist), errors.Is(err, io.EOF):
 		return err
@@ -96,20 +103,21 @@ func (s *Store) Failures() map[Op]int64 {
 }
 
 func (d *disk) mkdirAll(dir string) error {
-	err := d.before(OpMake, dir)
+	at, err := d.before(OpMake, dir)
 	if err == nil {
 		err = os.MkdirAll(dir, 0o700)
 	}
-	return d.after(OpMake, err)
+	return d.after(OpMake, at, err)
 }
 
 // makeDir makes dir if it is not there. Something else in its place is an error,
 // a symbolic link to a folder too.
 func (d *disk) makeDir(dir string) (made bool, err error) {
-	if err = d.before(OpMake, dir); err == nil {
+	at, err := d.before(OpMake, dir)
+	if err == nil {
 		err = os.Mkdir(dir, 0o700)
 	}
-	if err = d.after(OpMake, err); !errors.Is(err, fs.ErrExist) {
+	if err = d.after(OpMake, at, err); !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
 	}
 	info, err := os.Lstat(dir)
@@ -122,7 +130,8 @@ func (d *disk) makeDir(dir string) (made bool, err error) {
 // createTemp makes a file of size bytes with a name of its own, and its folder
 // where somebody has emptied that of a running cache.
 func (d *disk) createTemp(dir, pattern string, size int64) (f *os.File, err error) {
-	if err = d.before(OpMake, dir); err == nil {
+	at, err := d.before(OpMake, dir)
+	if err == nil {
 		f, err = os.CreateTemp(dir, pattern)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,7 +145,7 @@ func (d *disk) createTemp(dir, pattern string, size int64) (f *os.File, err erro
 			_ = d.remove(f.Name())
 		}
 	}
-	return f, d.after(OpMake, err)
+	return f, d.after(OpMake, at, err)
 }
 
 // openFile is os.OpenFile, for files that no path from outside leads to.
@@ -145,42 +154,46 @@ func (d *disk) openFile(path string, flag int) (f *os.File, err error) {
 	if flag&os.O_CREATE != 0 {
 		op = OpMake
 	}
-	if err = d.before(op, path); err == nil {
+	at, err := d.before(op, path)
+	if err == nil {
 		f, err = os.OpenFile(path, flag|unix.O_NOFOLLOW, 0o600)
 	}
-	return f, d.after(op, err)
+	return f, d.after(op, at, err)
 }
 
 // open opens a blob for reading, by a path without links.
 func (d *disk) open(path string) (fd int, err error) {
-	if err = d.before(OpOpen, path); err == nil {
+	at, err := d.before(OpOpen, path)
+	if err == nil {
 		fd, err = openNoLinks(path)
 	}
-	return fd, d.after(OpOpen, err)
+	return fd, d.after(OpOpen, at, err)
 }
 
 func (d *disk) readAt(f *os.File, p []byte, off int64) (n int, err error) {
-	if err = d.before(OpRead, f.Name()); err == nil {
+	at, err := d.before(OpRead, f.Name())
+	if err == nil {
 		n, err = f.ReadAt(p, off)
 	}
-	return n, d.after(OpRead, err)
+	return n, d.after(OpRead, at, err)
 }
 
 // writeAt writes p. A fault of io.ErrShortWrite lets the first half through.
 func (d *disk) writeAt(f *os.File, p []byte, off int64) (n int, err error) {
-	if err = d.before(OpWrite, f.Name()); err == nil {
+	at, err := d.before(OpWrite, f.Name())
+	if err == nil {
 		n, err = f.WriteAt(p, off)
 	} else if errors.Is(err, io.ErrShortWrite) {
 		n, _ = f.WriteAt(p[:len(p)/2], off)
 	}
-	return n, d.after(OpWrite, err)
+	return n, d.after(OpWrite, at, err)
 }
 
 // sync makes f durable. Where the filesystem cannot do that, it is used without:
 // what was not written when the power went is either gone, or found to be wrong by
 // its digest when it is first read.
 func (d *disk) sync(f *os.File) error {
-	err := d.before(OpSync, f.Name())
+	at, err := d.before(OpSync, f.Name())
 	if err == nil {
 		err = f.Sync()
 	}
@@ -188,9 +201,10 @@ func (d *disk) sync(f *os.File) error {
 		if !d.unsynced.Swap(true) {
 			d.log.Warn("this filesystem cannot sync: what was just kept may be lost with the power, and is fetched again then", "path", f.Name(), "err", err)
 		}
+		d.underWay.end(at)
 		return nil
 	}
-	return d.after(OpSync, err)
+	return d.after(OpSync, at, err)
 }
 
 // unsupported says that the filesystem does not know the operation.
@@ -213,16 +227,18 @@ func (d *disk) syncFolder(dir string) error {
 }
 
 func (d *disk) rename(from, to string) error {
-	err := d.before(OpRename, to)
+	at, err := d.before(OpRename, to)
 	if err == nil {
 		err = os.Rename(from, to)
 	}
-	return d.after(OpRename, err)
+	return d.after(OpRename, at, err)
 }
 
 // link is os.Link. Not every filesystem has links, and none has any number of them.
 func (d *disk) link(from, to string) error {
-	if err := d.before(OpLink, to); err != nil {
+	at, err := d.before(OpLink, to)
+	defer d.underWay.end(at)
+	if err != nil {
 		return err
 	}
 	return os.Link(from, to)
@@ -240,7 +256,8 @@ type space struct {
 // limit.
 func (d *disk) space(dir string) space {
 	var st unix.Statfs_t
-	err := d.before(OpSpace, dir)
+	at, err := d.before(OpSpace, dir)
+	defer d.underWay.end(at)
 	if err == nil {
 		err = unix.Statfs(dir, &st)
 	}
@@ -255,24 +272,25 @@ func (d *disk) space(dir string) space {
 }
 
 func (d *disk) remove(path string) error {
-	err := d.before(OpRemove, path)
+	at, err := d.before(OpRemove, path)
 	if err == nil {
 		err = os.Remove(path)
 	}
-	return d.after(OpRemove, err)
+	return d.after(OpRemove, at, err)
 }
 
 func (d *disk) removeAll(path string) error {
-	err := d.before(OpRemove, path)
+	at, err := d.before(OpRemove, path)
 	if err == nil {
 		err = os.RemoveAll(path)
 	}
-	return d.after(OpRemove, err)
+	return d.after(OpRemove, at, err)
 }
 
 func (d *disk) readDir(dir string) (all []os.DirEntry, err error) {
-	if err = d.before(OpList, dir); err == nil {
+	at, err := d.before(OpList, dir)
+	if err == nil {
 		all, err = os.ReadDir(dir)
 	}
-	return all, d.after(OpList, err)
+	return all, d.after(OpList, at, err)
 }

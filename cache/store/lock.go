@@ -88,7 +88,9 @@ func (d *disk) take(f *os.File, boot string) error {
 
 // lockBy does not count a lock that is refused: that says nothing about the disk.
 func (d *disk) lockBy(path string, way func() error) error {
-	if err := d.before(OpLock, path); err != nil {
+	at, err := d.before(OpLock, path)
+	defer d.underWay.end(at)
+	if err != nil {
 		return err
 	}
 	return way()
@@ -150,7 +152,15 @@ func startOf(pid int) string {
 // written there would not be written to what was opened.
 func (s *Store) Gone() bool {
 	var there unix.Stat_t
-	if s.lock.released.Load() || unix.Stat(s.lock.path, &there) != nil {
+	if s.lock.released.Load() {
+		return true
+	}
+	at, err := s.disk.before(OpStat, s.lock.path)
+	if err == nil {
+		err = unix.Stat(s.lock.path, &there)
+	}
+	s.disk.underWay.end(at)
+	if err != nil {
 		return true
 	}
 	return s.lock.dev != there.Dev || s.lock.ino != there.Ino
