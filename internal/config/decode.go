@@ -84,6 +84,7 @@ const (
 // which may be secrets, and forgets the positions that validation needs.
 type decoder struct {
 	file     string
+	most     int // entries of a list or a group of keys; 0: any number
 	at       positions
 	problems Problems
 }
@@ -185,6 +186,9 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {
 		d.problem(n, path, "this is %s where a list is wanted: write [A, B], or a line that begins with - for each entry", kindName(n))
 		return
 	}
+	if d.tooMany(n, len(n.Content), path) {
+		return
+	}
 	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
 	for i, value := range n.Content {
 		list = reflect.Append(list, d.element(value, v.Type().Elem(), "", fmt.Sprintf("%s[%d]", path, i)))
@@ -209,6 +213,9 @@ func (d *decoder) pairs(n *yaml.Node, path string, each func(name, value *yaml.N
 		d.problem(n, path, "this is %s where keys are wanted: write KEY: VALUE lines, indented, with a space after each colon", kindName(n))
 		return
 	}
+	if d.tooMany(n, len(n.Content)/2, path) {
+		return
+	}
 	seen := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, value := n.Content[i], n.Content[i+1]
@@ -223,6 +230,15 @@ func (d *decoder) pairs(n *yaml.Node, path string, each func(name, value *yaml.N
 		seen[name.Value] = name.Line
 		each(name, value)
 	}
+}
+
+// tooMany complains about a list or a group of keys with more entries than there may be.
+func (d *decoder) tooMany(n *yaml.Node, entries int, path string) bool {
+	if d.most == 0 || entries <= d.most {
+		return false
+	}
+	d.problem(n, path, "%d entries are too many: an organisation's file may have %d here: remove those that are not used, or have the operator put them into the main file", entries, d.most)
+	return true
 }
 
 func (d *decoder) unknown(name *yaml.Node, path string, fields map[string]reflect.Value) {

@@ -107,7 +107,7 @@ func aboutFile(err error) bool {
 func (c *Config) dropIn(name, path string, text []byte) (Organisation, Problems, error) {
 	var o Organisation
 	o.setDefaults(name)
-	at, err := decodeFile(text, path, &o)
+	at, err := decodeFile(text, path, mostEntries, &o)
 	if err != nil {
 		return o, nil, err
 	}

@@ -19,6 +19,10 @@ import (
 const (
 	maxMainFile = 8 << 20
 	maxDropIn   = 1 << 20
+	// mostEntries is how many entries each list of a drop-in may have: registries,
+	// accounts, tokens, patterns, rules. All of them are gone through whenever the
+	// configuration changes, and nobody's change may take long for what another wrote.
+	mostEntries = 1000
 )
 
 // Load reads the main file at path and the drop-ins that belong to it. The
@@ -106,7 +110,7 @@ func (c *Config) audit(file string, at positions) *checker {
 
 func parseMain(text []byte, name string, opts Options) (*Config, positions, error) {
 	c := defaults(opts)
-	at, err := decodeFile(text, name, c)
+	at, err := decodeFile(text, name, 0, c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -128,13 +132,14 @@ func (c *Config) placePolicies(file string, at positions) {
 	}
 }
 
-// decodeFile fills target, a pointer to a struct with its defaults set.
-func decodeFile(text []byte, file string, target any) (positions, error) {
+// decodeFile fills target, a pointer to a struct with its defaults set. No list or group
+// of keys in it may have more than most entries; 0: any number.
+func decodeFile(text []byte, file string, most int, target any) (positions, error) {
 	root, err := parseYAML(text, file)
 	if err != nil {
 		return nil, err
 	}
-	d := decoder{file: file, at: positions{}}
+	d := decoder{file: file, most: most, at: positions{}}
 	d.decode(root, reflect.ValueOf(target).Elem(), "")
 	d.problems.sort()
 	return d.at, d.problems.asError()

@@ -50,6 +50,22 @@ func (c *Config) keep(name string, before *Config) {
 	}
 }
 
+// Same says that an organisation is good, and what it was in before: its file and the
+// main file are the same. What was made of it then is good for it now.
+func (c *Config) Same(organisation string, before *Config) bool {
+	if before == nil || c.Broken[organisation] != nil || before.Broken[organisation] != nil {
+		return false
+	}
+	for _, file := range [...]string{"", organisation} {
+		if f := c.Files[file]; f != before.Files[file] || f != (File{}) && !f.Stamp.Settled {
+			return false
+		}
+	}
+	_, is := c.Organisations[organisation]
+	_, was := before.Organisations[organisation]
+	return is == was
+}
+
 // NeedsRestart lists the keys that differ between c and next and take effect
 // only at the next start.
 func (c *Config) NeedsRestart(next *Config) []string {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,9 +34,13 @@ func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credentia
 			})
 		}
 	}
+	at := make(map[registryKey]*registry.Spec, len(specs))
+	for _, s := range specs {
+		at[keyOf(s)] = s
+	}
 	for name, org := range g.cfg.Organisations {
 		for _, c := range org.Credentials {
-			s := find(specs, name, c.Registry)
+			s := cmp.Or(at[registryKey{"", c.Registry}], at[registryKey{name, c.Registry}])
 			if s == nil {
 				continue // a warning of the configuration says so
 			}
@@ -46,15 +51,6 @@ func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credentia
 		}
 	}
 	return credential.NewTable(o)
-}
-
-func find(specs []*registry.Spec, organisation, name string) *registry.Spec {
-	for _, s := range specs {
-		if s.Name == name && (s.Organisation == "" || s.Organisation == organisation) {
-			return s
-		}
-	}
-	return nil
 }
 
 // secretFiles are those that the accounts of cfg have their secrets from.

@@ -213,9 +213,19 @@ func newCallers(cfg *config.Config, now func() time.Time) (*caller.Table, error)
 	return caller.NewTable(all, now)
 }
 
-// expect makes the zero series: who could fail where.
-func (g *generation) expect(m *proxy.Metrics) {
+// expect makes the zero series: who could fail where. Those of what has not changed
+// since before are there.
+func (g *generation) expect(m *proxy.Metrics, before *config.Config) {
+	room := false // of organisations that are gone, for series that there was none for
+	if before != nil {
+		for name := range before.Organisations {
+			room = room || !knows(g.cfg, name)
+		}
+	}
 	for name, o := range g.cfg.Organisations {
+		if !room && g.cfg.Same(name, before) {
+			continue
+		}
 		for _, c := range o.Credentials {
 			m.Expect(name, c.Registry)
 		}

@@ -63,14 +63,15 @@ func (c *registryClient) names() []string {
 	return all
 }
 
-// know says whether a registry or a mirror has the name, of whatever organisation.
-func (all registryClients) know(name string) bool {
-	for _, l := range all {
-		if slices.Contains(l.names(), name) {
-			return true
+// names are those of all registries and mirrors, of whatever organisation.
+func (all registryClients) names() map[string]bool {
+	names := make(map[string]bool, len(all))
+	for _, c := range all {
+		for _, name := range c.names() {
+			names[name] = true
 		}
 	}
-	return false
+	return names
 }
 
 // forget drops what is known about an account that is gone, and its series.
@@ -226,12 +227,14 @@ type retired struct {
 // that have been kept for long.
 func (n *node) retire(old registryClients) {
 	now := n.now()
+	names := n.current.clients.names()
 	for at, l := range old {
-		if n.current.clients[at] != l {
-			n.retired = append(n.retired, retired{l, now})
+		if n.current.clients[at] == l {
+			continue
 		}
+		n.retired = append(n.retired, retired{l, now})
 		for _, name := range l.names() {
-			if !n.current.clients.know(name) {
+			if !names[name] {
 				n.upstream.Forget(name)
 			}
 		}

@@ -72,7 +72,7 @@ func (n *node) apply(next *config.Config) error {
 	n.level.Set(levelOf(next.Log))
 	n.retire(old)
 	n.keepCounting(next)
-	d.expect(n.pulls)
+	d.expect(n.pulls, before)
 	n.config.organisations(before, next)
 	n.forgetAccounts(before, next, old)
 	n.logChanges(before)
@@ -106,6 +106,9 @@ func (n *node) forgetAccounts(before, next *config.Config, old registryClients) 
 		return
 	}
 	for name, o := range before.Organisations {
+		if next.Same(name, before) {
+			continue
+		}
 		for _, c := range o.Credentials {
 			same := func(other config.Credential) bool { return other.Name == c.Name && other.Registry == c.Registry }
 			if !slices.ContainsFunc(next.Organisations[name].Credentials, same) {
@@ -297,10 +300,9 @@ func (n *node) logChanges(before *config.Config) {
 	}
 	names := maps.Clone(n.cfg.Files)
 	maps.Copy(names, before.Files)
+	maps.DeleteFunc(names, func(name string, _ config.File) bool { return name == "" || n.cfg.Same(name, before) })
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if name != "" {
-			n.logChange(name, before)
-		}
+		n.logChange(name, before)
 	}
 }
 

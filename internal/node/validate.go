@@ -21,7 +21,7 @@ import (
 func (n *node) withoutBadDropIns(cfg, before *config.Config) *config.Config {
 	bad := map[string]error{}
 	for name, o := range cfg.Organisations {
-		if o.File == "" {
+		if o.File == "" || cfg.Same(name, before) {
 			continue // the main file's: the operator's own mistakes are told at once
 		}
 		if err := errors.Join(validate(cfg, name, &o), n.mayHold(&o)); err != nil {
