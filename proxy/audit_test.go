@@ -93,7 +93,7 @@ func TestAudit_WhichRequestsHaveALine(t *testing.T) {
 			e.Verdict, e.Image, e.Class, e.Status = audit.Failed, "docker.io/library/nginx:2", "not_found", 404
 		})},
 		{"no such registry", "GET", "/v2/q.example/app/manifests/1", login, nil, with(func(e *audit.Entry) {
-			e.Verdict, e.Image, e.Class, e.Status = audit.Failed, "q.example/app:1", "not_found", 404
+			e.Verdict, e.Image, e.Class, e.Rule, e.Status = audit.Refused, "q.example/app:1", "policy", "unlisted_registries: refuse", 403
 		})},
 		{"another's name", "GET", "/v2/globex/ghcr.io/app/manifests/1", login, nil, with(func(e *audit.Entry) {
 			e.Verdict, e.Image, e.Class, e.Status = audit.Refused, "globex/ghcr.io/app:1", "policy", 403

@@ -145,7 +145,7 @@ func TestRequestsThatAreNone(t *testing.T) {
 func TestUnroutableIsCountedWithoutRegistry(t *testing.T) {
 	s := newSite(t, func(o *Options) { o.Organisation = "acme" })
 	s.get("/v2/q.example/app/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, `registry "q.example" is not configured on this node: add it under registries:`)
-	if got := s.value("berth_pull_failures_total", "organisation", "acme", "registry", "-", "reason", "not_found"); got != 1 {
+	if got := s.value("berth_pull_failures_total", "organisation", "acme", "registry", "-", "reason", "policy"); got != 1 {
 		t.Errorf("%v counted", got)
 	}
 	if got := s.value("berth_requests_total", "organisation", "acme", "registry", "-", "kind", "manifest", "result", "failed"); got != 1 {

@@ -107,8 +107,8 @@ func TestRoute(t *testing.T) {
 		{"a repository of the organisation's name", "/v2/acme/app", acme, Naming{}, "docker.io acme/app"},
 
 		{"required: there", "/v2/acme/ghcr.io/acme/app", acme, Naming{OrganisationRequired: true}, "ghcr.io acme/app"},
-		{"required: missing", "/v2/ghcr.io/acme/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port must begin with the organisation: after host and port write acme/ghcr.io/acme/app"},
-		{"required: missing, bare", "/v2/nginx", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port must begin with the organisation: after host and port write acme/docker.io/library/nginx"},
+		{"required: missing", "/v2/ghcr.io/acme/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port begin with the organisation and the registry: after host and port write acme/ghcr.io/acme/app"},
+		{"required: missing, bare", "/v2/nginx", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port begin with the organisation and the registry: after host and port write acme/docker.io/library/nginx"},
 		{"required: missing, with a port", "/v2/app?ns=reg.acme.com:5443", acme, Naming{OrganisationRequired: true}, "write acme/reg.acme.com_5443/app"},
 		{"required: another's", "/v2/globex/ghcr.io/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: the name globex/ghcr.io/..."},
 		{"required: by path does not count", "/ghcr.io/v2/acme/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme"},
@@ -119,7 +119,7 @@ func TestRoute(t *testing.T) {
 		{"and not those of others", "/v2/ghrc.io/acme/app", "globex", Naming{}, `or write one of those that are there (docker.io, ghcr.io, reg.acme.com:5443, same.example.org)`},
 		{"a dot below the organisation's namespace elsewhere", "/v2/acme/reg.exmple.com/app", acme, Naming{Default: "ghcr.io"}, "ghcr.io acme/reg.exmple.com/app"},
 		{"a dot in the organisation's repository at Docker Hub", "/v2/acme/node.js", acme, Naming{}, "docker.io acme/node.js"},
-		{"required: there, before no host", "/v2/acme/team/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port must begin with the organisation: after host and port write acme/docker.io/acme/team/app"},
+		{"required: there, before no host", "/v2/acme/team/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port begin with the organisation and the registry: after host and port write acme/docker.io/acme/team/app"},
 		{"required: of nobody", "/v2/nginx", "", Naming{OrganisationRequired: true}, "403 names on this port"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -267,7 +267,7 @@ func (w asker) tlsTrouble(err error) string {
 		return "cannot be trusted: its TLS certificate is for another name; check the endpoint"
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "cannot be trusted: its TLS certificate is from an unknown authority; set ca_file for it, or check who is between"
+		return "cannot be trusted: its TLS certificate is signed by an unknown authority; set ca_file for it, or find out what intercepts the connection"
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		return "cannot be trusted: its TLS certificate has expired or this node's clock is wrong"

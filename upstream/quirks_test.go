@@ -66,7 +66,7 @@ func TestQuirks(t *testing.T) {
 		},
 		"Docker Hub: the abuse limit": {
 			kind: dialect.DockerHub, match: ocitest.Match{Kind: ocitest.Blob}, blob: true, fault: ocitest.Fault{Status: 429, Body: []byte("Too Many Requests\n")},
-			class: oci.RateLimited, detail: classify.AbuseLimit, says: "this node's address", again: 0,
+			class: oci.RateLimited, detail: classify.AbuseLimit, says: "this node's IP address", again: 0,
 		},
 		"Docker Hub: the abuse limit at the token endpoint": {
 			kind: dialect.DockerHub, o: ocitest.Options{Auth: ocitest.Bearer}, match: ocitest.Match{Kind: ocitest.Token}, fault: ocitest.Fault{Status: 429, Body: []byte("Too Many Requests\n")},

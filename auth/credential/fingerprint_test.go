@@ -87,7 +87,7 @@ func TestLoadKeyRefuses(t *testing.T) {
 		"too short":      {write(t, good[1:], 0o600), "not 32 bytes"},
 		"too long":       {write(t, good+"k", 0o600), "too large"},
 		"empty":          {write(t, "", 0o600), "not 32 bytes"},
-		"for others":     {write(t, good, 0o604), "chmod 0600"},
+		"for others":     {write(t, good, 0o604), "chmod 0640"},
 		"a folder":       {t.TempDir(), "not a regular file"},
 		"no such folder": {filepath.Join(t.TempDir(), "a", "b"), "making the fingerprint key"},
 	} {

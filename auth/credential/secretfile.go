@@ -77,7 +77,7 @@ func (f File) open() (*os.File, error) {
 	defer root.Close()
 	file, err := root.OpenFile(f.Path, flags, 0)
 	if err != nil {
-		return nil, fmt.Errorf("opening %s in %s, which it may not leave: %w", f.Path, f.Directory, err)
+		return nil, fmt.Errorf("opening %s in %s: %w", f.Path, f.Directory, err)
 	}
 	return file, nil
 }
@@ -88,7 +88,7 @@ func advised(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: write it there, or correct its name", err)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: it and its folder must be readable for the user that berth runs as: chgrp them to its group, chmod 0640 the file and 0750 the folder", err)
+		return fmt.Errorf("%w: the user that berth runs as cannot read it: chgrp it and its folder to that user's group, chmod 0640 the file and 0750 the folder", err)
 	}
 	return err
 }
@@ -108,9 +108,9 @@ func (f File) check(info fs.FileInfo) error {
 	case stat.Uid != 0 && int64(stat.Uid) != int64(os.Geteuid()):
 		return fmt.Errorf("%s belongs to user %d: it must belong to root or to the user that berth runs as (%d): chown it", f.shown(), stat.Uid, os.Geteuid())
 	case mode&0o007 != 0:
-		return fmt.Errorf("%s has mode %04o, so others may use it: chmod 0600 it", f.shown(), mode)
+		return fmt.Errorf("%s has mode %04o, so others may use it: chmod 0640 it where its group is the one that berth runs as, else 0600", f.shown(), mode)
 	case mode&0o070 != 0 && int64(stat.Gid) != int64(os.Getegid()):
-		return fmt.Errorf("%s has mode %04o and group %d, which is not the one that berth runs as: chgrp it, or chmod 0600 it", f.shown(), mode, stat.Gid)
+		return fmt.Errorf("%s has mode %04o and group %d, which is not the one that berth runs as: chgrp it to that one and chmod 0640, or chmod 0600 it", f.shown(), mode, stat.Gid)
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func TestRotation(t *testing.T) {
 		}
 		if problems := creds.Check(t.Context()); len(problems) != 1 || !strings.Contains(problems[0].Error(), path) {
 			t.Errorf("%s: problems %v", name, problems)
-		} else if help := map[string]string{"missing": "write it there, or correct its name", "loose": "chmod 0600"}[name]; !strings.Contains(problems[0].Error(), help) {
+		} else if help := map[string]string{"missing": "write it there, or correct its name", "loose": "chmod 0640"}[name]; !strings.Contains(problems[0].Error(), help) {
 			t.Errorf("%s: what to do is not in %v", name, problems[0])
 		}
 	}

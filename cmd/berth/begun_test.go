@@ -18,7 +18,7 @@ func TestTheStartIsTold(t *testing.T) {
 	n := s.serve()
 	var line map[string]any
 	for _, l := range n.log.lines() {
-		if l["msg"] == "berth begins" {
+		if l["msg"] == "berth started" {
 			line = l
 		}
 	}

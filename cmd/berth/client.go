@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 
@@ -31,6 +33,10 @@ func (a *nodeFlags) flags(c *cobra.Command) {
 func (a *nodeFlags) client(o *options) (*admin.Client, error) {
 	path := a.socket
 	if path == "" {
+		// A file that was named and is not there would lead to another node's socket.
+		if _, err := os.Stat(o.config); o.config != "" && errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 		path = config.SocketOf(o.path(), config.Options{})
 	}
 	if path == "" {

@@ -104,7 +104,7 @@ func whoMends(r *diagnose.Report) string {
 // owners say who can mend a failure.
 var owners = map[string]string{
 	"tenant":   "the organisation can mend it",
-	"network":  "it may pass by itself",
+	"network":  "possibly temporary",
 	"operator": "whoever runs this node can mend it",
 	"-":        "it was given up",
 }

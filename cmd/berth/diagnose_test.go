@@ -114,7 +114,7 @@ func TestDiagnoseKeepsThePolicy(t *testing.T) {
 // What somebody has to mend is not said to pass by itself.
 func TestDiagnose_WhoMends(t *testing.T) {
 	for want, r := range map[string]diagnose.Report{
-		"it may pass by itself":      {Owner: "network"},
+		"possibly temporary":         {Owner: "network"},
 		"it does not pass by itself": {Owner: "network", Lasting: true},
 		"the organisation can mend":  {Owner: "tenant", Organisation: "acme"},
 	} {

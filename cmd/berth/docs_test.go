@@ -284,7 +284,7 @@ func TestDocumentsRun(t *testing.T) {
 		"doc/operations.md look":    {"0 pulls served", "nobody has pulled", "first byte"},
 		"doc/operations.md page":    {"<!doctype html>", "</html>"},
 		"doc/operations.md prewarm": {"ghcr.io/acme/app:1"},
-		"doc/operations.md purge":   {"proofs and tokens are forgotten"},
+		"doc/operations.md purge":   {"access will be checked again"},
 		"doc/operations.md remove":  {"removed 1 manifests and "},
 	}
 	for _, document := range documents {

@@ -102,8 +102,29 @@ func rootCommand(o *options) *cobra.Command {
 		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), doctorCommand(o), tokenCommand(o), versionCommand(),
 	)
 	addManual(root)
+	knowTopics(root)
 	nameTheShells(root)
 	return root
+}
+
+// knowTopics makes help for a command that there is not an error: cobra says that all
+// went well.
+func knowTopics(root *cobra.Command) {
+	root.SuggestionsMinimumDistance = 2
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil {
+		return
+	}
+	show := help.Run
+	help.Run = nil
+	help.RunE = func(c *cobra.Command, args []string) error {
+		if found, _, err := root.Find(args); err != nil || found == root && len(args) > 0 {
+			return usageError{fmt.Errorf("%s: see berth --help", misused(root, args))}
+		}
+		show(c, args)
+		return nil
+	}
 }
 
 // nameTheShells makes a shell that there is no completion for an error: cobra shows
@@ -131,8 +152,27 @@ func nameTheShells(root *cobra.Command) {
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {
-			return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}
+			if _, told := errors.AsType[usageError](err); told {
+				return err
+			}
+			return usageError{fmt.Errorf("%s: see %s --help", misused(c, args), c.CommandPath())}
 		}
 		return nil
 	}
+}
+
+// misused says what a command takes.
+func misused(c *cobra.Command, args []string) string {
+	if c.HasSubCommands() && len(args) > 0 {
+		unknown := fmt.Sprintf("unknown command %q", args[0])
+		if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+			unknown += fmt.Sprintf(": did you mean %q?", like[0])
+		}
+		return unknown
+	}
+	_, takes, _ := strings.Cut(strings.TrimSuffix(c.Use, " [flags]"), " ")
+	if takes == "" {
+		return fmt.Sprintf("%s takes no arguments, and got %q", c.CommandPath(), args[0])
+	}
+	return fmt.Sprintf("%s takes %s, and got %d arguments", c.CommandPath(), takes, len(args))
 }

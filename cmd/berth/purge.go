@@ -35,7 +35,7 @@ use them, and this one too once it has proven its right again.`,
 				return err
 			}
 			return printAnswer(c, a.json, p, func(w io.Writer, p admin.Purge) {
-				fmt.Fprintf(w, "organisation %s: proofs and tokens are forgotten\n", p.Organisation)
+				fmt.Fprintf(w, "organisation %s: access will be checked again at the next pull; cached images were kept\n", p.Organisation)
 			})
 		},
 	}

@@ -231,7 +231,7 @@ func TestDropInsWithPasswords(t *testing.T) {
 	n := s.serve()
 	acme := s.caller(n, "acme")
 	acme.mustRefuse("/v2/", http.StatusServiceUnavailable, oci.CodeUnknown)
-	wants(t, s.reload(exitFailed), "acme", admin.Failed, hash, "acme.yaml has mode 0644, so others may use it: chmod 0600 it")
+	wants(t, s.reload(exitFailed), "acme", admin.Failed, hash, "acme.yaml has mode 0644, so others may use it: chmod 0640 it")
 	if strings.Contains(n.log.String(), "acme-secret") {
 		t.Error("the password is in the log")
 	}
@@ -282,12 +282,12 @@ func TestReloadSaysWhichSecretsAreBad(t *testing.T) {
 	}
 	s.dropIn("globex", "limits: {requests: 3}")
 	r := s.reload(exitFailed)
-	if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], `account "ci" of organisation acme`) || !strings.Contains(r.Warnings[0], "mode 0644") {
-		t.Errorf("warnings: %q", r.Warnings)
+	if w := r.Warnings; len(w) != 1 || !strings.Contains(w[0], `account "ci" of organisation acme`) || !strings.Contains(w[0], "mode 0644") {
+		t.Errorf("warnings: %q", w)
 	}
 	s.registry.ExpireTokens()
 	acme.mustPull(app, s.image, "")
-	for _, said := range []string{"? the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before it serves for the moment", "mode 0644, so others may use it: chmod 0600 it"} {
+	for _, said := range []string{"? the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before it serves for the moment", "mode 0644, so others may use it: chmod 0640 it"} {
 		if got := s.command("status"); !strings.Contains(got.out, said) {
 			t.Errorf("%q is not in\n%s", said, got.out)
 		}

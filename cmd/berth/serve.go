@@ -17,7 +17,12 @@ func serveCommand(o *options) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Answer pulls",
-		Args:  usage(cobra.NoArgs),
+		Long: `Answer pulls until SIGTERM or SIGINT, then let running ones end.
+
+Without a configuration file it answers on localhost:5000, for everyone on this node, with
+public images. SIGHUP reads the configuration again and opens log files anew; organisations'
+files are read again by themselves. berth.yaml(5) has every key, or doc/configuration.md.`,
+		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			outlive() // whoever reads the log may go in the middle of pulls
 			cfg, err := o.load()

@@ -72,14 +72,11 @@ files, which only root can then read:
 }
 
 // oneClient takes the name of a client there is a plan for, and says which those are.
-func oneClient(_ *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return fmt.Errorf("name a client: %s", strings.Join(clientsetup.Clients(), ", "))
+func oneClient(c *cobra.Command, args []string) error {
+	if len(args) != 1 || slices.Contains(clientsetup.Clients(), args[0]) {
+		return cobra.ExactArgs(1)(c, args)
 	}
-	if len(args) == 1 && slices.Contains(clientsetup.Clients(), args[0]) {
-		return nil
-	}
-	return fmt.Errorf("%q is no client: name one of %s", strings.Join(args, " "), strings.Join(clientsetup.Clients(), ", "))
+	return usageError{fmt.Errorf("unknown client %q: choose one of %s", args[0], strings.Join(clientsetup.Clients(), ", "))}
 }
 
 type setupFlags struct {

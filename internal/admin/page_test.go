@@ -127,7 +127,7 @@ func TestPage(t *testing.T) {
 		},
 		"failing": {
 			failing,
-			[]string{"6 things to look at", "quay.io does not answer", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech is out", "cannot be written", "unauthorized", "9 s ago", "bad file"},
+			[]string{"6 things to look at", "quay.io does not answer", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech cannot pull: error in", "cannot be written", "unauthorized", "9 s ago", "bad file"},
 			[]string{"acme/app:1.4.2", "renew it and pull again", "calers", "initech.yaml"}, []string{"all well"},
 		},
 	} {

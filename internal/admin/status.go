@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -217,9 +219,9 @@ func (s *Status) Problems() []Problem {
 	for _, f := range c.Organisations {
 		switch f.State {
 		case Failed:
-			bad = append(bad, Problem{Bad: true, Text: "organisation " + f.Organisation + " is out: its file is bad", Detail: strings.Join(f.Errors, "\n")})
+			bad = append(bad, Problem{Bad: true, Text: "organisation " + f.Organisation + " cannot pull: error in " + f.short(), Detail: strings.Join(f.Errors, "\n")})
 		case Kept:
-			odd = append(odd, Problem{Text: "organisation " + f.Organisation + ": its file is bad, what was in force before stays", Detail: strings.Join(f.Errors, "\n")})
+			odd = append(odd, Problem{Text: "organisation " + f.Organisation + ": error in " + f.short() + ", what was in force before stays", Detail: strings.Join(f.Errors, "\n")})
 		}
 	}
 	for _, a := range s.Accounts {
@@ -255,9 +257,22 @@ func (s *Status) Problems() []Problem {
 		odd = append(odd, Problem{Text: key + " has changed and needs a restart"})
 	}
 	if len(c.Warnings) > 0 {
-		odd = append(odd, Problem{Text: "the configuration has warnings: see berth status", Detail: strings.Join(c.Warnings, "\n")})
+		odd = append(odd, Problem{Text: warned(c.Warnings), Detail: strings.Join(c.Warnings, "\n")})
 	}
 	return append(bad, odd...)
+}
+
+// warned is the only warning, or how many there are.
+func warned(all []string) string {
+	if len(all) == 1 {
+		return all[0]
+	}
+	return fmt.Sprintf("%d warnings about the configuration, such as: %s", len(all), all[0])
+}
+
+// short is the file with the folder that it is in.
+func (f *File) short() string {
+	return filepath.Join(filepath.Base(filepath.Dir(f.Path)), filepath.Base(f.Path))
 }
 
 // whose names the account in a sentence.

@@ -231,7 +231,7 @@ func (w *walk) token(ctx context.Context) bool {
 	case w.scheme.Scheme != "bearer":
 		w.report.add(StepToken, Skipped, "this registry has none", 0)
 	case w.Credential == nil:
-		w.report.add(StepToken, OK, "one for nobody", took)
+		w.report.add(StepToken, OK, "anonymous token", took)
 	default:
 		w.report.Taken = true
 		w.report.add(StepToken, OK, fmt.Sprintf("account %q got one", w.Credential.Name), took)

@@ -203,7 +203,7 @@ func (w *walk) rateLimit() {
 	most, bounded := values["berth_ratelimit_limit"]
 	switch {
 	case !told:
-		w.report.add(StepRateLimit, Unknown, "the registry tells none", 0)
+		w.report.add(StepRateLimit, Unknown, "not reported", 0)
 	case bounded:
 		w.report.add(StepRateLimit, OK, fmt.Sprintf("%.0f of %.0f pulls are left", left, most), 0)
 	default:

@@ -26,7 +26,7 @@ func (n *node) listenAdmin(ctx context.Context, sockets *inheritedSockets) []net
 	// The address in the file was judged with the file; that of a socket of
 	// systemd's shows only here.
 	protected := n.cfg.Admin.WebConfigFile != ""
-	open, err := listen(ctx, []config.Listener{{Address: address, AllowRemote: protected}}, sockets)
+	open, err := listen(ctx, []config.Listener{{Address: address, AllowRemote: protected}}, "admin.address", sockets)
 	if err != nil {
 		n.log.Error("there are no metrics: admin.address cannot be opened", "address", address.String(), "err", err)
 	}

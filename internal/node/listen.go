@@ -13,12 +13,12 @@ import (
 )
 
 // listen opens every address of each listener, or none. Sockets of systemd are taken
-// where one of them is meant.
-func listen(ctx context.Context, all []config.Listener, sockets *inheritedSockets) ([][]net.Listener, error) {
+// where one of them is meant. key is what an operator changes for another address.
+func listen(ctx context.Context, all []config.Listener, key string, sockets *inheritedSockets) ([][]net.Listener, error) {
 	open := make([][]net.Listener, len(all))
 	for i := range all {
 		var err error
-		if open[i], err = bind(ctx, &all[i], sockets); err != nil {
+		if open[i], err = bind(ctx, &all[i], key, sockets); err != nil {
 			closeSockets(open)
 			return nil, err
 		}
@@ -33,7 +33,7 @@ func closeSockets(open [][]net.Listener) {
 }
 
 // bind gives the sockets of one listener.
-func bind(ctx context.Context, l *config.Listener, sockets *inheritedSockets) ([]net.Listener, error) {
+func bind(ctx context.Context, l *config.Listener, key string, sockets *inheritedSockets) ([]net.Listener, error) {
 	if l.Address.Socket != "" {
 		return sockets.named(l)
 	}
@@ -50,7 +50,7 @@ func bind(ctx context.Context, l *config.Listener, sockets *inheritedSockets) ([
 		case i > 0 && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)):
 			// A node without IPv6 has no ::1.
 		default:
-			return open, cannotListen(l, at, err)
+			return open, cannotListen(l, at, key, err)
 		}
 		if i == 0 && at.Port() == 0 && len(l.Address.Binds()) > 1 {
 			break // a free port here may be taken there
@@ -67,9 +67,9 @@ func network(at netip.AddrPort) string {
 	return "tcp"
 }
 
-func cannotListen(l *config.Listener, at netip.AddrPort, err error) error {
+func cannotListen(l *config.Listener, at netip.AddrPort, key string, err error) error {
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s is in use by another program: stop it, or choose another address with --listen or listeners[].address (now %s)", at, l.Address)
+		return fmt.Errorf("%s is in use by another program: stop it, or choose another address with %s (now %s)", at, key, l.Address)
 	}
-	return fmt.Errorf("listening on %s: %w: choose another address with --listen or listeners[].address", at, err)
+	return fmt.Errorf("listening on %s: %w: choose another address with %s", at, err, key)
 }

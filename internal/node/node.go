@@ -156,7 +156,7 @@ func serve(ctx context.Context, cfg *config.Config, s setup) error {
 	if err != nil {
 		return err
 	}
-	open, err := listen(ctx, cfg.Listeners, sockets)
+	open, err := listen(ctx, cfg.Listeners, "--listen or listeners[].address", sockets)
 	if err != nil {
 		return err
 	}
@@ -210,7 +210,10 @@ func (n *node) run(ctx context.Context, sockets *inheritedSockets, hangUps <-cha
 		}
 	}
 	n.manager.ready(status)
-	defer context.AfterFunc(ctx, n.manager.stopping)()
+	defer context.AfterFunc(ctx, func() {
+		n.log.Info("berth is stopping", "running_pulls_may_take", drainFor.String())
+		n.manager.stopping()
+	})()
 	return g.Wait()
 }
 

@@ -40,7 +40,7 @@ func (n *node) logStart(admin []net.Listener, commands bool) {
 	if commands {
 		socket = n.started.Admin.Socket
 	}
-	n.log.Info("berth begins", "version", n.version,
+	n.log.Info("berth started", "version", n.version,
 		"config", cmp.Or(fullPath(n.started.Files[""].Path), "none, the defaults"),
 		"organisations", cmp.Or(dropInFolder(n.started), "none"),
 		"cache", n.started.Cache.Directory,

@@ -58,7 +58,7 @@ func TestKeyOfACertificateIsASecret(t *testing.T) {
 		if err := os.Chmod(files.KeyFile, mode); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := newCertificate(files); err == nil || !strings.Contains(err.Error(), "chmod 0600") {
+		if _, err := newCertificate(files); err == nil || !strings.Contains(err.Error(), "chmod 0640") {
 			t.Errorf("mode %04o: %v", mode, err)
 		}
 	}

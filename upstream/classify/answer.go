@@ -306,7 +306,11 @@ func RateLimited(registry, detail string, cred *credential.Credential, wait time
 	}
 	switch {
 	case detail == AbuseLimit:
-		e.Message = fmt.Sprintf("%s stops this node's address, since too many requests came from it%s: wait", registry, refills)
+		again := "try again later"
+		if wait >= time.Second {
+			again = "try again in " + Span(wait)
+		}
+		e.Message = fmt.Sprintf("%s is rate-limiting this node's IP address; %s", registry, again)
 	case cred == nil:
 		e.Message = fmt.Sprintf("%s limits this node's address (no account connected)%s: connect an account for it, or wait", registry, refills)
 	default:
