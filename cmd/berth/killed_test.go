@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -53,7 +54,7 @@ func TestKilledUnderLoad(t *testing.T) {
 		}
 		took := time.Since(begin)
 		longest = max(longest, took)
-		if took >= time.Second {
+		if took >= time.Second && took > 20*anyStart(t) {
 			slow++
 		}
 		if round > 0 {
@@ -106,7 +107,17 @@ func TestKilledUnderLoad(t *testing.T) {
 	h.client(n.doors[0]).mustPull("app", last, "")
 	n.stop()
 	if slow > rounds/10 {
-		t.Errorf("%d of %d starts took longer than a second", slow, rounds)
+		t.Errorf("%d of %d starts took longer than a second, and than twenty starts that do nothing", slow, rounds)
 	}
 	t.Logf("%d kills, %d blobs; the slowest start took %v", rounds, len(hashed), longest)
+}
+
+// anyStart is how long this machine takes now to start the program for nothing.
+func anyStart(t *testing.T) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	if out, err := exec.Command(program(t, berthProgram), "version").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return time.Since(begin)
 }
