@@ -22,7 +22,6 @@ func TestIdentity_Forms(t *testing.T) {
 			{Name: "old", SHA256: hash(ended), ForHeader: true, NotAfter: now.Add(-time.Hour)},
 		}},
 		{Name: "other", Tokens: []Token{{Name: "in", SHA256: hash(other)}, {Name: "file", SHA256: hash(otherHeader), ForHeader: true}}},
-		{Name: "damaged", Broken: true},
 	}, func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
@@ -60,7 +59,6 @@ func TestIdentity_Forms(t *testing.T) {
 		"too long":                          {headers: headers{"X-Meta-Berth": meta("acme:" + header + strings.Repeat(" ", maxBasic))}, says: "X-Meta-Berth cannot be read", status: 401},
 		"twice":                             {headers: headers{"X-Meta-Berth": meta("acme:"+header, "acme:"+header)}, says: "came twice", status: 401},
 		"a login twice":                     {headers: headers{"Authorization": append(basic("acme", login), basic("other", other)...)}, says: "came twice", status: 401},
-		"a damaged organisation":            {headers: headers{"X-Meta-Berth": meta("damaged:x")}, says: "configuration", status: 503},
 		"two organisations":                 {headers: headers{"Authorization": basic("acme", login), "X-Meta-Berth": meta("other:" + otherHeader)}, says: "disagree", status: 401},
 		"two accounts":                      {headers: headers{"Authorization": basic("acme", login), "X-Meta-Berth": meta("acme+ci:" + header)}, says: "disagree", status: 401},
 		"a good login, a wrong header":      {headers: headers{"Authorization": basic("acme", login), "X-Meta-Berth": meta("acme:x")}, says: "wrong token", status: 401},

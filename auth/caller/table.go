@@ -38,12 +38,14 @@ type Token struct {
 // new configuration is a new one.
 type Table struct {
 	organisations map[string]*organisation
+	nobody        *organisation // stands in for one that is not there
+	most          int           // tokens that one organisation has
+	broken        bool          // there is one whose tokens are not known
 	now           func() time.Time
 }
 
 type organisation struct {
 	name   string
-	broken bool
 	tokens []token
 }
 
@@ -59,12 +61,14 @@ func NewTable(all []Organisation, now func() time.Time) (*Table, error) {
 	if now == nil {
 		now = time.Now
 	}
-	c := &Table{organisations: make(map[string]*organisation, len(all)), now: now}
+	c := &Table{organisations: make(map[string]*organisation, len(all)), nobody: nobody(), most: 1, now: now}
 	for _, o := range all {
 		if c.organisations[o.Name] != nil {
 			return nil, fmt.Errorf("organisation %s is there twice", o.Name)
 		}
-		known := &organisation{name: o.Name, broken: o.Broken}
+		known := &organisation{name: o.Name}
+		c.broken = c.broken || o.Broken
+		c.most = max(c.most, len(o.Tokens))
 		for _, t := range o.Tokens {
 			sum, err := parseHash(o.Name, t.SHA256)
 			if err != nil {
@@ -83,9 +87,10 @@ func NewTable(all []Organisation, now func() time.Time) (*Table, error) {
 // configuration says so), or by both, if they agree. One check serves all of them.
 //
 // Errors are *oci.Error of class Caller: 401 for missing and wrong credentials,
-// alike for an unknown organisation and a wrong token, 403 for a wrong login that is
-// evidently some registry's, and 503 for a broken organisation. The challenge that
-// belongs to a 401 is the caller's to add.
+// alike for an unknown organisation and a wrong token, and 403 for a wrong login that is
+// evidently some registry's. Where an organisation is broken, all that would be 401 for a
+// login is 503: nobody can tell whether it is good, and a stranger must not learn which
+// organisation that is. The challenge that belongs to a 401 is the caller's to add.
 func (c *Table) Identify(r *http.Request) (Caller, error) {
 	login, meta := r.Header["Authorization"], r.Header[metaHeader]
 	if len(login) > 1 || len(meta) > 1 {
@@ -146,14 +151,13 @@ func (c *Table) byMeta(r *http.Request, header string) (Caller, error) {
 // check is the one check, whichever form came.
 func (c *Table) check(r *http.Request, b *basic, came Identity) (Caller, error) {
 	o, ok := c.organisations[string(b.organisation)]
-	if ok && o.broken {
-		return Caller{}, Broken(o.name)
+	if !ok || len(o.tokens) == 0 {
+		o = c.nobody
 	}
-	if !ok {
-		o = nobody()
-	}
-	found := o.prove(sha256.Sum256(b.password))
+	found := o.prove(sha256.Sum256(b.password), c.most)
 	switch {
+	case found == nil && c.broken && !b.foreign():
+		return Caller{}, undecided()
 	case found == nil:
 		return Caller{}, notOurs(r, b)
 	case !found.notAfter.IsZero() && c.now().After(found.notAfter):
@@ -203,10 +207,12 @@ const emptyBasic = "Basic Og=="
 // its token takes as long. No hash is all zeros in practice.
 func nobody() *organisation { return &organisation{tokens: make([]token, 1)} }
 
-// prove looks at every token, whichever matched: how long it takes says nothing.
-func (o *organisation) prove(sum [sha256.Size]byte) *token {
+// prove makes so many comparisons, at least one with each token, whichever matched: how
+// long it takes says nothing, neither about a token nor about how many there are.
+func (o *organisation) prove(sum [sha256.Size]byte, comparisons int) *token {
 	match := -1
-	for i := range o.tokens {
+	for n := range comparisons {
+		i := n % len(o.tokens)
 		same := subtle.ConstantTimeCompare(o.tokens[i].sum[:], sum[:])
 		match = subtle.ConstantTimeSelect(same, i, match)
 	}
@@ -220,8 +226,16 @@ func unproven(message string) *oci.Error {
 	return &oci.Error{Class: oci.Caller, Message: message}
 }
 
-// Broken is what callers are told of an organisation whose configuration cannot be
-// read: to try again, not that they are somebody else.
+// undecided is what a login is told that may be good, or may be wrong.
+func undecided() *oci.Error {
+	return &oci.Error{
+		Class: oci.Caller, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown, RetryAfter: 10 * time.Second,
+		Message: "unknown organisation or wrong token, or one whose configuration on this node cannot be read, for which whoever runs the node finds the reason in its log: " + ours,
+	}
+}
+
+// Broken is what callers at a listener of one organisation are told when its
+// configuration cannot be read: to try again, not that they are somebody else.
 func Broken(organisation string) *oci.Error {
 	return &oci.Error{
 		Class:  oci.Caller,

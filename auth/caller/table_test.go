@@ -45,7 +45,6 @@ func TestIdentify(t *testing.T) {
 		}},
 		{Name: "other", Tokens: []Token{{Name: "n", SHA256: HashToken(other)}}},
 		{Name: "empty"},
-		{Name: "damaged", Broken: true},
 	}, func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +86,6 @@ func TestIdentify(t *testing.T) {
 		"upper case":                 {basicHeader("ACME", acme.Reveal()), "wrong token", 401},
 		"organisation without token": {basicHeader("empty", ""), "wrong token", 401},
 		"token that ended":           {basicHeader("acme", ended.Reveal()), "ended on 2026-03-01", 401},
-		"damaged organisation":       {basicHeader("damaged", "x"), "configuration", 503},
 	}
 	for name, tc := range bad {
 		got, err := callers.Identify(request(tc.header))
@@ -112,6 +110,46 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
+// A stranger learns neither which organisations there are nor which of them is broken:
+// all logins that prove nobody get one answer, after as many comparisons. Who shows a
+// good token is let in.
+func TestIdentify_BrokenOrganisationIsNotTold(t *testing.T) {
+	tokens := func(n int) (all []Token) {
+		for range n {
+			all = append(all, Token{Name: "n", SHA256: HashToken(NewToken())})
+		}
+		return all
+	}
+	good := NewToken()
+	known := append(tokens(2), Token{Name: "good", SHA256: HashToken(good)})
+	for _, broken := range []bool{false, true} {
+		callers, err := NewTable([]Organisation{{Name: "acme", Tokens: known}, {Name: "one", Tokens: tokens(1)}, {Name: "damaged", Broken: broken}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if callers.most != 3 {
+			t.Errorf("%d comparisons", callers.most)
+		}
+		var first *oci.Error
+		for _, organisation := range []string{"nobody", "acme", "one", "damaged"} {
+			_, err := callers.Identify(request(basicHeader(organisation, "x")))
+			e := refusal(t, err)
+			if first == nil {
+				first = e
+			}
+			if e.Error() != first.Error() || e.HTTPStatus() != first.HTTPStatus() || e.RetryAfter != first.RetryAfter || strings.Contains(e.Message, "damaged") {
+				t.Errorf("broken %t, %s: %d %s, and %d %s for nobody", broken, organisation, e.HTTPStatus(), e, first.HTTPStatus(), first)
+			}
+		}
+		if want := map[bool]int{false: 401, true: 503}[broken]; first.HTTPStatus() != want {
+			t.Errorf("broken %t: %d", broken, first.HTTPStatus())
+		}
+		if got, err := callers.Identify(request(basicHeader("acme", good.Reveal()))); err != nil || got.TokenName != "good" {
+			t.Errorf("broken %t: %+v, %v", broken, got, err)
+		}
+	}
+}
+
 // An unknown organisation must do the look-up of a known one: here, that the
 // stand-in has a token to compare and yet lets nobody in, not even with a
 // password whose hash is the stand-in's.
@@ -120,7 +158,7 @@ func TestNobodyProvesNothing(t *testing.T) {
 	if len(o.tokens) == 0 {
 		t.Error("nothing is compared for an unknown organisation")
 	}
-	if o.prove([sha256.Size]byte{}) != nil {
+	if o.prove([sha256.Size]byte{}, 3) != nil {
 		t.Error("the stand-in let somebody in")
 	}
 }

@@ -183,9 +183,9 @@ func TestBadDropInAtStart(t *testing.T) {
 	s.save(strings.Replace(s.read("berth.yaml"), "callers: open}", "callers: open, organisation: odd}", 1))
 	n := s.serve()
 	s.caller(n, "acme").mustPull(app, s.image, "")
-	for _, name := range []string{"odd", "weak"} {
+	for _, name := range []string{"odd", "weak", "unknown"} { // whoever cannot show a token is not told which
 		a := s.caller(n, name).mustRefuse(manifest, http.StatusServiceUnavailable, oci.CodeUnknown)
-		if a.header.Get("Retry-After") == "" || !strings.Contains(a.message(), "organisation "+name) {
+		if a.header.Get("Retry-After") == "" || !strings.Contains(a.message(), "configuration on this node cannot be read") || strings.Contains(a.message(), "organisation "+name) {
 			t.Errorf("%s (%v)", a, a.header)
 		}
 	}
