@@ -108,7 +108,8 @@ func pushHello(t *testing.T, at *upstream, repo string) image {
 	return push(t, at, repo, buildImage(t, runtime.GOARCH, []string{"/hello"}, layerOf(t, "hello", content)))
 }
 
-// pushIndex puts an image for several platforms upstream, this machine's among them.
+// pushIndex puts an image for several platforms upstream, this machine's among them, with
+// an attestation as BuildKit makes one.
 func pushIndex(t *testing.T, at *upstream, repo string) image {
 	t.Helper()
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
@@ -117,8 +118,29 @@ func pushIndex(t *testing.T, at *upstream, repo string) image {
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{
 			Platform: &v1.Platform{OS: "linux", Architecture: arch},
 		}})
+		if arch == runtime.GOARCH {
+			index = mutate.AppendManifests(index, attestationOf(t, img, at.addr+"/"+repo))
+		}
 	}
 	return push(t, at, repo, index)
+}
+
+// attestationOf is what BuildKit puts beside an image into its index.
+func attestationOf(t *testing.T, img v1.Image, seed string) mutate.IndexAddendum {
+	t.Helper()
+	digest, err := img.Digest()
+	must(t, err)
+	attestation := buildImage(t, "unknown", nil, layer(t, seed+"/attestation", 2<<10))
+	file, err := attestation.ConfigFile()
+	must(t, err)
+	file = file.DeepCopy()
+	file.OS = "unknown"
+	attestation, err = mutate.ConfigFile(attestation, file)
+	must(t, err)
+	return mutate.IndexAddendum{Add: attestation, Descriptor: v1.Descriptor{
+		Platform:    &v1.Platform{OS: "unknown", Architecture: "unknown"},
+		Annotations: map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": digest.String()},
+	}}
 }
 
 // push uploads an image or an index straight to the registry.

@@ -53,14 +53,22 @@ http: {addr: %s, secret: made-up}
 // owner, everybody. hash is bcrypt of the owner's password.
 func startRegistry(t *testing.T, name string, owner login, hash string) *upstream {
 	t.Helper()
-	path := registryProgram.find(t)
 	dir := tempDir(t, "reg")
-	addr := freeAddress(t)
-	config := fmt.Sprintf(registryConfig, filepath.Join(dir, "data"), addr)
+	auth := ""
 	if owner.user != "" {
 		users := writeFile(t, filepath.Join(dir, "htpasswd"), owner.user+":"+hash+"\n")
-		config += fmt.Sprintf("auth: {htpasswd: {realm: made-up, path: %s}}\n", users)
+		auth = fmt.Sprintf("auth: {htpasswd: {realm: made-up, path: %s}}\n", users)
 	}
+	addr := freeAddress(t)
+	serveRegistry(t, dir, addr, auth)
+	return &upstream{name: name, owner: owner, tap: startTap(t, addr)}
+}
+
+// serveRegistry starts distribution with this part of a configuration.
+func serveRegistry(t *testing.T, dir, addr, auth string) {
+	t.Helper()
+	path := registryProgram.find(t)
+	config := fmt.Sprintf(registryConfig, filepath.Join(dir, "data"), addr) + auth
 	startDaemon(t, daemonOptions{
 		name:  "registry",
 		path:  path,
@@ -69,7 +77,6 @@ func startRegistry(t *testing.T, name string, owner login, hash string) *upstrea
 		quiet: true, // every blob that is not there yet is an error to it
 		ready: answers("http://"+addr+"/v2/", http.StatusOK, http.StatusUnauthorized),
 	})
-	return &upstream{name: name, owner: owner, tap: startTap(t, addr)}
 }
 
 // tap lies on the wire between two programs and remembers what was asked.
@@ -82,6 +89,7 @@ type tap struct {
 	seen      []request
 	gate      chan struct{} // nil: no blob is held
 	manifests chan struct{} // nil: no manifest is held
+	tokens    http.Handler  // answers /token; nil: nothing does here
 	held      int           // answers that were
 }
 
@@ -229,6 +237,10 @@ func startTap(t *testing.T, to string) *tap {
 	forward.ModifyResponse = tp.slow
 	tp.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tp.note(r)
+		if tp.tokens != nil && r.URL.Path == "/token" {
+			tp.tokens.ServeHTTP(w, r)
+			return
+		}
 		forward.ServeHTTP(w, r)
 	})}
 	go func() {

@@ -21,6 +21,8 @@ type program struct {
 var (
 	registryProgram = program{"registry", true}
 	craneProgram    = program{"crane", true}
+	regctlProgram   = program{"regctl", true}
+	orasProgram     = program{"oras", true}
 	containerd2     = program{"containerd", true}
 	ctr2            = program{"ctr", true}
 	moby            = program{"dockerd", true}
