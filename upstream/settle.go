@@ -10,6 +10,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"berth/auth/credential"
+	"berth/oci"
+	"berth/upstream/classify"
 )
 
 const (
@@ -96,22 +98,23 @@ func (t *settlement) found(fingerprint string, good bool, now time.Time) {
 	}
 }
 
-// where is the request that finds out about a 401 to c: what was answered last to the
-// same credential in another repository, or /v2/ where that asks for one; nil: there is
-// none.
-func (t *settlement) where(fingerprint string, c *call) *call {
+// places are the requests that find out about a 401 to c, the best one first: what was
+// answered last to the same credential in another repository, and /v2/ where that asks
+// for one.
+func (t *settlement) places(fingerprint string, c *call) (calls []*call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p, ok := t.taken.Get(fingerprint)
-	switch {
-	case ok && p.repo != c.repo:
-		return p.call()
-	case t.pinged.Load():
-		return &call{op: opProbe, method: http.MethodGet, accept: "*/*"}
-	case ok && p.path != c.path: // the right to the whole repository may be gone
-		return p.call()
+	if ok && p.repo != c.repo {
+		calls = append(calls, p.call())
 	}
-	return nil
+	if t.pinged.Load() {
+		calls = append(calls, &call{op: opProbe, method: http.MethodGet, accept: "*/*"})
+	}
+	if ok && len(calls) == 0 && p.path != c.path { // the right to the whole repository may be gone
+		calls = append(calls, p.call())
+	}
+	return calls
 }
 
 // stillTaken says whether the registry takes cred, with which it has just answered
@@ -128,23 +131,45 @@ func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c 
 	if good, known := t.known(cred.Fingerprint, s.now()); known {
 		return good
 	}
-	where := t.where(cred.Fingerprint, c)
-	if where == nil {
+	places := t.places(cred.Fingerprint, c)
+	if len(places) == 0 {
 		return c.method == http.MethodHead // the GET after it tells
 	}
-	req := where.request(s.Registry)
-	if where.path == "" {
+	for _, place := range places {
+		if good, plain := s.takenAt(ctx, place, cred); plain {
+			t.found(cred.Fingerprint, good, s.now())
+			return good
+		}
+	}
+	// A registry in trouble, or a page, says nothing about an account: to hold it
+	// against that would stop all that the account may pull. The next 401 asks anew.
+	return true
+}
+
+// takenAt asks at place as cred. plain: the registry itself has answered, so that good
+// is known. A page, a limit and trouble are no such answers.
+func (s *source) takenAt(ctx context.Context, place *call, cred *credential.Credential) (good, plain bool) {
+	req := place.request(s.Registry)
+	if place.path == "" {
 		req.URL.Path = "/v2/"
 	}
-	if err := s.authority.Authorize(ctx, req, cred, where.repo); err != nil {
-		return false // it cools down already
+	if err := s.authority.Authorize(ctx, req, cred, place.repo); err != nil {
+		return false, oci.ClassOf(err) == oci.Unauthorized // it cools down already
 	}
 	got, err := s.send(ctx, s.meta, req, opProbe, 0)
 	if err != nil {
-		return true // nothing was found out
+		return false, false
 	}
 	_ = got.Body.Close() // the status is what counts
-	good := got.StatusCode != http.StatusUnauthorized
-	t.found(cred.Fingerprint, good, s.now())
-	return good
+	switch {
+	case isPage(got.Header):
+		return false, got.StatusCode == http.StatusUnauthorized && !classify.Unexplained(got.StatusCode, got.Header)
+	case got.StatusCode == http.StatusUnauthorized:
+		return false, true
+	}
+	switch got.StatusCode {
+	case http.StatusOK, http.StatusNoContent, http.StatusPartialContent, http.StatusForbidden, http.StatusNotFound:
+		return true, true
+	}
+	return false, false // a redirect too: single sign-on sends everybody to its login
 }

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -105,6 +106,59 @@ func TestBasicAccount_NoLongerGood(t *testing.T) {
 	}
 	if n := up.Count(ocitest.Match{Where: func(q ocitest.Request) bool { return q.Header.Get("Authorization") != "" }}); n > 2 {
 		t.Errorf("a refused password was sent %d times", n)
+	}
+}
+
+// Where the account was taken last, a page, trouble or a limit may answer now: that says
+// nothing about it. /v2/ is asked then, and where that is no plainer nothing is held
+// against the account, nor is it called good.
+func TestBasicAccount_SettledByAPlainAnswerOnly(t *testing.T) {
+	for name, fault := range map[string]ocitest.Fault{
+		"a login page": page(200), "a page with 403": page(403), "a way to a login": ocitest.Status(302, "Location", "https://login.example/"),
+		"500": ocitest.Status(500), "503": ocitest.Status(503), "429": ocitest.Status(429), "400": ocitest.Status(400),
+	} {
+		for _, ping := range []bool{true, false} { // whether /v2/ answers plainly
+			t.Run(fmt.Sprint(name, ", a plain /v2/: ", ping), func(t *testing.T) {
+				up := basicRegistry(t, func(ocitest.Request) bool { return false })
+				src := over(t, up).As(as("acme", "alice", "secret"))
+				if err := pullTag(t.Context(), src, "team/app"); err != nil {
+					t.Fatal(err)
+				}
+				up.SetPassword("alice", "another")
+				up.Inject(ocitest.Match{Where: func(q ocitest.Request) bool {
+					return q.Repo == "team/app" || q.Kind == ocitest.Ping && !ping
+				}}, 0, fault)
+				up.Forget()
+				want := oci.Denied
+				if ping {
+					want = oci.Unauthorized
+				}
+				for range 3 {
+					wantClass(t, pullTag(t.Context(), src, "team/other"), want)
+				}
+				if n := up.Count(ocitest.Match{Where: func(q ocitest.Request) bool { return q.Header.Get("Authorization") != "" }}); ping && n > 3 {
+					t.Errorf("a refused password was sent %d times", n)
+				}
+			})
+		}
+	}
+}
+
+// A page is no sign that an account is taken: it does not end what is held against it.
+func TestBasicAccount_PageIsNoSuccess(t *testing.T) {
+	up := basicRegistry(t, func(ocitest.Request) bool { return false })
+	r := over(t, up)
+	src := r.As(as("acme", "alice", "secret"))
+	up.Inject(ocitest.Match{Repo: "team/app"}, 0, page(200))
+	if err := pullTag(t.Context(), src, "team/app"); err == nil {
+		t.Fatal("a page was an image")
+	}
+	cred, err := as("acme", "alice", "secret").Credential(t.Context(), "team/app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := r.settlement.taken.Get(cred.Fingerprint); ok {
+		t.Error("the account counts as taken where a page was the answer")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 
 	"berth/oci"
@@ -42,37 +43,84 @@ func isPage(header http.Header) bool {
 }
 
 func readJSON(body []byte) Text {
+	f := Text{Code: strictest(codes(body))}
 	// Raw where types differ between servers: one odd field must not hide the rest.
 	doc, err := oci.DecodeJSON[struct {
 		Errors      []json.RawMessage `json:"errors"`
 		Details     json.RawMessage   `json:"details"`
 		Message     json.RawMessage   `json:"message"`
 		Error       json.RawMessage   `json:"error"`
-		Code        json.RawMessage   `json:"code"`
 		Description json.RawMessage   `json:"error_description"`
 	}](body)
 	if err != nil {
-		return Text{Message: string(body)}
+		f.Message = string(body)
+		return f
 	}
 	for _, raw := range doc.Errors {
 		e, err := oci.DecodeJSON[struct {
-			Code    json.RawMessage `json:"code"`
 			Message json.RawMessage `json:"message"`
 		}](raw)
-		if err == nil {
-			return Text{Code: errorCode(text(e.Code)), Message: text(e.Message)}
+		if f.Message = text(e.Message); err == nil {
+			return f
 		}
-		if s := text(raw); s != "" {
-			return Text{Message: s}
+		if f.Message = text(raw); f.Message != "" {
+			return f
 		}
 	}
-	f := Text{Code: errorCode(text(doc.Code))}
 	for _, raw := range []json.RawMessage{doc.Details, doc.Message, doc.Description, doc.Error} {
 		if f.Message = text(raw); f.Message != "" {
 			break
 		}
 	}
 	return f
+}
+
+// codes are the error codes in a JSON document, in their order and wherever they stand:
+// one that says two things, in two errors or under one key twice, or that ends early,
+// must not hide that one of them takes a right away.
+func codes(body []byte) (found []string) {
+	words := json.NewDecoder(bytes.NewReader(body))
+	var open []json.Delim // what we are in
+	key, isKey := "", false
+	for {
+		word, err := words.Token()
+		if err != nil {
+			return found
+		}
+		inObject := len(open) > 0 && open[len(open)-1] == '{'
+		switch w := word.(type) {
+		case json.Delim:
+			if w == '{' || w == '[' {
+				open = append(open, w)
+			} else {
+				open = open[:len(open)-1]
+			}
+			isKey = false
+			continue
+		case string:
+			if inObject && !isKey {
+				key, isKey = w, true
+				continue
+			}
+			if code := errorCode(w); inObject && code != "" && strings.EqualFold(key, "code") {
+				found = append(found, code)
+			}
+		}
+		isKey = false
+	}
+}
+
+// strictest is the code that decides: one that takes a right away, and else the first.
+func strictest(codes []string) string {
+	for _, code := range []oci.Code{oci.CodeNameUnknown, oci.CodeDenied} {
+		if slices.Contains(codes, string(code)) {
+			return string(code)
+		}
+	}
+	if len(codes) == 0 {
+		return ""
+	}
+	return codes[0]
 }
 
 func text(raw json.RawMessage) string {
