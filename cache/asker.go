@@ -106,6 +106,11 @@ func (a *asker) Restart() { a.setTarget(nil) }
 // its secret changes: the bytes are what their digest says, whichever secret they
 // came for, and the answer then proves nothing for either.
 func (a *asker) prove(content *oci.Content) error {
+	if content.Asked.IsZero() {
+		// It proves nothing (a 416 does not, nor a copy): whoever was not shown to have
+		// the right is no better off, and must not read what others fetch.
+		return nil
+	}
 	err := a.s.prove(a.principal, a.object, content.Asked)
 	if errors.Is(err, download.ErrCredentialChanged) && a.proven.Load() {
 		return nil

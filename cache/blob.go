@@ -19,7 +19,7 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.O
 		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
 	}
 	key := s.blobKey(o.Digest)
-	if err := s.c.trouble.refusal(key); err != nil {
+	if err := s.c.trouble.refusal(key, principal); err != nil {
 		return s.release(ctx, principal, o, r, nil, err)
 	}
 	for range 5 {

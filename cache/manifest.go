@@ -30,7 +30,7 @@ func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o o
 		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
 	}
 	key := s.blobKey(o.Digest)
-	if err := s.c.trouble.refusal(key); err != nil {
+	if err := s.c.trouble.refusal(key, principal); err != nil {
 		return s.release(ctx, principal, o, oci.Range{}, nil, err)
 	}
 	own := sender{principal, o.Repo}
@@ -222,7 +222,7 @@ func (s *source) readManifest(ctx context.Context, a *asker) (data []byte, asked
 		if !errors.Is(err, store.ErrMismatch) {
 			return nil, time.Time{}, err
 		}
-		s.c.trouble.Corrupt(key)
+		s.c.trouble.Corrupt(key, []oci.Principal{a.principal})
 		a.Restart()
 	}
 	return nil, time.Time{}, download.Corrupt(a.object.Digest, store.ErrMismatch)

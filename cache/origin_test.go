@@ -24,6 +24,7 @@ type origin struct {
 
 	mu       sync.Mutex
 	now      time.Time
+	bubble   bool // the clock is the bubble's, and now counts for nothing
 	objects  map[oci.Object][]byte
 	tags     map[string]oci.Digest // repo:tag
 	private  map[string][]string   // repo -> organisations that may read it
@@ -35,8 +36,9 @@ type origin struct {
 	body     func(call, []byte) io.Reader // what is sent instead
 	noRange  bool
 	noLength bool
-	noSize   bool       // of a part, it does not say of how much
-	after    func(call) // runs when the answer is ready, before it is returned
+	noSize   bool            // of a part, it does not say of how much
+	unproven func(call) bool // the answer to this one proves nothing
+	after    func(call)      // runs when the answer is ready, before it is returned
 }
 
 type call struct {
@@ -47,6 +49,7 @@ type call struct {
 	ref       string
 	kind      oci.Kind
 	rng       oci.Range
+	past      func() bool // it may go out past a limit that is remembered
 }
 
 func newOrigin(t testing.TB) *origin {
@@ -58,6 +61,9 @@ func newOrigin(t testing.TB) *origin {
 }
 
 func (o *origin) clock() time.Time {
+	if o.bubble {
+		return time.Now()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.now
@@ -139,9 +145,10 @@ func (a *asPrincipal) Principal(string) oci.Principal { return a.principal }
 // answer is the part that all calls share: it records, fails on demand, and
 // checks rights.
 func (a *asPrincipal) answer(c call) (time.Time, error) {
+	asked := a.o.clock()
 	a.o.mu.Lock()
 	a.o.calls = append(a.o.calls, c)
-	asked, fault := a.o.now, a.o.fault
+	fault := a.o.fault
 	readers, restricted := a.o.private[c.repo]
 	a.o.mu.Unlock()
 	if fault != nil {
@@ -168,12 +175,14 @@ func (a *asPrincipal) done(c call) {
 	}
 }
 
+func past(ctx context.Context) func() bool { return func() bool { return oci.Insists(ctx) } }
+
 func notFound(what string) error {
 	return &oci.Error{Class: oci.NotFound, Message: "no " + what}
 }
 
-func (a *asPrincipal) Resolve(_ context.Context, repo, tag string) (oci.Resolution, error) {
-	c := call{principal: a.principal, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest}
+func (a *asPrincipal) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
+	c := call{principal: a.principal, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest, past: past(ctx)}
 	asked, err := a.answer(c)
 	if err != nil {
 		return oci.Resolution{}, err
@@ -194,8 +203,8 @@ func (a *asPrincipal) Resolve(_ context.Context, repo, tag string) (oci.Resoluti
 
 const indexType = "application/vnd.oci.image.index.v1+json"
 
-func (a *asPrincipal) Stat(_ context.Context, obj oci.Object) (*oci.Content, error) {
-	c := call{principal: a.principal, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind}
+func (a *asPrincipal) Stat(ctx context.Context, obj oci.Object) (*oci.Content, error) {
+	c := call{principal: a.principal, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, past: past(ctx)}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -218,7 +227,7 @@ func (a *asPrincipal) Stat(_ context.Context, obj oci.Object) (*oci.Content, err
 }
 
 func (a *asPrincipal) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Content, error) {
-	c := call{principal: a.principal, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r}
+	c := call{principal: a.principal, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r, past: past(ctx)}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -251,6 +260,12 @@ func (a *asPrincipal) Open(ctx context.Context, obj oci.Object, r oci.Range) (*o
 		Descriptor: oci.Descriptor{Digest: obj.Digest, Size: int64(len(data))},
 		Outcome:    oci.Outcome{Asked: asked},
 		Offset:     start, Length: end - start,
+	}
+	a.o.mu.Lock()
+	unproven := a.o.unproven
+	a.o.mu.Unlock()
+	if unproven != nil && unproven(c) {
+		content.Asked = time.Time{}
 	}
 	if noLength {
 		content.Size, content.Length = -1, -1

@@ -10,6 +10,7 @@ import (
 	"berth/cache/store"
 	"berth/internal/descriptor"
 	"berth/internal/hold"
+	"berth/internal/share"
 	"berth/oci"
 )
 
@@ -66,8 +67,12 @@ type badDisk struct {
 type trouble struct {
 	o *Options
 	// corrupt holds objects whose bytes came wrong twice; once those of which one copy
-	// was wrong. They count for their origin, which sends such bytes.
-	corrupt, once *hold.Table[download.Key]
+	// was wrong. They count for their origin, which sends such bytes. It may answer one
+	// account with garbage and others with the blob, so that both are kept for each
+	// principal; two who got wrong bytes speak for everyone.
+	corrupt, once *hold.Table[wrongCopy]
+	// alone is who was the first to get wrong bytes that were nobody else's.
+	alone *share.LRU[download.Key, oci.Principal]
 	// unbounded holds blobs of unknown size that turned out to be larger than there
 	// was room for.
 	unbounded *hold.Table[download.Key]
@@ -82,28 +87,54 @@ type trouble struct {
 	openSaid time.Time // that descriptors had run out
 }
 
+// wrongCopy is an object whose bytes came wrong, and for whom.
+type wrongCopy struct {
+	download.Key
+
+	principal oci.Principal
+	everyone  bool
+}
+
 func newTrouble(o *Options, f *folder) *trouble {
 	return &trouble{
-		o: o, folder: f, corrupt: hold.New[download.Key](4096, o.Now), once: hold.New[download.Key](4096, o.Now),
+		o: o, folder: f, corrupt: hold.New[wrongCopy](4096, o.Now), once: hold.New[wrongCopy](4096, o.Now),
+		alone:     share.New[download.Key, oci.Principal](4096, nil),
 		unbounded: hold.New[download.Key](1024, o.Now),
 	}
 }
 
-// Corrupt counts a copy that did not match its digest. Two of them, and the
-// object is refused for a while.
-func (t *trouble) Corrupt(k download.Key) {
-	if _, _, seen := t.once.Held(k); !seen {
-		t.once.For(k.Origin, k, onceFor, nil)
-		return
+// Corrupt counts a copy that did not match its digest, of which each of the principals
+// has fetched a part. Two for one of them, and the object is refused to it for a while;
+// one each for two that had no part in each other's, and it is refused to everyone.
+func (t *trouble) Corrupt(k download.Key, principals []oci.Principal) {
+	for _, p := range principals {
+		w := wrongCopy{Key: k, principal: p}
+		if _, _, seen := t.once.Held(w); seen {
+			t.corrupt.For(k.Origin, w, corruptFor, nil)
+			t.once.Release(w)
+		} else {
+			t.once.For(k.Origin, w, onceFor, nil)
+		}
 	}
-	t.corrupt.For(k.Origin, k, corruptFor, nil)
-	t.once.Release(k)
+	if len(principals) != 1 {
+		return // whose part was wrong, nobody can tell
+	}
+	first, seen := t.alone.Get(k)
+	switch {
+	case !seen:
+		t.alone.Add(k.Origin, k, principals[0])
+	case first != principals[0]:
+		t.corrupt.For(k.Origin, wrongCopy{Key: k, everyone: true}, corruptFor, nil)
+		t.alone.Remove(k)
+	}
 }
 
 // Sound clears what was counted.
 func (t *trouble) Sound(k download.Key) {
-	t.once.Release(k)
-	t.corrupt.Release(k)
+	t.alone.Remove(k)
+	of := func(w wrongCopy) bool { return w.Key == k }
+	t.once.ReleaseIf(of)
+	t.corrupt.ReleaseIf(of)
 }
 
 // DiskFailed notes why a blob could not be kept. That there is no room for one is
@@ -127,9 +158,13 @@ func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
 // Kept notes that a blob was written to the disk, all the way.
 func (t *trouble) Kept(download.Key) { t.diskWorks() }
 
-// refusal is the answer for an object that keeps coming wrong; nil: it does not.
-func (t *trouble) refusal(k download.Key) error {
-	left, _, held := t.corrupt.Held(k)
+// refusal is the answer for an object that keeps coming wrong to principal, or to
+// everyone; nil: it does not.
+func (t *trouble) refusal(k download.Key, principal oci.Principal) error {
+	left, _, held := t.corrupt.Held(wrongCopy{Key: k, everyone: true})
+	if !held {
+		left, _, held = t.corrupt.Held(wrongCopy{Key: k, principal: principal})
+	}
 	if !held {
 		return nil
 	}

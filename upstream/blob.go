@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"berth/oci"
@@ -91,7 +93,54 @@ func (s *source) blobBy(ctx context.Context, o oci.Object, r oci.Range, ask aski
 	if doubtful(a) {
 		return s.settled(ctx, a, o, func(ctx context.Context) (*answer, error) { return ask(ctx, blobCall(opBlob, o, "")) })
 	}
-	return s.content(ctx, a, c, o, r)
+	content, err := s.content(ctx, a, c, o, r)
+	if err != nil || vouches(a, o) {
+		return content, err
+	}
+	return s.looked(ctx, a, o, content)
+}
+
+// maxDocument is up to which length an answer may be a document of another kind
+// whatever it begins with. What does not begin as one is a layer beyond that.
+const maxDocument = 64 << 10
+
+// looked is content, of which nothing but its bytes says that it is o, after a look at
+// them. A small one that has not the digest is a document of another kind, which
+// neither grants nor denies.
+func (s *source) looked(ctx context.Context, a *answer, o oci.Object, content *oci.Content) (*oci.Content, error) {
+	begin, err := io.ReadAll(io.LimitReader(a.Body, maxDocument+1))
+	if err == nil && len(begin) > maxDocument && isDocument(begin) {
+		var more []byte
+		more, err = io.ReadAll(io.LimitReader(a.Body, maxSmall-maxDocument))
+		begin = append(begin, more...)
+	}
+	rest := io.Reader(a.Body)
+	switch {
+	case err != nil: // it was cut off: whoever asks for the rest learns what it is
+		content.Asked, rest = time.Time{}, cutOff{err}
+	case len(begin) <= maxDocument, isDocument(begin) && len(begin) <= maxSmall:
+		_ = a.Body.Close()
+		return s.small(ctx, a, o, begin)
+	}
+	content.Body = prefixed{io.MultiReader(bytes.NewReader(begin), rest), a.Body}
+	return content, nil
+}
+
+// isDocument says whether data begins as HTML, XML or JSON does.
+func isDocument(data []byte) bool {
+	data = bytes.TrimLeft(data, " \t\r\n\ufeff")
+	return len(data) == 0 || strings.IndexByte("<{[", data[0]) >= 0
+}
+
+// cutOff is what is left of a body that ended with err.
+type cutOff struct{ err error }
+
+func (c cutOff) Read([]byte) (int, error) { return 0, c.err }
+
+// prefixed is a body of which something was read ahead.
+type prefixed struct {
+	io.Reader
+	io.Closer
 }
 
 // content makes Content of an answer to a GET of a blob.
@@ -99,9 +148,6 @@ func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, 
 	p, err := s.measure(ctx, a, c, o, r)
 	if err != nil {
 		return nil, err
-	}
-	if !vouches(a, o) {
-		a.asked = time.Time{} // it proves nothing before it has been read
 	}
 	a.body.promise(p.length)
 	content := &oci.Content{

@@ -53,7 +53,7 @@ func TestStall(t *testing.T) {
 func TestSlowButSteadyIsFine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, c, err := play(t.Context(), t, roundTripper(func(r *http.Request) (*http.Response, error) {
-			resp := replyWith(200, "")
+			resp := replyWith(200, "", "Docker-Content-Digest", anObject.Digest.String())
 			resp.ContentLength, resp.Body = 50, struct {
 				io.Reader
 				io.Closer

@@ -49,6 +49,9 @@ func newLimited(t *testing.T, kind string, answer func(op string) *http.Response
 			r.Request = req
 			return r, nil
 		}
+		if op == "GET blob" {
+			return replyWith(200, "content", "Docker-Content-Digest", anObject.Digest.String()), nil
+		}
 		m := `{"schemaVersion":2,"layers":[]}`
 		return replyWith(200, m, "Content-Type", "application/vnd.oci.image.manifest.v1+json", "Docker-Content-Digest", oci.DigestOf([]byte(m)).String()), nil
 	})

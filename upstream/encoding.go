@@ -57,7 +57,7 @@ func decode(name string, data []byte, limit int64) (plain []byte, ok bool) {
 	if err != nil {
 		return nil, false
 	}
-	plain, err = io.ReadAll(io.LimitReader(z, limit+1))
+	plain, err = readUpTo(z, limit+1)
 	return plain, err == nil && int64(len(plain)) <= limit
 }
 
@@ -175,7 +175,7 @@ func doubtful(a *answer) bool {
 // twice, once to find out what it is, unless that is known of its host: of a layer
 // that is compressed itself, and of one that is not, the beginning looks the same.
 func (s *source) settled(ctx context.Context, a *answer, o oci.Object, whole func(context.Context) (*answer, error)) (*oci.Content, error) {
-	begin, err := io.ReadAll(io.LimitReader(a.Body, maxSmall+1))
+	begin, err := readUpTo(a.Body, maxSmall+1)
 	if err != nil {
 		_ = a.Body.Close()
 		return nil, err

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -198,11 +199,11 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 		a.basic = false // it is about the repository
 	case a.StatusCode == http.StatusUnauthorized:
 		return s.authority.Rejected(req, a.cred, c.repo)
-	case a.basic && a.StatusCode < 300:
+	case a.basic && a.StatusCode < 300 && !isPage(a.Header):
 		s.authority.Accepted(a.cred)
 		s.settlement.took(a.cred, c)
 	}
-	if a.target == nil && a.StatusCode < 300 {
+	if a.target == nil && a.StatusCode < 300 && !isPage(a.Header) {
 		s.accounts.taken(a.cred, c.op)
 	}
 	return false
@@ -256,11 +257,19 @@ func (a *answer) slurp(limit int64, within time.Duration) (data []byte, over boo
 	if a.ContentLength > limit {
 		return nil, true, nil
 	}
-	data, err = io.ReadAll(io.LimitReader(a.Body, limit+1))
+	data, err = readUpTo(a.Body, limit+1)
 	if int64(len(data)) > limit {
 		return data[:limit], true, nil
 	}
 	return data, false, err
+}
+
+// readUpTo is io.ReadAll of limit bytes at most, and leaves half as much garbage: of what
+// has megabytes that counts.
+func readUpTo(r io.Reader, limit int64) ([]byte, error) {
+	var b bytes.Buffer
+	_, err := b.ReadFrom(io.LimitReader(r, limit))
+	return b.Bytes(), err
 }
 
 // asker names who asks in messages.

@@ -56,7 +56,9 @@ func play(ctx context.Context, t *testing.T, steps ...http.RoundTripper) (*scrip
 	return s, c, err
 }
 
-var ok = roundTripper(func(*http.Request) (*http.Response, error) { return replyWith(200, "content"), nil })
+var ok = roundTripper(func(*http.Request) (*http.Response, error) {
+	return replyWith(200, "content", "Docker-Content-Digest", anObject.Digest.String()), nil
+})
 
 // The schedule: a quarter of a second, doubled, plus or minus a half.
 func TestBackoff(t *testing.T) {
@@ -291,7 +293,9 @@ func TestRetriesCloseBodies(t *testing.T) {
 			return r
 		}
 		step := roundTripper(func(*http.Request) (*http.Response, error) { return track(replyWith(503, "busy")), nil })
-		_, c, err := play(t.Context(), t, step, step, roundTripper(func(*http.Request) (*http.Response, error) { return track(replyWith(200, "content")), nil }))
+		_, c, err := play(t.Context(), t, step, step, roundTripper(func(*http.Request) (*http.Response, error) {
+			return track(replyWith(200, "content", "Docker-Content-Digest", anObject.Digest.String())), nil
+		}))
 		if err != nil {
 			t.Fatal(err)
 		}

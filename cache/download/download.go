@@ -40,7 +40,11 @@ type Download struct {
 	requesters []*requester
 	readers    map[*Reader]struct{}
 	blocks     *store.Blocks // nil until the first answer
-	slot       *slot
+	// sources are the requesters that the bytes in blocks came for; resumed: some
+	// were left by an earlier download.
+	sources []*requester
+	resumed bool
+	slot    *slot
 	// whole: somebody wanted all of it, so it goes on to the end even if that
 	// reader left. A docker pull comes back for the rest after seconds.
 	whole     bool

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,13 +33,17 @@ const (
 var errIdle = errors.New("nobody reads this download")
 
 // run fetches until the blob is published, nobody wants it, or it cannot be had.
-// A small blob whose bytes are wrong is fetched once more before anyone has seen
-// them.
+// A small blob whose bytes are wrong is fetched again before anyone has seen them:
+// once more as the same requester, and then as others.
 func (d *Download) run() {
 	report := d.table.o.Report
 	err := d.fetch(d.table.ctx)
-	if errors.Is(err, store.ErrMismatch) && d.startOver() {
-		report.Corrupt(d.key)
+	for copies := 1; errors.Is(err, store.ErrMismatch); copies++ {
+		report.Corrupt(d.key, d.fetchedAs())
+		err = Corrupt(d.key.Digest, err)
+		if !d.startOver(copies, err) {
+			break
+		}
 		err = d.fetch(d.table.ctx)
 	}
 	for errors.Is(err, errIdle) {
@@ -48,10 +53,6 @@ func (d *Download) run() {
 		err = d.fetch(d.table.ctx) // somebody came meanwhile
 	}
 	if err != nil {
-		if errors.Is(err, store.ErrMismatch) {
-			report.Corrupt(d.key)
-			err = Corrupt(d.key.Digest, err)
-		}
 		d.move(Failed, err)
 		return
 	}
@@ -65,19 +66,62 @@ func (d *Download) run() {
 	d.move(Done, nil)
 }
 
-// startOver drops the blocks if nobody can have read from them.
-func (d *Download) startOver() bool {
+// maxCopies is how many wrong copies one download fetches: two as one requester and one
+// as others, who then agree.
+const maxCopies = 3
+
+// startOver drops the blocks, of which err says that they are wrong, if nobody can
+// have read from them. Whoever got wrong bytes twice is not asked for any more: a
+// registry may answer another account with the blob.
+func (d *Download) startOver(copies int, err error) bool {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.state != Fetching {
+	fetching, last := d.state == Fetching, d.sources
+	d.mu.Unlock()
+	if !fetching || copies == maxCopies {
 		return false
 	}
+	if copies == 2 {
+		for _, rq := range last {
+			d.reject(rq, err)
+		}
+		if rq, _ := d.pick(nil); rq == nil {
+			return false
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.blocks.Discard()
-	d.blocks = nil
+	d.blocks, d.sources, d.resumed = nil, nil, false
 	for _, rq := range d.requesters {
 		rq.want.Asker.Restart()
 	}
 	return true
+}
+
+// from notes that a part of the blob comes for rq.
+func (d *Download) from(rq *requester) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !slices.Contains(d.sources, rq) {
+		d.sources = append(d.sources, rq)
+	}
+}
+
+// fetchedAs are the principals for whom all the bytes came; none where some were left
+// by an earlier download.
+func (d *Download) fetchedAs() []oci.Principal {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.resumed {
+		return nil
+	}
+	var principals []oci.Principal
+	for _, rq := range d.sources {
+		if !slices.Contains(principals, rq.want.Principal) {
+			principals = append(principals, rq.want.Principal)
+		}
+	}
+	return principals
 }
 
 // fetch is one way from nothing, or from what was parked, to verified bytes. The
@@ -184,7 +228,7 @@ func (d *Download) pauseBeforeRetry(ctx context.Context, rq *requester, err erro
 		return d.failedDisk(d.blocks.Size(), err)
 	case errors.Is(err, store.ErrMismatch), d.blocks.Size() < 0:
 		return err // without a length there is nothing to go on from
-	case rq != nil && rejects(err):
+	case rq != nil && d.isOver(rq, err):
 		d.reject(rq, err)
 		_, err := d.pick(nil)
 		return err
@@ -217,6 +261,7 @@ func (d *Download) ask(ctx context.Context, last *requester, run *store.Run) (*o
 		closeContent(content)
 		return nil, rq, fmt.Errorf("the size changed from %d to %d: %w", d.blocks.Size(), content.Size, store.ErrMismatch)
 	}
+	d.from(rq)
 	return content, rq, nil
 }
 

@@ -27,13 +27,15 @@ func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, e
 		case err != nil:
 			return nil, nil, err
 		case d.blocks == nil:
+			d.from(rq)
 			return content, rq, d.makeBlocks(content)
 		case content.Size == d.blocks.Size():
+			d.from(rq)
 			return content, rq, nil
 		default: // another size than the partial's, which is then worth nothing
 			closeContent(content)
 			d.blocks.Discard()
-			d.setBlocks(nil)
+			d.setBlocks(nil, false)
 		}
 	}
 }
@@ -49,14 +51,14 @@ func (d *Download) resume() {
 		return
 	}
 	if blocks, ok := blobs.Resume(d.key.Origin, d.key.Digest); ok {
-		d.setBlocks(blocks)
+		d.setBlocks(blocks, true)
 	}
 }
 
-func (d *Download) setBlocks(b *store.Blocks) {
+func (d *Download) setBlocks(b *store.Blocks, resumed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.blocks = b
+	d.blocks, d.resumed = b, resumed
 }
 
 // askFirst asks for what is most urgent: of a partial, for the first part that is
@@ -108,6 +110,6 @@ func (d *Download) makeBlocks(content *oci.Content) error {
 		return d.failedDisk(content.Size, err)
 	}
 	d.table.o.Report.Reserved(d.key, content.Size)
-	d.setBlocks(blocks)
+	d.setBlocks(blocks, false)
 	return nil
 }

@@ -137,7 +137,7 @@ func (d *Download) runExtra(ctx context.Context, cancel context.CancelCauseFunc)
 		switch {
 		case errors.Is(err, store.ErrMismatch):
 			cancel(Corrupt(d.key.Digest, err))
-		case err != nil && rq != nil && rejects(err):
+		case err != nil && rq != nil && d.isOver(rq, err):
 			d.reject(rq, err)
 		}
 		if err != nil || d.overLimit() {

@@ -191,10 +191,30 @@ func sameOwner(a, b oci.Principal) bool {
 	return a == b || !a.Shared() && a.Organisation == b.Organisation
 }
 
+// isOver reports whether err, in the middle of the blob, is the end for rq. What may
+// be about it or not is so only where there is somebody else to go on as; else it is
+// tried again.
+func (d *Download) isOver(rq *requester, err error) bool {
+	if !rejects(err) || !isRiddle(err) {
+		return rejects(err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.ContainsFunc(d.requesters, func(other *requester) bool { return other != rq && other.rejected == nil })
+}
+
 // rejects reports whether an error is about the requester and not about the
 // origin: another one may still get the blob.
 func rejects(err error) bool {
 	class := oci.ClassOf(err)
 	return class.Refuses() || class == oci.NotFound || class == oci.RateLimited || class == oci.Policy ||
-		errors.Is(err, ErrCredentialChanged)
+		isRiddle(err) || errors.Is(err, ErrCredentialChanged)
+}
+
+// isRiddle reports whether err is an answer that is neither yes nor no. It may be
+// about the account (a login page, "account suspended"), and also about whatever
+// stands between.
+func isRiddle(err error) bool {
+	e, ok := errors.AsType[*oci.Error](err)
+	return ok && e.NotUnderstood
 }

@@ -45,7 +45,7 @@ func newStore(t *testing.T) func() *store.Store {
 // nobody is a Reporter that does nothing.
 type nobody struct{}
 
-func (nobody) Corrupt(Key)                  {}
+func (nobody) Corrupt(Key, []oci.Principal) {}
 func (nobody) Sound(Key)                    {}
 func (nobody) DiskFailed(Key, int64, error) {}
 func (nobody) Reserved(Key, int64)          {}

@@ -41,8 +41,9 @@ type Options struct {
 
 // Reporter is told what downloads find out. Its methods return at once.
 type Reporter interface {
-	// Corrupt: the registry sent a copy that does not match its digest.
-	Corrupt(Key)
+	// Corrupt: the registry sent a copy that does not match its digest. Each of the
+	// principals has fetched a part of it.
+	Corrupt(k Key, principals []oci.Principal)
 	// Sound: it sent one that does.
 	Sound(Key)
 	// DiskFailed: the blob of this size (-1: the registry did not say) could not

@@ -124,7 +124,7 @@ func TestBadRegistries(t *testing.T) {
 	all := manifestMischief(good.Digest.String())
 	maps.Copy(all, otherMischief(good.Platforms[0].Config))
 	// A few at a time: each may take some megabytes, and the limit is for all.
-	few := make(chan struct{}, 4)
+	few := make(chan struct{}, 2)
 	var wg sync.WaitGroup
 	for what, m := range all {
 		repo := "evil/" + oci.DigestOf([]byte(what)).Encoded()[:12]
