@@ -41,6 +41,8 @@ type body struct {
 	who     asker
 	fetched fetching
 	ticket  *limit.Ticket
+	// ctx lasts as long as the request.
+	ctx context.Context
 	// resume waits until there is a turn again, after nobody had read for a while.
 	resume func() error
 
@@ -76,8 +78,11 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, b.fault(err)
 	}
 	b.watch.Reset(b.stall)
-	n, err := b.from.Read(p)
+	n, err := b.from.Read(p[:b.ticket.Most(len(p))])
 	b.watch.Stop()
+	if late := b.ticket.Read(b.ctx, n); late != nil && err == nil {
+		err = late
+	}
 	b.idle.Reset(idleLimit)
 	b.fetched.add(n)
 	if b.left >= 0 {

@@ -236,7 +236,7 @@ func (r *Registry) within(parent context.Context, op operation, most time.Durati
 		return nil, who.fault(parent, err)
 	}
 	b := &body{
-		from: a.Body, end: cancel, who: who, ticket: ticket,
+		from: a.Body, ctx: ctx, end: cancel, who: who, ticket: ticket,
 		ended:   func() error { return context.Cause(ctx) },
 		fault:   func(err error) error { return who.fault(parent, err) },
 		resume:  func() error { return ticket.Resume(parent) },

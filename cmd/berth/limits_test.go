@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -97,5 +100,150 @@ func TestShareOfTheNodesPulls(t *testing.T) {
 	s.clock.forward(6*time.Hour + time.Minute)
 	if a := acme.get(path(7)); a.status != http.StatusOK {
 		t.Errorf("after the window: %s", a)
+	}
+}
+
+// Clients of one organisation that read slowly have none of the connections to a
+// registry, and what hangs there has never all of them: another organisation's pull goes
+// on beside both.
+func TestLimiter_SlowAndHungDownloadsHoldNobodyElse(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.registry.SetRights("globex-bot", "globex/**")
+	s.save(strings.Replace(s.read("berth.yaml"), "max_size: 1GiB", "max_size: 16MiB", 1))
+	big := s.registry.AddNoise("globex/own", 500, 24<<20) // past the disk, at its client's pace
+	n := s.serve()
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	open := func(d oci.Digest) {
+		wg.Go(func() {
+			resp, err := globex.send(ctx, http.MethodGet, "/v2/ghcr.io/globex/own/blobs/"+d.String())
+			if err != nil {
+				return
+			}
+			defer resp.Body.Close()
+			if _, err := io.ReadFull(resp.Body, make([]byte, 1<<10)); err == nil {
+				<-ctx.Done()
+			}
+		})
+	}
+	for range 20 {
+		open(big)
+	}
+	whole := ocitest.Match{Kind: ocitest.Blob, User: "globex-bot"}
+	await(t, "all slow clients to be answered, which are more than there are connections", func() bool { return s.registry.MaxInFlight(whole) >= 20 })
+
+	gate := s.registry.Hold(whole)
+	for i := range 16 { // as many as limits.fills lets through
+		open(s.registry.AddNoise("globex/own", uint64(600+i), 1<<20))
+	}
+	if err := gate.Wait(soon(t), 10); err != nil {
+		t.Fatal(err)
+	}
+	acme.mustPull(app, s.image, "")
+	cancel()
+	gate.Open()
+	wg.Wait()
+}
+
+// HEADs that get no answer hold nobody else's.
+func TestLimiter_HungHEADsHoldNobodyElse(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.registry.SetRights("globex-bot", "globex/**")
+	s.registry.AddImage("globex/own", "1", ocitest.Image{Layers: []int64{100}})
+	n := s.serve()
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	acme.mustPull(app, s.image, "")
+	gate := s.registry.Hold(ocitest.Match{Kind: ocitest.Manifest, Repo: "globex/own"})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			if resp, err := globex.send(ctx, http.MethodHead, fmt.Sprintf("/v2/ghcr.io/globex/own/manifests/t%d", i)); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	if err := gate.Wait(soon(t), 32); err != nil {
+		t.Fatal(err)
+	}
+	s.clock.forward(10 * time.Minute) // past tag_ttl and access_ttl
+	if a := acme.head(manifest); a.status != http.StatusOK || a.header.Get("Warning") != "" {
+		t.Errorf("%s, %q", a, a.header.Get("Warning"))
+	}
+	cold := s.registry.AddImage("acme/app", "2", ocitest.Image{Layers: []int64{10_001}, Seed: 77})
+	acme.mustPull(app, cold, "")
+	cancel()
+	gate.Open()
+	wg.Wait()
+}
+
+// A flood of one organisation's HEADs for names that it invents reaches the registry at
+// that organisation's rate, and takes nothing from the next one.
+func TestLimiter_AFloodOfHEADs(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.registry.SetRights("globex-bot", "globex/**")
+	s.dropIn("globex", "limits: {rate: 5, burst: 20}")
+	n := s.serve()
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	ctx, cancel := context.WithCancel(t.Context())
+	begun := time.Now()
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			if resp, err := globex.send(ctx, http.MethodHead, fmt.Sprintf("/v2/ghcr.io/globex/own%d/manifests/x", i)); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	ofGlobex := ocitest.Match{Kind: ocitest.Manifest, Where: func(r ocitest.Request) bool { return strings.HasPrefix(r.Repo, "globex/") }}
+	await(t, "the flood", func() bool { return s.registry.Count(ofGlobex) >= 20 })
+	acme.mustPull(app, s.image, "")
+	cancel()
+	wg.Wait()
+	if got, most := s.registry.Count(ofGlobex), 20+int(5*(time.Since(begun).Seconds()+1)); got > most {
+		t.Errorf("%d of 200 reached the registry, want %d at most", got, most)
+	}
+}
+
+// The downloads of one organisation share its bandwidth, and another's are as fast as
+// ever.
+func TestBandwidth_OfOneOrganisationOverSockets(t *testing.T) {
+	t.Parallel()
+	const limit, size = 4 << 20, 8 << 20
+	s := newStage(t)
+	s.registry.SetRights("globex-bot", "globex/**")
+	s.dropIn("globex", "limits: {bandwidth: 4MiB}")
+	var all []oci.Digest
+	for i := range 2 {
+		all = append(all, s.registry.AddNoise("globex/own", uint64(700+i), size/2))
+	}
+	other := s.registry.AddNoise("acme/app", 800, size)
+	n := s.serve()
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	fetch := func(c *client, repo string, digests ...oci.Digest) float64 {
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for _, d := range digests {
+			wg.Go(func() {
+				if a := c.get("/v2/ghcr.io/" + repo + "/blobs/" + d.String()); a.status != http.StatusOK || oci.DigestOf(a.body) != d {
+					t.Errorf("%s", a)
+				}
+			})
+		}
+		wg.Wait()
+		return size / time.Since(begun).Seconds()
+	}
+	var limited, free float64
+	var wg sync.WaitGroup
+	wg.Go(func() { limited = fetch(globex, "globex/own", all...) })
+	wg.Go(func() { free = fetch(acme, "acme/app", other) })
+	wg.Wait()
+	t.Logf("%.2f of the limit, the other %.1f times that", limited/limit, free/limit)
+	if limited > 1.1*limit || free < 2*limited {
+		t.Errorf("%.2f MiB/s where %d are allowed, and %.2f where there is no limit", limited/(1<<20), limit>>20, free/(1<<20))
 	}
 }

@@ -106,6 +106,7 @@ func (k *checker) cache(c *Cache) {
 func (k *checker) upstream(u *Upstream) {
 	k.between("upstream.connections", u.Connections, 1, 1024)
 	k.between("upstream.parallel", u.Parallel, 1, 64)
+	k.bandwidth("upstream.bandwidth", u.Bandwidth)
 	if u.Parallel > u.Connections {
 		k.errorf("upstream.parallel", "one download would take more connections than there are: write at most %d, or raise upstream.connections", u.Connections)
 	}
@@ -113,6 +114,15 @@ func (k *checker) upstream(u *Upstream) {
 		if _, why := parseEndpoint(u.Proxy); why != "" {
 			k.errorf("upstream.proxy", "this is no proxy: write it as http://proxy.example.com:3128, without user name, path or query")
 		}
+	}
+}
+
+// leastBandwidth is how slow a download may be made to be: with less, clients give up.
+const leastBandwidth = 64 << 10
+
+func (k *checker) bandwidth(path string, s Size) {
+	if s.Percent > 0 || s.Bytes > 0 && s.Bytes < leastBandwidth {
+		k.errorf(path, "%s is no bandwidth: write bytes a second, such as 10MiB, at least 64KiB, or 0 for any number", s)
 	}
 }
 

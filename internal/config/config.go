@@ -149,8 +149,14 @@ type Upstream struct {
 	// one besides, for a moment. Default: 4. Needs a restart.
 	Parallel int `yaml:"parallel" restart:"yes"`
 
-	// Connections to one registry at once, 1 to 1024. Default: 16. Needs a restart.
+	// Connections to one registry at once, 1 to 1024: so many for blobs and so many
+	// for everything else; questions about rights may have four times as many. One
+	// organisation gets three quarters of them. Default: 16. Needs a restart.
 	Connections int `yaml:"connections" restart:"yes"`
+
+	// Bytes a second that come from all registries together, such as 100MiB; all
+	// downloads share them. At least 64KiB. 0: any number. Default: 0.
+	Bandwidth Size `yaml:"bandwidth"`
 
 	// An HTTP proxy that every upstream request goes through, as
 	// http://proxy.example.com:3128, without user name, path or query. The

@@ -100,6 +100,10 @@ type Limits struct {
 	// Requests to one registry that may go out at once, 1 to 100000, after a while
 	// with fewer than rate. Default: 500.
 	Burst int `yaml:"burst"`
+
+	// Bytes a second that come from registries for it, such as 10MiB; all its
+	// downloads share them. At least 64KiB. 0: any number. Default: 0.
+	Bandwidth Size `yaml:"bandwidth"`
 }
 
 // UsualLimits are the defaults.
@@ -201,6 +205,7 @@ func (k *checker) limits(l *Limits, path string) {
 	k.between(path+".fills", l.Fills, 1, 10000)
 	k.between(path+".rate", l.Rate, 1, 10000)
 	k.between(path+".burst", l.Burst, 1, 100000)
+	k.bandwidth(path+".bandwidth", l.Bandwidth)
 	if !(l.AnonymousShare >= 0 && l.AnonymousShare <= 1) { // so written that NaN fails too
 		k.errorf(path+".anonymous_share", "it is outside of 0 to 1: write a share, as in 0.25")
 	}

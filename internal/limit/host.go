@@ -22,9 +22,10 @@ const hostWait = 15 * time.Second
 // the registry's silence. What was not even sent must not look like that.
 const proofWait = 3 * time.Second
 
-// keptForProofs is how many of a host's turns only questions about rights get, as a
-// part of all: without an answer to those, nobody gets what is kept here.
-const keptForProofs = 8
+// proofs is how many times as many questions about rights may be under way as other
+// calls: without an answer to those, nobody gets what is kept here. While a registry
+// hangs, they are as many as there are services on the node.
+const proofs = 4
 
 // Rate is how many requests a second one organisation may send to one registry, and
 // how many at once after a while without any.
@@ -36,11 +37,13 @@ type Rate struct {
 // Hosts are the registries that a node reaches, by canonical host and port: whatever
 // name, alias, mirror or redirect leads there, it is one.
 type Hosts struct {
-	// Connections is how many requests, and how many blobs besides, are under way at
-	// one host at once. If 0, 16.
+	// Connections is how many calls, and how many blobs besides, are under way at one
+	// host at once, questions about rights apart. If 0, 16.
 	Connections int
 	// Rate is that of whoever has none of its own. Zero: any.
 	Rate Rate
+
+	bandwidth bandwidth
 
 	mu    sync.Mutex
 	hosts map[string]*Host
@@ -73,7 +76,8 @@ func (a *Hosts) Use(key string, perMinute int64) *Host {
 		all := int64(cmp.Or(a.Connections, 16))
 		h = &Host{
 			all: a, key: key, buckets: map[string]*rate.Limiter{},
-			requests: &Pool{Total: all, Kept: all / keptForProofs, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
+			requests: &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
+			proofs:   &Pool{Total: proofs * all, Wait: proofWait, Queue: math.MaxInt, What: "questions at once to " + key, Key: "upstream.connections"},
 			blobs:    &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "blobs at once from " + key, Key: "upstream.connections"},
 		}
 		if a.hosts == nil {
@@ -101,7 +105,7 @@ type Host struct {
 	key   string
 	users int // guarded by all.mu
 
-	requests, blobs *Pool
+	requests, proofs, blobs *Pool
 	// minute is a leaky bucket: a third of what may be sent in a minute may be sent at
 	// once, and runs out over half a minute, so that nobody who comes after a burst
 	// waits for a minute's end. nil: it is not counted.
@@ -113,7 +117,9 @@ type Host struct {
 }
 
 // InUse is how many calls are under way, those that bring blobs apart.
-func (h *Host) InUse() (requests, blobs int64) { return h.requests.inUse(), h.blobs.inUse() }
+func (h *Host) InUse() (requests, blobs int64) {
+	return h.requests.inUse() + h.proofs.inUse(), h.blobs.inUse()
+}
 
 // Leave ends a Use.
 func (h *Host) Leave() {
@@ -167,13 +173,16 @@ func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
 }
 
 func (t *Ticket) pool() *Pool {
-	if t.call.Blob {
+	switch {
+	case t.call.Blob:
 		return t.host.blobs
+	case t.call.Proof:
+		return t.host.proofs
 	}
 	return t.host.requests
 }
 
-func (t *Ticket) want() Want { return Want{Organisation: t.call.Organisation, Urgent: t.call.Proof} }
+func (t *Ticket) want() Want { return Want{Organisation: t.call.Organisation} }
 
 // Spend counts a request to the host called key. The first one to the ticket's own host
 // has been waited for. More of them (tokens, redirects, what is sent again) cannot
@@ -337,7 +346,7 @@ func (a *Hosts) Waiting() []Waiting {
 	var pools []*Pool
 	var keys []string
 	for key, h := range a.hosts {
-		for _, p := range []*Pool{h.requests, h.blobs, h.minute} {
+		for _, p := range []*Pool{h.requests, h.proofs, h.blobs, h.minute} {
 			if p != nil {
 				pools, keys = append(pools, p), append(keys, key)
 			}

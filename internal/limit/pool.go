@@ -33,8 +33,6 @@ type Pool struct {
 	// quarters, and whoever comes then is let in at once, however long the first one
 	// holds what it has.
 	Total int64
-	// Kept is how much of Total only urgent ones get.
-	Kept int64
 	// Most is what one organisation may have, unless SetLimits gave it a limit; 0:
 	// any amount.
 	Most int64
@@ -75,9 +73,6 @@ type Want struct {
 	Organisation string
 	// N is how much. If 0, 1.
 	N int64
-	// Urgent goes before what else the organisation waits for, and may have what is
-	// kept.
-	Urgent bool
 	// Wait is how long to wait at most. If 0, as long as the pool says.
 	Wait time.Duration
 	// Past is called when there would be a wait: true lets it in all the same. If nil,
@@ -192,11 +187,7 @@ func (p *Pool) fits(q *party, w Want) bool {
 	if p.Total == 0 {
 		return true
 	}
-	free := p.Total - p.used
-	if !w.Urgent {
-		free -= p.Kept
-	}
-	stays := free - w.N
+	stays := p.Total - p.used - w.N
 	return stays >= 0 && (q.used == 0 || stays >= p.Total/4 || q.used+w.N <= stays)
 }
 
@@ -209,7 +200,7 @@ func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
 	case p.Total == 0 && p.most(q) == math.MaxInt64:
 		p.forget(q)
 		return Slot{}, nil, nil
-	case (len(q.queue) == 0 || w.Urgent && !q.queue[0].Urgent) && p.fits(q, w):
+	case len(q.queue) == 0 && p.fits(q, w):
 		return p.grant(q, w.N), nil, nil
 	case w.Past != nil && w.Past():
 		return p.grant(q, w.N), nil, nil
@@ -218,13 +209,7 @@ func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
 	}
 	p.arrived++
 	waits := &waiter{Want: w, admitted: make(chan struct{}), arrived: p.arrived}
-	at := len(q.queue)
-	if w.Urgent {
-		if i := slices.IndexFunc(q.queue, func(o *waiter) bool { return !o.Urgent }); i >= 0 {
-			at = i
-		}
-	}
-	q.queue = slices.Insert(q.queue, at, waits)
+	q.queue = append(q.queue, waits)
 	return Slot{p, q, w.N}, waits, nil
 }
 

@@ -192,10 +192,10 @@ func TestPool_Nil(t *testing.T) {
 }
 
 // held takes slots of n until there is none at once.
-func held(t *testing.T, p *Pool, organisation string, urgent bool) (all []Slot) {
+func held(t *testing.T, p *Pool, organisation string) (all []Slot) {
 	t.Helper()
 	for {
-		s, waits, err := p.enqueue(Want{Organisation: organisation, N: 1, Urgent: urgent})
+		s, waits, err := p.enqueue(Want{Organisation: organisation, N: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -207,13 +207,12 @@ func held(t *testing.T, p *Pool, organisation string, urgent bool) (all []Slot) 
 	}
 }
 
-// Whoever comes is let in at once, however much those before him wanted, and some of
-// it is for what is urgent alone.
+// Whoever comes is let in at once, however much those before him wanted.
 func TestPool_SharesOutWhatIsFree(t *testing.T) {
 	p := &Pool{Total: 16}
-	first := held(t, p, "a", false)
+	first := held(t, p, "a")
 	for _, organisation := range []string{"b", "c", ""} {
-		if got := held(t, p, organisation, false); len(got) == 0 {
+		if got := held(t, p, organisation); len(got) == 0 {
 			t.Errorf("%q, after %d of a's, gets nothing", organisation, len(first))
 		}
 	}
@@ -221,31 +220,18 @@ func TestPool_SharesOutWhatIsFree(t *testing.T) {
 		t.Errorf("one alone gets %d of 16", len(first))
 	}
 	for _, total := range []int64{1, 2} { // as few as a configuration may have
-		if got := held(t, &Pool{Total: total}, "a", false); int64(len(got)) != total {
+		if got := held(t, &Pool{Total: total}, "a"); int64(len(got)) != total {
 			t.Errorf("of %d one gets %d", total, len(got))
-		}
-	}
-
-	p = &Pool{Total: 16, Kept: 2}
-	for i := range 40 {
-		held(t, p, string(rune('A'+i)), false)
-	}
-	if p.used != 14 {
-		t.Errorf("forty that flood get %d", p.used)
-	}
-	for _, organisation := range []string{"acme", "bolt"} {
-		if got := held(t, p, organisation, true); len(got) != 1 {
-			t.Errorf("what is urgent of %s gets %d", organisation, len(got))
 		}
 	}
 }
 
-// Who has least goes first, what is urgent before the rest of its own.
+// Who has least goes first.
 func TestPool_LeastGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &Pool{Total: 4, Queue: 100}
-		flood := held(t, p, "globex", false)
-		flood = append(flood, held(t, p, "initech", false)...)
+		flood := held(t, p, "globex")
+		flood = append(flood, held(t, p, "initech")...)
 		var order []string
 		var wg sync.WaitGroup
 		wait := func(name string, w Want) {
@@ -264,14 +250,13 @@ func TestPool_LeastGoesFirst(t *testing.T) {
 			wait("globex", Want{Organisation: "globex"})
 		}
 		wait("acme", Want{Organisation: "acme"})
-		wait("globex, urgent", Want{Organisation: "globex", Urgent: true})
 		wait("nobody", Want{})
 		for _, s := range flood {
 			s.Release()
 			synctest.Wait()
 		}
 		wg.Wait()
-		if want := []string{"acme", "nobody", "globex, urgent", "globex", "globex", "globex"}; !slices.Equal(order, want) {
+		if want := []string{"acme", "nobody", "globex", "globex", "globex"}; !slices.Equal(order, want) {
 			t.Errorf("%q", order)
 		}
 		if p.used != 0 || len(p.parties) != 0 {
@@ -314,12 +299,12 @@ func TestPool_Amounts(t *testing.T) {
 // a bounded number of turns, not for the flood's length.
 func TestPool_AFloodDelaysAnotherByABoundedNumberOfTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &Pool{Total: 16, Kept: 2, Wait: time.Hour, Queue: 10_000}
+		p := &Pool{Total: 16, Wait: time.Hour, Queue: 10_000}
 		const turn = time.Second
 		var wg sync.WaitGroup
-		for i := range 1000 {
+		for range 1000 {
 			wg.Go(func() {
-				s, err := p.Take(t.Context(), Want{Organisation: "globex", Urgent: i%2 == 0})
+				s, err := p.Take(t.Context(), Want{Organisation: "globex"})
 				if err == nil {
 					time.Sleep(turn)
 					s.Release()

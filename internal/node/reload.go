@@ -66,6 +66,7 @@ func (n *node) apply(next *config.Config) error {
 	n.limits.SetLimits(requestLimits(next, mostConnections(descriptor.Limit())))
 	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
 	n.hosts.SetRates(limits(next, rateOf))
+	n.hosts.SetBandwidth(next.Upstream.Bandwidth.Bytes, limits(next, func(l config.Limits) int64 { return l.Bandwidth.Bytes }))
 	for i, f := range n.listeners {
 		f.live.Set(d.handlers[i])
 	}

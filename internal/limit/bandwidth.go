@@ -1,0 +1,93 @@
+package limit
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// mostAtOnce bounds one read where bandwidth is limited, so that downloads take turns
+// of one size, and leastBurst what may come at once however little the limit is.
+const (
+	mostAtOnce = 32 << 10
+	leastBurst = 64 << 10
+)
+
+// bandwidth limits bytes a second, of each organisation and of the node. The zero one
+// limits nothing.
+type bandwidth struct {
+	mu      sync.Mutex
+	node    *rate.Limiter // nil: no limit
+	parties map[string]*rate.Limiter
+}
+
+// SetBandwidth replaces the limits, in bytes a second from upstream: of the node, and of
+// organisations; 0: none.
+func (a *Hosts) SetBandwidth(node int64, parties map[string]int64) {
+	b := &a.bandwidth
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.node = limiter(b.node, node)
+	next := map[string]*rate.Limiter{}
+	for organisation, most := range parties {
+		if l := limiter(b.parties[organisation], most); l != nil {
+			next[organisation] = l
+		}
+	}
+	b.parties = next
+}
+
+// limiter is l for another limit: what is under way goes on as fast as that allows. A
+// tenth of a second's worth may come at once.
+func limiter(l *rate.Limiter, most int64) *rate.Limiter {
+	burst := int(max(most/10, leastBurst))
+	switch {
+	case most <= 0:
+		return nil
+	case l == nil:
+		return rate.NewLimiter(rate.Limit(most), burst)
+	}
+	l.SetLimit(rate.Limit(most))
+	l.SetBurst(burst)
+	return l
+}
+
+// of are the limits that organisation is under.
+func (b *bandwidth) of(organisation string) (own, node *rate.Limiter) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.parties[organisation], b.node
+}
+
+// Most is how many of n bytes to read at once.
+func (t *Ticket) Most(n int) int {
+	if own, node := t.host.all.bandwidth.of(t.call.Organisation); own == nil && node == nil {
+		return n
+	}
+	return min(n, mostAtOnce)
+}
+
+// Read waits until the n bytes that were read, no more than Most, may have come. Who
+// reads first has the first turn, so that what is under way takes turns.
+func (t *Ticket) Read(ctx context.Context, n int) error {
+	own, node := t.host.all.bandwidth.of(t.call.Organisation)
+	var delay time.Duration
+	for _, l := range []*rate.Limiter{own, node} {
+		if l != nil && n > 0 {
+			delay = max(delay, l.ReserveN(time.Now(), min(n, mostAtOnce)).Delay())
+		}
+	}
+	if delay == 0 || !t.call.Blob { // what is small has a time limit, and is paid for by what comes later
+		return nil
+	}
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
