@@ -125,7 +125,7 @@ func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) 
 		return source, nil
 	}
 	if at.registry == nil {
-		live, err := g.live(n, spec)
+		live, err := g.live(n, caller.Organisation, spec)
 		if err != nil {
 			return nil, err
 		}

@@ -30,7 +30,7 @@ func (g *generation) locate(n *node, what string, s *diagnose.Subject) (*liveReg
 	}
 	kind, _ := dialect.TypeNamed(string(spec.Type)) // the configuration was checked
 	s.Registry, s.Origin, s.Type = spec.Name, spec.Origin, kind
-	return g.live(n, spec)
+	return g.live(n, s.Organisation, spec)
 }
 
 // route reads an image's name: with or without the node in front of it.

@@ -28,11 +28,13 @@ type unlisted struct {
 type unlistedRegistry struct {
 	*registryClient
 
-	used time.Time
+	owner string // the organisation that asked for it first; empty: nobody
+	used  time.Time
 }
 
-// client is that of spec, which is made where there is none.
-func (u *unlisted) client(n *node, spec *registry.Spec) (*registryClient, error) {
+// client is that of spec, which is made where there is none. Where all places are taken,
+// the organisation that has most of them gives way to one that has fewer.
+func (u *unlisted) client(n *node, organisation string, spec *registry.Spec) (*registryClient, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := n.now()
@@ -43,7 +45,7 @@ func (u *unlisted) client(n *node, spec *registry.Spec) (*registryClient, error)
 	if len(u.known) >= maxUnlisted {
 		u.dropIdle(now)
 	}
-	if len(u.known) >= maxUnlisted {
+	if len(u.known) >= maxUnlisted && !u.dropOfLargest(organisation) {
 		return nil, &oci.Error{
 			Class:   oci.Policy,
 			Message: fmt.Sprintf("%s is not configured on this node, which asks %d such registries already: add it under registries:", spec.Name, maxUnlisted),
@@ -56,7 +58,7 @@ func (u *unlisted) client(n *node, spec *registry.Spec) (*registryClient, error)
 	if u.known == nil {
 		u.known = map[string]*unlistedRegistry{}
 	}
-	u.known[spec.Name] = &unlistedRegistry{c, now}
+	u.known[spec.Name] = &unlistedRegistry{c, organisation, now}
 	return c, nil
 }
 
@@ -67,6 +69,33 @@ func (u *unlisted) dropIdle(now time.Time) {
 			delete(u.known, name)
 		}
 	}
+}
+
+// dropOfLargest drops the registry that was asked least recently of the organisation that
+// has most, unless organisation would then have as many as that one.
+func (u *unlisted) dropOfLargest(organisation string) bool {
+	has := map[string]int{}
+	for _, r := range u.known {
+		has[r.owner]++
+	}
+	largest := organisation
+	for owner, n := range has {
+		if n > has[largest] {
+			largest = owner
+		}
+	}
+	if has[largest] <= has[organisation]+1 {
+		return false
+	}
+	oldest := ""
+	for name, r := range u.known {
+		if r.owner == largest && (oldest == "" || r.used.Before(u.known[oldest].used)) {
+			oldest = name
+		}
+	}
+	u.known[oldest].close()
+	delete(u.known, oldest)
+	return true
 }
 
 // close closes all. Nothing may be served any more.
@@ -80,11 +109,11 @@ func (u *unlisted) close() {
 }
 
 // live is a registry as g serves it.
-func (g *generation) live(n *node, spec *registry.Spec) (*liveRegistry, error) {
+func (g *generation) live(n *node, organisation string, spec *registry.Spec) (*liveRegistry, error) {
 	if !spec.Unlisted {
 		return g.registries[spec], nil
 	}
-	client, err := n.unlisted.client(n, spec)
+	client, err := n.unlisted.client(n, organisation, spec)
 	if err != nil {
 		return nil, err
 	}

@@ -28,12 +28,13 @@ func TestUnlisted_AreBounded(t *testing.T) {
 	}
 	n := &node{setup: setup{now: func() time.Time { return now }, log: slog.New(slog.DiscardHandler)}, upstream: upstream.NewMetrics(nil), auth: auth, started: config.Default(config.Options{})}
 	defer n.unlisted.close()
+	organisation := "acme"
 	ask := func(i int) (*registryClient, error) {
 		spec, ok := registry.Unlisted(fmt.Sprintf("x%d.example", i))
 		if !ok {
 			t.Fatal("no registry")
 		}
-		return n.unlisted.client(n, spec)
+		return n.unlisted.client(n, organisation, spec)
 	}
 	first, err := ask(0)
 	if err != nil {
@@ -50,6 +51,20 @@ func TestUnlisted_AreBounded(t *testing.T) {
 	_, err = ask(maxUnlisted)
 	if e, ok := errors.AsType[*oci.Error](err); !ok || e.Class != oci.Policy || e.HTTPStatus() != 403 {
 		t.Errorf("one too many: %v", err)
+	}
+	// Another organisation comes in, up to as many as the first one has.
+	now = now.Add(time.Minute)
+	if _, err := ask(0); err != nil { // in use
+		t.Fatal(err)
+	}
+	organisation = "globex"
+	for i := range maxUnlisted / 2 {
+		if _, err := ask(1000 + i); err != nil {
+			t.Fatalf("the other's %d: %v", i, err)
+		}
+	}
+	if _, err := ask(2000); err == nil || n.unlisted.known["x0.example"] == nil || len(n.unlisted.known) != maxUnlisted {
+		t.Errorf("more than half of the places: %v, of %d", err, len(n.unlisted.known))
 	}
 	now = now.Add(unlistedFor - time.Second)
 	if _, err = ask(0); err != nil {
