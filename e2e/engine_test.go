@@ -89,9 +89,15 @@ func (d docker) call(t *testing.T, method, path string, header http.Header, body
 // it, long after the 200.
 func (d docker) create(t *testing.T, ref string, as login) error {
 	t.Helper()
+	host, _, _ := strings.Cut(ref, "/")
+	return d.createAt(t, ref, host, as)
+}
+
+// createAt is create with a login for a host that need not be the image's.
+func (d docker) createAt(t *testing.T, ref, host string, as login) error {
+	t.Helper()
 	header := http.Header{}
 	if as.user != "" {
-		host, _, _ := strings.Cut(ref, "/")
 		auth, err := json.Marshal(map[string]string{"username": as.user, "password": as.password, "serveraddress": host})
 		if err != nil {
 			return err
@@ -107,6 +113,22 @@ func (d docker) create(t *testing.T, ref string, as login) error {
 	if err != nil {
 		return err
 	}
+	return streamed(resp)
+}
+
+// pushTag is docker push.
+func (d docker) pushTag(t *testing.T, name, tag string) error {
+	t.Helper()
+	header := http.Header{"X-Registry-Auth": {base64.URLEncoding.EncodeToString([]byte("{}"))}}
+	resp, err := d.send(t.Context(), http.MethodPost, "/images/"+name+"/push?tag="+tag, header, nil)
+	if err != nil {
+		return err
+	}
+	return streamed(resp)
+}
+
+// streamed is the error in a stream of JSON, long after the 200.
+func streamed(resp *http.Response) error {
 	defer func() { _ = resp.Body.Close() }()
 	for stream := json.NewDecoder(resp.Body); ; {
 		var line struct{ Error string }
@@ -173,4 +195,19 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// has says whether ref means an image of this digest in the daemon.
+func (d docker) has(t *testing.T, ref, digest string) bool {
+	t.Helper()
+	var image struct{ RepoDigests []string }
+	if err := d.call(t, http.MethodGet, "/images/"+ref+"/json", nil, nil, &image); err != nil {
+		t.Error(err)
+	}
+	return strings.Contains(strings.Join(image.RepoDigests, " "), digest)
+}
+
+// basicOf is the Authorization of a login.
+func basicOf(user, password string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 }

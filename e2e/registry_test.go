@@ -212,6 +212,7 @@ func (b *heldBody) Read(p []byte) (int, error) {
 // request is what the tap keeps of a request.
 type request struct {
 	method, path, query, ranges string
+	shown                       string // Authorization and X-Meta-Berth
 }
 
 // startTap forwards to an address until the test ends.
@@ -263,7 +264,7 @@ func (tp *tap) cut() {
 func (tp *tap) note(r *http.Request) {
 	tp.mu.Lock()
 	defer tp.mu.Unlock()
-	tp.seen = append(tp.seen, request{r.Method, r.URL.Path, r.URL.RawQuery, r.Header.Get("Range")})
+	tp.seen = append(tp.seen, request{r.Method, r.URL.Path, r.URL.RawQuery, r.Header.Get("Range"), r.Header.Get("Authorization") + r.Header.Get("X-Meta-Berth")})
 }
 
 // requests are those so far whose path contains part.

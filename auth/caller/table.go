@@ -183,7 +183,7 @@ func fromHere(r *http.Request) bool {
 const ours = "the user name is the organisation (or organisation+account), the password one of its tokens for this node"
 
 // askOurWay is what to do where a client hands on what it has for the registry.
-const askOurWay = "this node does not take a login for the registry, such as a Kubernetes pull secret, but asks the registry with the organisation's own account: give the organisation that account on this node, and the client one of its tokens (berth setup containerd --write --organisation ORGANISATION --token-file FILE)"
+const askOurWay = "this node asks the registry with the organisation's own account, and takes no pull secret of Kubernetes: give the organisation that account on this node, and the client one of its tokens (berth setup containerd --write --organisation ORGANISATION --token-file FILE)"
 
 // notOurs is the refusal of a login that proves nobody. What is evidently a registry's
 // gets 403, whose text dockerd and containerd show; that of a 401 they hide.
