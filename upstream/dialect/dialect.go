@@ -35,7 +35,8 @@ type Dialect struct {
 type Way struct {
 	// What it does, in one line.
 	What string
-	// Source is where that is said: documentation or a report.
+	// Source is where that is said: documentation, code or a report that was read, and
+	// after "reported: " one that others refer to, or that says less.
 	Source string
 	// Test is the name of the test that shows that it is met.
 	Test string

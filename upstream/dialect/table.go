@@ -21,7 +21,7 @@ func platform() []Dialect {
 			Account: "Account settings, Personal access tokens: one with \"Public Repo Read-only\" or \"Read-only\" access; the user name is the Docker ID",
 			Ways: []Way{
 				{"two limits: one explained in JSON stops GETs of manifests, a bare 429 stops the address", "https://docs.docker.com/docker-hub/usage/", "TestQuirks"},
-				{"401 for what an account may not see, and for what is not there", "https://docs.docker.com/reference/api/registry/auth/", suite},
+				{"401 for what an account may not see, and for what is not there", "reported: https://docs.docker.com/reference/api/registry/auth/", suite},
 			},
 		},
 		{
@@ -30,9 +30,10 @@ func platform() []Dialect {
 			Limits:  "requests a minute; the wait is in the text",
 			Account: "Settings, Developer settings, Personal access tokens, Tokens (classic): one with read:packages alone; the user name is the GitHub login. GHCR refuses fine-grained tokens and tokens of GitHub Apps",
 			Ways: []Way{
-				{"403 from the token endpoint to a token that is no good, and to a good one without the right", "https://docs.github.com/en/packages/working-with-a-github-packages-registry/working-with-the-container-registry", suite},
-				{"whoever asks for referrers is sent to a web page (303)", "https://github.com/artifacthub/hub/issues/4785", "TestReferrers_WhereThereAreNone"},
-				{"the wait of a 429 is in its text", "https://github.com/artifacthub/hub/issues/4785", "TestQuirks"},
+				{"403 from the token endpoint to a token that is no good, and to a good one without the right", "reported: https://docs.github.com/en/packages/working-with-a-github-packages-registry/working-with-the-container-registry", suite},
+				{"no referrers: 404", "https://github.com/rtvkiz/minimal/issues/7", suite},
+				{"whoever asks for referrers is sent to a web page (303)", "reported: https://github.com/artifacthub/hub/issues/4785", "TestReferrers_WhereThereAreNone"},
+				{"the wait of a 429 is in its text", "https://github.com/dependabot/cli/issues/380", "TestQuirks"},
 			},
 		},
 		{
@@ -41,8 +42,8 @@ func platform() []Dialect {
 			Limits:  "429",
 			Account: "API, Tokens: a custom-scoped one with registry:read alone, or `doctl registry docker-config --read-write=false`; the token is the user name and the password",
 			Ways: []Way{
-				{"400 from the token endpoint for a registry that does not exist", "https://docs.digitalocean.com/products/container-registry/", "TestQuirks"},
-				{"the token endpoint is on another host, and has no POST", "https://docs.digitalocean.com/products/container-registry/", suite},
+				{"400 from the token endpoint for a registry that does not exist", "reported: https://docs.digitalocean.com/products/container-registry/", "TestQuirks"},
+				{"the token endpoint is on another host, and has no POST", "reported: https://docs.digitalocean.com/products/container-registry/", suite},
 			},
 		},
 		{
@@ -53,7 +54,7 @@ func platform() []Dialect {
 			Ways: []Way{
 				{"413 to a page of more than 100 tags", "https://github.com/google/go-containerregistry/issues/1963", "TestTagList_RefusedInItsOwnWords"},
 				{"405 DENIED for a namespace that was disabled", "https://github.com/quay/quay, endpoints/v2/errors.py", "TestQuirks"},
-				{"tokens that do not say how long they live", "https://github.com/quay/quay, endpoints/v2/v2auth.py", suite},
+				{"tokens that do not say how long they live", "reported: https://github.com/quay/quay, endpoints/v2/v2auth.py", suite},
 			},
 		},
 	}
@@ -67,8 +68,8 @@ func clouds() []Dialect {
 			SignIn: "Basic, with a password that lives for 12 hours", Tags: "a right of its own: 401 without", Referrers: "yes", Limits: "429",
 			Account: "`ecr-login` as credential helper, with a role that has ecr:BatchGetImage and ecr:GetDownloadUrlForLayer",
 			Ways: []Way{
-				{"401 to a good account for a list that it may not have", "https://github.com/hashicorp/terraform/issues/35370", "TestBasicAccount_RefusedListIsAboutLists"},
-				{"403 once the password has expired", "https://docs.aws.amazon.com/AmazonECR/latest/userguide/common-errors-docker.html", "TestQuirks"},
+				{"401 to a good account for a list that it may not have", "https://github.com/ivanilves/lstags/issues/222", "TestBasicAccount_RefusedListIsAboutLists"},
+				{"403 once the password has expired", "reported: https://docs.aws.amazon.com/AmazonECR/latest/userguide/common-errors-docker.html", "TestQuirks"},
 			},
 		},
 		{
@@ -84,13 +85,13 @@ func clouds() []Dialect {
 			Name: "Google (Artifact Registry)", Type: Generic,
 			SignIn: "tokens of its own host", Tags: "yes", Referrers: "yes", Limits: "429, by project",
 			Account: "a service account with roles/artifactregistry.reader; its key as password of _json_key",
-			Ways:    []Way{{"403 for what an account may not see", "https://cloud.google.com/artifact-registry/docs/docker/authentication", suite}},
+			Ways:    []Way{{"403 for what an account may not see", "reported: https://cloud.google.com/artifact-registry/docs/docker/authentication", suite}},
 		},
 		{
 			Name: "GitLab", Host: "registry.gitlab.com", Type: Generic,
 			SignIn: "tokens of gitlab.com/jwt/auth: name it under token_endpoints", Tags: "yes", Referrers: "by release, else the fallback tag", Limits: "429",
 			Account: "a deploy token with read_registry",
-			Ways:    []Way{{"the dependency proxy redirects manifests too", "https://docs.gitlab.com/user/packages/dependency_proxy/", suite}},
+			Ways:    []Way{{"the dependency proxy redirects manifests too", "reported: https://docs.gitlab.com/user/packages/dependency_proxy/", suite}},
 		},
 	}
 }
@@ -103,7 +104,7 @@ func own() []Dialect {
 			SignIn: "tokens of its own host", Tags: "yes", Referrers: "yes", Limits: "429 of what is in front of it",
 			Account: "a robot account with pull permission",
 			Ways: []Way{
-				{"a Basic challenge to whoever shows a token", "https://github.com/goharbor/harbor, src/server/middleware/v2auth", "TestQuirks"},
+				{"a Basic challenge to whoever shows a token", "https://github.com/goharbor/harbor, src/server/middleware/v2auth/auth.go", "TestQuirks"},
 				{"a manifest sent as another type", "https://github.com/goharbor/harbor/issues/15837", "TestMediaType_OfTheDocument"},
 			},
 		},
@@ -121,13 +122,13 @@ func own() []Dialect {
 			Name: "Artifactory", Type: Generic,
 			SignIn: "tokens of its own host", Tags: "yes", Referrers: "since 7.90.1", Limits: "429 of what is in front of it",
 			Account: "an identity token of a user with read permission",
-			Ways:    []Way{{"416 to a Range", "https://github.com/containerd/containerd/issues/11953", "TestRange_NotUnderstood"}},
+			Ways:    []Way{{"a Range fails where it is a cache of another registry", "https://github.com/bottlerocket-os/bottlerocket/issues/4709", "TestRange_NotUnderstood"}},
 		},
 		{
 			Name: "Gitea", Type: Generic,
 			SignIn: "tokens of its own host", Tags: "yes", Referrers: "no: the fallback tag", Limits: "none of its own",
 			Account: "Settings, Applications: one with read:package",
-			Ways:    []Way{{"a web page for a path that it does not know", "https://docs.gitea.com/usage/packages/container", suite}},
+			Ways:    []Way{{"plain text, and no error document, for a path that it does not know", "https://github.com/go-gitea/gitea/issues/19704", suite}},
 		},
 		{
 			Name: "static files", Type: Generic,
@@ -135,7 +136,7 @@ func own() []Dialect {
 			Account: "none",
 			Ways: []Way{
 				{"/v2/ is not there", "https://github.com/moby/moby/issues/15173", "TestPing_OfStaticFiles"},
-				{"blobs as web pages", "https://github.com/moby/moby/issues/31318", "TestContentType_OfABlob"},
+				{"manifests and blobs of whatever type the server makes of a name", "https://github.com/moby/moby/issues/31318", "TestContentType_OfABlob"},
 			},
 		},
 	}

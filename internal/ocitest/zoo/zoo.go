@@ -85,7 +85,8 @@ func hosted() []StandIn {
 			Limited: tooMany("You have reached your pull rate limit. You may increase the limit by authenticating and upgrading: https://www.docker.com/increase-rate-limit"),
 		},
 		{
-			// artifacthub/hub#4785: referrers are sent to the web site (303). A dead
+			// artifacthub/hub#4785: referrers are sent to the web site (303), or are 404
+			// (rtvkiz/minimal#7). A dead
 			// token is 403 at the token endpoint; the wait of a 429 is in its text.
 			Name: "GitHub (GHCR)", Type: "ghcr", Refused: oci.Denied, Fallback: true,
 			Options: ocitest.Options{Auth: ocitest.Bearer, Refusal: ocitest.RefuseAtToken, BadPassword: http.StatusForbidden, CDN: ocitest.CDNSame, TokenShape: ocitest.TokenOnly},
@@ -108,7 +109,7 @@ func hosted() []StandIn {
 			Limited: page(http.StatusTooManyRequests),
 		},
 		{
-			// terraform#35370 and others: 401 for a list without ecr:ListImages. No
+			// lstags#222: 401 for a list without ecr:ListImages. No
 			// digest in headers; layers are at S3.
 			Name: "Amazon (ECR)", Refused: oci.Denied, NoTags: oci.Denied,
 			Options: ocitest.Options{Auth: ocitest.Basic, Refusal: ocitest.RefuseForbidden, CDN: ocitest.CDNSame},
@@ -119,10 +120,10 @@ func hosted() []StandIn {
 			Limited: tooMany("Rate exceeded"),
 		},
 		{
-			// Azure/acr#600: a list wants metadata_read, which pulling does not.
+			// Azure/acr#600, #676: a list wants metadata_read, which pulling does not.
 			Name: "Azure (ACR)", Refused: oci.Denied, NoTags: oci.Denied,
 			Options: ocitest.Options{Auth: ocitest.Bearer, TokenShape: ocitest.AccessTokenOnly, CDN: ocitest.CDNSame},
-			Ways:    []Way{{of(ocitest.Tags), ocitest.Problem(http.StatusForbidden, "DENIED", "requested access to the resource is denied")}},
+			Ways:    []Way{{of(ocitest.Tags), ocitest.Problem(http.StatusUnauthorized, "UNAUTHORIZED", "authentication required, visit https://aka.ms/acr/authorization for more information.")}},
 			Limited: tooMany("too many requests", "Retry-After", "5"),
 		},
 		{
@@ -160,17 +161,19 @@ func ownOnes() []StandIn {
 			Limited: page(http.StatusTooManyRequests),
 		},
 		{
-			// containerd#11953: 416 to a Range. Referrers since 7.90.1 (jfrog.com/help).
+			// bottlerocket#4709: a Range fails. Referrers since 7.90.1 (jfrog.com/help).
 			Name: "Artifactory", Refused: oci.Denied,
 			Options: ocitest.Options{Auth: ocitest.Bearer, Refusal: ocitest.RefuseForbidden},
 			Ways:    []Way{{func(q ocitest.Request) bool { return q.Kind == ocitest.Blob && q.Range != "" }, ocitest.Status(http.StatusRequestedRangeNotSatisfiable)}},
 			Limited: tooMany("rate limit", "Retry-After", "10"),
 		},
 		{
-			// docs.gitea.com/usage/packages/container: no referrers, a page of the site.
+			// gitea#19704: no such path, in plain text.
 			Name: "Gitea", Refused: oci.Denied, Fallback: true,
 			Options: ocitest.Options{Auth: ocitest.Bearer, TokenShape: ocitest.TokenOnly},
-			Ways:    []Way{{of(ocitest.Referrers), page(http.StatusNotFound)}},
+			Ways: []Way{{of(ocitest.Referrers), ocitest.Fault{
+				Status: http.StatusNotFound, Body: []byte("Not found.\n"), Header: http.Header{"Content-Type": {"text/plain;charset=utf-8"}},
+			}}},
 			Limited: tooMany("too many requests"),
 		},
 		{
