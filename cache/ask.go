@@ -7,6 +7,7 @@ import (
 
 	"berth/cache/download"
 	"berth/cache/proof"
+	"berth/internal/span"
 	"berth/oci"
 )
 
@@ -37,7 +38,10 @@ func (s *source) ask(ctx context.Context, principal oci.Principal, o oci.Object)
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
-	return s.c.stats.Do(ctx, mk, s.question(principal, o, mk))
+	ctx, asking := span.Begin(ctx, "proof")
+	content, err := s.c.stats.Do(ctx, mk, s.question(principal, o, mk))
+	span.End(asking, err)
+	return content, err
 }
 
 // question makes the request of ask, which is sent if nobody is asking yet.

@@ -6,8 +6,11 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"berth/cache/download"
 	"berth/cache/proof"
+	"berth/internal/span"
 	"berth/oci"
 )
 
@@ -17,6 +20,8 @@ type asker struct {
 	s         *source
 	principal oci.Principal
 	object    oci.Object
+	// span is that of the request which made this asker; nil: it is not traced.
+	span trace.Span
 	// proven: the right to the object was shown, by what was proven before or by an
 	// answer of the registry to this asker.
 	proven atomic.Bool
@@ -28,13 +33,14 @@ type asker struct {
 	warning string
 }
 
-func (s *source) asker(principal oci.Principal, o oci.Object) *asker {
-	return &asker{s: s, principal: principal, object: o}
+func (s *source) asker(ctx context.Context, principal oci.Principal, o oci.Object) *asker {
+	return &asker{s: s, principal: principal, object: o, span: span.Of(ctx)}
 }
 
 // Open asks for r by the shortest way that is left. What the registry's answer
 // proves or denies is recorded before Open returns.
 func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
+	ctx = span.With(ctx, a.span)
 	if again := a.target(); again != nil {
 		content, err := again(ctx, r)
 		if err == nil {
@@ -66,7 +72,7 @@ func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
 
 // Stat asks for as little as tells the size.
 func (a *asker) Stat(ctx context.Context) (*oci.Content, error) {
-	content, err := a.s.as(a.principal).Stat(ctx, a.object)
+	content, err := a.s.as(a.principal).Stat(span.With(ctx, a.span), a.object)
 	if err != nil {
 		a.record(err)
 		return nil, err

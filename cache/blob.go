@@ -8,6 +8,7 @@ import (
 	"berth/cache/download"
 	"berth/cache/store"
 	"berth/internal/descriptor"
+	"berth/internal/span"
 	"berth/oci"
 )
 
@@ -22,12 +23,14 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.O
 	if err := s.c.trouble.refusal(key, principal); err != nil {
 		return s.release(ctx, principal, o, r, nil, err)
 	}
+	ctx, waiting := span.Begin(ctx, "download")
+	defer waiting.End()
 	for range 5 {
 		if s.c.trouble.pastDisk(key) {
 			return s.bypass(ctx, principal, o, r)
 		}
 		content, err := s.c.downloads.Join(ctx, download.Request{
-			Key: key, Asker: s.asker(principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Spec.Name,
+			Key: key, Asker: s.asker(ctx, principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Spec.Name,
 			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r,
 		})
 		switch {
@@ -81,7 +84,7 @@ func (s *source) verified(ctx context.Context, principal oci.Principal, o oci.Ob
 	}
 	if b, ok := content.Body.(*fileBody); ok && b.held && r.Start == 0 {
 		b.openBypass = func(cause error) (io.ReadCloser, error) {
-			return s.asker(principal, o).Bypass(ctx, download.Rest{File: b.file, Pos: b.pos, End: b.size, Size: b.size, Whole: true}, cause)
+			return s.asker(ctx, principal, o).Bypass(ctx, download.Rest{File: b.file, Pos: b.pos, End: b.size, Size: b.size, Whole: true}, cause)
 		}
 	}
 	return content, nil

@@ -18,7 +18,7 @@ import (
 // bounded range leaves unverified; its client checks it chunk by chunk.
 func (s *source) bypass(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
 	s.c.counts.bypassed.Add(1)
-	a := s.asker(principal, o)
+	a := s.asker(ctx, principal, o)
 	skip := int64(0)
 	if r.Sparse || !r.Bounded() {
 		if !r.Sparse {

@@ -8,9 +8,12 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"berth/cache/download"
 	"berth/cache/store"
 	"berth/internal/flight"
+	"berth/internal/span"
 	"berth/oci"
 )
 
@@ -36,7 +39,7 @@ func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o o
 	own := sender{principal, o.Repo}
 	var admitted *oci.Outcome // of a request that has proven itself
 	for range 5 {             // each time round somebody else made progress
-		get := s.c.manifests.begin(s, key, own, o)
+		get := s.c.manifests.begin(s, key, own, o, span.Of(ctx))
 		if get.call == nil { // it has come meanwhile
 			if content, err := s.cached(o); content != nil || err != nil {
 				return s.release(ctx, principal, o, oci.Range{}, content, err)
@@ -128,7 +131,7 @@ type manifestGet struct {
 
 // begin joins the GET that is under way or sends one as own. Without a call the
 // manifest is in memory by now.
-func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Object) manifestGet {
+func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Object, first trace.Span) manifestGet {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at, under := g.senders[key]
@@ -141,7 +144,7 @@ func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Obje
 	}
 	call, started := g.calls.Start(manifestGetKey{key, at}, func(ctx context.Context) (manifest, error) {
 		defer g.end(key)
-		return s.getManifest(ctx, at.principal, o)
+		return s.getManifest(span.With(ctx, first), at.principal, o)
 	})
 	return manifestGet{call: call, sender: at, started: started}
 }
@@ -164,7 +167,7 @@ func (s *source) getManifest(ctx context.Context, principal oci.Principal, o oci
 			undo()
 		}
 	}()
-	a := s.asker(principal, o)
+	a := s.asker(ctx, principal, o)
 	data, asked, err := s.readManifest(ctx, a)
 	if err != nil {
 		return manifest{}, err

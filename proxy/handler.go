@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"berth/auth/caller"
 	"berth/internal/audit"
 	"berth/internal/limit"
@@ -59,6 +61,8 @@ type Options struct {
 	// Audit gets a line for each decision about an image, before the answer leaves. If
 	// nil, nothing does.
 	Audit *audit.Log
+	// Tracer makes a span of each request. If nil, nothing is traced.
+	Tracer trace.Tracer
 	// Failures keeps the last ones, for people; one for all listeners. If nil,
 	// nothing is kept.
 	Failures *Failures
@@ -95,7 +99,12 @@ type handler struct {
 
 // ServeHTTP answers one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var span trace.Span
+	if h.Tracer != nil {
+		r, span = h.traced(r)
+	}
 	q := h.begin(w, r)
+	defer q.describeTo(span)
 	q.end(&q.deadline, q.recovered(&q.deadline))
 }
 
@@ -116,7 +125,7 @@ func (q *request) pull(ctx context.Context) (err error) {
 	if q.route, err = q.h.Router.Route(&q.parsed, q.caller.Organisation, q.h.Naming); err != nil {
 		return err
 	}
-	if q.slot, err = q.h.Limiter.Acquire(ctx, q.caller.Organisation); err != nil {
+	if err = q.admitted(ctx); err != nil {
 		return err
 	}
 	source, err := q.h.Sources(ctx, q.caller, q.route.Registry)

@@ -150,6 +150,7 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	if a.err = countRequest(ctx, x.req); a.err != nil {
 		return a
 	}
+	span := x.traced(ctx, x.patient)
 	start := time.Now()
 	if x.op == opAuth {
 		a.Response, a.err = hastily(x.via, x.req, x.authLimit()) //nolint:bodyclose // likewise
@@ -159,6 +160,7 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	took := time.Since(start)
 	var about bool
 	about, a.err = x.ended(a.Response, a.err)
+	a.endTrace(span)
 	s.metrics.try(s.label, x.op, a.Response, a.err, took)
 	if about {
 		s.heard(ctx, x.req, x.op, &a, took)

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -76,6 +77,9 @@ func (k *checker) platform() {
 	k.cache(&c.Cache)
 	k.upstream(&c.Upstream)
 	k.admin(&c.Admin)
+	if e := c.Tracing.Endpoint; e != "" && !strings.HasPrefix(e, "http://") && !strings.HasPrefix(e, "https://") {
+		k.errorf("tracing.endpoint", "this is no address of a collector: write it as http://localhost:4318")
+	}
 	k.policy(&c.Policy, "policy", k.names)
 	k.between("metrics.max_series", c.Metrics.MaxSeries, 100, 1000000)
 	k.reachable()

@@ -72,6 +72,9 @@ type Config struct {
 	// Who was given which image, and who was not: see audit.md.
 	Audit Audit `yaml:"audit"`
 
+	// Where the time of a pull goes, for OpenTelemetry.
+	Tracing Tracing `yaml:"tracing"`
+
 	// Bounds for /metrics.
 	Metrics Metrics `yaml:"metrics"`
 
@@ -205,6 +208,15 @@ type Audit struct {
 	// standard output. A reload opens it anew. Where it cannot be written pulls go
 	// on, and lines that are lost are counted. Empty: nowhere. Default: empty.
 	File string `yaml:"file"`
+}
+
+// Tracing says where spans go.
+type Tracing struct {
+	// The collector that gets spans, by OTLP over HTTP, as http://localhost:4318. A
+	// trace that a client is in goes on (W3C Trace Context). Empty: that of
+	// OTEL_EXPORTER_OTLP_ENDPOINT; without that, nothing is traced. Default: empty.
+	// Needs a restart.
+	Endpoint string `yaml:"endpoint" restart:"yes"`
 }
 
 // Metrics bounds the metrics.

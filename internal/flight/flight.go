@@ -11,6 +11,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"berth/internal/span"
 )
 
 // ErrClosed is the error of a call that was asked for after Close.
@@ -18,7 +20,7 @@ var ErrClosed = errors.New("it is closed: nothing is asked any more")
 
 // Group runs one call at a time for each key. A call belongs to nobody: whoever
 // started it may leave, and the others still get its result. It has a limit of its
-// own, and its context carries nothing of theirs. The zero Group has no limit.
+// own, and its context carries nothing of theirs but the span of the first. The zero Group has no limit.
 type Group[K comparable, V any] struct {
 	limit time.Duration
 
@@ -70,7 +72,8 @@ func Failed[V any](err error) *Call[V] {
 
 // Do waits for the call for key, starting it if there is none.
 func (g *Group[K, V]) Do(ctx context.Context, key K, call func(context.Context) (V, error)) (V, error) {
-	c, _ := g.Start(key, call)
+	first := span.Of(ctx)
+	c, _ := g.Start(key, func(ctx context.Context) (V, error) { return call(span.With(ctx, first)) })
 	return c.Wait(ctx)
 }
 

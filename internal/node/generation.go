@@ -98,6 +98,7 @@ func (g *generation) makeHandlers(n *node) error {
 			Metrics:      n.pulls,
 			Failures:     n.failures,
 			Audit:        n.audit,
+			Tracer:       n.tracing.tracer(),
 		}
 		if l.Callers == config.CallersToken {
 			o.Callers = callers

@@ -43,6 +43,7 @@ type node struct {
 	pulls     *proxy.Metrics
 	failures  *proxy.Failures
 	audit     *audit.Log
+	tracing   *tracing
 	history   *admin.History
 	limits    *limit.Pool  // of requests
 	fills     *limit.Pool  // of downloads
@@ -84,6 +85,7 @@ func (n *node) close() error {
 	n.unlisted.close()
 	n.probes.Close()
 	n.audit.Close()
+	n.tracing.close()
 	return n.cache.Close()
 }
 

@@ -47,6 +47,9 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 		return nil, err
 	}
 	n.audit = audit.New(audit.Options{Registerer: n.registry, Logger: n.log, Stdout: s.out})
+	if n.tracing, err = newTracing(context.Background(), cfg.Tracing.Endpoint, s.version, s.log); err != nil {
+		s.log.Error("nothing is traced", "err", err)
+	}
 	for _, f := range n.listeners {
 		f.alive = func() { n.cache.Size() }
 	}
@@ -56,6 +59,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	}
 	if err != nil {
 		n.audit.Close()
+		n.tracing.close()
 		_ = n.cache.Close() // the first error counts
 		return nil, err
 	}

@@ -1,0 +1,86 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"berth/oci"
+)
+
+// traced goes on with the trace that the client is in, or begins one.
+func (h *handler) traced(r *http.Request) (*http.Request, trace.Span) {
+	ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx, span := h.Tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
+	return r.WithContext(ctx), span
+}
+
+// routes are how the distribution specification writes its endpoints.
+func routeOf(e oci.Endpoint) string {
+	switch e {
+	case oci.EndpointPing:
+		return "/v2/"
+	case oci.EndpointBlob:
+		return "/v2/<name>/blobs/<digest>"
+	case oci.EndpointManifest:
+		return "/v2/<name>/manifests/<reference>"
+	case oci.EndpointTags:
+		return "/v2/<name>/tags/list"
+	case oci.EndpointReferrers:
+		return "/v2/<name>/referrers/<digest>"
+	}
+	return ""
+}
+
+// describeTo says in the words of OpenTelemetry's conventions what the request was and
+// what became of it.
+func (q *request) describeTo(span trace.Span) {
+	if span == nil {
+		return
+	}
+	defer span.End()
+	if !span.IsRecording() {
+		return
+	}
+	method := oci.OneLine(q.r.Method, 16)
+	attributes := []attribute.KeyValue{
+		attribute.String("http.request.method", method),
+		attribute.Int("http.response.status_code", q.w.status),
+		attribute.String("user_agent.original", oci.OneLine(q.r.UserAgent(), 200)),
+		attribute.String("berth.request_id", q.id),
+	}
+	if route := routeOf(q.parsed.Endpoint); route != "" {
+		span.SetName(method + " " + route)
+		attributes = append(attributes, attribute.String("http.route", route))
+	}
+	for key, value := range map[string]string{
+		"berth.organisation": q.caller.Organisation, "berth.registry": q.registryName(), "berth.result": string(q.outcome.Result),
+		"container.image.name": q.imageName(), "oci.manifest.digest": string(q.contentDigest()),
+	} {
+		if value != "" {
+			attributes = append(attributes, attribute.String(key, value))
+		}
+	}
+	if f := q.failure; f != nil {
+		attributes = append(attributes, attribute.String("error.type", f.Class.String()))
+		if q.w.status >= http.StatusInternalServerError {
+			span.SetStatus(codes.Error, q.message(f))
+		}
+	}
+	span.SetAttributes(attributes...)
+}
+
+// admitted waits for the organisation's turn, which is a span of its own.
+func (q *request) admitted(ctx context.Context) (err error) {
+	if q.h.Tracer != nil {
+		var waiting trace.Span
+		_, waiting = q.h.Tracer.Start(ctx, "admission")
+		defer waiting.End()
+	}
+	q.slot, err = q.h.Limiter.Acquire(ctx, q.caller.Organisation)
+	return err
+}
