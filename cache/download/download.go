@@ -21,12 +21,8 @@ var ErrRetry = errors.New("the download ended while it was joined")
 type Download struct {
 	table *Table
 	key   Key
-	// owner is the organisation that brought the registry, if one did; promised
-	// are the bytes that the download has of its share, guarded by the table's lock.
-	owner    string
-	promised int64
-	// organisation is who started it, on whose account the blob is kept.
-	organisation string
+	// account is on whose account the blob is kept: that of who started the download.
+	account store.Account
 
 	mu    sync.Mutex
 	state State
@@ -146,7 +142,7 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	rq = newRequester(r)
 	rq.readers++
 	d = &Download{
-		table: t, key: r.Key, owner: r.Owner, organisation: r.Organisation, state: Starting, shown: Starting,
+		table: t, key: r.Key, account: store.Account{Organisation: r.Organisation, Own: r.Owner != ""}, state: Starting, shown: Starting,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		readers: map[*Reader]struct{}{}, requesters: []*requester{rq},
 	}

@@ -136,7 +136,7 @@ func (d *Download) fetch(ctx context.Context) error {
 	var hashing sync.WaitGroup
 	var hashed error
 	hashing.Go(func() {
-		if hashed = d.blocks.Hash(ctx, d.giveBackShare); hashed != nil {
+		if hashed = d.blocks.Hash(ctx); hashed != nil {
 			hashed = d.unsound(ctx, hashed)
 			cancel(hashed)
 		}
@@ -303,11 +303,6 @@ func (d *Download) stream(content *oci.Content, run *store.Run) error {
 }
 
 func (d *Download) write(run *store.Run, p []byte) error {
-	if d.blocks.Size() < 0 { // what was not announced is charged as it comes
-		if size := d.blocks.Have() + int64(len(p)); !d.reserveShare(size) {
-			return store.DiskError(&store.NoRoom{Bytes: size, Lack: store.LackShare})
-		}
-	}
 	_, err := run.Write(p)
 	switch {
 	case err == nil, errors.Is(err, store.ErrMismatch), err == d.blocks.Err():

@@ -42,15 +42,9 @@ func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, e
 
 // resume takes up the partial that an earlier download left, in this process or
 // the one before. It says nothing about rights: readers wait until the registry
-// has answered a requester. What is beyond an owner's share stays where it is: the
-// first answer then goes past the cache.
+// has answered a requester.
 func (d *Download) resume() {
-	blobs := d.table.o.Store()
-	size, ok := blobs.PartialSize(d.key.Origin, d.key.Digest)
-	if !ok || !d.reserveShare(size) {
-		return
-	}
-	if blocks, ok := blobs.Resume(d.key.Origin, d.key.Digest); ok {
+	if blocks, ok := d.table.o.Store().Resume(d.key.Origin, d.key.Digest); ok {
 		d.setBlocks(blocks, true)
 	}
 }
@@ -98,13 +92,7 @@ func (d *Download) wantsBeginning() bool {
 }
 
 func (d *Download) makeBlocks(content *oci.Content) error {
-	var blocks *store.Blocks
-	var err error
-	if d.reserveShare(content.Size) {
-		blocks, err = d.table.o.Store().NewBlocks(d.organisation, d.key.Origin, d.key.Digest, content.Size)
-	} else {
-		err = &store.NoRoom{Bytes: content.Size, Lack: store.LackShare}
-	}
+	blocks, err := d.table.o.Store().NewBlocks(d.account, d.key.Origin, d.key.Digest, content.Size)
 	if err != nil {
 		closeContent(content)
 		return d.failedDisk(content.Size, err)

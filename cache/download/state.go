@@ -69,7 +69,7 @@ func (s State) after() []State {
 //
 // The order matters. What a failed download has fetched is parked or dropped
 // first, which gives back its room; then it leaves the table and gives back its
-// slot and its share, so that a newcomer starts anew and finds a partial that is
+// slot, so that a newcomer starts anew and finds a partial that is
 // there. Only then are waiters woken, here and in the blocks.
 func (d *Download) move(to State, err error) bool {
 	if to == Failed && d.blocks != nil { // only its worker fails a download, so the move is legal

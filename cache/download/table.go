@@ -64,10 +64,9 @@ type Table struct {
 	connections connections
 	buffers     sync.Pool // of *[]byte, what one read takes in
 
-	mu     sync.Mutex
-	all    map[Key]*Download
-	ended  int              // how many have left all
-	shares map[string]int64 // bytes promised to owners' own registries, by owner
+	mu    sync.Mutex
+	all   map[Key]*Download
+	ended int // how many have left all
 	// waiting are the requests that wait for a slot.
 	waiting map[*waiter]struct{}
 
@@ -90,7 +89,7 @@ func NewTable(o Options) *Table {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	t := &Table{o: o, all: map[Key]*Download{}, shares: map[string]int64{}, waiting: map[*waiter]struct{}{}}
+	t := &Table{o: o, all: map[Key]*Download{}, waiting: map[*waiter]struct{}{}}
 	t.connections.limit, t.connections.at = o.Connections, map[string]workers{}
 	t.buffers.New = func() any { b := make([]byte, copyBuffer); return &b }
 	t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -104,14 +103,12 @@ func (t *Table) Close() {
 	t.wg.Wait()
 }
 
-// remove takes d out, unless another has its place, and gives back its share.
-// Caller holds mu.
+// remove takes d out, unless another has its place. Caller holds mu.
 func (t *Table) remove(d *Download) {
 	if t.all[d.key] == d {
 		delete(t.all, d.key)
 		t.ended++
 	}
-	t.promise(d, 0, 0)
 }
 
 // Running reports whether the blob is being fetched, so that to join it costs

@@ -43,10 +43,11 @@ type Blocks struct {
 	// It comes before mu.
 	writing sync.Mutex
 	notes   *notes // of what is there; nil: none are taken
-	// reserved bytes of the cache on the account of owner, guarded by writing.
-	reserved int64
-	owner    owner
-	hashing  hashing
+	account account
+	// reserved bytes of the cache, and those of them that are charged to the account
+	// until the blob is verified, guarded by writing.
+	reserved, charged int64
+	hashing           hashing
 
 	mu   sync.Mutex
 	size int64 // -1 until the end of a blob of unknown length
@@ -74,30 +75,29 @@ type waiter struct {
 }
 
 // NewBlocks makes room for a blob of size bytes (-1: unknown) and an empty file
-// for it, on the account of organisation; empty: nobody's. The error is about our disk; ErrNoRoom if there is none.
-func (s *Store) NewBlocks(organisation, origin string, d oci.Digest, size int64) (*Blocks, error) {
+// for it. The error is about our disk; ErrNoRoom if there is none.
+func (s *Store) NewBlocks(by Account, origin string, d oci.Digest, size int64) (*Blocks, error) {
 	s.capacity.dropPartial(blobKey{origin, d}) // it is fetched from the start now
-	reserved := max(size, 0)
-	o := ownerOf(organisation)
-	f, err := s.newFile(o, d, reserved)
+	reserved, a := max(size, 0), by.account()
+	f, err := s.newFile(a, d, reserved)
 	switch {
 	case errors.Is(err, unix.EFBIG): // FAT has no files from 4 GiB on
 		return nil, &NoRoom{size, LackLimit}
 	case err != nil:
 		return nil, err
 	}
-	b := s.newBlocks(o, origin, d, f, max(size, -1))
-	b.reserved, b.filled = reserved, map[int64]int64{}
+	b := s.newBlocks(a, origin, d, f, max(size, -1))
+	b.reserved, b.charged, b.filled = reserved, reserved, map[int64]int64{}
 	if size > notedFrom {
 		// Without notes a restart costs more, and nothing else.
-		b.notes, _ = s.disk.newNotes(b.tmp, noted{Boot: s.o.Boot, Origin: origin, Digest: d, Size: size, Owner: o})
+		b.notes, _ = s.disk.newNotes(b.tmp, noted{Boot: s.o.Boot, Origin: origin, Digest: d, Size: size, Owner: a.owner, Own: a.own})
 	}
 	return b, nil
 }
 
-func (s *Store) newBlocks(o owner, origin string, d oci.Digest, f *os.File, size int64) *Blocks {
+func (s *Store) newBlocks(a account, origin string, d oci.Digest, f *os.File, size int64) *Blocks {
 	b := &Blocks{
-		store: s, owner: o, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.path(origin, d), size: size,
+		store: s, account: a, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.path(origin, d), size: size,
 		claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
 	}
 	b.hashing.hash = d.Algorithm().Hash()
@@ -105,8 +105,8 @@ func (s *Store) newBlocks(o owner, origin string, d oci.Digest, f *os.File, size
 }
 
 // newFile reserves size bytes and makes a sparse file of them in tmp.
-func (s *Store) newFile(o owner, d oci.Digest, size int64) (f *os.File, err error) {
-	if err := s.capacity.reserve(o, size); err != nil {
+func (s *Store) newFile(a account, d oci.Digest, size int64) (f *os.File, err error) {
+	if err := s.capacity.reserve(a, size, size); err != nil {
 		return nil, err
 	}
 	if err = ErrGone; !s.Gone() {
@@ -115,7 +115,8 @@ func (s *Store) newFile(o owner, d oci.Digest, size int64) (f *os.File, err erro
 	if err == nil {
 		return f, nil
 	}
-	s.capacity.giveBack(o, size, 0)
+	s.capacity.uncharge(a, size)
+	s.capacity.giveBack(size, 0)
 	return nil, fmt.Errorf("making a file in the cache: %w", err)
 }
 

@@ -81,14 +81,14 @@ func (p plan) walk(t *rapid.T, s *Store) {
 	if p.unknown {
 		size = -1
 	}
-	b, err := s.NewBlocks("", here, d, size)
+	b, err := s.NewBlocks(Account{}, here, d, size)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup
 	errs := make(chan error, 20)
 	all.Go(func() {
-		if err := b.Hash(context.Background(), nil); err != nil {
+		if err := b.Hash(context.Background()); err != nil {
 			b.Fail(err)
 		}
 	})
@@ -267,7 +267,7 @@ func TestTakeAgainstABook(t *testing.T) {
 	s := open(t, inMemory(t), Options{})
 	rapid.Check(t, func(t *rapid.T) {
 		size := int64(rapid.OneOf(rapid.SampledFrom(sizes), rapid.IntRange(0, 20*BlockSize)).Draw(t, "size"))
-		b, err := s.NewBlocks("", here, oci.DigestOf(nil), size)
+		b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), size)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,7 +27,7 @@ func TestTheLastByteIsHeld(t *testing.T) {
 				if unknown {
 					said = -1
 				}
-				b, err := s.NewBlocks("", here, d, said)
+				b, err := s.NewBlocks(Account{}, here, d, said)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -54,7 +54,7 @@ func TestTheLastByteIsHeld(t *testing.T) {
 				}
 				wantReady(t, b, size, false, 0, io.EOF)
 				wantReady(t, b, size, true, 0, nil)
-				if err := b.Hash(t.Context(), nil); err != nil {
+				if err := b.Hash(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				wantReady(t, b, size-1, true, 1, nil)
@@ -89,7 +89,7 @@ func TestHowABlobEnds(t *testing.T) {
 		{ErrDiscarded, true},
 	} {
 		data, d := newBlob(2, 2*BlockSize)
-		b, err := s.NewBlocks("", here, d, int64(len(data)))
+		b, err := s.NewBlocks(Account{}, here, d, int64(len(data)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +123,7 @@ func TestHowABlobEnds(t *testing.T) {
 		if _, err := next.Write(data[BlockSize:]); !errors.Is(err, c.why) {
 			t.Errorf("%v: writing: %v", c.why, err)
 		}
-		if err := b.Hash(t.Context(), nil); !errors.Is(err, c.why) {
+		if err := b.Hash(t.Context()); !errors.Is(err, c.why) {
 			t.Errorf("%v: hashing: %v", c.why, err)
 		}
 		if err := b.Publish(); err == nil {
@@ -148,10 +148,10 @@ func TestHashEndsWithItsContext(t *testing.T) {
 	ended := errors.New("the process ends")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ended)
-	if err := b.Hash(ctx, nil); !errors.Is(err, ended) || b.Verified() {
+	if err := b.Hash(ctx); !errors.Is(err, ended) || b.Verified() {
 		t.Errorf("%v; verified: %v", err, b.Verified())
 	}
-	if err := b.Hash(t.Context(), nil); err != nil || !b.Verified() {
+	if err := b.Hash(t.Context()); err != nil || !b.Verified() {
 		t.Errorf("again: %v", err)
 	}
 }
@@ -160,7 +160,7 @@ func TestHashEndsWithItsContext(t *testing.T) {
 func TestWaitHonoursItsContext(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	_, d := newBlob(3, BlockSize)
-	b, err := s.NewBlocks("", here, d, BlockSize)
+	b, err := s.NewBlocks(Account{}, here, d, BlockSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestWaitHonoursItsContext(t *testing.T) {
 	for name, wait := range map[string]func(context.Context) error{
 		"Wait":      func(ctx context.Context) error { _, err := b.Wait(ctx, 0, false); return err },
 		"Wait held": func(ctx context.Context) error { _, err := b.Wait(ctx, 0, true); return err },
-		"Hash":      func(ctx context.Context) error { return b.Hash(ctx, nil) },
+		"Hash":      func(ctx context.Context) error { return b.Hash(ctx) },
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		ended := make(chan error)
@@ -195,7 +195,7 @@ func TestWaitHonoursItsContext(t *testing.T) {
 func TestTakeStopsBeforeABeginning(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	data, d := newBlob(1, 3*BlockSize)
-	b, err := s.NewBlocks("", here, d, int64(len(data)))
+	b, err := s.NewBlocks(Account{}, here, d, int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestTakeConcurrently(t *testing.T) {
 	s := open(t, inMemory(t), Options{})
 	const blocks = 64
 	_, d := newBlob(1, 0)
-	b, err := s.NewBlocks("", here, d, blocks*BlockSize)
+	b, err := s.NewBlocks(Account{}, here, d, blocks*BlockSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestWhatIsThereIsNeverWrittenOver(t *testing.T) {
 	for round := range 30 {
 		const size = BlockSize
 		_, d := newBlob(1, size)
-		b, err := s.NewBlocks("", here, d, size)
+		b, err := s.NewBlocks(Account{}, here, d, size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +314,7 @@ func TestWhatIsThereIsNeverWrittenOver(t *testing.T) {
 func TestWritesThatDoNotFit(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	data, d := newBlob(1, 2*BlockSize)
-	b, err := s.NewBlocks("", here, d, int64(len(data)))
+	b, err := s.NewBlocks(Account{}, here, d, int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestWritesThatDoNotFit(t *testing.T) {
 func TestManyReaders(t *testing.T) {
 	s := open(t, inMemory(t), Options{})
 	data, _ := newBlob(5, 2*BlockSize)
-	b, err := s.NewBlocks("", here, oci.DigestOf(data), int64(len(data)))
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,7 @@ func TestManyReaders(t *testing.T) {
 		})
 	}
 	all.Go(func() {
-		if err := b.Hash(t.Context(), nil); err != nil {
+		if err := b.Hash(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -79,8 +79,9 @@ type capacity struct {
 	blobCount int64
 	evicted   int64 // blobs, since the start
 	growing   int64 // reserved for growing blobs, and held by partials
-	// growingOf is what is reserved, by owner, and owners are those who have anything.
-	growingOf map[owner]int64
+	// charged is what is reserved for blobs that are not verified yet, and owners are
+	// those who have any that are.
+	charged   map[account]int64
 	owners    map[owner]bool
 	partials  map[blobKey]*partial
 	unwritten int64 // of growing: what the filesystem does not know of yet
@@ -103,7 +104,7 @@ func newCapacity(blobs string, o Options, d *disk, c *checks, gone func() bool) 
 	ctx, cancel := context.WithCancel(context.Background())
 	return &capacity{
 		blobs: blobs, o: o, disk: d, checks: c, gone: gone, ctx: ctx, cancel: cancel,
-		partials: map[blobKey]*partial{}, tallies: map[string]tally{}, growingOf: map[owner]int64{}, owners: map[owner]bool{},
+		partials: map[blobKey]*partial{}, tallies: map[string]tally{}, charged: map[account]int64{}, owners: map[owner]bool{},
 		counted: make(chan struct{}), tight: make(chan struct{}, 1), asks: make(chan ask),
 	}
 }
@@ -119,12 +120,14 @@ func (c *capacity) close() {
 }
 
 // ownerShare is which part of what may be kept, an eighth, the downloads of one
-// organisation may take from others.
+// organisation may take from others; and those from its own registry, in any case:
+// else one header would be enough to have room made for bytes that never come.
 const ownerShare = 8
 
-// reserve takes n bytes on the account of o. It waits for the sweeper only where that
-// did not keep up.
-func (c *capacity) reserve(o owner, n int64) error {
+// reserve takes n bytes, and charges as many to a, until they are verified, as the
+// second number says: for a partial those that are there already count too. It waits
+// for the sweeper only where that did not keep up.
+func (c *capacity) reserve(a account, n, charge int64) error {
 	if n > largestBlob {
 		return &NoRoom{n, LackLimit}
 	}
@@ -135,9 +138,12 @@ func (c *capacity) reserve(o owner, n int64) error {
 		return ErrGone
 	}
 	for {
-		w, ok := c.take(o, n)
+		w, ok := c.take(a, n, charge)
 		if ok {
 			return nil
+		}
+		if a.own && w.own {
+			return &NoRoom{charge, LackShare}
 		}
 		if !c.possible(n) {
 			return c.noRoom(n)
@@ -176,22 +182,30 @@ func (c *capacity) waitForCount() bool {
 
 // take takes n bytes if they are free, and says what must come free if not. Beyond his
 // share an owner leaves the margin alone: what the sweeper would make it of is others'.
-func (c *capacity) take(o owner, n int64) (w want, ok bool) {
+func (c *capacity) take(a account, n, charge int64) (w want, ok bool) {
 	has := c.look()
 	margin, share := c.margin(has.space), c.room(has.space)/ownerShare
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	w = want{owner: o, n: n}
-	if c.growingOf[o]+n > share && c.others(o) && c.growingOf[o]-c.partialBytesOf()[o]+n > share {
-		w.own = true
+	w = want{owner: a.owner, n: n}
+	of := c.charged[a]
+	if !a.own {
+		of += c.charged[account{a.owner, true}]
+	}
+	switch w.own = charge > share-of; { // not of+charge, which may be beyond all numbers
+	case w.own && a.own:
+		return w, false
+	case w.own && c.others(a.owner):
 		w.n += margin
+	default:
+		w.own = false
 	}
 	left := c.free(has, gain{}) - n
 	if left < w.n-n {
 		return w, false
 	}
 	c.growing += n
-	c.growingOf[o] += n
+	c.charged[a] += charge
 	c.unwritten += n
 	if left < margin/2 {
 		select {
@@ -325,18 +339,19 @@ func (c *capacity) wrote(n int64) {
 	c.unwritten -= n
 }
 
-// giveBack ends the reservation of o for a blob of which written bytes were written.
-func (c *capacity) giveBack(o owner, reserved, written int64) {
+// giveBack ends the reservation for a blob of which written bytes were written.
+func (c *capacity) giveBack(reserved, written int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.growing -= reserved
 	c.unwritten -= reserved - written
-	c.ends(o, reserved)
 }
 
-// ends takes n bytes out of what is reserved for o. Caller holds mu.
-func (c *capacity) ends(o owner, n int64) {
-	if c.growingOf[o] -= n; c.growingOf[o] == 0 {
-		delete(c.growingOf, o)
+// uncharge takes n bytes out of what is charged to a.
+func (c *capacity) uncharge(a account, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.charged[a] -= n; c.charged[a] == 0 {
+		delete(c.charged, a)
 	}
 }

@@ -62,7 +62,7 @@ func TestRoomOverAnyHistory(t *testing.T) {
 					size = -1
 				}
 				before := reserved()
-				b, err := s.NewBlocks("", origin.Draw(t, "origin"), oci.DigestOf(data), size)
+				b, err := s.NewBlocks(Account{}, origin.Draw(t, "origin"), oci.DigestOf(data), size)
 				switch {
 				case err == nil:
 					growing[b] = data
@@ -92,7 +92,7 @@ func TestRoomOverAnyHistory(t *testing.T) {
 					return
 				}
 				b.End()
-				if err := errors.Join(b.Hash(t.Context(), nil), b.Publish()); err != nil {
+				if err := errors.Join(b.Hash(t.Context()), b.Publish()); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -183,7 +183,7 @@ func TestEvictionByLastUse(t *testing.T) {
 	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
 	all := aged(t, s, 9, 10*kib)
 	wantBlob(t, s, here, all[1]) // which uses it
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 30*kib)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 30*kib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,17 +254,17 @@ func TestEvictionSparesWhatIsUsedMeanwhile(t *testing.T) {
 func TestNoRoom(t *testing.T) {
 	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
 	all := aged(t, s, 5, 10*kib)
-	if _, err := s.NewBlocks("", here, oci.DigestOf(nil), 100*kib+1); !errors.Is(err, ErrNoRoom) {
+	if _, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 100*kib+1); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("larger than the cache: %v", err)
 	}
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 45*kib)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 45*kib)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.NewBlocks("", here, oci.DigestOf(nil), 56*kib); !errors.Is(err, ErrNoRoom) {
+	if _, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 56*kib); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("beside one that grows: %v", err)
 	}
-	unknown, err := s.NewBlocks("", here, oci.DigestOf(nil), -1)
+	unknown, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func TestEvictionPassesOverWhatStays(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 60*kib)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 60*kib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +306,7 @@ func TestEvictionPassesOverWhatStays(t *testing.T) {
 		t.Errorf("%v are left", got)
 	}
 	wantClean(t, s)
-	if _, err := s.NewBlocks("", here, oci.DigestOf(nil), 95*kib); err == nil || errors.Is(err, ErrNoRoom) {
+	if _, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 95*kib); err == nil || errors.Is(err, ErrNoRoom) {
 		t.Errorf("nothing else can go, so it is the disk's trouble: %v", err)
 	}
 }
@@ -318,11 +318,11 @@ func TestMinFree(t *testing.T) {
 	s := open(t, small(t, "size=16m"), Options{MinFree: 4 * mib})
 	free := func() int64 { return s.disk.space(s.dir).free }
 	all := aged(t, s, 8, mib)
-	one, err := s.NewBlocks("", here, oci.DigestOf(nil), 3*mib)
+	one, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 3*mib)
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := s.NewBlocks("", here, oci.DigestOf(nil), 4*mib)
+	two, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 4*mib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +341,7 @@ func TestMinFree(t *testing.T) {
 		t.Errorf("%d bytes are free", got)
 	}
 	n := len(left(s, all))
-	if _, err := s.NewBlocks("", here, oci.DigestOf(nil), 10*mib); !errors.Is(err, ErrNoRoom) {
+	if _, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 10*mib); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("what cannot fit: %v", err)
 	}
 	if got := len(left(s, all)); got != n {
@@ -415,7 +415,7 @@ func TestNoRoomForWhatCannotBe(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := open(t, t.TempDir(), o)
 			for _, size := range []int64{math.MaxInt64, math.MaxInt64 - 1<<20, 1 << 62, 1 << 50} {
-				b, err := s.NewBlocks("", here, oci.DigestOf([]byte("large")), size)
+				b, err := s.NewBlocks(Account{}, here, oci.DigestOf([]byte("large")), size)
 				if !errors.Is(err, ErrNoRoom) {
 					t.Errorf("room for %d bytes: %v", size, err)
 				}
@@ -439,7 +439,7 @@ func TestStore_Room(t *testing.T) {
 		{2 * total, 0, total},
 	} {
 		s := open(t, t.TempDir(), Options{MaxSize: tc.maxSize, MinFree: tc.minFree})
-		if got := s.Room(); got != tc.want {
+		if got := s.capacity.room(s.disk.space(s.dir)); got != tc.want {
 			t.Errorf("%+v: %d", tc, got)
 		}
 	}

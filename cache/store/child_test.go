@@ -142,7 +142,7 @@ func dieChild(dir string) {
 
 func dieOnTheWay(s *Store, data []byte, step func()) {
 	d := oci.DigestOf(data)
-	b, err := s.NewBlocks("", here, d, int64(len(data)))
+	b, err := s.NewBlocks(Account{}, here, d, int64(len(data)))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -154,7 +154,7 @@ func dieOnTheWay(s *Store, data []byte, step func()) {
 	}
 	r.Release()
 	if err == nil {
-		err = b.Hash(context.Background(), nil)
+		err = b.Hash(context.Background())
 	}
 	step()
 	if err == nil {

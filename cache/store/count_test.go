@@ -132,7 +132,7 @@ func TestDeletedByOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 60*kib)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 60*kib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestTheLimitHoldsFromTheStart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := s.NewBlocks("", here, oci.DigestOf(nil), 200*kib)
+		b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 200*kib)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -212,7 +212,7 @@ func TestNobodyWaitsLongForTheCount(t *testing.T) {
 	whileCounting(t, Options{MaxSize: 1 << 30}, func(s *Store) {
 		start := time.Now()
 		data := random(7, 300<<10)
-		b, err := s.NewBlocks("", here, oci.DigestOf(data), -1)
+		b, err := s.NewBlocks(Account{}, here, oci.DigestOf(data), -1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func TestNoRoomWhileCounting(t *testing.T) {
 	whileCounting(t, Options{MaxSize: 1 << 30, MinFree: 1 << 50}, func(s *Store) {
 		ended := make(chan error)
 		go func() {
-			_, err := s.NewBlocks("", here, oci.DigestOf(nil), 1000)
+			_, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 1000)
 			ended <- err
 		}()
 		select {

@@ -238,8 +238,8 @@ func (c *capacity) candidates(w want) *candidates {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for o, n := range c.growingOf {
-		all.of(o).weight = n
+	for a, n := range c.charged {
+		all.of(a.owner).weight += n
 	}
 	all.of(w.owner).weight += w.n
 	return all

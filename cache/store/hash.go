@@ -41,9 +41,8 @@ func (b *Blocks) hashInOrder(p []byte, off int64) {
 // from memory, and then says whether it is what its digest names: nil,
 // ErrMismatch, the blob's own error, or ctx's cause. It may be called again after
 // ctx has ended, and goes on where it was. One caller at a time, who hands
-// ErrMismatch to Stop or Fail. The last byte goes out to readers after before,
-// which may be nil.
-func (b *Blocks) Hash(ctx context.Context, before func()) error {
+// ErrMismatch to Stop or Fail.
+func (b *Blocks) Hash(ctx context.Context) error {
 	buf := make([]byte, hashStep)
 	for {
 		if ctx.Err() != nil { // wait only looks where it has to sleep
@@ -51,7 +50,7 @@ func (b *Blocks) Hash(ctx context.Context, before func()) error {
 		}
 		_, err := b.wait(ctx, &waiter{hasher: true, min: hashStep})
 		if errors.Is(err, io.EOF) {
-			return b.verify(b.hashing.hash, before)
+			return b.verify(b.hashing.hash)
 		}
 		if err == nil {
 			err = b.hashBack(buf)
@@ -85,13 +84,14 @@ func (b *Blocks) hashBack(buf []byte) error {
 	return nil
 }
 
-func (b *Blocks) verify(h hash.Hash, before func()) error {
+func (b *Blocks) verify(h hash.Hash) error {
 	if got := fmt.Sprintf("%x", h.Sum(nil)); got != b.digest.Encoded() {
 		return fmt.Errorf("%w: wanted %s, got %s", ErrMismatch, b.digest.Encoded(), got)
 	}
-	if before != nil {
-		before()
-	}
+	// Before the last byte goes out: who has it may come at once for more.
+	b.writing.Lock()
+	b.uncharge()
+	b.writing.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.err != nil {

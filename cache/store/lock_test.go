@@ -192,7 +192,7 @@ func TestStore_Gone(t *testing.T) {
 			if !s.Gone() {
 				t.Error("it seems to be there")
 			}
-			if _, err := s.NewBlocks("", here, od, int64(len(other))); !errors.Is(err, ErrGone) {
+			if _, err := s.NewBlocks(Account{}, here, od, int64(len(other))); !errors.Is(err, ErrGone) {
 				t.Errorf("a new blob: %v", err)
 			}
 			if err := growing.Publish(); !errors.Is(err, ErrGone) {
@@ -307,7 +307,7 @@ func TestEviction_NotInVain(t *testing.T) {
 			s := open(t, dir, Options{MinFree: 2 << 20})
 			all := aged(t, s, 4, 100*kib)
 			c.fill(t, dir)
-			_, err := s.NewBlocks("", here, oci.DigestOf(nil), 1<<20)
+			_, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 1<<20)
 			if none, ok := errors.AsType[*NoRoom](err); !ok || none.Lack != c.lack || !errors.Is(err, ErrNoRoom) {
 				t.Errorf("%v", err)
 			}
@@ -333,13 +333,13 @@ func TestEviction_NotInVainForSharedFiles(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "others"), make([]byte, 11*mib), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.NewBlocks("", here, oci.DigestOf(nil), 7*mib); !errors.Is(err, ErrNoRoom) { // 1 is free, and 4 would be
+	if _, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 7*mib); !errors.Is(err, ErrNoRoom) { // 1 is free, and 4 would be
 		t.Errorf("%v", err)
 	}
 	if _, ok := s.has(here, d); !ok {
 		t.Error("it went in vain")
 	}
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 4*mib)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 4*mib)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,14 +351,14 @@ func TestStore_NoRoomSaysWhy(t *testing.T) {
 	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib})
 	wants := func(size int64, lack Lack) {
 		t.Helper()
-		_, err := s.NewBlocks("", here, oci.DigestOf(nil), size)
+		_, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), size)
 		if none, ok := errors.AsType[*NoRoom](err); !ok || none.Lack != lack || none.Bytes != size {
 			t.Errorf("%d bytes: %v, want %s", size, err, lack)
 		}
 	}
 	wants(101*kib, LackLimit)
 	wants(1<<60, LackLimit)
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 60*kib)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 60*kib)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func grown(t tb, s *Store, origin string, data []byte) *Blocks {
 }
 
 func grow(s *Store, origin string, data []byte) (*Blocks, error) {
-	b, err := s.NewBlocks("", origin, oci.DigestOf(data), int64(len(data)))
+	b, err := s.NewBlocks(Account{}, origin, oci.DigestOf(data), int64(len(data)))
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func grow(s *Store, origin string, data []byte) (*Blocks, error) {
 	_, err = r.Write(data)
 	r.Release()
 	if err == nil {
-		err = b.Hash(context.Background(), nil)
+		err = b.Hash(context.Background())
 	}
 	if err != nil {
 		b.Discard()

@@ -240,7 +240,7 @@ func truncate(t *testing.T, path string) {
 // evictAll evicts what can be evicted.
 func evictAll(t *testing.T, s *Store) {
 	t.Helper()
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), s.o.MaxSize)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), s.o.MaxSize)
 	if err != nil {
 		t.Fatal(err)
 	}

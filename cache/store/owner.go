@@ -57,6 +57,23 @@ func (o owner) own(path string) {
 	}
 }
 
+// Account is on whose account a blob is kept.
+type Account struct {
+	// Organisation is for whom it was fetched; empty: nobody.
+	Organisation string
+	// Own: it is from a registry that the organisation brought. Such a one can say any
+	// size, and never end.
+	Own bool
+}
+
+// account is an Account in the store.
+type account struct {
+	owner owner
+	own   bool
+}
+
+func (a Account) account() account { return account{ownerOf(a.Organisation), a.Own} }
+
 // ownFor is for how long after its last use a blob is its owner's. Until then, where
 // there is no room, the one gives way who has the most; later all blobs go by age.
 const ownFor = 7 * 24 * time.Hour

@@ -106,7 +106,7 @@ func TestEviction_PromisesTakeNothing(t *testing.T) {
 	d := oci.DigestOf(nil)
 	var all []*Blocks
 	for _, size := range []int64{600 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib, 30 * kib} {
-		b, err := s.NewBlocks("globex", there, d, size)
+		b, err := s.NewBlocks(Account{Organisation: "globex"}, there, d, size)
 		switch {
 		case err == nil:
 			all = append(all, b)
@@ -124,7 +124,7 @@ func TestEviction_PromisesTakeNothing(t *testing.T) {
 	for _, b := range all {
 		b.Discard()
 	}
-	if b, err := s.NewBlocks("acme", there, d, 600*kib); err != nil {
+	if b, err := s.NewBlocks(Account{Organisation: "acme"}, there, d, 600*kib); err != nil {
 		t.Errorf("acme itself, of its own: %v", err)
 	} else {
 		b.Discard()
@@ -138,7 +138,7 @@ func TestEviction_LargestGivesWay_Partials(t *testing.T) {
 	park := func(organisation string, seed uint64) oci.Digest {
 		data := random(seed, 5*BlockSize)
 		d := oci.DigestOf(data)
-		b, err := s.NewBlocks(organisation, here, d, int64(len(data)))
+		b, err := s.NewBlocks(Account{Organisation: organisation}, here, d, int64(len(data)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,7 +158,7 @@ func TestEviction_LargestGivesWay_Partials(t *testing.T) {
 			s.capacity.dropPartials(5 * BlockSize)
 		}
 	}
-	if _, ok := s.PartialSize(here, acme); !ok {
+	if s.capacity.takePartial(blobKey{here, acme}) == nil {
 		t.Error("what was left of acme's download had to go for globex'")
 	}
 }
@@ -181,7 +181,7 @@ func TestReserve_WaitsForTheSweeper(t *testing.T) {
 		synctest.Wait()
 		stuck.Store(true)
 		begun := time.Now()
-		_, err := s.NewBlocks("acme", there, oci.DigestOf(nil), 50*kib)
+		_, err := s.NewBlocks(Account{Organisation: "acme"}, there, oci.DigestOf(nil), 50*kib)
 		if no, ok := errors.AsType[*NoRoom](err); !ok || no.Lack != LackBusy {
 			t.Errorf("while the folder cannot be listed: %v", err)
 		}
@@ -190,7 +190,7 @@ func TestReserve_WaitsForTheSweeper(t *testing.T) {
 		}
 		stuck.Store(false)
 		close(free)
-		b, err := s.NewBlocks("acme", there, oci.DigestOf(nil), 50*kib)
+		b, err := s.NewBlocks(Account{Organisation: "acme"}, there, oci.DigestOf(nil), 50*kib)
 		if err != nil {
 			t.Fatalf("when it can be: %v", err)
 		}

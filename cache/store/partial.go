@@ -34,12 +34,12 @@ const (
 // partial is the blocks of a download that ended early. Its bytes count as growing
 // ones, and are the first to go when room is wanted.
 type partial struct {
-	owner  owner
-	tmp    string
-	size   int64
-	have   int64
-	filled map[int64]int64
-	since  time.Time
+	account account
+	tmp     string
+	size    int64
+	have    int64
+	filled  map[int64]int64
+	since   time.Time
 }
 
 type blobKey struct {
@@ -65,6 +65,7 @@ func (b *Blocks) Park() {
 	}
 	_ = b.file.Close() // what could not be written was not counted
 	_ = b.notes.file.Close()
+	b.uncharge()
 	b.store.capacity.park(blobKey{b.origin, b.digest}, p, b.reserved)
 }
 
@@ -75,18 +76,7 @@ func (b *Blocks) partial() *partial {
 		return nil
 	}
 	// A copy, since b's readers read on from what is there while the next one fills it.
-	return &partial{owner: b.owner, tmp: b.tmp, size: b.size, have: b.have, filled: maps.Clone(b.filled), since: time.Now()}
-}
-
-// PartialSize says whether a blob has a partial, and what size all of the blob has.
-func (s *Store) PartialSize(origin string, d oci.Digest) (size int64, ok bool) {
-	s.capacity.mu.Lock()
-	defer s.capacity.mu.Unlock()
-	p := s.capacity.partials[blobKey{origin, d}]
-	if p == nil {
-		return 0, false
-	}
-	return p.size, true
+	return &partial{account: b.account, tmp: b.tmp, size: b.size, have: b.have, filled: maps.Clone(b.filled), since: time.Now()}
 }
 
 // Resume goes on with the partial of a blob. It is not verified, and says nothing
@@ -112,16 +102,17 @@ func (s *Store) resume(origin string, d oci.Digest, p *partial) (*Blocks, error)
 	if time.Since(p.since) > partialLife {
 		return nil, errors.New("it is too old")
 	}
-	if err := s.capacity.reserve(p.owner, p.size-p.have); err != nil {
+	if err := s.capacity.reserve(p.account, p.size-p.have, p.size); err != nil {
 		return nil, err
 	}
 	f, n, err := s.disk.openPartial(p)
 	if err != nil {
-		s.capacity.giveBack(p.owner, p.size-p.have, 0)
+		s.capacity.uncharge(p.account, p.size)
+		s.capacity.giveBack(p.size-p.have, 0)
 		return nil, err
 	}
-	b := s.newBlocks(p.owner, origin, d, f, p.size)
-	b.reserved, b.notes, b.filled, b.have = p.size, n, p.filled, p.have
+	b := s.newBlocks(p.account, origin, d, f, p.size)
+	b.reserved, b.charged, b.notes, b.filled, b.have = p.size, p.size, n, p.filled, p.have
 	return b, nil
 }
 
@@ -184,7 +175,7 @@ func (s *Store) restore(tmp string) bool {
 		return false
 	}
 	// Each block that comes moves the file's time.
-	p := &partial{owner: n.Owner, tmp: tmp, size: n.Size, since: info.ModTime()}
+	p := &partial{account: account{n.Owner, n.Own}, tmp: tmp, size: n.Size, since: info.ModTime()}
 	p.filled, p.have = filledBy(n.bits, n.Size)
 	c, key := s.capacity, blobKey{n.Origin, n.Digest}
 	if c.partials[key] != nil || p.have == 0 || time.Since(p.since) > partialLife {
@@ -192,7 +183,6 @@ func (s *Store) restore(tmp string) bool {
 	}
 	c.partials[key] = p // nobody else has the store yet
 	c.growing += p.have
-	c.growingOf[p.owner] += p.have
 	return true
 }
 
@@ -202,7 +192,6 @@ func (c *capacity) park(key blobKey, p *partial, reserved int64) {
 	c.mu.Lock()
 	c.growing -= reserved - p.have
 	c.unwritten -= reserved - p.have
-	c.ends(p.owner, reserved-p.have)
 	old := c.partials[key]
 	c.partials[key] = p
 	c.mu.Unlock()
@@ -224,7 +213,7 @@ func (c *capacity) takePartial(key blobKey) *partial {
 func (c *capacity) discard(p *partial) {
 	_ = c.disk.remove(p.tmp) // best effort: it goes at the next start
 	_ = c.disk.remove(p.tmp + notesSuffix)
-	c.giveBack(p.owner, p.have, p.have)
+	c.giveBack(p.have, p.have)
 }
 
 // dropPartial discards the partial of a blob that is fetched from the start, or
@@ -246,7 +235,7 @@ func (c *capacity) dropOldest(age time.Duration) bool {
 		if time.Since(other.since) < age {
 			continue
 		}
-		if p == nil || cmp.Or(cmp.Compare(sums[other.owner], sums[p.owner]), p.since.Compare(other.since)) > 0 {
+		if p == nil || cmp.Or(cmp.Compare(sums[other.account.owner], sums[p.account.owner]), p.since.Compare(other.since)) > 0 {
 			oldest, p = key, other
 		}
 	}
@@ -271,7 +260,7 @@ func (c *capacity) partialBytes() (sum int64) {
 func (c *capacity) partialBytesOf() map[owner]int64 {
 	sums := map[owner]int64{}
 	for _, p := range c.partials {
-		sums[p.owner] += p.have
+		sums[p.account.owner] += p.have
 	}
 	return sums
 }
@@ -295,6 +284,7 @@ type noted struct {
 	Digest oci.Digest `json:"digest"`
 	Size   int64      `json:"size"`
 	Owner  owner      `json:"owner,omitempty"`
+	Own    bool       `json:"own,omitempty"`
 }
 
 // bootID is that of the kernel; empty where it does not say: then nothing that

@@ -29,7 +29,7 @@ func bring(t *testing.T, b *Blocks, data []byte, blocks ...int64) {
 // begun has the named blocks of data on their way.
 func begun(t *testing.T, s *Store, data []byte, blocks ...int64) *Blocks {
 	t.Helper()
-	b, err := s.NewBlocks("", here, oci.DigestOf(data), int64(len(data)))
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(data), int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func finish(t *testing.T, b *Blocks, data []byte) {
 		}
 		run.Release()
 	}
-	if err := errors.Join(b.Hash(t.Context(), nil), b.Publish()); err != nil {
+	if err := errors.Join(b.Hash(t.Context()), b.Publish()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -189,7 +189,7 @@ func TestLeftoversMakeRoom(t *testing.T) {
 	if u := s.Usage(); u.Bytes != 15<<20 {
 		t.Errorf("%+v", u)
 	}
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 8<<20) // the older one must go for it
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 8<<20) // the older one must go for it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestLeftoversMakeRoom(t *testing.T) {
 	b.Discard()
 	tookUp(t, s, second, 0, 1, 2).leave()
 	wantBlob(t, s, here, kept)
-	if b, err = s.NewBlocks("", here, oci.DigestOf(nil), 20<<20); err != nil {
+	if b, err = s.NewBlocks(Account{}, here, oci.DigestOf(nil), 20<<20); err != nil {
 		t.Error("room of leftovers is not counted as possible:", err)
 	} else {
 		b.Discard()
@@ -213,7 +213,7 @@ func TestNotWorthLeaving(t *testing.T) {
 	wrong := begun(t, s, random(1, 6*BlockSize), 0, 1)
 	wrong.Fail(ErrMismatch)
 	small := begun(t, s, random(2, 3*BlockSize), 0, 1)
-	unknown, err := s.NewBlocks("", here, oci.DigestOf(nil), -1)
+	unknown, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), -1)
 	if err != nil {
 		t.Fatal(err)
 	}

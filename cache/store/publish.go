@@ -28,7 +28,7 @@ func (b *Blocks) Publish() error {
 	if !b.end() {
 		return fmt.Errorf("publishing %s: %w", b.digest, ErrDiscarded)
 	}
-	err := b.store.publish(b.owner, b.file, b.origin, b.digest, b.reserved)
+	err := b.store.publish(b.account.owner, b.file, b.origin, b.digest, b.reserved)
 	b.dropNotes()
 	if err != nil {
 		return fmt.Errorf("publishing %s: %w", b.digest, err)
@@ -37,21 +37,22 @@ func (b *Blocks) Publish() error {
 }
 
 // Put keeps an object that is whole and verified in memory: written, synced and
-// renamed as Publish does, on the account of organisation. The error is about our disk; ErrNoRoom if there is no
-// room.
+// renamed as Publish does, on the account of organisation. The error is about our
+// disk; ErrNoRoom if there is no room.
 func (s *Store) Put(organisation, origin string, d oci.Digest, data []byte) error {
 	size := int64(len(data))
-	o := ownerOf(organisation)
-	f, err := s.newFile(o, d, size)
+	a := Account{Organisation: organisation}.account()
+	f, err := s.newFile(a, d, size)
 	if err != nil {
 		return err
 	}
 	n, err := s.disk.writeAt(f, data, 0)
 	s.capacity.wrote(int64(n))
+	s.capacity.uncharge(a, size)
 	if err == nil {
-		err = s.publish(o, f, origin, d, size)
+		err = s.publish(a.owner, f, origin, d, size)
 	} else {
-		s.dropFile(o, f, size, int64(n))
+		s.dropFile(f, size, int64(n))
 	}
 	if err != nil {
 		return fmt.Errorf("keeping %s: %w", d, err)
@@ -78,7 +79,7 @@ func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size i
 		err = s.capacity.publish(o, f.Name(), path, size)
 	}
 	if err != nil {
-		s.dropFile(o, f, size, size)
+		s.dropFile(f, size, size)
 		return err
 	}
 	_ = f.Close() // fsync has told all there is to know
@@ -93,10 +94,10 @@ func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size i
 }
 
 // dropFile deletes a file in tmp that has no name, and gives back its room.
-func (s *Store) dropFile(o owner, f *os.File, reserved, written int64) {
+func (s *Store) dropFile(f *os.File, reserved, written int64) {
 	_ = f.Close()
 	_ = s.disk.remove(f.Name()) // best effort: tmp is emptied at the next start
-	s.capacity.giveBack(o, reserved, written)
+	s.capacity.giveBack(reserved, written)
 }
 
 // Discard drops the blob, unless it has been published. When its room is given
@@ -130,7 +131,14 @@ func (b *Blocks) end() bool {
 // drop gives back the file and its room. Caller holds writing.
 func (b *Blocks) drop() {
 	b.dropNotes()
-	b.store.dropFile(b.owner, b.file, b.reserved, b.Have())
+	b.uncharge()
+	b.store.dropFile(b.file, b.reserved, b.Have())
+}
+
+// uncharge ends what is charged for b. Caller holds writing.
+func (b *Blocks) uncharge() {
+	b.store.capacity.uncharge(b.account, b.charged)
+	b.charged = 0
 }
 
 func (b *Blocks) dropNotes() {
@@ -210,7 +218,6 @@ func (c *capacity) publish(o owner, tmp, path string, size int64) error {
 		c.add(filepath.Dir(path), -before.Size(), -1)
 	}
 	c.growing -= size
-	c.ends(o, size)
 	c.owners[o] = true
 	c.add(filepath.Dir(path), size, 1)
 	return nil

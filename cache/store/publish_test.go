@@ -68,14 +68,14 @@ func TestPublishSHA512(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	data := random(1, 1000)
 	d := oci.Digest("sha512:" + hexOf(data))
-	b, err := s.NewBlocks("", here, d, 1000)
+	b, err := s.NewBlocks(Account{}, here, d, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Claim(0, 1000).Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(b.Hash(t.Context(), nil), b.Publish()); err != nil {
+	if err := errors.Join(b.Hash(t.Context()), b.Publish()); err != nil {
 		t.Fatal(err)
 	}
 	if n, ok := s.has(here, d); !ok || n != 1000 {
@@ -98,7 +98,7 @@ func TestUnverifiedIsNotPublished(t *testing.T) {
 			if _, err := b.Claim(0, -1).Write(random(2, len(data))); err != nil {
 				t.Error(err)
 			}
-			if err := b.Hash(t.Context(), nil); !errors.Is(err, ErrMismatch) {
+			if err := b.Hash(t.Context()); !errors.Is(err, ErrMismatch) {
 				t.Errorf("hashing wrong bytes: %v", err)
 			}
 		},
@@ -107,12 +107,12 @@ func TestUnverifiedIsNotPublished(t *testing.T) {
 				t.Error(err)
 			}
 			b.Fail(errors.New("given up"))
-			if err := b.Hash(t.Context(), nil); err == nil {
+			if err := b.Hash(t.Context()); err == nil {
 				t.Error("verified all the same")
 			}
 		},
 	} {
-		b, err := s.NewBlocks("", here, d, int64(len(data)))
+		b, err := s.NewBlocks(Account{}, here, d, int64(len(data)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestUnverifiedIsNotPublished(t *testing.T) {
 func TestDiscardUnderAReader(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	data, d := newBlob(1, 2*BlockSize)
-	b, err := s.NewBlocks("", here, d, int64(len(data)))
+	b, err := s.NewBlocks(Account{}, here, d, int64(len(data)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +381,7 @@ func TestReadOnlyFolder(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.Chmod(s.tmp(), 0o700) }) // else it cannot be removed
 	asNobody(t, s.dir, func() {
-		if _, err := s.NewBlocks("", here, d, 10); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrNoRoom) {
+		if _, err := s.NewBlocks(Account{}, here, d, 10); !errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrNoRoom) {
 			t.Errorf("a new blob: %v", err)
 		}
 		wantBlob(t, s, here, data)
@@ -452,7 +452,7 @@ func TestDiskFull(t *testing.T) {
 	before := descriptors(t)
 	large := random(1, 3<<20)
 	for _, size := range []int64{int64(len(large)), -1} {
-		b, err := s.NewBlocks("", here, oci.DigestOf(large), size)
+		b, err := s.NewBlocks(Account{}, here, oci.DigestOf(large), size)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -493,13 +493,13 @@ func TestDiskFull(t *testing.T) {
 func TestLargerThanTheDisk(t *testing.T) {
 	s := open(t, small(t, "size=4m"), Options{MaxSize: 1 << 40})
 	all := aged(t, s, 3, 500*kib)
-	if _, err := s.NewBlocks("", here, oci.DigestOf(nil), 5<<20); !errors.Is(err, ErrNoRoom) {
+	if _, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 5<<20); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("larger than the disk: %v", err)
 	}
 	if n := len(left(s, all)); n != 3 {
 		t.Errorf("%d of 3 are left", n)
 	}
-	b, err := s.NewBlocks("", here, oci.DigestOf(nil), 3<<20)
+	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), 3<<20)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,10 +135,11 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 		return int(n), nil
 	}
 	if size < 0 { // room for a blob of unknown length is reserved as it comes
-		if err := b.store.capacity.reserve(b.owner, int64(len(p))); err != nil {
+		if err := b.store.capacity.reserve(b.account, int64(len(p)), int64(len(p))); err != nil {
 			return 0, err
 		}
 		b.reserved += int64(len(p))
+		b.charged += int64(len(p))
 	}
 	n, err := b.store.disk.writeAt(b.file, p, r.pos)
 	if err != nil {

@@ -191,9 +191,6 @@ func (s *Store) Close() error {
 // Limit is how many bytes may be kept; 0: no limit but the disk's.
 func (s *Store) Limit() int64 { return s.o.MaxSize }
 
-// Room is how many bytes may be kept, on a disk that has nothing else.
-func (s *Store) Room() int64 { return s.capacity.room(s.disk.space(s.capacity.blobs)) }
-
 func (s *Store) tmp() string { return filepath.Join(s.dir, "tmp") }
 
 // Usage is what a Store holds.
