@@ -59,6 +59,7 @@ func (c *city) json(t *testing.T) {
 	}
 	held.Remove()
 	_ = resp.Body.Close() // it was not read to its end
+	show(t, "json.md", "json", b.String())
 	hold(t, "json", "What commands answer with --json: each key, and the types of its values.", b.String())
 }
 
