@@ -335,3 +335,48 @@ func TestNames_OldDocker(t *testing.T) {
 	i := pushImage(t, w.acme, "team/byname", 4<<10)
 	mustPull(t, d, w.ref(i), w.as("acme"), i.digest)
 }
+
+// What dFlow and Dokku do at a deploy: remove the image, log in at the registry, pull, and
+// build on it; on a node of one organisation as they are, and with a DOCKER_CONFIG for each
+// of two apps.
+func TestNames_DFlow(t *testing.T) {
+	n := newNamed(t)
+	file := filepath.Join(n.etc, "daemon.json")
+	n.setUp(t, "docker", "--org", "acme", "--token-file", n.secret, "--write", "--file", file)
+	d, _ := startDockerWith(t, dockerNew, &world{acme: n.ghcr, globex: n.globex, hub: n.hub, berth: &berth{tokens: n.address, open: n.address}}, etcDocker(n.etc))
+	i := pushImage(t, n.ghcr, "acme/app", 32<<10)
+	deploy := func(s shell, ref, digest string) {
+		t.Helper()
+		_, _ = s.run(t, "", "image", "rm", ref, "--force")
+		_, err := s.run(t, "", "pull", ref)
+		must(t, err)
+		if !d.has(t, ref, digest) {
+			t.Errorf("%s is not %s", ref, digest)
+		}
+		dir := tempDir(t, "app")
+		writeFile(t, filepath.Join(dir, "Dockerfile"), "FROM "+ref+"\nLABEL app=here\n")
+		_, err = s.run(t, "", "build", "--pull", "--tag", "dokku/app:latest", dir)
+		must(t, err)
+	}
+	server := d.as(t)
+	server.login(t, n.ghcr.addr, acmeUpstream) // registry:login goes to the registry itself
+	deploy(server, ownName(nil, i), i.digest)
+	deploy(server, ownName(nil, i), i.digest) // a redeploy
+
+	n.setUp(t, "docker", "--org", "acme", "--undo", "--file", file)
+	n.setUp(t, "docker", "--org", "acme", "--write", "--file", file)
+	theirs := pushImage(t, n.globex, "globex/app", 32<<10)
+	for organisation, app := range map[string]image{"acme": i, "globex": theirs} {
+		behind, headers := d.as(t), d.as(t)
+		behind.login(t, n.address, login{organisation + "+ci", callerToken(organisation)})
+		deploy(behind, n.address+"/"+organisation+"/"+ownName(nil, app), app.digest)
+		writeFile(t, filepath.Join(headers.home, "config.json"), fmt.Sprintf(`{"HttpHeaders": {"X-Meta-Berth": "%s+ci:%s"}}`, organisation, headerToken(organisation)))
+		_, _ = headers.run(t, "", "image", "rm", ownName(nil, app), "--force")
+		_, err := headers.run(t, "", "pull", ownName(nil, app))
+		must(t, err)
+		other := map[string]image{"acme": theirs, "globex": i}[organisation]
+		if _, err := headers.run(t, "", "pull", ownName(nil, other)); err == nil {
+			t.Errorf("%s pulls %s", organisation, ownName(nil, other))
+		}
+	}
+}
