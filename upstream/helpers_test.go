@@ -78,7 +78,7 @@ func over(t testing.TB, up *ocitest.Registry) *Registry {
 func as(organisation, user, password string) Identity {
 	cred := &credential.Credential{
 		Name: "ci", Organisation: organisation, Registry: "registry.test", Username: secret.New(user),
-		Password: secret.New(password), Fingerprint: "fp-" + oci.DigestOf([]byte(organisation+"\x00"+user+"\x00"+password)).Encoded(),
+		Password: secret.New(password), Fingerprint: "fp-" + oci.DigestOf([]byte(organisation+"\x00"+user+"\x00"+password)).Encoded(), Version: "fp-" + oci.DigestOf([]byte(organisation+"\x00"+user+"\x00"+password)).Encoded(),
 	}
 	return Identity{Organisation: organisation, Credential: func(context.Context, string) (*credential.Credential, error) { return cred, nil }}
 }

@@ -78,7 +78,7 @@ func newSettlement() *settlement {
 func (t *settlement) took(cred *credential.Credential, c *call) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.taken.Add(cred.Fingerprint, c.place())
+	t.taken.Add(cred.Version, c.place())
 }
 
 // known is what was found out a moment ago.
@@ -128,16 +128,16 @@ func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c 
 	case <-ctx.Done():
 		return true // nothing was found out
 	}
-	if good, known := t.known(cred.Fingerprint, s.now()); known {
+	if good, known := t.known(cred.Version, s.now()); known {
 		return good
 	}
-	places := t.places(cred.Fingerprint, c)
+	places := t.places(cred.Version, c)
 	if len(places) == 0 {
 		return c.method == http.MethodHead // the GET after it tells
 	}
 	for _, place := range places {
 		if good, plain := s.takenAt(ctx, place, cred); plain {
-			t.found(cred.Fingerprint, good, s.now())
+			t.found(cred.Version, good, s.now())
 			return good
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"time"
 
 	"berth/oci"
 
@@ -26,8 +27,15 @@ type Credential struct {
 	// both, so that the one may be as secret as the other; an empty Username
 	// means that Password serves as both.
 	Username, Password secret.Text
-	// Fingerprint stands for the credential in keys and logs.
+	// Fingerprint stands for the credential in keys and logs: whose rights those are
+	// that were proven with it.
 	Fingerprint string
+	// Version stands for this very secret: for what a registry thought of it, and for
+	// the tokens that it gave for it. It is another one than Fingerprint where the secret
+	// changes by itself, as those of helpers do, and the rights stay.
+	Version string
+	// until is when it ends; zero: nobody knows.
+	until time.Time
 
 	// renew has a secret that was refused asked for again, where it may have
 	// expired; nil: it does not do so by itself.

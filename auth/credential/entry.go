@@ -131,7 +131,7 @@ func (e *entry) current(ctx context.Context) (*Credential, error) {
 	select {
 	case e.reading <- struct{}{}:
 	default:
-		if s != nil {
+		if s != nil && !s.expired(e.now()) {
 			return s.result()
 		}
 		if err := e.turn(ctx); err != nil {
@@ -171,7 +171,10 @@ func (e *entry) read(ctx context.Context) (*Credential, error) {
 	return s.cred, s.err
 }
 
-func (e *entry) fresh(s *state) bool { return e.now().Sub(s.checked) < e.every }
+func (e *entry) fresh(s *state) bool {
+	now := e.now()
+	return now.Sub(s.checked) < e.every && !s.expired(now)
+}
 
 // old is s, to be asked for again by the next look-up.
 func (s *state) old() *state {
@@ -197,7 +200,7 @@ func (e *entry) refresh(ctx context.Context) *state {
 	}
 	if err != nil && (ctx.Err() != nil || descriptor.Exhausted(err)) {
 		// This caller left, or no file can be opened: that says nothing about the secret.
-		if old != nil {
+		if old != nil && !old.expired(e.now()) {
 			return old
 		}
 		return &state{err: err}
@@ -224,7 +227,7 @@ func failed(old *state, err error, now time.Time) *state {
 		s.bad = old.bad
 	}
 	s.login, s.renewed = old.login, old.renewed
-	if now.Sub(s.bad) < outlives(err) {
+	if now.Sub(s.bad) < outlives(err) && !old.expired(now) {
 		s.cred = old.cred
 	}
 	return s
@@ -247,10 +250,10 @@ func (e *entry) taken(old *state, login Login) *state {
 
 func (e *entry) credential(l Login) *Credential {
 	c := &Credential{Name: e.Name, Organisation: e.Organisation, Registry: e.Registry, Username: l.Username, Password: l.Password}
+	c.Version, c.until = e.key.Fingerprint(e.Origin, l.Username.Reveal(), l.Password), l.Until
+	c.Fingerprint = c.Version
 	if l.Entry != "" {
-		c.Fingerprint = e.key.EntryFingerprint(e.Origin, l.Entry)
-	} else {
-		c.Fingerprint = e.key.Fingerprint(e.Origin, l.Username.Reveal(), l.Password)
+		c.Fingerprint = e.key.EntryFingerprint(e.Origin, l.Username.Reveal(), l.Entry)
 	}
 	if r, ok := e.Source.(renewer); ok && l.Entry != "" {
 		c.renew = func() bool { return r.Renew(l.Password) && e.doubt() }
@@ -258,12 +261,17 @@ func (e *entry) credential(l Login) *Credential {
 	return c
 }
 
+// expired says that the secret has ended by now.
+func (s *state) expired(now time.Time) bool {
+	return s.cred != nil && !s.cred.until.IsZero() && !now.Before(s.cred.until)
+}
+
 // measure has the metrics say what the source said.
 func (e *entry) measure(old, now *state) {
 	switch {
 	case now.cred == nil:
 		e.metrics.unusable(e.Organisation, e.Registry, e.Name)
-	case old == nil || old.cred == nil || old.cred.Fingerprint != now.cred.Fingerprint:
+	case old == nil || old.cred == nil || old.cred.Version != now.cred.Version:
 		e.metrics.usable(now.cred)
 	}
 }
@@ -288,7 +296,7 @@ func (e *entry) report(old, now *state) {
 		e.log.Error("a secret cannot be used", append(attrs, slog.Bool("old_one_serves", now.cred != nil), slog.Any("error", now.err))...)
 	case now.err == nil && was != "":
 		e.log.Info("a secret can be used again", attrs...)
-	case old != nil && old.cred != nil && now.cred != old.cred:
+	case old != nil && old.cred != nil && now.cred != nil && now.cred.Version != old.cred.Version:
 		e.log.Info("a secret has changed", attrs...)
 	}
 }

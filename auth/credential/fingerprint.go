@@ -26,9 +26,10 @@ func (k Key) Fingerprint(origin oci.Origin, username string, secret secret.Text)
 }
 
 // EntryFingerprint stands for a credential whose secret changes all the time
-// (those of helpers): the HMAC is over what the configuration says instead.
-func (k Key) EntryFingerprint(origin oci.Origin, entry string) string {
-	return k.fingerprint("entry", origin, entry)
+// (those of helpers): the HMAC is over what the configuration says instead, and the
+// user name, since another user has other rights.
+func (k Key) EntryFingerprint(origin oci.Origin, username, entry string) string {
+	return k.fingerprint("entry", origin, username, entry)
 }
 
 func (k Key) fingerprint(kind string, origin oci.Origin, fields ...string) string {

@@ -27,15 +27,16 @@ func TestFingerprint(t *testing.T) {
 		t.Error("the same credential has two fingerprints")
 	}
 	others := map[string]string{
-		"key":            NewKey().Fingerprint(o, "bot", secret.New("pw")),
-		"owner":          k.Fingerprint(oci.Origin{Owner: "acme", Scheme: "https", Host: "ghcr.io"}, "bot", secret.New("pw")),
-		"scheme":         k.Fingerprint(oci.Origin{Scheme: "http", Host: "ghcr.io"}, "bot", secret.New("pw")),
-		"host":           k.Fingerprint(oci.Origin{Scheme: "https", Host: "ghcr.io:444"}, "bot", secret.New("pw")),
-		"user":           k.Fingerprint(o, "bob", secret.New("pw")),
-		"secret":         k.Fingerprint(o, "bot", secret.New("pw2")),
-		"moved boundary": k.Fingerprint(o, "botp", secret.New("w")),
-		"entry":          k.EntryFingerprint(o, "bot"),
-		"swapped":        k.Fingerprint(o, "pw", secret.New("bot")),
+		"key":             NewKey().Fingerprint(o, "bot", secret.New("pw")),
+		"owner":           k.Fingerprint(oci.Origin{Owner: "acme", Scheme: "https", Host: "ghcr.io"}, "bot", secret.New("pw")),
+		"scheme":          k.Fingerprint(oci.Origin{Scheme: "http", Host: "ghcr.io"}, "bot", secret.New("pw")),
+		"host":            k.Fingerprint(oci.Origin{Scheme: "https", Host: "ghcr.io:444"}, "bot", secret.New("pw")),
+		"user":            k.Fingerprint(o, "bob", secret.New("pw")),
+		"secret":          k.Fingerprint(o, "bot", secret.New("pw2")),
+		"moved boundary":  k.Fingerprint(o, "botp", secret.New("w")),
+		"entry":           k.EntryFingerprint(o, "", "bot"),
+		"entry of a user": k.EntryFingerprint(o, "bot", "bot"),
+		"swapped":         k.Fingerprint(o, "pw", secret.New("bot")),
 	}
 	seen := map[string]string{base: "base"}
 	for what, fp := range others {

@@ -28,10 +28,12 @@ const (
 	helperTimeout = 10 * time.Second
 	// helperEnds is how long it may take to end once it was killed.
 	helperEnds = time.Second
-	// helperKeeps is how long an answer is used. The protocol tells no expiry;
-	// the shortest lived (Google's) are good for an hour, some of which may be
-	// over: helpers keep what they have.
+	// helperKeeps is how long an answer is used, if it does not end before.
 	helperKeeps = 15 * time.Minute
+	// helperLives is when one ends that does not say when it does, where the helper
+	// gives no other. The protocol tells no expiry, and the shortest lived (Google's) are
+	// good for an hour.
+	helperLives = time.Hour
 	// helperExpires is how old an answer is that may have expired when it is
 	// refused. A younger one is no good.
 	helperExpires = time.Minute
@@ -96,7 +98,11 @@ func (s *helperSource) Login(ctx context.Context) (Login, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.login, s.asked = login, s.Now()
+	now := s.Now()
+	if login.Until = expiryOf(login.Password.Reveal(), now); login.Until.IsZero() {
+		login.Until = now.Add(helperLives)
+	}
+	s.login, s.asked = login, now
 	return login, nil
 }
 
@@ -104,7 +110,8 @@ func (s *helperSource) Login(ctx context.Context) (Login, error) {
 func (s *helperSource) kept() (login Login, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.login, s.Now().Sub(s.asked) < helperKeeps
+	now := s.Now()
+	return s.login, now.Sub(s.asked) < helperKeeps && now.Before(s.login.Until)
 }
 
 // Renew drops the answer with password, which a registry has refused, if it may

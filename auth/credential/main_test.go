@@ -68,6 +68,7 @@ func testAccount(organisation, name, user, password string) *Credential {
 	return &Credential{
 		Name: name, Organisation: organisation, Registry: "registry.test", Username: secret.New(user), Password: s,
 		Fingerprint: Key{}.Fingerprint(oci.Origin{Scheme: "https", Host: "registry.test"}, user, s),
+		Version:     Key{}.Fingerprint(oci.Origin{Scheme: "https", Host: "registry.test"}, user, s),
 	}
 }
 

@@ -16,9 +16,9 @@ type Metrics struct {
 
 	mu sync.Mutex
 	// refused are the accounts whose cool-down is that of a refused secret, with
-	// the secret's fingerprint: the one after it has never been left alone.
+	// the secret's version: the one after it has never been left alone.
 	refused map[metered]string
-	// shown is what registries said of accounts, and secret the fingerprint of what
+	// shown is what registries said of accounts, and secret the version of what
 	// an account has now, empty where its secret is gone: an answer to another one
 	// that is still on its way says nothing about it.
 	shown  map[metered]verdict
@@ -62,8 +62,8 @@ func (m *Metrics) Standings() map[Account]Standing {
 
 // verdict is what a registry thought of a secret.
 type verdict struct {
-	fingerprint string
-	ok          float64
+	version, fingerprint string
+	ok                   float64
 }
 
 // metered is an account as its series are labelled.
@@ -108,12 +108,12 @@ func (m *Metrics) CredentialOK(cred *Credential, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k := accountOf(cred)
-	if now, known := m.secret[k]; known && now != cred.Fingerprint {
+	if now, known := m.secret[k]; known && now != cred.Version {
 		return
 	}
-	m.shown[k] = verdict{cred.Fingerprint, value}
+	m.shown[k] = verdict{cred.Version, cred.Fingerprint, value}
 	m.ok.WithLabelValues(series(cred)...).Set(value)
-	if old, known := m.refused[k]; ok && known && old != cred.Fingerprint {
+	if old, known := m.refused[k]; ok && known && old != cred.Version {
 		m.set(k, time.Time{})
 	}
 }
@@ -127,14 +127,16 @@ func (m *Metrics) usable(cred *Credential) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k := accountOf(cred)
-	m.secret[k] = cred.Fingerprint
-	if v, known := m.shown[k]; known && v.fingerprint == cred.Fingerprint {
+	m.secret[k] = cred.Version
+	// What helpers say changes by itself: one that was taken makes the next one good,
+	// until it has been shown.
+	if v, known := m.shown[k]; known && (v.version == cred.Version || v.ok == 1 && v.fingerprint == cred.Fingerprint) {
 		m.ok.WithLabelValues(series(cred)...).Set(v.ok)
 		return
 	}
 	delete(m.shown, k)
 	m.ok.DeleteLabelValues(series(cred)...)
-	if old, known := m.refused[k]; known && old != cred.Fingerprint {
+	if old, known := m.refused[k]; known && old != cred.Version {
 		m.set(k, time.Time{})
 	}
 }
@@ -160,7 +162,7 @@ func (m *Metrics) CoolDown(cred *Credential, until time.Time) {
 	defer m.mu.Unlock()
 	m.set(accountOf(cred), until)
 	if !until.IsZero() {
-		m.refused[accountOf(cred)] = cred.Fingerprint
+		m.refused[accountOf(cred)] = cred.Version
 	}
 }
 

@@ -27,10 +27,12 @@ type Login struct {
 	// itself every few hours; the fingerprint then is over it. Empty: the
 	// fingerprint is over user name and password.
 	Entry string
+	// Until is when it ends by itself; zero: it does not, as far as is known.
+	Until time.Time
 }
 
 func (l Login) equal(other Login) bool {
-	return l.Entry == other.Entry && l.Username.Equal(other.Username) && l.Password.Equal(other.Password)
+	return l.Entry == other.Entry && l.Until.Equal(other.Until) && l.Username.Equal(other.Username) && l.Password.Equal(other.Password)
 }
 
 // Source is where a Login comes from. It is asked several times a second while

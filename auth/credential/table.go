@@ -196,6 +196,15 @@ func (c *Table) Check(ctx context.Context) []error {
 	return slices.DeleteFunc(problems, func(err error) bool { return err == nil })
 }
 
+// Renew has helpers asked again for what may be another secret by now. It asks nobody.
+func (c *Table) Renew() {
+	for _, e := range c.entries {
+		if s := e.state.Load(); s != nil && s.cred != nil && s.cred.renew != nil {
+			s.cred.renew()
+		}
+	}
+}
+
 // readAtOnce is how many secrets are read at once, so that one program that takes its
 // time holds up nobody.
 const readAtOnce = 8

@@ -156,7 +156,7 @@ func (a *Client) Authorize(ctx context.Context, req *http.Request, cred *credent
 	if !SameOrigin(req.URL, a.origin) {
 		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("a request to %s is not one to %s: it gets no credentials", req.URL.Host, a.registry)}
 	}
-	if cred != nil && cred.Fingerprint == "" {
+	if cred != nil && (cred.Fingerprint == "" || cred.Version == "") {
 		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the credential for %s has no fingerprint", a.registry)}
 	}
 	if r := a.remembered(cred); r != nil {
@@ -230,7 +230,7 @@ func (a *Client) token(ctx context.Context, c Challenge, cred *credential.Creden
 func newTokenKey(c Challenge, cred *credential.Credential, repo string) tokenKey {
 	key := tokenKey{realm: c.Realm, service: c.Service, repo: repo}
 	if cred != nil {
-		key.organisation, key.account, key.fingerprint = cred.Organisation, cred.Name, cred.Fingerprint
+		key.organisation, key.account, key.fingerprint = cred.Organisation, cred.Name, cred.Version
 	}
 	return key
 }
@@ -241,7 +241,7 @@ func (a *Client) fetch(ctx context.Context, key tokenKey, c Challenge, cred *cre
 		return t, nil // it came while this flight was starting
 	}
 	if cred != nil {
-		leave, known, err := a.standings.enter(ctx, cred.Fingerprint)
+		leave, known, err := a.standings.enter(ctx, cred.Version)
 		if err != nil {
 			return bearerToken{}, classify.Failure(a.registry, "", err)
 		}
@@ -330,7 +330,7 @@ func (a *Client) Accepted(cred *credential.Credential) {
 		return
 	}
 	a.metrics.CredentialOK(cred, true)
-	if a.standings.accept(cred.Fingerprint) {
+	if a.standings.accept(cred.Version) {
 		a.metrics.CoolDown(cred, time.Time{})
 		a.log.Info("a credential is taken again", slog.Any("credential", cred))
 	}
@@ -366,7 +366,7 @@ func (a *Client) refuse(cred *credential.Credential, e *oci.Error) (expired bool
 		return true
 	}
 	a.metrics.CredentialOK(cred, false)
-	if r, news := a.standings.refuse(cred.Fingerprint, cause); news {
+	if r, news := a.standings.refuse(cred.Version, cause); news {
 		a.metrics.CoolDown(cred, r.until)
 		a.log.Warn("the registry refused a credential", slog.Any("credential", cred), slog.Time("left_alone_until", r.until), slog.Any("error", e))
 	}
@@ -386,7 +386,7 @@ func (a *Client) remembered(cred *credential.Credential) *refusal {
 	if cred == nil {
 		return nil
 	}
-	return a.standings.refusal(cred.Fingerprint)
+	return a.standings.refusal(cred.Version)
 }
 
 // fromMemory is the refusal again, in the words of whoever asks now: another

@@ -35,8 +35,9 @@ type Credential struct {
 // new secret is used within a second. They belong to root or to the service's
 // user, and nobody else may read them. One that is taken away, emptied, opened to
 // others or unreadable goes on serving for half a minute, in case it is being
-// replaced; then the account has no secret. A helper that fails costs nobody the
-// account for an hour; one that has no secret any more is asked within 15 minutes.
+// replaced; then the account has no secret. A helper is asked every 15 minutes, and at
+// a reload. One that fails costs nobody the account before its secret ends: when that
+// says so (Amazon's and Azure's do), else an hour after it was given.
 type Account struct {
 	// The user name. Required with password_file, password and
 	// password_credential, but for digitalocean, where the token serves as both;

@@ -66,7 +66,7 @@ func newStand(t *testing.T, o ocitest.Options) *stand {
 
 func (s *stand) account(user, password string) *credential.Credential {
 	return &credential.Credential{
-		Name: "ci", Organisation: "acme", Registry: "reg.test", Fingerprint: "f",
+		Name: "ci", Organisation: "acme", Registry: "reg.test", Fingerprint: "f", Version: "f",
 		Username: secret.New(user), Password: secret.New(password),
 	}
 }

@@ -133,7 +133,9 @@ func (n *node) reload(ctx context.Context) (admin.Reload, error) {
 	done()
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	for _, err := range n.credentials().Check(ctx) {
+	credentials := n.credentials()
+	credentials.Renew()
+	for _, err := range credentials.Check(ctx) {
 		r.Warnings = append(r.Warnings, err.Error())
 		r.UnusableSecrets++
 	}

@@ -32,6 +32,7 @@ func testAccount(organisation, name, user, password string) *credential.Credenti
 	return &credential.Credential{
 		Name: name, Organisation: organisation, Registry: "registry.test", Username: secret.New(user), Password: s,
 		Fingerprint: credential.Key{}.Fingerprint(oci.Origin{Scheme: "https", Host: "registry.test"}, user, s),
+		Version:     credential.Key{}.Fingerprint(oci.Origin{Scheme: "https", Host: "registry.test"}, user, s),
 	}
 }
 
