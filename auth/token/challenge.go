@@ -222,7 +222,7 @@ func (p *prober) guarded(seen *answerState) http.RoundTripper {
 		if resp.StatusCode == http.StatusUnauthorized {
 			resp.Header = usable(resp.Header, p.mayAsk)
 		}
-		if answersOtherwise(resp.StatusCode) && resp.StatusCode != http.StatusOK || resp.StatusCode/100 == 3 && stays {
+		if answersOtherwise(resp.StatusCode) && (resp.StatusCode != http.StatusOK || classify.Read(resp.Header, body).Page) || resp.StatusCode/100 == 3 && stays {
 			return nil, errOtherwise
 		}
 		resp.Body = io.NopCloser(bytes.NewReader(body))

@@ -205,7 +205,7 @@ func (a *Client) unknownScheme(c Challenge, cred *credential.Credential) error {
 		return nil
 	}
 	a.probe.suspect()
-	return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s wants to be signed in to in a way that is not known here (%q): only Basic and Bearer are", a.registry, c.Scheme)}
+	return &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: fmt.Sprintf("%s wants to be signed in to in a way that is not known here (%q): only Basic and Bearer are", a.registry, c.Scheme)}
 }
 
 // token is from memory, or fetched by one request for all who want the same.
