@@ -36,21 +36,18 @@ func (s *source) as(principal oci.Principal) oci.Source {
 // Open serves an object from memory or disk where that is allowed, and fetches it
 // otherwise.
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
-	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.open(ctx, o, r) },
-		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })
+	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.open(ctx, o, r) })
 }
 
 // Stat says what Open would serve, and sends no bytes.
 func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
-	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.stat(ctx, o) },
-		func(c *oci.Content, warning string) { c.Outcome = warned(c.Outcome, warning) })
+	return withFallback(s, o.Repo, func(s *source) (*oci.Content, error) { return s.stat(ctx, o) })
 }
 
 // Resolve answers from what the tag meant to this principal within its time, and
 // else asks.
 func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
-	r, err := withFallback(s, repo, func(s *source) (*oci.Resolution, error) { return s.resolve(ctx, repo, tag) },
-		func(r *oci.Resolution, warning string) { r.Outcome = warned(r.Outcome, warning) })
+	r, err := withFallback(s, repo, func(s *source) (*oci.Resolution, error) { return s.resolve(ctx, repo, tag) })
 	if err != nil {
 		return oci.Resolution{}, err
 	}
@@ -65,33 +62,16 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 // nothing. That a registry refuses one is about lists: some refuse them to all who may
 // pull, and what the shared principal had proven would end for everybody in it.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	page, err := s.list(ctx, req)
-	without := s.without(req.Repo)
-	if without != nil && oci.ClassOf(err) == oci.Unauthorized {
-		page, err = s.list(ctx, req) // it was this request that found out
-	}
-	if err == nil && without != nil {
-		page.Outcome = warned(page.Outcome, unaccounted(without))
-	}
-	return page, err
-}
-
-func (s *source) list(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	page, err := s.as(s.Principal(req.Repo)).List(ctx, req)
+	page, err := asOne(s, req.Repo, func(s *source) (*oci.Page, error) { return s.as(s.Principal(req.Repo)).List(ctx, req) })
 	if err != nil {
 		return nil, err
 	}
-	page.Outcome.Result = oci.Pass
+	page.Result = oci.Pass
 	return page, nil
 }
 
-func warned(o oci.Outcome, warning string) oci.Outcome {
-	if o.Warning != "" {
-		warning = o.Warning + "; " + warning
-	}
-	o.Warning = warning
-	return o
-}
+// answer is what a method of a Source gives, with an Outcome in it.
+type answer interface{ Warn(text string) }
 
 // unaccounted is the warning on what was got without the account that e is about.
 func unaccounted(e *oci.Error) string {
@@ -111,8 +91,10 @@ func (s *source) without(repo string) *oci.Error {
 // nobody when the registry has refused this node's account: public images do not
 // hang on it. What fails then fails whoever has no name by that account, which
 // whoever runs the node can renew.
-func asOne[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
-	t, err := retryOnCredentialChange(func() (*T, error) { return do(s) })
+func asOne[T answer](s *source, repo string, do func(*source) (T, error)) (t T, err error) {
+	if t, err = do(s); errors.Is(err, download.ErrCredentialChanged) {
+		t, err = do(s) // with the new one
+	}
 	without := s.without(repo)
 	if without == nil {
 		return t, err
@@ -122,9 +104,9 @@ func asOne[T any](s *source, repo string, do func(*source) (*T, error), mark fun
 	}
 	switch {
 	case err == nil:
-		mark(t, unaccounted(without))
+		t.Warn(unaccounted(without))
 	case s.u.Organisation == "" && oci.ClassOf(err) == oci.NoCredential:
-		return nil, without
+		return t, without
 	}
 	return t, err
 }
@@ -132,16 +114,16 @@ func asOne[T any](s *source, repo string, do func(*source) (*T, error), mark fun
 // withFallback lets the shared principal answer for an organisation whose own
 // outcome is unknown or whose credential was refused. An organisation that the
 // registry has denied the repository itself never gets that far.
-func withFallback[T any](s *source, repo string, do func(*source) (*T, error), mark func(*T, string)) (*T, error) {
-	t, err := asOne(s, repo, do, mark)
+func withFallback[T answer](s *source, repo string, do func(*source) (T, error)) (T, error) {
+	t, err := asOne(s, repo, do)
 	if err == nil || s.shared == nil || !s.mayFallBack(repo, err) {
 		return t, err
 	}
-	t, sharedErr := asOne(s.shared, repo, do, mark)
+	t, sharedErr := asOne(s.shared, repo, do)
 	if sharedErr != nil {
-		return nil, err // the organisation's own answer is the one that helps it
+		return t, err // the organisation's own answer is the one that helps it
 	}
-	mark(t, unaccounted(oci.AsError(err)))
+	t.Warn(unaccounted(oci.AsError(err)))
 	return t, nil
 }
 

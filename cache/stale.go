@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"berth/cache/download"
 	"berth/cache/proof"
 	"berth/internal/registry"
 	"berth/oci"
@@ -91,16 +90,6 @@ func (s *source) late(repo string) error {
 // heard notes that principal got an answer about repo.
 func (s *source) heard(principal oci.Principal, repo string) {
 	s.c.slow.Release(slowKey{s.origin, principal, repo})
-}
-
-// retryOnCredentialChange does do again when the credential was changed in the middle of it: the
-// next time round it is asked for with the new one.
-func retryOnCredentialChange[T any](do func() (T, error)) (T, error) {
-	t, err := do()
-	if errors.Is(err, download.ErrCredentialChanged) {
-		return do()
-	}
-	return t, err
 }
 
 // answerOf sorts an upstream's error as proof.AnswerOf does, but for registries

@@ -116,6 +116,14 @@ type Outcome struct {
 	Asked time.Time
 }
 
+// Warn adds text to the warning.
+func (o *Outcome) Warn(text string) {
+	if o.Warning != "" {
+		text = o.Warning + "; " + text
+	}
+	o.Warning = text
+}
+
 // Resolution is what a tag means.
 type Resolution struct {
 	Descriptor
