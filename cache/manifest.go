@@ -29,14 +29,7 @@ const manifestTimeout = time.Minute
 // shares its answer. Any other proves itself with a HEAD and takes the bytes of
 // that GET; if the GET was refused, it sends its own.
 func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o oci.Object) (*oci.Content, error) {
-	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
-		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
-	}
-	key := s.blobKey(o.Digest)
-	if err := s.c.trouble.refusal(key, principal); err != nil {
-		return s.release(ctx, principal, o, oci.Range{}, nil, err)
-	}
-	own := sender{principal, o.Repo}
+	key, own := s.blobKey(o.Digest), sender{principal, o.Repo}
 	var admitted *oci.Outcome // of a request that has proven itself
 	for range 5 {             // each time round somebody else made progress
 		get := s.c.manifests.begin(s, key, own, o, span.Of(ctx))
@@ -205,7 +198,7 @@ func (s *source) putManifest(d oci.Digest, data []byte) {
 		return
 	}
 	s.c.trouble.Reserved(s.blobKey(d), int64(len(data)))
-	s.c.trouble.Kept(s.blobKey(d))
+	s.c.trouble.Kept()
 }
 
 // readManifest gives the bytes, which match the digest, and when they were asked

@@ -235,6 +235,12 @@ func (s *source) state(principal oci.Principal, o oci.Object) (proof.State, time
 
 // fetch gets what is not here.
 func (s *source) fetch(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
+	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
+		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
+	}
+	if err := s.c.trouble.refusal(s.blobKey(o.Digest), principal); err != nil {
+		return s.release(ctx, principal, o, r, nil, err)
+	}
 	if o.Kind == oci.Manifest {
 		return s.fetchManifest(ctx, principal, o)
 	}

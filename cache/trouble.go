@@ -155,9 +155,6 @@ func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
 	}
 }
 
-// Kept notes that a blob was written to the disk, all the way.
-func (t *trouble) Kept(download.Key) { t.diskWorks() }
-
 // refusal is the answer for an object that keeps coming wrong to principal, or to
 // everyone; nil: it does not.
 func (t *trouble) refusal(k download.Key, principal oci.Principal) error {
@@ -203,8 +200,8 @@ func (t *trouble) diskFailed(err error) {
 	}
 }
 
-// diskWorks notes that something was written to the disk, all the way.
-func (t *trouble) diskWorks() {
+// Kept notes that something was written to the disk, all the way.
+func (t *trouble) Kept() {
 	t.mu.Lock()
 	said := t.bad.said
 	t.bad.err, t.bad.said = nil, false
@@ -261,11 +258,9 @@ func (t *trouble) past() *Past {
 
 // pastDisk reports whether the object goes past the disk without being tried.
 func (t *trouble) pastDisk(k download.Key) bool {
-	_, _, unbounded := t.unbounded.Held(k)
-	return unbounded || t.folder.unusable() || t.diskIsBad()
-}
-
-func (t *trouble) diskIsBad() bool {
+	if _, _, unbounded := t.unbounded.Held(k); unbounded || t.folder.unusable() {
+		return true
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.o.Now().Before(t.bad.until)
@@ -296,6 +291,6 @@ func (c *Cache) keepLooking() {
 func (c *Cache) look() {
 	c.folder.look()
 	if c.trouble.mayProbe() && c.folder.store().Probe() == nil {
-		c.trouble.diskWorks()
+		c.trouble.Kept()
 	}
 }

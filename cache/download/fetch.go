@@ -61,7 +61,7 @@ func (d *Download) run() {
 	if err := d.blocks.Publish(); err != nil {
 		report.DiskFailed(d.key, d.blocks.Size(), err) // readers have their bytes; only the cache goes without
 	} else {
-		report.Kept(d.key)
+		report.Kept()
 	}
 	d.move(Done, nil)
 }

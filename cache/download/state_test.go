@@ -49,7 +49,7 @@ func (nobody) Corrupt(Key, []oci.Principal) {}
 func (nobody) Sound(Key)                    {}
 func (nobody) DiskFailed(Key, int64, error) {}
 func (nobody) Reserved(Key, int64)          {}
-func (nobody) Kept(Key)                     {}
+func (nobody) Kept()                        {}
 
 // model is what a download that has moved must look like from outside.
 type model struct {

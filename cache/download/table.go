@@ -51,8 +51,8 @@ type Reporter interface {
 	DiskFailed(k Key, size int64, err error)
 	// Reserved: there was room for it.
 	Reserved(k Key, size int64)
-	// Kept: it was published.
-	Kept(Key)
+	// Kept: a blob was published.
+	Kept()
 }
 
 // Table has the downloads that are in progress. It is safe for concurrent use.
