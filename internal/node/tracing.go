@@ -29,10 +29,10 @@ const flushFor = 2 * time.Second
 // newTracing begins it where endpoint, or the environment that OpenTelemetry knows,
 // names a collector. A collector that does not answer costs spans, and no pull.
 func newTracing(ctx context.Context, endpoint, version string, log *slog.Logger) (*tracing, error) {
-	endpoint = cmp.Or(endpoint, os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
-	if own := os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"); endpoint == "" && own != "" {
-		endpoint = own
-	} else if endpoint == "" {
+	if os.Getenv("OTEL_TRACES_EXPORTER") != "none" && os.Getenv("OTEL_SDK_DISABLED") != "true" {
+		endpoint = cmp.Or(endpoint, os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	}
+	if endpoint == "" {
 		return nil, nil //nolint:nilnil // it is off
 	}
 	at, err := tracesURL(endpoint)
