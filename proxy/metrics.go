@@ -72,6 +72,8 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			Name:    "berth_request_duration_seconds",
 			Help:    "Time until the headers of an answer left.",
 			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 20},
+			// Beside the classic buckets, for servers that ask for native histograms.
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"kind", "result"}),
 		lastPull: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_last_pull_timestamp_seconds",
@@ -133,7 +135,7 @@ func (q *request) count(failure *oci.Error, aborted bool) {
 	result := q.result(failure)
 	m.requests.get(labels{organisation, registry, kind, result}).Inc()
 	m.totals.answer(kind, oci.Result(result))
-	m.duration.WithLabelValues(kind, result).Observe(q.untilHeaders().Seconds())
+	q.observe(m.duration.WithLabelValues(kind, result), q.untilHeaders().Seconds())
 	if q.w.sent > 0 && (failure == nil || aborted) {
 		from := source(q.outcome.Result)
 		m.served.get(labels{organisation, registry, from}).Add(float64(q.w.sent))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
@@ -83,4 +84,17 @@ func (q *request) admitted(ctx context.Context) (err error) {
 	}
 	q.slot, err = q.h.Limiter.Acquire(ctx, q.caller.Organisation)
 	return err
+}
+
+// observe gives the observation the trace that it is of, if there is one, as an exemplar.
+func (q *request) observe(o prometheus.Observer, seconds float64) {
+	if q.h.Tracer != nil {
+		if sc := trace.SpanContextFromContext(q.r.Context()); sc.IsSampled() {
+			if with, ok := o.(prometheus.ExemplarObserver); ok {
+				with.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": sc.TraceID().String()})
+				return
+			}
+		}
+	}
+	o.Observe(seconds)
 }

@@ -126,6 +126,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name:    "berth_upstream_request_duration_seconds",
 			Help:    "Time until a request sent to a registry had its header or its failure, every try by itself.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			// Beside the classic buckets, for servers that ask for native histograms.
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"registry", "operation"}),
 		fetched: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "berth_upstream_fetched_bytes_total",

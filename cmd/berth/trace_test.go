@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,8 +14,10 @@ import (
 	"sync"
 	"testing"
 
+	model "github.com/prometheus/client_model/go"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	v1 "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
 	"berth/internal/ocitest"
@@ -73,6 +78,7 @@ func TestTrace_FromTheClientToTheRegistry(t *testing.T) {
 	if a := acme.get(manifest, "Traceparent", "00-"+strings.Repeat("1", 32)+"-"+parent+"-00"); a.status != http.StatusOK { // its client records nothing
 		t.Errorf("%s", a)
 	}
+	n.asOpenMetrics(trace)
 	n.stop()
 
 	c.mu.Lock()
@@ -149,5 +155,56 @@ func TestTrace_WithoutACollector(t *testing.T) {
 	s.main("tracing: {endpoint: 'localhost:4318'}\n")
 	if got := s.command("check"); got.code != exitFailed || !strings.Contains(got.err, "tracing.endpoint: this is no address of a collector") {
 		t.Errorf("%+v", got)
+	}
+}
+
+// asOpenMetrics asks for the metrics as Prometheus does. An exemplar says of which trace
+// a slow request was, and a native histogram is beside the classic one.
+func (n *running) asOpenMetrics(trace string) {
+	n.t.Helper()
+	get := func(accept string) (kind string, body []byte) {
+		req, err := http.NewRequestWithContext(n.t.Context(), http.MethodGet, n.admin+"/metrics", http.NoBody)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		req.Header.Set("Accept", accept)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if body, err = io.ReadAll(resp.Body); err != nil {
+			n.t.Fatal(err)
+		}
+		return resp.Header.Get("Content-Type"), body
+	}
+	kind, body := get("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+	text := string(body)
+	if !strings.HasPrefix(kind, "application/openmetrics-text") || !strings.HasSuffix(text, "# EOF\n") || !strings.Contains(text, `# {trace_id="`+trace+`"}`) {
+		n.t.Errorf("as OpenMetrics: %s, %d bytes, no end or no exemplar", kind, len(text))
+	}
+	if kind, _ = get(""); !strings.HasPrefix(kind, "text/plain; version=0.0.4") {
+		n.t.Errorf("to whoever asks for nothing: %s", kind)
+	}
+	kind, body = get("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited")
+	from := bufio.NewReader(bytes.NewReader(body))
+	native := map[string]bool{}
+	for {
+		var family model.MetricFamily
+		if err := protodelim.UnmarshalFrom(from, &family); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			n.t.Fatalf("%s: %v", kind, err)
+		}
+		for _, m := range family.Metric {
+			if h := m.Histogram; h != nil && len(h.PositiveSpan) > 0 && len(h.Bucket) > 0 {
+				native[family.GetName()] = true
+			}
+		}
+	}
+	for _, name := range []string{"berth_request_duration_seconds", "berth_upstream_request_duration_seconds"} {
+		if !native[name] {
+			n.t.Errorf("%s is no native histogram beside the classic one", name)
+		}
 	}
 }

@@ -64,7 +64,7 @@ func (n *node) adminServer(connections *proxy.Connections) *http.Server {
 		status = n.namelessStatus // anybody on the node reads it
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", closed(promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry})))
+	mux.Handle("GET /metrics", closed(promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry, EnableOpenMetrics: true})))
 	mux.Handle("GET /", closed(admin.NewPage(admin.PageOptions{Status: status, History: n.history, Local: a.Address.Loopback()})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails
