@@ -16,7 +16,8 @@ const longestLife = 366 * 24 * time.Hour
 // expiration in seconds. Neither is checked here, since that is the registry's affair:
 // what is believed of it is only that it ends.
 func expiryOf(secret string, now time.Time) time.Time {
-	key, text := "expiration", []byte(nil)
+	var text []byte
+	key := "expiration"
 	if parts := strings.Split(secret, "."); len(parts) == 3 {
 		key = "exp"
 		text, _ = base64.RawURLEncoding.DecodeString(strings.TrimRight(parts[1], "=")) // else there is none

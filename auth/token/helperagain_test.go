@@ -77,3 +77,34 @@ func TestHelperIsAskedAgain(t *testing.T) {
 		t.Errorf("a helper that knows no better costs %d requests and %d runs", n, len(runs()))
 	}
 }
+
+// What is held against one secret of a helper is not held against the next one, nor are
+// tokens that were given for it used for that: rights are the entry's, and these are the
+// secret's.
+func TestClient_TellsVersionsOfASecretApart(t *testing.T) {
+	f, c := newFakeRegistry(t, false), newClock()
+	f.token = func(w http.ResponseWriter, _ *http.Request, user, password string) {
+		if password == "wrong" {
+			refuse(w, 401, "UNAUTHORIZED", "expired")
+			return
+		}
+		f.grant(w, user, 3600)
+	}
+	a := f.authority(Options{Now: c.now})
+	wrong, good, next := testAccount("acme", "ci", "bot", "wrong"), testAccount("acme", "ci", "bot", "good"), testAccount("acme", "ci", "bot", "next")
+	good.Fingerprint, next.Fingerprint = wrong.Fingerprint, wrong.Fingerprint
+	_, err := f.header(a, wrong, "acme/app")
+	wantClass(t, err, oci.Unauthorized)
+	if a.Refusal(wrong) == nil || a.Refusal(good) != nil {
+		t.Errorf("held against the one: %v, the other: %v", a.Refusal(wrong), a.Refusal(good))
+	}
+	for i, cred := range []*credential.Credential{good, good, next} {
+		before := f.get(&f.tokenRequests)
+		if _, err := f.header(a, cred, "acme/app"); err != nil {
+			t.Error(err)
+		}
+		if n, want := f.get(&f.tokenRequests)-before, []int{1, 0, 1}[i]; int(n) != want {
+			t.Errorf("%d: %d token requests, want %d", i, n, want)
+		}
+	}
+}

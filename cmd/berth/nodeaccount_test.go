@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/internal/ocitest"
 	"berth/oci"
@@ -139,4 +142,38 @@ func TestNodeAccount_WithoutASecret(t *testing.T) {
 	}
 	s.reload(exitFailed)
 	s.metric(n, nodesOwn, 0)
+}
+
+// The node's own account may be a credential helper's too: refused, it stops no public
+// image and is tried once, and the next secret that the helper has is used after a reload.
+func TestNodeAccount_OfAHelper(t *testing.T) {
+	s, public := newNodeAccount(t, "", "")
+	bin := t.TempDir()
+	says := filepath.Join(bin, "says")
+	s.write(says, "wrong")
+	script := fmt.Sprintf("#!/bin/sh\necho '{\"Username\":\"node-bot\",\"Secret\":\"'$(cat %s)'\"}'\n", says)
+	if err := os.WriteFile(filepath.Join(bin, "docker-credential-made-up"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	s.save("helpers: [made-up]\n" + strings.Replace(s.read("berth.yaml"), "{username: node-bot, password_file: node-secret}", "{helper: {name: made-up}}", 1))
+	n := s.serve()
+	for range 5 {
+		s.nobody(n).mustPull(redis, public, "")
+	}
+	s.metric(n, nodesOwn, 0)
+	if got := s.logins(); got != 1 {
+		t.Errorf("%d logins", got)
+	}
+	s.write(says, "node-secret")
+	s.clock.forward(2 * time.Minute) // a younger answer is not asked for again
+	s.reload(exitOK)
+	s.metric(n, nodesOwn, -1) // not tried yet
+	s.registry.ExpireTokens()
+	s.clock.forward(6 * time.Minute)
+	s.nobody(n).mustPull(redis, public, "")
+	s.metric(n, nodesOwn, 1)
+	if got := s.logins(); got != 2 {
+		t.Errorf("%d logins", got)
+	}
 }

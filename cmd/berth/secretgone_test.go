@@ -1,9 +1,12 @@
 package main
 
 import (
+	"encoding/base64"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,7 +34,32 @@ func TestSecret_ThatIsGone(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"half-written": func(_ *testing.T, s *stage, file string) { s.write(file, "acme-\nsecret") },
+		"its folder removed": func(t *testing.T, s *stage, _ string) {
+			if err := os.RemoveAll(s.path("organisations.d/acme")); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a link to nowhere": func(t *testing.T, s *stage, file string) {
+			s.remove("organisations.d/acme/token")
+			if err := os.Symlink("nowhere", file); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a link out of the folder": func(t *testing.T, s *stage, file string) {
+			s.remove("organisations.d/acme/token")
+			if err := os.Symlink("../globex/token", file); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a pipe in its place": func(t *testing.T, s *stage, file string) {
+			s.remove("organisations.d/acme/token")
+			if err := syscall.Mkfifo(file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a newline only": func(_ *testing.T, s *stage, file string) { s.write(file, "\n") },
+		"far too large":  func(_ *testing.T, s *stage, file string) { s.write(file, strings.Repeat("x", 1<<20)) },
+		"half-written":   func(_ *testing.T, s *stage, file string) { s.write(file, "acme-\nsecret") },
 	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
@@ -61,6 +89,9 @@ func TestSecret_ThatIsGone(t *testing.T) {
 				t.Error("the secret that is gone is used")
 			}
 			if err := os.RemoveAll(file); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(s.path("organisations.d/acme"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 			s.put("organisations.d/acme/token", "acme-secret\n")
@@ -106,5 +137,39 @@ func TestSecret_ThatIsRenewed(t *testing.T) {
 	s.metric(n, ciOK, 1)
 	if got := s.command("status"); strings.Contains(got.out, "not tried yet") {
 		t.Error(got.out)
+	}
+}
+
+// So is one that a docker configuration no longer has, or has in a form that cannot be
+// used.
+func TestSecret_ThatIsGoneFromADockerConfig(t *testing.T) {
+	t.Parallel()
+	for how, text := range map[string]string{
+		"empty": "", "cut off": `{"auths":{"ghcr.io":{"auth":`, "no logins": "{}", "another registry's login": `{"auths":{"quay.io":{"auth":"eDp5"}}}`,
+		"left by docker login": `{"auths":{"ghcr.io":{}},"credsStore":"desktop"}`, "left to a helper": `{"credHelpers":{"ghcr.io":"gcloud"}}`,
+		"an identity token": `{"auths":{"ghcr.io":{"identitytoken":"x"}}}`, "no password": `{"auths":{"ghcr.io":{"auth":"YWNtZS1ib3Q6"}}}`,
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			login := fmt.Sprintf(`{"auths":{"ghcr.io":{"auth":%q}}}`, base64.StdEncoding.EncodeToString([]byte("acme-bot:acme-secret")))
+			s.put("organisations.d/acme/config.json", login)
+			s.put("organisations.d/acme.yaml", strings.Replace(s.read("organisations.d/acme.yaml"), "username: acme-bot, password_file: acme/token", "docker_config: acme/config.json", 1))
+			n := s.serve()
+			acme := s.caller(n, "acme")
+			acme.mustPull(app, s.image, "")
+			s.put("organisations.d/acme/config.json", text)
+			s.reload(exitFailed)
+			s.clock.forward(50 * time.Second)
+			s.reload(exitFailed)
+			s.metric(n, ciOK, 0)
+			if a := acme.get(manifest); a.status != http.StatusServiceUnavailable || strings.Contains(a.message(), "acme-secret") {
+				t.Errorf("what is kept: %s", a)
+			}
+			s.put("organisations.d/acme/config.json", login)
+			s.reload(exitOK)
+			s.metric(n, ciOK, 1)
+			acme.mustPull(app, s.image, "")
+		})
 	}
 }
