@@ -20,7 +20,7 @@ const (
 
 // hostStat is what is known of how a host answers requests of one kind.
 type hostStat struct {
-	// header is how long it usually takes until a header is there.
+	// header is how long it usually takes until a header is there; 0: unknown.
 	header time.Duration
 	// cut is when a body of it was last given up since its connection seemed dead.
 	cut time.Time
@@ -50,7 +50,7 @@ func newHostStats() *hostStats {
 func (m *hostStats) answered(k hostKey, took time.Duration) {
 	m.change(k, func(n *hostStat) {
 		if n.header == 0 {
-			n.header = took
+			n.header = max(took, 1) // 0 is for hosts that were never heard of
 			return
 		}
 		n.header += (took - n.header) / 4

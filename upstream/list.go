@@ -213,16 +213,12 @@ func (s *source) unlisted(a *answer, text []byte) error {
 // that it knows. Whoever a redirect leads to is no registry unless it says so.
 func lacksReferrers(a *answer) bool {
 	switch a.StatusCode {
-	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusGone,
-		http.StatusUnsupportedMediaType, http.StatusNotImplemented:
-		return true
-	case http.StatusNotFound:
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusNotFound, http.StatusRequestTimeout,
+		http.StatusTooManyRequests, http.StatusUnavailableForLegalReasons:
 		return a.target != nil
 	}
-	if isRedirect(a.StatusCode) {
-		return true
-	}
-	return a.target != nil && (isPage(a.Header) || a.StatusCode < 500)
+	return a.StatusCode < 500 || a.StatusCode == http.StatusNotImplemented || a.StatusCode == http.StatusHTTPVersionNotSupported ||
+		a.target != nil && isPage(a.Header)
 }
 
 // listType is the media type of a list, whatever the registry calls it.

@@ -183,6 +183,8 @@ func TestReferrers_WhereThereAreNone(t *testing.T) {
 		"200, nothing":            json200(""),
 		"400":                     ocitest.Status(400), "404": ocitest.Status(404), "405": ocitest.Status(405), "406": ocitest.Status(406),
 		"410": ocitest.Status(410), "415": ocitest.Status(415), "501": ocitest.Status(501), "400, a page": page(400),
+		"204": ocitest.Status(204), "206": ocitest.Status(206), "409": ocitest.Status(409), "418": ocitest.Status(418), "422": ocitest.Status(422),
+		"426": ocitest.Status(426), "300": ocitest.Status(300), "304": ocitest.Status(304), "505": ocitest.Status(505),
 	} {
 		t.Run(name, func(t *testing.T) {
 			up := ocitest.New(t, ocitest.Options{})

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"berth/oci"
 )
@@ -109,8 +110,15 @@ func (c *call) whole() *call {
 // answered.
 func (s *source) asked(ctx context.Context, c *call, o oci.Object, r oci.Range, ask asking) (*answer, error) {
 	a, err := ask(ctx, c)
-	if err != nil || c.rng == "" || !s.mindsRange(a, o, r) {
+	switch {
+	case c.rng == "", err != nil && (!s.brokeOff(err) || ctx.Err() != nil || !s.budget.spend(time.Now())):
 		return a, err
+	case err != nil:
+		s.log.DebugContext(ctx, "a request with a Range broke off", "registry", s.name, "repo", c.repo)
+		*c = *c.whole()
+		return ask(ctx, c)
+	case !s.mindsRange(a, o, r):
+		return a, nil
 	}
 	discard(a.Response)
 	s.log.DebugContext(ctx, "asking once more without a Range", "registry", s.name, "repo", c.repo, "status", a.StatusCode)
@@ -130,6 +138,10 @@ func (s *source) mindsRange(a *answer, o oci.Object, r oci.Range) bool {
 		// of it beyond that of an encoding which is shorter.
 		_, beyond := beyond(a.Header, o, r)
 		return !beyond || s.labels.encodes(s.hostOf(a))
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		// What stands before a registry may fail for a Range alone. It was asked more
+		// than once, and may as well be down.
+		return a.Header.Get("Retry-After") == "" && !s.origin.open() && s.budget.spend(time.Now())
 	case http.StatusUnauthorized, http.StatusForbidden:
 		// A storage that does not know a Range which its URL was not signed for. The
 		// registry itself means what it says, and asking a storage once more that is

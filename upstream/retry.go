@@ -194,7 +194,11 @@ func (x *exchange) authLimit() time.Duration {
 	if x.patient {
 		return headerTimeout
 	}
-	return min(headerTimeout, max(authTimeout, usualTimes*x.s.hostStats.of(x.key()).header))
+	usual, least := usualTimes*x.s.hostStats.of(x.key()).header, authTimeout
+	if usual > 0 && (x.s.origin.open() || x.s.tokens.open()) {
+		least = probeEvery // whoever asks next waits for the same token
+	}
+	return min(headerTimeout, max(least, usual))
 }
 
 // hastily sends req, whose header must be there within limit.
