@@ -103,7 +103,7 @@ func TestClient_TellsVersionsOfASecretApart(t *testing.T) {
 		if _, err := f.header(a, cred, "acme/app"); err != nil {
 			t.Error(err)
 		}
-		if n, want := f.get(&f.tokenRequests)-before, []int{1, 0, 1}[i]; int(n) != want {
+		if n, want := f.get(&f.tokenRequests)-before, []int{1, 0, 1}[i]; n != want {
 			t.Errorf("%d: %d token requests, want %d", i, n, want)
 		}
 	}
