@@ -53,6 +53,7 @@ type place struct {
 	strict  bool
 	uniform bool
 	object  bool // rights differ within a repository
+	keep    bool // what is deleted there is kept
 }
 
 // account is what one organisation has at one registry. Its secret may change.
@@ -315,6 +316,9 @@ func (w *world) spec(p *place) *registry.Spec {
 	s.UniformView, s.AnonymousFallback = p.uniform, p.uniform
 	if p.object {
 		s.Access = registry.AccessObject
+	}
+	if p.keep {
+		s.OnNotFound = registry.Keep
 	}
 	return s
 }
