@@ -44,6 +44,9 @@ type Options struct {
 	// Limiter bounds how many requests of one organisation are answered at once;
 	// one for all listeners. If nil, nothing does.
 	Limiter *limit.Pool
+	// Memory is the bytes of manifests and lists that one organisation has in memory, of
+	// each registry, until its clients have taken them. If nil, any number.
+	Memory *limit.Pool
 
 	// HeaderTimeout is how long a client waits for the first byte of an answer
 	// before it gets 503. If 0, 20 seconds: containerd gives up after 30, and
@@ -147,6 +150,7 @@ func (q *request) pull(ctx context.Context) (err error) {
 func (q *request) recovered(ctx context.Context) (err error) {
 	defer func() {
 		q.slot.Release()
+		q.memory.Release()
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}

@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"net/http"
+	"sync"
 	"testing"
+	"time"
 
 	"berth/internal/limit"
 	"berth/oci"
@@ -50,4 +53,64 @@ func (f *fake) setBefore(before func(context.Context, string) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.before = before
+}
+
+// Manifests and lists are in memory until their clients have taken them: what an
+// organisation has there of one registry is bounded, and others do not wait for it.
+func TestMemory_OfManifestsAndLists(t *testing.T) {
+	memory := &limit.Pool{Most: 2 * maxManifest}
+	s := tokenSite(t, func(o *Options) { o.Memory = memory })
+	withManifest(s, manifestThing())
+	s.fake.page = &oci.Page{Body: bytes.Repeat([]byte(" "), maxList)}
+	acme, globex := basicHeader("acme", "acme-canary-secret"), basicHeader("globex", "globex-canary-secret")
+
+	inside, hold := make(chan struct{}, 10), make(chan struct{})
+	s.fake.setBefore(func(context.Context, string) error {
+		inside <- struct{}{}
+		<-hold
+		return nil
+	})
+	open := sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(open)
+	var wg sync.WaitGroup
+	for range 3 { // two that the registry is slow with, and one that waits for their memory
+		wg.Go(func() { s.get("/v2/nginx/manifests/1", acme...).wants(t, http.StatusOK) })
+	}
+	<-inside
+	<-inside
+	waits(t, memory, "acme", 1)
+	s.fake.setBefore(nil)
+	s.get("/v2/nginx/manifests/1", globex...).wants(t, http.StatusOK)
+	s.head("/v2/nginx/manifests/1", acme...).wants(t, http.StatusOK)
+	open()
+	wg.Wait()
+
+	// A client that takes nothing of a list that no socket holds.
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.server.URL+"/v2/nginx/tags/list", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("acme", "acme-canary-secret")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wg.Go(func() { s.get("/v2/nginx/manifests/1", acme...).wants(t, http.StatusOK) })
+	waits(t, memory, "acme", 1)
+	s.get("/v2/nginx/manifests/1", globex...).wants(t, http.StatusOK)
+	resp.Body.Close()
+	wg.Wait()
+}
+
+func waits(t *testing.T, p *limit.Pool, organisation string, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for p.Waiting()[organisation] != n {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%d wait, want %d", p.Waiting()[organisation], n)
+		case <-time.After(time.Millisecond):
+		}
+	}
 }

@@ -12,6 +12,9 @@ import (
 // referrersType is what the distribution specification wants of end-12.
 const referrersType = "application/vnd.oci.image.index.v1+json"
 
+// maxList is what a registry may send at once: some send every tag in one answer.
+const maxList = 16 << 20
+
 // list answers end-8 and end-12. What the registry says goes through, a 404 for
 // referrers too: clients then look for the tag that older registries use.
 func (q *request) list(ctx context.Context, source oci.Source) error {
@@ -21,10 +24,14 @@ func (q *request) list(ctx context.Context, source oci.Source) error {
 		wanted.Kind, wanted.Digest = oci.Referrers, q.parsed.Digest
 		mediaType = referrersType
 	}
+	if err := q.hold(ctx, maxList); err != nil {
+		return err
+	}
 	page, err := source.List(ctx, wanted)
 	if err != nil {
 		return err
 	}
+	q.memory.Shrink(int64(len(page.Body)))
 	q.outcome = page.Outcome
 	if page.Next != "" {
 		link, err := q.link(page.Next)

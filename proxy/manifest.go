@@ -17,6 +17,11 @@ const maxManifest = 4 << 20
 // digest.
 func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	d := oci.Descriptor{Digest: q.parsed.Digest, Size: -1}
+	if !q.w.noBody { // a HEAD's client takes nothing, so what is read for it is gone at once
+		if err := q.hold(ctx, maxManifest); err != nil {
+			return err
+		}
+	}
 	if q.parsed.Tag != "" {
 		resolved, err := source.Resolve(ctx, q.route.Repo, q.parsed.Tag)
 		if err != nil {
@@ -34,6 +39,7 @@ func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	if err != nil {
 		return err
 	}
+	q.memory.Shrink(d.Size)
 	return q.sendManifest(d)
 }
 

@@ -25,6 +25,7 @@ type request struct {
 	caller     caller.Caller
 	route      Route
 	slot       limit.Slot
+	memory     limit.Slot // what is in it for this request
 	outcome    oci.Outcome
 	digest     oci.Digest        // of what was sent
 	image      bool              // what was sent is the manifest of an image
@@ -40,6 +41,13 @@ type request struct {
 	deadline headerDeadline
 	// contentRange goes with a 416.
 	contentRange string
+}
+
+// hold waits until n bytes of memory are free for what is about to be fetched, which
+// is at most that. They are given back when the request ends, as its client may be slow.
+func (q *request) hold(ctx context.Context, n int64) (err error) {
+	q.memory, err = q.h.Memory.Take(ctx, limit.Want{Organisation: q.caller.Organisation, At: q.route.Registry.Name, N: n})
+	return err
 }
 
 // begin starts the clock: until the first byte of the answer is there, the

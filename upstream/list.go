@@ -17,14 +17,9 @@ import (
 	"berth/upstream/classify"
 )
 
-const (
-	// maxList bounds a list. Pages are small, but some registries send every tag in
-	// one answer, and 100,000 tags of the longest kind are 13 MB.
-	maxList = 16 << 20
-	// maxLongLists is how many lists of more than maxSmall may be in memory for one
-	// registry.
-	maxLongLists = 2
-)
+// maxList bounds a list. Pages are small, but some registries send every tag in one
+// answer, and 100,000 tags of the longest kind are 13 MB.
+const maxList = 16 << 20
 
 // isList says whether op asks for a list.
 func (o operation) isList() bool { return o == opTags || o == opReferrers }
@@ -45,7 +40,7 @@ func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, erro
 	if a.StatusCode != http.StatusOK {
 		return nil, s.listRefused(ctx, a, c)
 	}
-	data, err := s.readList(ctx, a)
+	data, err := readList(a)
 	if err != nil {
 		return nil, err
 	}
@@ -67,9 +62,8 @@ func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, erro
 	}, nil
 }
 
-// readList reads the body of a list and closes it. What is longer than most waits for
-// others of that kind.
-func (s *source) readList(ctx context.Context, a *answer) ([]byte, error) {
+// readList reads the body of a list and closes it. Whoever asked has made room for it.
+func readList(a *answer) ([]byte, error) {
 	defer func() { _ = a.Body.Close() }() // everything that could fail has been read
 	a.body.stall = smallStall
 	clock := time.AfterFunc(smallLimit, func() { a.body.end(errTooSlow) })
@@ -77,12 +71,6 @@ func (s *source) readList(ctx context.Context, a *answer) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(a.Body, maxSmall+1))
 	if err != nil || len(data) <= maxSmall {
 		return data, err
-	}
-	select {
-	case s.longLists <- struct{}{}:
-		defer func() { <-s.longLists }()
-	case <-ctx.Done():
-		return nil, a.body.who.fault(ctx, ctx.Err())
 	}
 	whole := bytes.NewBuffer(make([]byte, 0, maxList+2*bytes.MinRead))
 	whole.Write(data)

@@ -114,9 +114,7 @@ type Registry struct {
 	// Requests go through these: the pools, and what stands before them.
 	meta, blob http.RoundTripper
 	sender
-	host *limit.Host
-	// longLists are the lists of unusual length that are in memory.
-	longLists  chan struct{}
+	host       *limit.Host
 	labels     labels
 	settlement *settlement
 	// types are the media types of manifests that were sent as another one.
@@ -148,10 +146,9 @@ func New(o Options) (*Registry, error) {
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
-		sender:    sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
-		host:      o.Hosts.Use(canonicalHost(u), o.Type.PerMinute),
-		longLists: make(chan struct{}, maxLongLists),
-		log:       o.Logger,
+		sender: sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
+		host:   o.Hosts.Use(canonicalHost(u), o.Type.PerMinute),
+		log:    o.Logger,
 	}
 	r.accounts = newAccounts(&o)
 	r.settlement = newSettlement()

@@ -48,16 +48,26 @@ type Pool struct {
 	mu      sync.Mutex
 	used    int64
 	arrived uint64
-	parties map[string]*party // by organisation
+	waiting int // in all queues
+	parties map[share]*party
 }
+
+// share is whose it is: an organisation's, and what it is for where each such thing has
+// its own.
+type share struct{ organisation, at string }
+
+// idleParties are how many parties are kept that have nothing and want nothing, since
+// most come again.
+const idleParties = 256
 
 // party is an organisation that has a limit, or has or wants something now. It is
 // guarded by the pool's mutex.
 type party struct {
-	organisation string
-	limit        int64 // 0: the pool's Most
-	used         int64
-	queue        []*waiter
+	share
+
+	limit int64 // 0: the pool's Most
+	used  int64
+	queue []*waiter
 }
 
 // waiter is one in a queue. Admission closes admitted.
@@ -71,6 +81,8 @@ type waiter struct {
 // Want is what Acquire is to get.
 type Want struct {
 	Organisation string
+	// At is what it is for: for each an organisation has as much. It may be empty.
+	At string
 	// N is how much. If 0, 1.
 	N int64
 	// Wait is how long to wait at most. If 0, as long as the pool says.
@@ -96,7 +108,7 @@ func (p *Pool) SetLimits(limits map[string]int) {
 		q.limit = 0
 	}
 	for organisation, limit := range limits {
-		p.party(organisation).limit = int64(limit)
+		p.party(share{organisation: organisation}).limit = int64(limit)
 	}
 	p.admit()
 	for _, q := range p.parties {
@@ -143,27 +155,27 @@ func (p *Pool) Take(ctx context.Context, w Want) (Slot, error) {
 func (p *Pool) Charge(organisation string, n int64) Slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.grant(p.party(organisation), n)
+	return p.grant(p.party(share{organisation: organisation}), n)
 }
 
-// party is that of organisation, maybe a new one. Caller holds mu.
-func (p *Pool) party(organisation string) *party {
-	q := p.parties[organisation]
+// party is the one whose share is of, maybe a new one. Caller holds mu.
+func (p *Pool) party(of share) *party {
+	q := p.parties[of]
 	if q == nil {
-		q = &party{organisation: organisation}
+		q = &party{share: of}
 		if p.parties == nil {
-			p.parties = map[string]*party{}
+			p.parties = map[share]*party{}
 		}
-		p.parties[organisation] = q
+		p.parties[of] = q
 	}
 	return q
 }
 
-// forget drops a party that has nothing, wants nothing and has no limit of its own.
-// Caller holds mu.
+// forget drops a party that has nothing, wants nothing and has no limit of its own, where
+// there are many. Caller holds mu.
 func (p *Pool) forget(q *party) {
-	if q.used == 0 && q.limit == 0 && len(q.queue) == 0 && p.parties[q.organisation] == q {
-		delete(p.parties, q.organisation)
+	if len(p.parties) > idleParties && q.used == 0 && q.limit == 0 && len(q.queue) == 0 && p.parties[q.share] == q {
+		delete(p.parties, q.share)
 	}
 }
 
@@ -195,7 +207,7 @@ func (p *Pool) fits(q *party, w Want) bool {
 func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q := p.party(w.Organisation)
+	q := p.party(share{w.Organisation, w.At})
 	switch {
 	case p.Total == 0 && p.most(q) == math.MaxInt64:
 		p.forget(q)
@@ -210,6 +222,7 @@ func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
 	p.arrived++
 	waits := &waiter{Want: w, admitted: make(chan struct{}), arrived: p.arrived}
 	q.queue = append(q.queue, waits)
+	p.waiting++
 	return Slot{p, q, w.N}, waits, nil
 }
 
@@ -222,6 +235,7 @@ func (p *Pool) dequeue(q *party, waits *waiter) (refusal error, ok bool) { //nol
 		return nil, false
 	}
 	q.queue = slices.Delete(q.queue, i, i+1)
+	p.waiting--
 	refusal = p.tooMany(q)
 	p.admit() // what is behind it may be smaller
 	p.forget(q)
@@ -254,7 +268,7 @@ func (s Slot) giveBack(n int64) {
 // admit lets in who waits, as many as fit: of several organisations the one that has
 // least goes first, of two that have as much the one that came first. Caller holds mu.
 func (p *Pool) admit() {
-	for {
+	for p.waiting > 0 {
 		var next *party
 		for _, q := range p.parties {
 			if len(q.queue) == 0 || !p.fits(q, q.queue[0].Want) {
@@ -270,6 +284,7 @@ func (p *Pool) admit() {
 		p.grant(next, next.queue[0].N)
 		close(next.queue[0].admitted)
 		next.queue = slices.Delete(next.queue, 0, 1)
+		p.waiting--
 	}
 }
 
@@ -284,9 +299,9 @@ func (p *Pool) Waiting() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := map[string]int{}
-	for organisation, q := range p.parties {
+	for _, q := range p.parties {
 		if len(q.queue) > 0 {
-			all[organisation] = len(q.queue)
+			all[q.organisation] += len(q.queue)
 		}
 	}
 	return all

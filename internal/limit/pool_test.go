@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -100,7 +101,7 @@ func TestPool_QueueIsFirstInFirstOut(t *testing.T) {
 		second.Release()
 		mustCome(t, fourth).Release()
 		got.Release()
-		if q := l.parties["acme"]; q.used != 0 || len(q.queue) != 0 {
+		if q := l.parties[share{organisation: "acme"}]; q.used != 0 || len(q.queue) != 0 {
 			t.Errorf("something is left: %+v", q)
 		}
 	})
@@ -259,8 +260,8 @@ func TestPool_LeastGoesFirst(t *testing.T) {
 		if want := []string{"acme", "nobody", "globex", "globex", "globex"}; !slices.Equal(order, want) {
 			t.Errorf("%q", order)
 		}
-		if p.used != 0 || len(p.parties) != 0 {
-			t.Errorf("something is left: %d, %v", p.used, p.parties)
+		if p.used != 0 || p.waiting != 0 {
+			t.Errorf("something is left: %d, %d", p.used, p.waiting)
 		}
 	})
 }
@@ -289,8 +290,8 @@ func TestPool_Amounts(t *testing.T) {
 		s := <-small
 		big.Release()
 		s.Release()
-		if p.used != 0 || len(p.parties) != 0 {
-			t.Errorf("something is left: %d, %v", p.used, p.parties)
+		if p.used != 0 || p.waiting != 0 {
+			t.Errorf("something is left: %d, %d", p.used, p.waiting)
 		}
 	})
 }
@@ -358,5 +359,27 @@ func TestPool_LessGoesBeforeEarlier(t *testing.T) {
 	case <-waits["more"].admitted:
 		t.Error("the one with more came first")
 	default:
+	}
+}
+
+// Shares at different places are apart, and who has nothing is not kept for ever.
+func TestPool_SharesAtPlaces(t *testing.T) {
+	p := &Pool{Most: 4}
+	var all []Slot
+	for i := range 3 * idleParties {
+		s, waits, err := p.enqueue(Want{Organisation: "globex", At: strconv.Itoa(i), N: 4})
+		if waits != nil || err != nil {
+			t.Fatal(waits, err)
+		}
+		all = append(all, s)
+	}
+	if _, waits, _ := p.enqueue(Want{Organisation: "globex", At: "7", N: 1}); waits == nil {
+		t.Error("one place has more than its share")
+	}
+	for _, s := range all {
+		s.Release()
+	}
+	if n := len(p.parties); n > idleParties+1 {
+		t.Errorf("%d are kept", n)
 	}
 }

@@ -94,6 +94,7 @@ func (g *generation) makeHandlers(n *node) error {
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
 			Names:        l.Names,
 			Limiter:      n.limits,
+			Memory:       n.memory,
 			Logger:       n.log,
 			Metrics:      n.pulls,
 			Failures:     n.failures,

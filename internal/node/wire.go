@@ -107,11 +107,12 @@ func newFills() *limit.Pool {
 }
 
 // memoryShare is how many bytes of manifests and lists one organisation may have in
-// memory: sixteen manifests of the largest kind, whose clients may take their time.
-const memoryShare = 64 << 20
+// memory of one registry: sixteen manifests of the largest kind, whose clients may take
+// their time. memoryTotal is how many all have.
+const memoryShare, memoryTotal = 64 << 20, 256 << 20
 
 func newMemory() *limit.Pool {
-	return &limit.Pool{Most: memoryShare, Wait: fillWait, Queue: math.MaxInt, What: "bytes of manifests and lists", Key: "its share of memory"}
+	return &limit.Pool{Total: memoryTotal, Most: memoryShare, Wait: fillWait, Queue: math.MaxInt, What: "bytes of manifests and lists", Key: "its share of memory"}
 }
 
 // newHosts shares out what goes to registries. Callers without an organisation have
