@@ -124,7 +124,9 @@ func (c *capacity) list(leaf string) (all []entry, foreign int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range all {
-		c.owners[markedBy(e.used)] = true
+		if time.Since(e.used).Abs() < ownFor {
+			c.owners[markedBy(e.used)] = true
+		}
 	}
 	was := c.tallies[leaf]
 	c.add(leaf, now.bytes-was.bytes, now.blobs-was.blobs)

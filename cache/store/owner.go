@@ -17,10 +17,11 @@ import (
 type owner uint32
 
 const (
-	owners = 1_000_000
-	// ownerMark is how the nanoseconds of a time end that say whose a blob is. One in a
-	// thousand of other files ends so by chance, and is then somebody's for a week.
-	ownerMark = 789
+	owners = 1 << 16
+	// ownerStep and ownerMark make nanoseconds of an owner. One in ownerStep of files
+	// that were not marked looks marked by chance, and is somebody's for a week: every
+	// new blob is marked, nobody's too.
+	ownerStep, ownerMark = 15_000, 7_891
 )
 
 func ownerOf(organisation string) owner {
@@ -38,23 +39,21 @@ func (o owner) mark(t time.Time) time.Time {
 	if o == 0 {
 		return t
 	}
-	return t.Add(time.Duration(o)*1000 + ownerMark)
+	return t.Add(time.Duration(o)*ownerStep + ownerMark)
 }
 
 // markedBy is whose the blob is that was used last at t.
 func markedBy(t time.Time) owner {
-	if t.Nanosecond()%1000 != ownerMark {
+	if t.Nanosecond()%ownerStep != ownerMark {
 		return 0
 	}
-	return owner(t.Nanosecond() / 1000)
+	return owner(t.Nanosecond() / ownerStep)
 }
 
 // own says on the file at path, which is new, that it is o's.
 func (o owner) own(path string) {
-	if o != 0 {
-		now := o.mark(time.Now())
-		_ = os.Chtimes(path, now, now) // only the order of eviction suffers
-	}
+	now := o.mark(time.Now())
+	_ = os.Chtimes(path, now, now) // only the order of eviction suffers
 }
 
 // Account is on whose account a blob is kept.

@@ -198,3 +198,30 @@ func TestReserve_WaitsForTheSweeper(t *testing.T) {
 		closeStore(t, s)
 	})
 }
+
+// Whoever is alone may have all of the cache, also for one blob, whatever times the
+// kernel has given to the files.
+func TestOwner_Alone(t *testing.T) {
+	for o := range owner(owners) {
+		if got := markedBy(o.mark(time.Now())); got != o {
+			t.Fatalf("%d became %d", o, got)
+		}
+	}
+	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib})
+	for _, organisation := range []string{"", "acme"} {
+		keptFor(t, s, organisation, 50, 10*kib)
+		all := s.capacity.everything(t)
+		for _, e := range all {
+			if got := markedBy(e.used); e.used.After(time.Now().Add(-time.Minute)) && got != 0 && got != ownerOf("acme") {
+				t.Errorf("%s is %d's", e.path, got)
+			}
+		}
+		if organisation == "" {
+			b, err := s.NewBlocks(Account{}, there, oci.DigestOf(nil), 1000*kib)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Discard()
+		}
+	}
+}
