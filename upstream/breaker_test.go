@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -26,16 +27,31 @@ func blobOf(repo string) oci.Object {
 type troubled struct {
 	*Registry
 
+	mu    sync.Mutex
 	step  http.RoundTripper
-	tries int
+	tries atomic.Int64 // also by the node itself
 }
+
+func (r *troubled) set(step http.RoundTripper) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.step = step
+}
+
+func (r *troubled) stepNow() http.RoundTripper {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.step
+}
+
+func (r *troubled) count() int { return int(r.tries.Load()) }
 
 func newTroubled(t *testing.T, step http.RoundTripper) *troubled {
 	t.Helper()
 	r := &troubled{step: step}
 	r.Registry = inMemoryRegistry(t, func(req *http.Request) (*http.Response, error) {
-		r.tries++
-		return r.step.RoundTrip(req)
+		r.tries.Add(1)
+		return r.stepNow().RoundTrip(req)
 	})
 	return r
 }
@@ -44,12 +60,12 @@ func newTroubled(t *testing.T, step http.RoundTripper) *troubled {
 // cost, and what it came to.
 func (r *troubled) call(t *testing.T, repo string) (took time.Duration, tries int, err error) {
 	t.Helper()
-	before, start := r.tries, time.Now()
+	before, start := r.count(), time.Now()
 	c, err := r.As(Identity{}).Open(t.Context(), blobOf(repo), oci.Range{})
 	if err == nil {
 		readAll(t, c)
 	}
-	return time.Since(start), r.tries - before, err
+	return time.Since(start), r.count() - before, err
 }
 
 // Whatever kind of fault it is: after several in a row calls are answered from
@@ -77,8 +93,8 @@ func TestBreaker(t *testing.T) {
 					break
 				}
 			}
-			if r.tries != c.after {
-				t.Errorf("%s: open after %d tries, want %d", name, r.tries, c.after)
+			if r.count() != c.after {
+				t.Errorf("%s: open after %d tries, want %d", name, r.count(), c.after)
 			}
 			if got := testutil.ToFloat64(r.metrics.open.WithLabelValues("registry.test")); got != 1 {
 				t.Errorf("%s: the gauge is %v", name, got)
@@ -88,7 +104,7 @@ func TestBreaker(t *testing.T) {
 			if tries != 0 || took != 0 || e.Detail == "" || !strings.HasPrefix(e.Message, "registry.test, asked for acme/app, ") {
 				t.Errorf("%s: %d tries, %v, %+v", name, tries, took, e)
 			}
-			r.step = ok
+			r.set(ok)
 			time.Sleep(probeEvery)
 			if _, tries, err := r.call(t, "acme/app"); err != nil || tries != 1 || r.origin.open() {
 				t.Errorf("%s: afterwards %v, %d tries", name, err, tries)
@@ -140,7 +156,7 @@ func TestBreakerStaysClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // four faults, and an answer
 		r := newTroubled(t, nil)
 		r.step = roundTripper(func(*http.Request) (*http.Response, error) {
-			if r.tries%5 == 0 {
+			if r.count()%5 == 0 {
 				return replyWith(200, "content"), nil
 			}
 			return nil, errReset
@@ -179,7 +195,7 @@ func TestBreakerAsksOnceASecond(t *testing.T) {
 		for !r.origin.open() {
 			_, _, _ = r.call(t, "acme/app")
 		}
-		r.tries = 0
+		r.tries.Store(0)
 		start := time.Now()
 		for time.Since(start) < 10*time.Minute {
 			for i := range 10 {
@@ -187,8 +203,8 @@ func TestBreakerAsksOnceASecond(t *testing.T) {
 			}
 			time.Sleep(50 * time.Millisecond)
 		}
-		if r.tries < 590 || r.tries > 600 {
-			t.Errorf("%d requests in ten minutes", r.tries)
+		if r.count() < 590 || r.count() > 600 {
+			t.Errorf("%d requests in ten minutes", r.count())
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
