@@ -4,8 +4,7 @@ package e2e
 
 import (
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
@@ -67,7 +66,7 @@ func TestRelease_AtRealRegistries(t *testing.T) {
 	if direct {
 		t.Skip("E2E_DIRECT=1: this is about berth")
 	}
-	inProcess := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(log.New(io.Discard, "", 0))))
+	inProcess := httptest.NewServer(ggcr.New(ggcr.WithReferrersSupport(true), ggcr.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	t.Cleanup(inProcess.Close)
 	w := &world{
 		acme:   startTokenRegistry(t, "registry.acme.test", acmeUpstream),
@@ -159,7 +158,7 @@ func regctlRelease(t *testing.T, w *world, r release, as login) {
 	_, err = regctl("registry", "login", "--skip-check", "-u", as.user, "-p", as.password, w.berth.tokens)
 	must(t, err)
 	for i, ref := range []string{w.ref(r.image), r.byDigest(w, r.digest)} {
-		copied := fmt.Sprintf("ocidir://%s:v%d", filepath.Join(dir, "layout"), i)
+		copied := "ocidir://" + filepath.Join(dir, "layout") + fmt.Sprint(":v", i)
 		_, err = regctl("image", "copy", "--referrers", "--digest-tags", ref, copied)
 		must(t, err)
 		out, err := regctl("artifact", "list", copied)
