@@ -13,14 +13,13 @@ import (
 	"berth/oci"
 )
 
-// tokenSite has organisations acme and globex, and one whose file is bad.
-func tokenSite(t *testing.T, change func(*Options)) *site {
+// tokenSite has organisations acme and globex, and others.
+func tokenSite(t *testing.T, change func(*Options), others ...caller.Organisation) *site {
 	t.Helper()
-	callers, err := caller.NewTable([]caller.Organisation{
+	callers, err := caller.NewTable(append([]caller.Organisation{
 		{Name: "acme", Tokens: []caller.Token{{Name: "node", SHA256: caller.HashToken(secret.New("acme-canary-secret"))}}},
 		{Name: "globex", Tokens: []caller.Token{{Name: "node", SHA256: caller.HashToken(secret.New("globex-canary-secret"))}}},
-		{Name: "broken", Broken: true},
-	}, nil)
+	}, others...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,11 +90,17 @@ func TestProvenCallers(t *testing.T) {
 	s.get("/v2/globex/ghcr.io/app/manifests/1", login...).refuses(t, http.StatusForbidden, oci.CodeDenied, "belongs to organisation globex")
 }
 
+// Where an organisation's file is bad its callers are told to try again, and so is whoever
+// else proves nobody: the answer does not say which organisations there are.
 func TestBrokenOrganisation(t *testing.T) {
-	s := tokenSite(t, nil)
-	a := s.get("/v2/nginx/manifests/1", basicHeader("broken", "x")...)
-	a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "organisation broken")
-	a.header(t, "Retry-After", "10").header(t, "WWW-Authenticate", "")
+	s := tokenSite(t, nil, caller.Organisation{Name: "broken", Broken: true})
+	for _, user := range []string{"broken", "acme", "nobody-knows"} {
+		a := s.get("/v2/nginx/manifests/1", basicHeader(user, "x")...)
+		a.refuses(t, http.StatusServiceUnavailable, oci.CodeUnknown, "cannot be read")
+		a.header(t, "Retry-After", "10").header(t, "WWW-Authenticate", "")
+	}
+	s.get("/v2/").wants(t, http.StatusUnauthorized)
+	s.get("/v2/", basicHeader("acme", "acme-canary-secret")...).wants(t, http.StatusOK)
 }
 
 func TestPing(t *testing.T) {
