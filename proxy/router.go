@@ -18,6 +18,8 @@ type Router struct {
 
 	platform map[string]entry
 	owned    map[string]map[string]entry // by organisation
+	// origins are the platform's registries by where they are reached.
+	origins map[oci.Origin]*registry.Spec
 }
 
 // entry is a spelling of a registry. host says that the spelling looks like a
@@ -31,12 +33,15 @@ type entry struct {
 // registries to somebody, when it could not be written in a path, or when an
 // organisation is called like a registry of the platform.
 func NewRouter(specs []*registry.Spec) (*Router, error) {
-	t := &Router{platform: map[string]entry{}, owned: map[string]map[string]entry{}}
+	t := &Router{platform: map[string]entry{}, owned: map[string]map[string]entry{}, origins: map[oci.Origin]*registry.Spec{}}
 	// The platform's first: an organisation's may not take their names.
 	for _, s := range specs {
 		if s.Organisation == "" {
 			if err := t.add(s, t.platform); err != nil {
 				return nil, err
+			}
+			if t.origins[s.Origin] == nil {
+				t.origins[s.Origin] = s
 			}
 		}
 	}
@@ -99,7 +104,21 @@ func (t *Router) find(organisation, name string) (entry, bool) {
 		return entry{}, false
 	}
 	spec, ok := registry.Unlisted(name)
-	return entry{spec: spec, host: true}, ok
+	if !ok {
+		return entry{}, false
+	}
+	// What is configured is not unlisted for being spelt in another way: its policy, its
+	// rights and what is kept of it are those of its name.
+	if e, ok := t.platform[spec.Name]; ok {
+		return e, true
+	}
+	if e, ok := t.owned[organisation][spec.Name]; ok && organisation != "" {
+		return e, true
+	}
+	if known := t.origins[spec.Origin]; known != nil {
+		return entry{spec: known, host: true}, true
+	}
+	return entry{spec: spec, host: true}, true
 }
 
 // names are those of the registries that organisation sees, in order.

@@ -115,7 +115,7 @@ var defaultPorts = map[string]string{"https": "443", "http": "80", "socks5": "10
 func canonicalHost(u *url.URL) string {
 	host := *u
 	host.Host = strings.TrimSuffix(u.Hostname(), ".")
-	if p := u.Port(); p != "" {
+	if p := strings.TrimLeft(u.Port(), "0"); p != "" { // 0443 is dialled as 443 is
 		host.Host = net.JoinHostPort(host.Host, p)
 	} else if strings.Contains(host.Host, ":") {
 		host.Host = "[" + host.Host + "]"

@@ -298,14 +298,19 @@ func (h *Host) charge(organisation string) {
 	}
 }
 
-// take counts one request if there is one left.
+// take counts one request if there is one left, of the organisation's and of the node's.
 func (h *Host) take(organisation string) error {
 	if b := h.bucket(organisation); b != nil && !b.Allow() {
 		return h.tooFast(organisation, time.Second)
 	}
-	if h.minute != nil {
-		h.runOut(h.minute.Charge(organisation, 1))
+	if h.minute == nil {
+		return nil
 	}
+	slot, err := h.minute.now(organisation)
+	if err != nil {
+		return err
+	}
+	h.runOut(slot)
 	return nil
 }
 

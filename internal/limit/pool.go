@@ -50,6 +50,7 @@ type Pool struct {
 	arrived uint64
 	waiting int // in all queues
 	parties map[share]*party
+	has     map[string]int64 // by organisation, at all its places
 }
 
 // share is whose it is: an organisation's, and what it is for where each such thing has
@@ -158,6 +159,17 @@ func (p *Pool) Charge(organisation string, n int64) Slot {
 	return p.grant(p.party(share{organisation: organisation}), n)
 }
 
+// now is Take without any wait.
+func (p *Pool) now(organisation string) (Slot, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.party(share{organisation: organisation})
+	if len(q.queue) > 0 || !p.fits(q, Want{N: 1}) {
+		return Slot{}, p.tooMany(q)
+	}
+	return p.grant(q, 1), nil
+}
+
 // party is the one whose share is of, maybe a new one. Caller holds mu.
 func (p *Pool) party(of share) *party {
 	q := p.parties[of]
@@ -182,6 +194,10 @@ func (p *Pool) forget(q *party) {
 func (p *Pool) grant(q *party, n int64) Slot {
 	q.used += n
 	p.used += n
+	if p.has == nil {
+		p.has = map[string]int64{}
+	}
+	p.has[q.organisation] += n
 	return Slot{p, q, n}
 }
 
@@ -199,8 +215,8 @@ func (p *Pool) fits(q *party, w Want) bool {
 	if p.Total == 0 {
 		return true
 	}
-	stays := p.Total - p.used - w.N
-	return stays >= 0 && (q.used == 0 || stays >= p.Total/4 || q.used+w.N <= stays)
+	stays, has := p.Total-p.used-w.N, p.has[q.organisation]
+	return stays >= 0 && (has == 0 || stays >= p.Total/4 || has+w.N <= stays)
 }
 
 // enqueue takes a slot, or a place in the queue.
@@ -261,6 +277,9 @@ func (s Slot) giveBack(n int64) {
 	defer s.pool.mu.Unlock()
 	s.party.used -= n
 	s.pool.used -= n
+	if s.pool.has[s.party.organisation] -= n; s.pool.has[s.party.organisation] == 0 {
+		delete(s.pool.has, s.party.organisation)
+	}
 	s.pool.admit()
 	s.pool.forget(s.party)
 }
@@ -274,7 +293,7 @@ func (p *Pool) admit() {
 			if len(q.queue) == 0 || !p.fits(q, q.queue[0].Want) {
 				continue
 			}
-			if next == nil || cmp.Or(cmp.Compare(q.used, next.used), cmp.Compare(q.queue[0].arrived, next.queue[0].arrived)) < 0 {
+			if next == nil || cmp.Or(cmp.Compare(p.has[q.organisation], p.has[next.organisation]), cmp.Compare(q.queue[0].arrived, next.queue[0].arrived)) < 0 {
 				next = q
 			}
 		}

@@ -199,6 +199,7 @@ func Unlisted(host string) (*Spec, bool) {
 	if at := strings.LastIndexByte(host, '_'); at > 0 {
 		host = host[:at] + ":" + host[at+1:]
 	}
+	host = strings.TrimSuffix(host, ":443") // one host is one registry, by whichever spelling
 	u, err := url.Parse("https://" + host)
 	name := ""
 	if err == nil {
@@ -208,7 +209,7 @@ func Unlisted(host string) (*Spec, bool) {
 	switch {
 	case notIP == nil && (!ip.IsGlobalUnicast() || ip.IsPrivate()):
 		return nil, false // this node, or the inside of its network
-	case err != nil || u.Host != host || len(host) > 255 || strings.HasSuffix(host, ":"):
+	case err != nil || u.Host != host || len(host) > 255 || strings.HasSuffix(host, ":") || strings.HasPrefix(u.Port(), "0"):
 		return nil, false
 	case notIP != nil && (!strings.Contains(name, ".") || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || strings.HasSuffix(name, ".localhost") || slices.Contains(strings.Split(name, "."), "")):
 		return nil, false
