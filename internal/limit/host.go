@@ -75,7 +75,7 @@ func (a *Hosts) Use(key string, perMinute int64) *Host {
 	if h == nil {
 		all := int64(cmp.Or(a.Connections, 16))
 		h = &Host{
-			all: a, key: key, buckets: map[string]*rate.Limiter{},
+			all: a, key: key, buckets: map[string]bucket{},
 			requests: &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
 			proofs:   &Pool{Total: proofs * all, Wait: proofWait, Queue: math.MaxInt, What: "questions at once to " + key, Key: "upstream.connections"},
 			blobs:    &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "blobs at once from " + key, Key: "upstream.connections"},
@@ -112,8 +112,8 @@ type Host struct {
 	minute *Pool
 
 	mu      sync.Mutex
-	buckets map[string]*rate.Limiter // by organisation
-	empty   time.Time                // when the bucket has run out
+	buckets map[string]bucket // by organisation
+	empty   time.Time         // when the bucket has run out
 }
 
 // InUse is how many calls are under way, those that bring blobs apart.
@@ -161,7 +161,7 @@ func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
 	if c.Proof {
 		w.Wait = proofWait
 	}
-	w.Past = c.Past
+	w.Past, w.First = c.Past, c.Proof
 	err := h.wait(ctx, w)
 	if err == nil {
 		t.slot, err = t.pool().Take(ctx, w)
@@ -188,16 +188,19 @@ func (t *Ticket) want() Want { return Want{Organisation: t.call.Organisation} }
 // has been waited for. More of them (tokens, redirects, what is sent again) cannot
 // wait, as a call under way has little time: they are paid for by those that come
 // later. One that was sent to another registry by a redirect needs what is left there:
-// else whoever has a registry could spend another's limits with it.
+// else whoever has a registry could spend another's limits with it. One to a host that is
+// no registry's (a CDN) is the organisation's alone: the registry does not see it.
 func (t *Ticket) Spend(key string) error {
 	if key != t.host.key {
 		if h := t.host.all.known(key); h != nil {
 			return h.take(t.call.Organisation)
 		}
-	} else if !t.spent.Swap(true) {
+		t.host.bucket(t.call.Organisation).charge()
 		return nil
 	}
-	t.host.charge(t.call.Organisation)
+	if t.spent.Swap(true) {
+		t.host.charge(t.call.Organisation)
+	}
 	return nil
 }
 
@@ -253,16 +256,20 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 		h.runOut(slot)
 	}
 	b := h.bucket(w.Organisation)
-	if b == nil {
+	if b.all == nil {
 		return nil
 	}
-	r := b.Reserve()
-	delay := r.Delay()
-	switch {
-	case delay == 0 || w.Past != nil && w.Past():
+	r := b.all.Reserve()
+	delay, cancel := r.Delay(), r.Cancel
+	if delay == 0 || w.Past != nil && w.Past() {
 		return nil
-	case delay > cmp.Or(w.Wait, hostWait):
-		r.Cancel()
+	}
+	if w.First {
+		first := b.first.Reserve()
+		delay, cancel = min(delay, first.Delay()), func() { first.Cancel(); r.Cancel() }
+	}
+	if delay > cmp.Or(w.Wait, hostWait) {
+		cancel()
 		return h.tooFast(w.Organisation, delay)
 	}
 	timer := time.NewTimer(delay)
@@ -271,7 +278,7 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		r.Cancel()
+		cancel()
 		return context.Cause(ctx)
 	}
 }
@@ -293,14 +300,12 @@ func (h *Host) charge(organisation string) {
 	if h.minute != nil {
 		h.runOut(h.minute.Charge(organisation, 1))
 	}
-	if b := h.bucket(organisation); b != nil {
-		b.Reserve()
-	}
+	h.bucket(organisation).charge()
 }
 
 // take counts one request if there is one left, of the organisation's and of the node's.
 func (h *Host) take(organisation string) error {
-	if b := h.bucket(organisation); b != nil && !b.Allow() {
+	if b := h.bucket(organisation); b.all != nil && !b.all.Allow() {
 		return h.tooFast(organisation, time.Second)
 	}
 	if h.minute == nil {
@@ -314,21 +319,40 @@ func (h *Host) take(organisation string) error {
 	return nil
 }
 
-// bucket is organisation's; nil: it has no limit.
-func (h *Host) bucket(organisation string) *rate.Limiter {
+// bucket is what one organisation may send. The zero one has no limit.
+type bucket struct {
+	all *rate.Limiter
+	// first is for questions about rights while all is empty: they take of all too, but
+	// wait for each other only. What has been sent without a wait, and the blobs that
+	// wait, would otherwise keep them longer than they can wait, and with them what is
+	// kept here. Until those blobs are through, more is sent than the limit says, at
+	// most as much again; what comes after them pays for it.
+	first *rate.Limiter
+}
+
+// charge counts one request that is not waited for.
+func (b bucket) charge() {
+	if b.all != nil {
+		b.all.Reserve()
+	}
+}
+
+// bucket is organisation's.
+func (h *Host) bucket(organisation string) bucket {
 	want := h.all.rate(organisation)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := h.buckets[organisation]
 	switch {
 	case want == (Rate{}):
-		return nil
-	case b == nil:
-		b = rate.NewLimiter(rate.Limit(want.PerSecond), want.Burst)
+		return bucket{}
+	case b.all == nil:
+		b = bucket{rate.NewLimiter(rate.Limit(want.PerSecond), want.Burst), rate.NewLimiter(rate.Limit(want.PerSecond), 1)}
 		h.buckets[organisation] = b
-	case b.Limit() != rate.Limit(want.PerSecond) || b.Burst() != want.Burst:
-		b.SetLimit(rate.Limit(want.PerSecond))
-		b.SetBurst(want.Burst)
+	case b.all.Limit() != rate.Limit(want.PerSecond) || b.all.Burst() != want.Burst:
+		b.all.SetLimit(rate.Limit(want.PerSecond))
+		b.all.SetBurst(want.Burst)
+		b.first.SetLimit(rate.Limit(want.PerSecond))
 	}
 	return b
 }

@@ -88,6 +88,8 @@ type Want struct {
 	N int64
 	// Wait is how long to wait at most. If 0, as long as the pool says.
 	Wait time.Duration
+	// First: it goes before those of its queue that are not.
+	First bool
 	// Past is called when there would be a wait: true lets it in all the same. If nil,
 	// it waits.
 	Past func() bool
@@ -237,7 +239,13 @@ func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
 	}
 	p.arrived++
 	waits := &waiter{Want: w, admitted: make(chan struct{}), arrived: p.arrived}
-	q.queue = append(q.queue, waits)
+	at := len(q.queue)
+	if w.First {
+		if at = slices.IndexFunc(q.queue, func(other *waiter) bool { return !other.First }); at < 0 {
+			at = len(q.queue)
+		}
+	}
+	q.queue = slices.Insert(q.queue, at, waits)
 	p.waiting++
 	return Slot{p, q, w.N}, waits, nil
 }
