@@ -34,7 +34,7 @@ func (c *Cache) Remove(ctx context.Context, what Choice) (Removed, error) {
 	if err != nil {
 		return Removed{}, err
 	}
-	r := removal{c: c, manifests: map[hotKey]bool{}, blobs: map[hotKey]bool{}, shared: map[hotKey]bool{}}
+	r := removal{c: c, content: what.Content, manifests: map[hotKey]bool{}, blobs: map[hotKey]bool{}, shared: map[hotKey]bool{}}
 	stay := func(at repository, s *listing, d oci.Digest) bool {
 		return d != what.Content && (what.Image == nil || !what.Image(at.origin, at.repo, s.tags[d], d))
 	}
@@ -55,6 +55,7 @@ func (c *Cache) Remove(ctx context.Context, what Choice) (Removed, error) {
 // repositories it is kept for.
 type removal struct {
 	c                        *Cache
+	content                  oci.Digest // goes wherever it is
 	manifests, blobs, shared map[hotKey]bool
 	removed                  Removed
 }
@@ -76,7 +77,8 @@ func (r *removal) choose(at repository, s *listing, stay func(repository, *listi
 }
 
 // spare takes out of that what an image lists that stays, and manifests that another
-// repository has too.
+// repository has too. An index that stays keeps its images, also those that bear the tag
+// of an index that goes.
 func (r *removal) spare(at repository, s *listing, stay func(repository, *listing, oci.Digest) bool) {
 	if len(r.manifests) == 0 {
 		return
@@ -86,12 +88,22 @@ func (r *removal) spare(at repository, s *listing, stay func(repository, *listin
 		if !stay(at, s, d) {
 			continue
 		}
-		delete(r.manifests, hotKey{at.origin, d})
-		for _, b := range doc.Blobs() {
-			checked, err := oci.ParseDigest(string(b.Digest))
-			if key := (hotKey{at.origin, checked}); err == nil && r.blobs[key] {
-				r.shared[key] = true
+		r.keep(hotKey{at.origin, d}, doc)
+		for _, m := range doc.Manifests {
+			if child := documents[m.Digest]; child != nil && m.Digest != r.content {
+				r.keep(hotKey{at.origin, m.Digest}, child)
 			}
+		}
+	}
+}
+
+// keep lets a manifest stay, and what it lists.
+func (r *removal) keep(key hotKey, doc *oci.Document) {
+	delete(r.manifests, key)
+	for _, b := range doc.Blobs() {
+		checked, err := oci.ParseDigest(string(b.Digest))
+		if blob := (hotKey{key.origin, checked}); err == nil && r.blobs[blob] {
+			r.shared[blob] = true
 		}
 	}
 }

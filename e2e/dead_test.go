@@ -37,8 +37,9 @@ func newBrittle(t *testing.T) *brittle {
 	return b
 }
 
-// pooled is how many connections a full pool has.
-const pooled = 16
+// pooled is how many connections one caller can have to a registry at once: of the
+// sixteen that a registry gets, a quarter is for others.
+const pooled = 12
 
 // fill leaves a full pool of idle connections. Where this machine is so slow that berth
 // gives connections up meanwhile, that is done again.

@@ -181,7 +181,8 @@ func TestEndlessAnswers(t *testing.T) {
 		}
 	}
 	runtime.ReadMemStats(&after)
-	if grown := after.TotalAlloc - before.TotalAlloc; grown > 64<<20 {
+	// All of it together, also where one is asked twice.
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 96<<20 {
 		t.Errorf("%d MiB allocated", grown>>20)
 	}
 }

@@ -52,8 +52,9 @@ func onRelay(t *testing.T, f func(*testing.T, *relayed)) {
 	}
 }
 
-// pooled is how many connections a full pool has.
-const pooled = 16
+// pooled is how many connections one caller can have to a registry at once: of the
+// sixteen that a registry gets, a quarter is for others.
+const pooled = 12
 
 // fill leaves a full pool of idle connections to each of the three hosts. With HTTP/2
 // all but blobs shares one. Where this machine is so slow that berth gives connections

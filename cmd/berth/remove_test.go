@@ -113,6 +113,27 @@ func TestRemove_IndexAndAllBelowAName(t *testing.T) {
 	}
 }
 
+// An image that two indexes list stays with the one that stays.
+func TestRemove_ImageOfTwoIndexes(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	o := ocitest.Image{Index: true, Layers: []int64{5_000}, Seed: 9}
+	one := s.registry.AddImage("acme/twice", "1", o)
+	o.Platforms = []string{"linux/amd64", "linux/arm64"}
+	two := s.registry.AddImage("acme/twice", "2", o)
+	if one.Platforms[0].Manifest != two.Platforms[0].Manifest || one.Digest == two.Digest {
+		t.Fatal("they are not two indexes of one image")
+	}
+	n := s.serve()
+	s.caller(n, "acme").mustPull("ghcr.io/acme/twice", one, "")
+	s.caller(n, "acme").mustPull("ghcr.io/acme/twice", two, "")
+	published(t, s.cacheDir())
+	s.removed("ghcr.io/acme/twice:1")
+	if s.keeps(one.Digest) || !s.keeps(two.Digest) || !s.keeps(two.Platforms[0].Manifest) || !s.keeps(two.Platforms[0].Layers[0]) {
+		t.Errorf("index 1 %v, index 2 %v, its image %v, its layer %v", s.keeps(one.Digest), s.keeps(two.Digest), s.keeps(two.Platforms[0].Manifest), s.keeps(two.Platforms[0].Layers[0]))
+	}
+}
+
 // What only an organisation may pull goes, also when it has been taken out.
 func TestRemove_Organisation(t *testing.T) {
 	t.Parallel()

@@ -17,6 +17,10 @@ import (
 // know what it waited for.
 const hostWait = 15 * time.Second
 
+// blobWait is the same for a blob. Whoever pulls waits for bytes anyway, and what is
+// ahead of him may be large and come slowly.
+const blobWait = 5 * time.Minute
+
 // proofWait is the same for a question about a right. Where there is a copy that may be
 // stale, the cache waits four seconds for the registry, and takes what comes later for
 // the registry's silence. What was not even sent must not look like that.
@@ -158,8 +162,11 @@ type Ticket struct {
 func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
 	t := &Ticket{host: h, call: c}
 	w := t.want()
-	if c.Proof {
+	switch {
+	case c.Proof:
 		w.Wait = proofWait
+	case c.Blob:
+		w.Wait = blobWait
 	}
 	w.Past, w.First = c.Past, c.Proof
 	err := h.wait(ctx, w)

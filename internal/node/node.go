@@ -212,10 +212,12 @@ func (n *node) run(ctx context.Context, sockets *inheritedSockets, hangUps <-cha
 		}
 	}
 	n.manager.ready(status)
-	defer context.AfterFunc(ctx, func() {
+	g.Go(func() error {
+		<-ctx.Done()
 		n.log.Info("berth is stopping", "running_pulls_may_take", drainFor.String())
 		n.manager.stopping()
-	})()
+		return nil
+	})
 	return g.Wait()
 }
 
