@@ -71,15 +71,28 @@ func (t *Ticket) Most(n int) int {
 
 // Read waits until the n bytes that were read, no more than Most, may have come. Who
 // reads first has the first turn, so that what is under way takes turns.
+//
+// What is small has a time limit and does not wait. Its organisation's later downloads
+// pay for it. Of the node's it takes what is free at the moment: if others had to pay for
+// the rest, whoever asks his own fast registry for small things could stop them all.
 func (t *Ticket) Read(ctx context.Context, n int) error {
-	own, node := t.host.all.bandwidth.of(t.call.Organisation)
-	var delay time.Duration
-	for _, l := range []*rate.Limiter{own, node} {
-		if l != nil && n > 0 {
-			delay = max(delay, l.ReserveN(time.Now(), min(n, mostAtOnce)).Delay())
-		}
+	if n <= 0 {
+		return nil
 	}
-	if delay == 0 || !t.call.Blob { // what is small has a time limit, and is paid for by what comes later
+	own, node := t.host.all.bandwidth.of(t.call.Organisation)
+	now, n := time.Now(), min(n, mostAtOnce)
+	var delay time.Duration
+	if own != nil {
+		delay = own.ReserveN(now, n).DelayFrom(now)
+	}
+	switch {
+	case node == nil:
+	case t.call.Blob:
+		delay = max(delay, node.ReserveN(now, n).DelayFrom(now))
+	default:
+		node.AllowN(now, n)
+	}
+	if delay == 0 || !t.call.Blob {
 		return nil
 	}
 	timer := time.NewTimer(delay)

@@ -121,3 +121,35 @@ func TestBandwidth_OfLittle(t *testing.T) {
 		}
 	})
 }
+
+// What does not wait makes nobody else wait either, however much of it there is.
+func TestBandwidth_SmallThingsLeaveTheNodeToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := &Hosts{}
+		all.SetBandwidth(8*mib, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 4 { // together 125 MiB/s
+			go func() {
+				ticket, err := all.Use("own.test:443", 0).Admit(ctx, Call{Organisation: "globex"})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer ticket.Close()
+				for ctx.Err() == nil {
+					begun := time.Now()
+					if err := ticket.Read(ctx, ticket.Most(mib)); err != nil || time.Since(begun) != 0 {
+						t.Errorf("%v, after %v", err, time.Since(begun))
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}()
+		}
+		time.Sleep(time.Minute)
+		if got := downloads(t, all, 40*mib, "acme", "initech"); got[0] < 3*mib || got[1] < 3*mib {
+			t.Errorf("the others get %.2f and %.2f MiB/s", got[0]/mib, got[1]/mib)
+		}
+		cancel()
+		near(t, "afterwards", sum(downloads(t, all, 40*mib, "acme", "initech")), 8*mib)
+	})
+}
