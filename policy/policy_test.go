@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"io"
 	"strings"
 	"testing"
 
@@ -185,6 +186,15 @@ func TestPolicy_SizeOfTheBytesThemselves(t *testing.T) {
 			t.Errorf("%v: %s, want %s", c.r, got, c.want)
 		}
 	}
+	w.chunked = true
+	c, err := s.Open(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: layer}, oci.Range{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, c.Body); n > 500 || oci.ClassOf(err) != oci.Policy {
+		t.Errorf("of unknown size: %d bytes, %v", n, err)
+	}
+	_ = c.Body.Close() // it was only read from
 	if w.open != 0 {
 		t.Errorf("%d bodies were left open", w.open)
 	}

@@ -118,7 +118,33 @@ func (s *source) small(o oci.Object, c *oci.Content, err error) (*oci.Content, e
 		}
 		return nil, s.refused(o.Repo, "@"+o.Digest.String(), refused)
 	}
+	if c.Size < 0 && c.Body != nil && s.policy.limitsSize() {
+		c.Body = &growing{ReadCloser: c.Body, refuse: func(size int64) error {
+			if refused := s.policy.size(size); refused != nil {
+				return s.refused(o.Repo, "@"+o.Digest.String(), refused)
+			}
+			return nil
+		}}
+	}
 	return c, nil
+}
+
+// growing is a body of unknown size. It ends with an error where it is larger than a
+// whole image may be: the registry decides what its manifests say.
+type growing struct {
+	io.ReadCloser
+
+	size   int64
+	refuse func(size int64) error
+}
+
+func (g *growing) Read(p []byte) (int, error) {
+	n, err := g.ReadCloser.Read(p)
+	g.size += int64(n)
+	if refused := g.refuse(g.size); refused != nil {
+		return 0, refused
+	}
+	return n, err
 }
 
 // mayOpen says whether o may be asked for. read: it is a manifest that has to be read
