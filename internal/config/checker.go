@@ -60,6 +60,7 @@ func (k *checker) platform() {
 	c := k.c
 	k.names = newNames()
 	k.registryNames(c.Registries, k.names, "registries")
+	k.names.placeRegistries(c.Registries)
 	for name, r := range c.Registries {
 		k.registry(name, &r, key("registries", name))
 	}

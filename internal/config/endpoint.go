@@ -58,6 +58,18 @@ func parseURL(raw string) (u *url.URL, why string) {
 	return u, ""
 }
 
+// placeOf is host:port of a URL from parseURL, the same for all spellings of it.
+func placeOf(u *url.URL) string {
+	host, port := u.Hostname(), u.Port()
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	if port == "" {
+		port = defaultPort(u.Scheme)
+	}
+	return net.JoinHostPort(host, port)
+}
+
 func defaultPort(scheme string) string {
 	if scheme == "https" {
 		return "443"

@@ -167,6 +167,7 @@ func (c *Config) resolve(in folder) {
 		r.resolve(name, c.names.builtin[name], in)
 		c.Registries[name] = r
 	}
+	c.names.placeRegistries(c.Registries)
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		l.Registry = c.names.resolve(l.Registry)

@@ -15,18 +15,48 @@ import (
 type names struct {
 	canonical map[string]string // spelling to name
 	builtin   map[string]bool   // by name
+	places    map[string]string // host:port that is asked for a registry, to its name
 }
 
 // newNames knows the registries that are built in.
 func newNames() *names {
-	n := &names{canonical: map[string]string{}, builtin: map[string]bool{}}
+	n := &names{canonical: map[string]string{}, builtin: map[string]bool{}, places: map[string]string{}}
 	for _, b := range registry.Builtins() {
 		n.builtin[b.Name] = true
 		for _, s := range append(b.Aliases, b.Name) {
 			n.add(s, b.Name)
+			n.place("https://"+s, b.Name)
 		}
 	}
+	for _, b := range registry.Builtins() {
+		n.placeAll(b.Name, b.Place, b.Trust)
+	}
 	return n
+}
+
+// place notes that raw, a URL, is asked for the registry called name. Who was there first
+// stays.
+func (n *names) place(raw, name string) {
+	if u, why := parseURL(raw); why == "" && n.places[placeOf(u)] == "" {
+		n.places[placeOf(u)] = name
+	}
+}
+
+func (n *names) placeAll(name string, p registry.Place, t registry.Trust) {
+	n.place(p.Endpoint, name)
+	for _, m := range p.Mirrors {
+		n.place(m.URL, name)
+	}
+	for _, raw := range append(p.Type.TokenEndpoints(), t.TokenEndpoints...) {
+		n.place(raw, name)
+	}
+}
+
+// placeRegistries notes where the platform's registries are.
+func (n *names) placeRegistries(registries map[string]Registry) {
+	for _, name := range slices.Sorted(maps.Keys(registries)) {
+		n.placeAll(name, registries[name].Place, registries[name].Trust)
+	}
 }
 
 // pathForm is a registry's name as the first component of a path, where a colon

@@ -2,6 +2,7 @@ package config
 
 import (
 	"net/netip"
+	"net/url"
 	"strings"
 
 	"berth/internal/registry"
@@ -9,7 +10,9 @@ import (
 
 // Registry is one upstream. An organisation may have some of its own, which are
 // narrower: https only, public addresses unless organisation_registries says
-// otherwise, token endpoints on the endpoint's own host, no ca_file, no credential.
+// otherwise, token endpoints on the endpoint's own host, no ca_file, no credential, and
+// never at a host and port that a registry of the platform has, its mirrors and token
+// endpoints included.
 type Registry struct {
 	registry.Place
 
@@ -50,7 +53,7 @@ func (r *Registry) resolve(name string, builtin bool, in folder) {
 }
 
 func (k *checker) registry(name string, r *Registry, path string) {
-	if badRegistryName(name) != "" {
+	if badRegistryName(name) != "" || k.organisation != "" && k.names.knows(name) {
 		return // already said, and everything else may follow from it
 	}
 	switch {
@@ -87,6 +90,7 @@ func (k *checker) endpoint(path string, r *Registry, raw string) {
 	}
 	k.scheme(path, r, u.Scheme, u.Hostname())
 	k.publicHost(path, r, u.Hostname())
+	k.ownPlace(path, u)
 }
 
 func (k *checker) tokenEndpoint(path string, r *Registry, raw string) {
@@ -97,6 +101,7 @@ func (k *checker) tokenEndpoint(path string, r *Registry, raw string) {
 	}
 	k.scheme(path, r, u.Scheme, u.Hostname())
 	k.publicHost(path, r, u.Hostname())
+	k.ownPlace(path, u)
 	if k.organisation == "" {
 		return
 	}
@@ -130,6 +135,17 @@ func (k *checker) publicHost(path string, r *Registry, host string) {
 	}
 	if ip = ip.Unmap(); !publicAddress(ip) && !contains(r.AllowPrivate, ip) {
 		k.errorf(path, "%s is no public address: name a public host, or list the network in allow_private if the operator opened it", ip)
+	}
+}
+
+// ownPlace refuses what the platform asks for a registry of its own: what the operator
+// says about that one, and each organisation's share of it, would be gone around.
+func (k *checker) ownPlace(path string, u *url.URL) {
+	if k.organisation == "" {
+		return
+	}
+	if name := k.names.places[placeOf(u)]; name != "" {
+		k.errorf(path, "%s belongs to registry %s, which the platform has: remove this, write %[2]s in image names, and put an account for it under credentials", u.Host, quote(name))
 	}
 }
 

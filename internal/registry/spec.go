@@ -124,6 +124,18 @@ const (
 // HEAD is not.
 func (t Type) CountsManifests() bool { return t == DockerHub }
 
+// TokenEndpoints are those of the hosted service that are not on the registry's own host;
+// the dialect of the type has the same.
+func (t Type) TokenEndpoints() []string {
+	switch t {
+	case DockerHub:
+		return []string{"https://auth.docker.io/token"}
+	case DigitalOcean:
+		return []string{"https://api.digitalocean.com/v2/registry/auth"}
+	}
+	return nil
+}
+
 // Values are the kinds of registry.
 func (Type) Values() []string {
 	return []string{string(DockerHub), string(GHCR), string(DigitalOcean), string(Quay), string(Generic)}

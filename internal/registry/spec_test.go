@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"berth/oci"
+	"berth/upstream/dialect"
 )
 
 // TestSpec_OfBuiltins: each has what it takes to be asked, and no two share a name.
@@ -128,5 +129,15 @@ func TestSpec_Unlisted(t *testing.T) {
 	c, _ := Unlisted("y.example")
 	if !a.Same(b) || a.Same(c) || a.Same(nil) || (*Spec)(nil).Same(a) {
 		t.Error("what is the same is not")
+	}
+}
+
+// TestType_TokenEndpoints: a type has those that its dialect has.
+func TestType_TokenEndpoints(t *testing.T) {
+	for _, name := range Type("").Values() {
+		d, ok := dialect.TypeNamed(name)
+		if got := Type(name).TokenEndpoints(); !ok || !slices.Equal(got, d.TokenEndpoints) {
+			t.Errorf("%s: %v, and its dialect has %v", name, got, d.TokenEndpoints)
+		}
 	}
 }
