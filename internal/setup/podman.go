@@ -1,8 +1,12 @@
 package setup
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/pelletier/go-toml/v2"
 )
 
 // PodmanConf is berth's own file among those that podman reads.
@@ -38,14 +42,50 @@ func podman(o Options) (Plan, error) {
 	return p, nil
 }
 
-// ownFile is one that has nothing but berth's lines in it. What is there under its name
-// and is not berth's is kept as a copy.
+// ownFile is one that berth has the name of. What others wrote into it stays where it is.
 func ownFile(path, content string) File {
 	return File{
 		Path: path, Content: content,
-		put:  func(string) (edit, error) { return edit{text: tomlBegin + content + tomlEnd}, nil },
+		put: func(before string) (e edit, err error) {
+			e.text = besideOurs(before, tomlBegin+content+tomlEnd)
+			return e, noRegistryTwice(e.text)
+		},
 		take: func(before string) (string, error) { return takeTOML(before), nil },
 	}
+}
+
+// besideOurs is text with block in the place of what it has of berth's, or at its end.
+func besideOurs(text, block string) string {
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	at := 0
+	if !strings.HasPrefix(text, tomlBegin) {
+		if at = strings.Index(text, "\n"+tomlBegin) + 1; at == 0 {
+			at = len(text)
+		}
+	}
+	return takeTOML(text[:at]) + block + takeTOML(text[at:])
+}
+
+// noRegistryTwice says what is there twice: podman takes no file in which two entries for
+// one registry differ.
+func noRegistryTwice(text string) error {
+	var doc struct {
+		Registry []struct{ Prefix, Location string }
+	}
+	if err := toml.Unmarshal([]byte(text), &doc); err != nil {
+		return errors.New("it is no TOML, or cannot be added to: " + oneLine(err))
+	}
+	seen := map[string]bool{}
+	for _, r := range doc.Registry {
+		prefix := cmp.Or(r.Prefix, r.Location)
+		if seen[prefix] {
+			return fmt.Errorf("registry %q is in it without berth, and would be there twice: take it out", prefix)
+		}
+		seen[prefix] = true
+	}
+	return nil
 }
 
 // buildkit is for buildkitd, also as docker buildx starts it.
