@@ -19,7 +19,7 @@ var (
 
 // writeDaemon merges keys into the file at path.
 func writeDaemon(path string) (Written, error) {
-	all, err := Plan{Files: []File{Options{File: path}.daemonFile(keys)}}.Write(now)
+	all, err := Plan{Files: []File{Options{File: path}.daemonFile(keys, DaemonKeys{})}}.Write(now)
 	if err != nil {
 		return Written{}, err
 	}
@@ -205,5 +205,47 @@ func TestPlans(t *testing.T) {
 	p, err := For("podman", only)
 	if err != nil || !strings.Contains(p.Files[0].Content, `location = "localhost:5003/acme/reg.acme.com_5443"`) {
 		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// TestSetup_DockerAfterAnotherPort: what berth wrote for a port that the node has no more
+// goes, with --undo and with the next --write; mirrors of others stay.
+func TestSetup_DockerAfterAnotherPort(t *testing.T) {
+	t.Parallel()
+	const mine = "{\n  \"registry-mirrors\": [\n    \"http://localhost:9000\"\n  ]\n}\n"
+	for name, c := range map[string]struct {
+		was, is Listener
+		write   bool
+	}{
+		"undone":                          {was: openPort, is: Listener{Address: "localhost:6000", Loopback: true}},
+		"undone where callers log in now": {was: openPort, is: tokenPort},
+		"undone, of another registry":     {was: Listener{Address: "localhost:5000", Loopback: true, Registry: "ghcr.io"}, is: Listener{Address: "localhost:6000", Loopback: true}},
+		"undone in a network":             {was: Listener{Address: "10.0.0.1:5000"}, is: Listener{Address: "10.0.0.1:6000"}},
+		"written again":                   {was: openPort, is: Listener{Address: "localhost:6000", Loopback: true}, write: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "daemon.json")
+			put(t, path, mine, 0o644)
+			// Nothing of berth's: not its mirror either.
+			put(t, filepath.Join(filepath.Dir(path), "certs.d/other.example/hosts.toml"), "[host.\"http://localhost:9000\"]\n", 0o644)
+			o := Options{Listeners: []Listener{c.was}, Registries: three, File: path}
+			if _, err := plan(t, "docker", o).Write(now); err != nil {
+				t.Fatal(err)
+			}
+			o.Listeners = []Listener{c.is}
+			if c.write {
+				if _, err := plan(t, "docker", o).Write(now.Add(1)); err != nil {
+					t.Fatal(err)
+				}
+				if got := text(t, path); strings.Contains(got, ":5000") || !strings.Contains(got, ":6000") || !strings.Contains(got, ":9000") {
+					t.Errorf("written again: %s", got)
+				}
+			}
+			p := plan(t, "docker", o)
+			if _, err := p.Undo(now); err != nil || text(t, path) != mine || !slices.Contains(p.Then, "systemctl reload docker") {
+				t.Errorf("undone: %v, then %q, %s", err, p.Then, text(t, path))
+			}
+		})
 	}
 }

@@ -3,7 +3,10 @@ package setup
 import (
 	"bytes"
 	"encoding/json"
+	"net/url"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"berth/oci"
 )
@@ -19,7 +22,12 @@ func docker(o Options) (Plan, error) {
 	p := Plan{stale: filepath.Join(certs, "*", "hosts.toml")}
 	l, ok := mirror(o.Listeners, o.Organisation)
 	keys := DockerKeys(o)
-	daemon := o.daemonFile(keys)
+	former := formerKeys(certs)
+	daemon := o.daemonFile(keys, former)
+	if keys.empty() && !former.empty() {
+		p.unshown = append(p.unshown, daemon)
+		p.Then = append(p.Then, "systemctl reload docker")
+	}
 	if !keys.empty() {
 		p.Files = append(p.Files, daemon)
 		p.Then = append(p.Then, "systemctl reload docker")
@@ -57,19 +65,55 @@ func docker(o Options) (Plan, error) {
 	return p, nil
 }
 
-// daemonFile merges keys into daemon.json.
-func (o Options) daemonFile(keys DaemonKeys) File {
+// daemonFile merges keys into daemon.json. A mirror of former is taken out, as the
+// hosts.toml that tells of it is written anew; another port may go on to be without TLS.
+func (o Options) daemonFile(keys, former DaemonKeys) File {
 	return File{
 		Path: o.File, Merge: true, Content: keys.json(),
 		put: func(before string) (e edit, err error) {
+			gone := slices.DeleteFunc(slices.Clone(former.Mirrors), func(m string) bool { return slices.Contains(keys.Mirrors, m) })
+			if before, err = unmerge(before, DaemonKeys{Mirrors: gone}); err != nil {
+				return edit{text: before}, err
+			}
 			after, others, err := merge([]byte(before), keys)
 			if e = (edit{text: string(after), others: others}); after == nil {
 				e.text = before
 			}
 			return e, err
 		},
-		take: func(before string) (string, error) { return unmerge(before, keys) },
+		take: func(before string) (string, error) {
+			return unmerge(before, DaemonKeys{
+				Mirrors:  slices.Concat(keys.Mirrors, former.Mirrors),
+				Insecure: slices.Concat(keys.Insecure, former.Insecure),
+			})
+		},
 	}
+}
+
+// formerKeys are those of the port that berth's part of each hosts.toml leads to. There are
+// no comments in daemon.json that could say what is berth's, and the node may have another
+// port by now.
+func formerKeys(certs string) (k DaemonKeys) {
+	files, _ := filepath.Glob(filepath.Join(certs, "*", "hosts.toml"))
+	for _, path := range files {
+		text, _, err := readFile(path)
+		if err != nil {
+			continue // said where it is to be written
+		}
+		ours := false
+		for l := range strings.Lines(string(text)) {
+			switch name := strings.Split(header(l), "\x00"); {
+			case l == tomlBegin, l == tomlEnd:
+				ours = l == tomlBegin
+			case ours && len(name) == 2 && name[0] == "host" && !slices.Contains(k.Mirrors, name[1]):
+				k.Mirrors = append(k.Mirrors, name[1], name[1]+"/"+oci.DockerHub)
+				if u, err := url.Parse(name[1]); err == nil && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+					k.Insecure = append(k.Insecure, u.Host)
+				}
+			}
+		}
+	}
+	return k
 }
 
 // DaemonKeys are the keys of daemon.json that lead Docker to a node.

@@ -65,6 +65,8 @@ type Plan struct {
 	Notes []string `json:"notes"`
 	// stale are files of berth's from before, which may have no part in the plan any more.
 	stale string // a pattern
+	// unshown are files that have nothing of the plan in them any more, but of one before.
+	unshown []File
 }
 
 // File is one file, or a part of one.

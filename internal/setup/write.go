@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -67,7 +68,7 @@ type change struct {
 
 func (p Plan) change(to func(File, string) (edit, error)) (all []change, err error) {
 	planned := map[string]bool{}
-	for _, f := range p.Files {
+	for _, f := range slices.Concat(p.Files, p.unshown) {
 		if f.put == nil {
 			continue
 		}
