@@ -231,9 +231,10 @@ func (i *standIn) isLimited() {
 	if _, err := remote.Index(i.ref(":v1"), i.options()...); err != nil {
 		i.t.Fatal(err)
 	}
-	i.Inject(ocitest.Match{Where: func(q ocitest.Request) bool {
+	content := ocitest.Match{Where: func(q ocitest.Request) bool {
 		return q.Server != ocitest.CDNServer && q.Kind != ocitest.Ping && q.Kind != ocitest.Token
-	}}, 0, i.Limited)
+	}}
+	i.Inject(content, 0, i.Limited)
 	c := i.w.as("acme")
 	before := 0
 	for turn := range 6 {
@@ -241,7 +242,7 @@ func (i *standIn) isLimited() {
 		if a.status != http.StatusTooManyRequests || a.header.Get("Retry-After") == "" || !strings.Contains(string(a.body), "TOOMANYREQUESTS") {
 			i.t.Errorf("%s %v", a, a.header)
 		}
-		if n := i.Count(ocitest.Match{}); turn > 0 && n > before {
+		if n := i.Count(content); turn > 0 && n > before {
 			i.t.Errorf("asked %d times while it is known that there are too many", n-before)
 		} else {
 			before = n
