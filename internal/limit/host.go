@@ -229,7 +229,11 @@ func (t *Ticket) Resume(ctx context.Context) error {
 	if !away {
 		return nil
 	}
-	slot, err := t.pool().Take(ctx, t.want())
+	// It is in the middle of something: whoever begins waits for it, and it is not given
+	// up for those that came meanwhile.
+	w := t.want()
+	w.First, w.Wait = true, blobWait
+	slot, err := t.pool().Take(ctx, w)
 	if err != nil {
 		return err
 	}

@@ -288,3 +288,43 @@ func TestHosts_TicketsGiveBackOnce(t *testing.T) {
 		}
 	})
 }
+
+// A download that was paused for its client goes on before those that have not begun, and
+// is not given up when what is before it lasts.
+func TestHosts_PausedDownloadGoesOnFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := (&Hosts{Connections: 2}).Use("hub.test:443", 0)
+		admit := func() *Ticket {
+			ticket, err := h.Admit(t.Context(), Call{Blob: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ticket
+		}
+		paused, other := admit(), admit()
+		paused.Pause()
+		third := admit()
+		order := make(chan string, 2)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			begun := admit()
+			order <- "begun"
+			begun.Close()
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			if err := paused.Resume(t.Context()); err != nil {
+				t.Error(err)
+			}
+			order <- "paused"
+			paused.Close()
+		})
+		time.Sleep(2 * time.Minute)
+		other.Close()
+		if first := <-order; first != "paused" {
+			t.Errorf("%s goes on first", first)
+		}
+		third.Close()
+		wg.Wait()
+	})
+}
