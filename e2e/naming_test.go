@@ -62,7 +62,7 @@ func TestRestartWhileTheRegistryIsDown(t *testing.T) {
 	onlyBehindBerth(t)
 	w := newWorld(t)
 	d := startDocker(t, dockerNew, w)
-	i := pushIndex(t, w.acme, "team/restarted")
+	i := pushPlatforms(t, w.acme, "team/restarted", false)
 	warm(t, w.ref(i), w.as("acme"))
 	w.berth.stop(t)
 	w.acme.cut()

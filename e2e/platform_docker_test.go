@@ -58,7 +58,7 @@ func testOneDaemon(t *testing.T, v dockerVersion) {
 		mustPullAs(t, d, n.local("acme", i), n.as("acme"), i.digest)
 		mustRefuseAs(t, d, n.local("globex", i), n.as("globex"), "globex", n.acme.name)
 		mustRefuseAs(t, d, n.local("acme", i), n.as("globex"), "belongs to organisation acme")
-		mustRefuseAs(t, d, strings.Replace(n.shared(i), n.optional, n.required, 1), n.as("globex"), "must begin with the organisation")
+		mustRefuseAs(t, d, strings.Replace(n.shared(i), n.optional, n.required, 1), n.as("globex"), "begin with the organisation")
 		mustNotCreate(t, d, n.local("globex", i))
 		mustNotCreate(t, d, atDigest(n.local("globex", i), i.digest))
 		// By its ID an image is anybody's: no text of a user's may reach a daemon as it is.

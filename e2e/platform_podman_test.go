@@ -33,7 +33,7 @@ func TestPlatformPodman(t *testing.T) {
 	mustPull(t, p, n.local("acme", i), login{}, i.digest)
 	mustRefuse(t, p, n.local("globex", i), login{}, refused, "globex", n.acme.name)
 	mustRefuse(t, p, n.local("acme", i), n.as("globex"), refused, "belongs to organisation acme")
-	mustRefuse(t, p, n.required+"/"+i.at.name+"/"+i.repo+":1", n.as("globex"), refused, "must begin with the organisation")
+	mustRefuse(t, p, n.required+"/"+i.at.name+"/"+i.repo+":1", n.as("globex"), refused, "begin with the organisation")
 
 	stolen, thief := n.steal(t, "team/layers")
 	mustRefuse(t, p, n.local("globex", thief), login{}, missing)

@@ -69,7 +69,7 @@ func testPuller(t *testing.T, name func(*world, image) string, newPuller func(*t
 	})
 	t.Run("a cached image costs upstream nothing", func(t *testing.T) {
 		onlyBehindBerth(t)
-		i := pushIndex(t, w.acme, "team/cached")
+		i := pushPlatforms(t, w.acme, "team/cached", false)
 		warm(t, w.ref(i), w.as("acme"))
 		before := len(w.acme.requests(""))
 		mustPull(t, p, name(w, i), w.as("acme"), i.digest)
@@ -79,7 +79,7 @@ func testPuller(t *testing.T, name func(*world, image) string, newPuller func(*t
 	})
 	t.Run("a cached image while its registry is down", func(t *testing.T) {
 		onlyBehindBerth(t)
-		i := pushIndex(t, w.acme, "team/down")
+		i := pushPlatforms(t, w.acme, "team/down", false)
 		warm(t, w.ref(i), w.as("acme"))
 		w.acme.cut()
 		if err := w.acme.up(t.Context()); err == nil {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// isDead says whether c is dead, before a request over it is repeated that the
-// registry counts. It returns when that is certain or the request is over.
+// isDead looks whether c is dead, before a request over it is repeated that the
+// registry counts. again says that this was looked at before.
 //
 // The kernel knows when the other end acknowledges nothing. Where it does, or where
 // something between acknowledges in its place, the header of the same thing is asked
@@ -18,26 +18,13 @@ import (
 // on a connection. There the HEAD goes over another one, and its silence shows that
 // the pool is dead. Its answer shows nothing about c; then only the kernel, or the
 // death of a neighbour that became known meanwhile, does.
-func (x *exchange) isDead(c *conn, quiet time.Duration) bool {
+func (x *exchange) isDead(c *conn, quiet time.Duration, again bool) bool {
 	came := c.came.Load()
-	for asked := false; ; {
-		if c.isUnacknowledged() || asked && c.pool.dead.Load() {
-			return true
-		}
-		if !asked {
-			answered, reused := x.ask(c, quiet)
-			switch {
-			case c.came.Load() != came || x.isOver():
-				return false
-			case !answered && reused:
-				return true
-			}
-			asked = answered
-		}
-		if !c.silentFor(x.over, quiet, came) {
-			return false
-		}
+	if c.isUnacknowledged() || again && c.pool.dead.Load() {
+		return true
 	}
+	answered, reused := x.ask(c, quiet)
+	return c.came.Load() == came && !x.isOver() && !answered && reused
 }
 
 // ask sends the HEAD of x out of the pool of c. It says whether there was an answer

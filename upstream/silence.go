@@ -59,6 +59,7 @@ type exchange struct {
 	got    time.Time // when conn was there
 	came   uint64    // how often it had been heard then
 	wait   *quietTimer
+	doubts int // in vain, over the present connection
 	lost   bool
 	waited time.Duration // until it was lost, or there was a header
 }
@@ -130,7 +131,18 @@ func (x *exchange) silent(c *conn, got time.Time) {
 		}
 		return
 	}
-	if isCounted(x.ctx) && x.req.Method == http.MethodGet && !x.isDead(c, quiet) {
+	x.mu.Lock()
+	again := x.doubts > 0
+	x.mu.Unlock()
+	if isCounted(x.ctx) && x.req.Method == http.MethodGet && !x.isDead(c, quiet, again) {
+		// It lives, or did a moment ago: it may die while the registry takes its time, and
+		// what came may have been sent before. It is looked at again, and less often.
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if !x.isOver() && x.conn == c {
+			x.doubts++
+			x.wait.begin(quiet << min(x.doubts-1, 3))
+		}
 		return
 	}
 	x.mu.Lock()

@@ -14,8 +14,9 @@ import (
 	"berth/oci"
 )
 
-// frugal is how much memory a process may take, whatever is done to it.
-const frugal = 96 << 20
+// frugal is how much memory a process may take, whatever is done to it. The race detector
+// is in it.
+const frugal = 128 << 20
 
 // What clients write gets the error that the distribution specification has for
 // it, and goes nowhere.
