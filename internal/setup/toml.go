@@ -25,6 +25,9 @@ type setting struct{ table, key, value string }
 // already is taken out first. New tables come before all others if ahead: among the hosts
 // of a hosts.toml order counts. Else they come last, where their parents are known.
 func setTOML(text string, settings []setting, ahead bool) (string, error) {
+	if !pairedTOML(text) {
+		return "", errors.New("its lines \"berth setup: begin\" and \"end\" are not in pairs: take those out that are alone")
+	}
 	text = takeTOML(text)
 	if text != "" && !strings.HasSuffix(text, "\n") {
 		text += "\n"
@@ -102,6 +105,21 @@ func takeTOML(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// pairedTOML says whether each beginning of ours has its end: what follows one that has
+// none would be taken for ours.
+func pairedTOML(text string) bool {
+	ours := false
+	for l := range strings.Lines(text) {
+		l = strings.TrimSuffix(l, "\n") + "\n" // the last one may have none
+		was, isWas := strings.CutPrefix(l, tomlWas)
+		if l == tomlBegin && ours || l == tomlEnd && !ours || isWas && (strings.HasPrefix(was, tomlWas) || was == tomlBegin || was == tomlEnd) {
+			return false
+		}
+		ours = l == tomlBegin || ours && l != tomlEnd
+	}
+	return !ours
 }
 
 // checkTOML says whether text means what was meant by it: the file may have had the
