@@ -38,14 +38,21 @@ func audited(t *testing.T, file string) []audit.Entry {
 	return all
 }
 
-// Each request for a manifest has one line, and each refusal; other requests have none.
-func TestAudit_WhichRequestsHaveALine(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "audit")
-	l := audit.New(audit.Options{})
+// newAudit is an audit, and the file that it writes.
+func newAudit(t *testing.T) (l *audit.Log, file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "audit")
+	l = audit.New(audit.Options{})
 	t.Cleanup(l.Close)
 	if err := l.Use(file); err != nil {
 		t.Fatal(err)
 	}
+	return l, file
+}
+
+// Each request for a manifest has one line, and each refusal; other requests have none.
+func TestAudit_WhichRequestsHaveALine(t *testing.T) {
+	l, file := newAudit(t)
 	s := tokenSite(t, func(o *Options) { o.Audit = l })
 	th := manifestThing()
 	d := withManifest(s, th)
@@ -150,12 +157,7 @@ func TestAudit_WhichRequestsHaveALine(t *testing.T) {
 
 // The rule of a listener that wants names to begin with the organisation.
 func TestAudit_RuleOfAListener(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "audit")
-	l := audit.New(audit.Options{})
-	t.Cleanup(l.Close)
-	if err := l.Use(file); err != nil {
-		t.Fatal(err)
-	}
+	l, file := newAudit(t)
 	s := tokenSite(t, func(o *Options) {
 		o.Audit, o.Naming.OrganisationRequired = l, true
 	})
@@ -167,12 +169,7 @@ func TestAudit_RuleOfAListener(t *testing.T) {
 
 // Whoever cannot prove who he is fills no audit: others' lines are there.
 func TestAudit_StrangersHaveAShare(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "audit")
-	l := audit.New(audit.Options{})
-	t.Cleanup(l.Close)
-	if err := l.Use(file); err != nil {
-		t.Fatal(err)
-	}
+	l, file := newAudit(t)
 	s := tokenSite(t, func(o *Options) { o.Audit = l })
 	const asked = 400
 	for range asked {

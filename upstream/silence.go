@@ -88,7 +88,7 @@ func (x *exchange) gotConn(i httptrace.GotConnInfo) {
 	if x.conn = connOf(i.Conn); x.conn == nil {
 		return
 	}
-	x.reused, x.got, x.came = i.Reused, time.Now(), x.conn.came.Load()
+	x.reused, x.got, x.came, x.doubts = i.Reused, time.Now(), x.conn.came.Load(), 0
 	if !x.reused || x.limit == 0 {
 		return
 	}
