@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -80,7 +81,7 @@ func (s subject) run(ctx context.Context, program, upstream string, pull func(ct
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	address, err := freePort(ctx)
+	address, err := ownAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -155,9 +156,12 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	return body.Bytes(), nil
 }
 
-// freePort is one that nobody uses now.
-func freePort(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", "127.0.0.1:0")
+// ownAddress is free, on a loopback address that nobody else uses. On 127.0.0.1 a
+// program that was a client of the port's last owner may go on asking there, and what
+// it asks would be counted.
+func ownAddress(ctx context.Context) (string, error) {
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)) //nolint:gosec // G404: no secret
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp4", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "", err
 	}

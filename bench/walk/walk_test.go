@@ -3,20 +3,29 @@ package main
 import (
 	"bytes"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/bench/internal/source"
 )
 
-func small(_, address, upstream string) ([]string, error) {
-	return []string{address, upstream, user, password}, nil
-}
-
-// TestWalk_Small: a program whose functions are known is built, run and counted.
+// TestWalk_Small: a program whose functions are known is built, run and counted, beside
+// a client that asks a port of 127.0.0.1 again and again, whoever has it now.
 func TestWalk_Small(t *testing.T) {
 	t.Parallel()
+	small := func(_, address, upstream string) ([]string, error) {
+		_, port, err := net.SplitHostPort(address)
+		go func() {
+			for t.Context().Err() == nil {
+				_, _ = get(t.Context(), "http://127.0.0.1:"+port+"/") // nobody may be there
+				time.Sleep(10 * time.Millisecond)
+			}
+		}()
+		return []string{address, upstream, user, password}, err
+	}
 	r, err := measure(t.Context(), subject{module: "testdata/small", program: ".", command: small}, 2)
 	if err != nil {
 		t.Fatal(err)
