@@ -14,6 +14,9 @@ func Builtins() []Spec {
 	}
 	return []Spec{
 		of(oci.DockerHub, "https://registry-1.docker.io", DockerHub),
+		// Docker Hardened Images: Docker Hub's accounts, and nothing without one
+		// (docs.docker.com/dhi/how-to/use); realm https://dhi.io/token: its own host.
+		of("dhi.io", "https://dhi.io", Generic),
 		of("ghcr.io", "https://ghcr.io", GHCR),
 		of("registry.digitalocean.com", "https://registry.digitalocean.com", DigitalOcean),
 		of("quay.io", "https://quay.io", Quay),

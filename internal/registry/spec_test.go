@@ -27,7 +27,7 @@ func TestSpec_OfBuiltins(t *testing.T) {
 			seen[name] = s.Name
 		}
 	}
-	for _, name := range []string{"docker.io", "ghcr.io", "registry.digitalocean.com", "quay.io", "gcr.io", "mcr.microsoft.com", "registry.k8s.io", "public.ecr.aws", "registry.gitlab.com", "lscr.io"} {
+	for _, name := range []string{"docker.io", "dhi.io", "ghcr.io", "registry.digitalocean.com", "quay.io", "gcr.io", "mcr.microsoft.com", "registry.k8s.io", "public.ecr.aws", "registry.gitlab.com", "lscr.io"} {
 		if seen[name] != name {
 			t.Errorf("%s is missing", name)
 		}
