@@ -1,0 +1,136 @@
+package seal
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// KeySize is the length of a key in bytes.
+const KeySize = 32
+
+// Key is a fleet key: the fleet's own, or an organisation's. However it is printed
+// or encoded, only "[secret]" comes out. The bytes lie behind a pointer to a string:
+// package fmt prints unexported fields without asking their methods, and follows
+// pointers to arrays and structs there, but never one to a string. The zero Key is none.
+type Key struct {
+	_     [0]func() // no ==, whose time would tell
+	bytes *string
+}
+
+// NewKey is the key of these bytes.
+func NewKey(b [KeySize]byte) Key {
+	s := string(b[:])
+	return Key{bytes: &s}
+}
+
+// ParseKeys reads a key file: one key or two, a line each, in hex or base64. Objects
+// are written under the first, and read under both. No error repeats what the file
+// holds.
+func ParseKeys(file []byte) ([]Key, error) {
+	var keys []Key
+	for line := range bytes.Lines(file) {
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		if len(keys) == 2 {
+			return nil, errors.New("a key file holds two keys at most: the first writes, the second is read until what lies under it has expired")
+		}
+		k, err := parseKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("key %d: %w", len(keys)+1, err)
+		}
+		if len(keys) == 1 && keys[0].Equal(k) {
+			return nil, errors.New("both keys are the same")
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("no key in it: make one with: openssl rand -hex 32")
+	}
+	return keys, nil
+}
+
+func parseKey(line []byte) (Key, error) {
+	var k [KeySize]byte
+	var err error
+	switch len(line) {
+	case hex.EncodedLen(KeySize):
+		_, err = hex.Decode(k[:], line)
+	case base64.StdEncoding.EncodedLen(KeySize):
+		var n int
+		padded := make([]byte, base64.StdEncoding.DecodedLen(len(line)))
+		n, err = base64.StdEncoding.Strict().Decode(padded, line)
+		if n != KeySize {
+			err = errors.Join(err, base64.CorruptInputError(0))
+		}
+		copy(k[:], padded)
+	default:
+		err = errors.New("wrong length")
+	}
+	if err != nil {
+		// The decoders' errors quote bytes of the key.
+		return Key{}, errors.New("not 32 bytes in hex or base64: make one with: openssl rand -hex 32")
+	}
+	if bytes.Count(k[:], k[:1]) == KeySize {
+		return Key{}, errors.New("one byte repeated is no key: make one with: openssl rand -hex 32")
+	}
+	return NewKey(k), nil
+}
+
+// Zero says whether there is no key.
+func (k Key) Zero() bool { return k.bytes == nil }
+
+// Equal compares in constant time.
+func (k Key) Equal(other Key) bool {
+	if k.bytes == nil || other.bytes == nil {
+		return k.bytes == other.bytes
+	}
+	return subtle.ConstantTimeCompare([]byte(*k.bytes), []byte(*other.bytes)) == 1
+}
+
+// Fingerprint is 8 hex digits by which people compare the keys of two nodes.
+func (k Key) Fingerprint() string {
+	if k.bytes == nil {
+		return ""
+	}
+	return hex.EncodeToString(derive(*k.bytes, salt, "fingerprint", 4))
+}
+
+// String is redacted.
+func (k Key) String() string { return redacted }
+
+// GoString is redacted.
+func (k Key) GoString() string { return redacted }
+
+// Format is redacted, whatever the verb.
+func (k Key) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, redacted) // a fmt.State never fails
+}
+
+// LogValue is redacted.
+func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText is redacted: JSON, YAML and map keys go through it.
+func (k Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+const (
+	redacted = "[secret]"
+	salt     = "berth fleet 1" // of what is derived from a key file's keys
+)
+
+// derive is HKDF over SHA-256.
+func derive(key, salt, info string, length int) []byte {
+	out, err := hkdf.Key(sha256.New, []byte(key), []byte(salt), info, length)
+	if err != nil { // a length above 255 hashes: ours are constants
+		panic(fmt.Sprintf("deriving a key: %v", err))
+	}
+	return out
+}
