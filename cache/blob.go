@@ -47,7 +47,7 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.O
 // so that those who come next find it in memory.
 func (s *source) intoMemory(o oci.Object, c *oci.Content) (*oci.Content, error) {
 	defer closeBody(c.Body)
-	e, ok := s.c.hot.Get(hotKey{s.origin, o.Digest})
+	e, ok := s.c.hot.Get(s.hotKey(o.Digest))
 	if !ok {
 		data := make([]byte, c.Size)
 		_, err := io.ReadFull(c.Body, data)

@@ -44,7 +44,7 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 	if !ok {
 		return true, nil // memory was verified
 	}
-	check := s.c.folder.store().Check(s.origin, o.Digest, b.file, b.size)
+	check := s.c.folder.store().Check(s.place.folder, o.Digest, b.file, b.size)
 	if check == nil {
 		return true, nil
 	}
@@ -70,7 +70,7 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 // stillSound verifies, as for a small part of it, a blob of which only the size was
 // asked for.
 func (s *source) stillSound(ctx context.Context, o oci.Object, size int64) (bool, error) {
-	if o.Kind == oci.Manifest || s.c.folder.store().Verified(s.origin, o.Digest, size) {
+	if o.Kind == oci.Manifest || s.c.folder.store().Verified(s.place.folder, o.Digest, size) {
 		return true, nil
 	}
 	c, err := s.cached(o)

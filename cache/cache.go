@@ -210,12 +210,12 @@ type Upstream struct {
 
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
-	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), proofs: c.proofs.For(u.Organisation, u.Times)}
+	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), place: placeOf(u.Spec.Origin.Dir(), "", proof.FromOrigin), proofs: c.proofs.For(u.Organisation, u.Times)}
 	c.counts.know(s.origin, u.Spec.Label())
 	if u.Spec.Uniform() {
 		shared := u
 		shared.As = u.Shared
-		s.shared = &source{c: c, u: shared, origin: s.origin, proofs: s.proofs}
+		s.shared = &source{c: c, u: shared, origin: s.origin, place: s.place, proofs: s.proofs}
 	}
 	return s
 }

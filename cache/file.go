@@ -22,12 +22,12 @@ const maxManifest = 4 << 20
 // cached is o as it lies in memory or on disk, or nil. Whether it may be served
 // is not its business.
 func (s *source) cached(o oci.Object) (*oci.Content, error) {
-	key := hotKey{s.origin, o.Digest}
+	key := s.hotKey(o.Digest)
 	if e, ok := s.c.hot.Get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
 		s.touch(o, e)
 		return e.content(o), nil
 	}
-	file, size, err := s.c.folder.store().OpenBlob(s.origin, o.Digest)
+	file, size, err := s.c.folder.store().OpenBlob(s.place.folder, o.Digest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -63,7 +63,7 @@ func (s *source) load(o oci.Object, file *os.File, size int64) (*oci.Content, er
 		err = store.ErrMismatch
 	}
 	if err != nil {
-		s.c.folder.store().Quarantine(s.origin, o.Digest, file, err)
+		s.c.folder.store().Quarantine(s.place.folder, o.Digest, file, err)
 		return nil, nil
 	}
 	return s.keepHot(o, data)
@@ -89,7 +89,7 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 		}
 		e.mediaType = parsed.MediaType
 	}
-	s.c.hot.Add(s.u.Organisation, hotKey{s.origin, o.Digest}, e)
+	s.c.hot.Add(s.u.Organisation, s.hotKey(o.Digest), e)
 	return e, nil
 }
 
@@ -117,7 +117,7 @@ func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
 		_ = c.Body.Close() // memory: manifests always are
 		return &c.Descriptor, nil
 	}
-	size, _, err := s.c.folder.store().Stat(s.origin, o.Digest)
+	size, _, err := s.c.folder.store().Stat(s.place.folder, o.Digest)
 	if err != nil {
 		return nil, onlyExhausted(err)
 	}

@@ -129,7 +129,7 @@ func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Obje
 	defer g.mu.Unlock()
 	at, under := g.senders[key]
 	if !under {
-		if e, ok := s.c.hot.Get(hotKey{key.Origin, key.Digest}); ok && e.mediaType != "" {
+		if e, ok := s.c.hot.Get(s.hotKey(key.Digest)); ok && e.mediaType != "" {
 			return manifestGet{}
 		}
 		at = own
@@ -193,7 +193,7 @@ func (s *source) spendShare(principal oci.Principal) (undo func(), err error) {
 }
 
 func (s *source) putManifest(d oci.Digest, data []byte) {
-	if err := s.c.folder.there().Put(s.u.Organisation, s.origin, d, data); err != nil {
+	if err := s.c.folder.there().Put(s.u.Organisation, s.place.folder, d, data); err != nil {
 		s.c.trouble.DiskFailed(s.blobKey(d), int64(len(data)), err) // only the cache goes without
 		return
 	}

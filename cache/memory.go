@@ -35,7 +35,7 @@ const touchEvery = time.Hour
 func (s *source) touch(o oci.Object, e hotEntry) {
 	now, last := s.c.o.Now().UnixNano(), e.touched.Load()
 	if time.Duration(now-last) >= touchEvery && e.touched.CompareAndSwap(last, now) {
-		s.c.folder.store().Use(s.origin, o.Digest)
+		s.c.folder.store().Use(s.place.folder, o.Digest)
 	}
 }
 

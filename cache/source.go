@@ -16,6 +16,7 @@ type source struct {
 	c      *Cache
 	u      Upstream
 	origin string
+	place  place
 	proofs *proof.Proofs // with the times that hold here
 	shared *source       // nil: the shared principal says nothing here
 }
@@ -52,7 +53,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 		return oci.Resolution{}, err
 	}
 	known := *r // a flight's answer is shared
-	if e, ok := s.c.hot.Get(hotKey{s.origin, r.Digest}); ok && e.mediaType != "" {
+	if e, ok := s.c.hot.Get(s.hotKey(r.Digest)); ok && e.mediaType != "" {
 		known.MediaType = e.mediaType // the document's own word
 	}
 	return known, nil
@@ -230,7 +231,7 @@ func staleWarning(err error) string {
 // access was proven.
 func (s *source) state(principal oci.Principal, o oci.Object) (proof.State, time.Time) {
 	access, proven := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest))
-	return proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Bytes: true}, proven
+	return proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Bytes: s.place.bytes}, proven
 }
 
 // fetch gets what is not here.
@@ -246,8 +247,6 @@ func (s *source) fetch(ctx context.Context, principal oci.Principal, o oci.Objec
 	}
 	return s.fetchBlob(ctx, principal, o, r)
 }
-
-func (s *source) blobKey(d oci.Digest) download.Key { return download.Key{Origin: s.origin, Digest: d} }
 
 // release gives what is cached, or what is wrong with that, to a principal that is
 // admitted. To any other not even the latter: it would show that somebody had it.

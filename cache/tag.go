@@ -95,7 +95,7 @@ func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.
 		if err := s.prove(principal, o, r.Asked); err != nil {
 			return nil, err
 		}
-		if _, here := s.c.hot.Get(hotKey{s.origin, r.Digest}); r.Data != nil && !here { // where only a GET tells
+		if _, here := s.c.hot.Get(s.hotKey(r.Digest)); r.Data != nil && !here { // where only a GET tells
 			if _, _, err := s.keep(o, r.Data); err != nil {
 				return nil, err
 			}

@@ -107,6 +107,7 @@ func newTrouble(o *Options, f *folder) *trouble {
 // has fetched a part. Two for one of them, and the object is refused to it for a while;
 // one each for two that had no part in each other's, and it is refused to everyone.
 func (t *trouble) Corrupt(k download.Key, principals []oci.Principal) {
+	k.Scope = "" // here and below: the registry is the same for all
 	for _, p := range principals {
 		w := wrongCopy{Key: k, principal: p}
 		if _, _, seen := t.once.Held(w); seen {
@@ -131,6 +132,7 @@ func (t *trouble) Corrupt(k download.Key, principals []oci.Principal) {
 
 // Sound clears what was counted.
 func (t *trouble) Sound(k download.Key) {
+	k.Scope = ""
 	t.alone.Remove(k)
 	of := func(w wrongCopy) bool { return w.Key == k }
 	t.once.ReleaseIf(of)
@@ -140,6 +142,7 @@ func (t *trouble) Sound(k download.Key) {
 // DiskFailed notes why a blob could not be kept. That there is no room for one is
 // no fault of the disk, and of a folder that is gone the folder itself tells.
 func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
+	k.Scope = ""
 	none, lacks := errors.AsType[*store.NoRoom](err)
 	switch {
 	case lacks:
@@ -158,6 +161,7 @@ func (t *trouble) DiskFailed(k download.Key, size int64, err error) {
 // refusal is the answer for an object that keeps coming wrong to principal, or to
 // everyone; nil: it does not.
 func (t *trouble) refusal(k download.Key, principal oci.Principal) error {
+	k.Scope = ""
 	left, _, held := t.corrupt.Held(wrongCopy{Key: k, everyone: true})
 	if !held {
 		left, _, held = t.corrupt.Held(wrongCopy{Key: k, principal: principal})
@@ -258,6 +262,7 @@ func (t *trouble) past() *Past {
 
 // pastDisk reports whether the object goes past the disk without being tried.
 func (t *trouble) pastDisk(k download.Key) bool {
+	k.Scope = ""
 	if _, _, unbounded := t.unbounded.Held(k); unbounded || t.folder.unusable() {
 		return true
 	}

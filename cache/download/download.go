@@ -21,6 +21,7 @@ var ErrRetry = errors.New("the download ended while it was joined")
 type Download struct {
 	table *Table
 	key   Key
+	share Share
 	// account is on whose account the blob is kept: that of who started the download.
 	account store.Account
 
@@ -62,6 +63,8 @@ type Request struct {
 	Repo      string
 	// Registry is its name, for people.
 	Registry string
+	// Share is where bytes may come from besides the registry, and go to; nil: nowhere.
+	Share Share
 	// Organisation is who pulls, and pays for starting a download; empty: nobody.
 	Organisation string
 	// Owner is the organisation that brought the registry; empty: the platform.
@@ -133,9 +136,9 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 		// one. None may wait for that, should the disk hang.
 		looked = t.ended
 		t.mu.Unlock()
-		_, _, err := t.o.Store().Stat(r.Key.Origin, r.Key.Digest)
+		published := t.published(r.Key)
 		t.mu.Lock()
-		if err == nil {
+		if published {
 			return nil, nil, false, ErrRetry
 		}
 	}
@@ -144,10 +147,19 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	d = &Download{
 		table: t, key: r.Key, account: store.Account{Organisation: r.Organisation, Own: r.Owner != ""}, state: Starting, shown: Starting,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
-		readers: map[*Reader]struct{}{}, requesters: []*requester{rq},
+		readers: map[*Reader]struct{}{}, requesters: []*requester{rq}, share: r.Share,
 	}
 	t.all[r.Key] = d
 	return d, rq, true, nil
+}
+
+// published says whether the blob is on the disk, wherever its download has put it.
+func (t *Table) published(k Key) bool {
+	_, _, err := t.o.Store().Stat(k.Origin, k.Digest)
+	if err != nil && k.Scope != "" {
+		_, _, err = t.o.Store().Stat(k.Folder(), k.Digest)
+	}
+	return err == nil
 }
 
 // awaitContent waits until the reader may have bytes, or gets its answer.

@@ -39,7 +39,11 @@ func (d *Download) run() {
 	report := d.table.o.Report
 	err := d.fetch(d.table.ctx)
 	for copies := 1; errors.Is(err, store.ErrMismatch); copies++ {
-		report.Corrupt(d.key, d.fetchedAs())
+		if d.mixed() {
+			d.share.Wrong() // the registry has not sent all of it
+		} else {
+			report.Corrupt(d.key, d.fetchedAs())
+		}
 		err = Corrupt(d.key.Digest, err)
 		if !d.startOver(copies, err) {
 			break
@@ -56,7 +60,12 @@ func (d *Download) run() {
 		d.move(Failed, err)
 		return
 	}
-	report.Sound(d.key)
+	if !d.mixed() {
+		report.Sound(d.key)
+		if d.share != nil && !d.resumed { // what an earlier download has left may be of others
+			d.blocks.DeliveredBy(d.key.Origin)
+		}
+	}
 	d.move(Verified, nil)
 	if err := d.blocks.Publish(); err != nil {
 		report.DiskFailed(d.key, d.blocks.Size(), err) // readers have their bytes; only the cache goes without
@@ -65,6 +74,9 @@ func (d *Download) run() {
 	}
 	d.move(Done, nil)
 }
+
+// mixed says whether some of the bytes came from other nodes.
+func (d *Download) mixed() bool { return d.share != nil && d.share.Mixed() }
 
 // maxCopies is how many wrong copies one download fetches: two as one requester and one
 // as others, who then agree.

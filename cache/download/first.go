@@ -44,7 +44,7 @@ func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, e
 // the one before. It says nothing about rights: readers wait until the registry
 // has answered a requester.
 func (d *Download) resume() {
-	if blocks, ok := d.table.o.Store().Resume(d.key.Origin, d.key.Digest); ok {
+	if blocks, ok := d.table.o.Store().Resume(d.key.Folder(), d.key.Digest); ok {
 		d.setBlocks(blocks, true)
 	}
 }
@@ -53,6 +53,9 @@ func (d *Download) setBlocks(b *store.Blocks, resumed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.blocks, d.resumed = b, resumed
+	if d.share != nil && b != nil {
+		d.share.Grows(b)
+	}
 }
 
 // askFirst asks for what is most urgent: of a partial, for the first part that is
@@ -92,7 +95,7 @@ func (d *Download) wantsBeginning() bool {
 }
 
 func (d *Download) makeBlocks(content *oci.Content) error {
-	blocks, err := d.table.o.Store().NewBlocks(d.account, d.key.Origin, d.key.Digest, content.Size)
+	blocks, err := d.table.o.Store().NewBlocks(d.account, d.key.Folder(), d.key.Digest, content.Size)
 	if err != nil {
 		closeContent(content)
 		return d.failedDisk(content.Size, err)

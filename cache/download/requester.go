@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"berth/cache/store"
 	"berth/oci"
 )
 
@@ -33,6 +34,17 @@ type Asker interface {
 	Restart()
 	// Bypass gives the rest of the blob past the disk, which failed with cause.
 	Bypass(ctx context.Context, r Rest, cause error) (io.ReadCloser, error)
+}
+
+// Share is what other nodes may give of a blob, and get of it. The Asker takes bytes
+// from it; the download tells it what has become of them. Its methods return at once.
+type Share interface {
+	// Grows says that the blob's bytes come into b from now on.
+	Grows(b *store.Blocks)
+	// Mixed reports whether other nodes have given a part of what b has.
+	Mixed() bool
+	// Wrong says that what b has, some of it from other nodes, does not match the digest.
+	Wrong()
 }
 
 // Rest is what a reader lacks when the disk fails in the middle of a blob.

@@ -12,10 +12,26 @@ import (
 	"berth/oci"
 )
 
-// Key says which blob of which origin. Origin is oci.Origin's Dir.
+// Key says which blob of which origin, and for which scope of the fleet. Origin is
+// oci.Origin's Dir.
 type Key struct {
 	Origin string
+	// Scope is out of which part of the fleet bytes may come; empty: out of none. What
+	// did come from there lies in a folder of its own, and only those who go by this
+	// scope join the download.
+	Scope  string
 	Digest oci.Digest
+}
+
+// Folder is where the store keeps what came, at least in part, out of the fleet.
+func (k Key) Folder() string { return Folder(k.Origin, k.Scope) }
+
+// Folder is that of a scope at an origin. Names of origins have no plus sign.
+func Folder(origin, scope string) string {
+	if scope == "" {
+		return origin
+	}
+	return origin + "+" + scope
 }
 
 // Options of NewTable. The zero value works but for Store

@@ -60,11 +60,32 @@ func AnswerOf(err error) Answer {
 // still there.
 func (a Answer) Doubtful() bool { return a == NotUnderstood || a == Limited }
 
+// Bytes says whether the bytes are here, and who delivered them. What came out of the
+// fleet (package fleet) was put there by another node, so it counts as delivered by the
+// origin only to whom that node could have shown it.
+type Bytes uint8
+
+// Where the bytes are from.
+const (
+	Absent     Bytes = iota
+	FromOrigin       // the origin itself, to anyone
+	FromScope        // the fleet, out of this principal's own scope
+	FromPublic       // the fleet, out of the scope of what everyone is shown
+	FromOther        // the fleet, out of another principal's scope
+)
+
+// here says whether the bytes may count for this principal at all.
+func (b Bytes) here() bool { return b == FromOrigin || b == FromScope || b == FromPublic }
+
 // State is everything that decides whether cached bytes may go to a principal.
 type State struct {
 	Access Age // this principal's proof for the repository
 	Member Age // anyone's proof that the object is in the repository
-	Bytes  bool
+	// Listed is anyone's proof that a manifest which lists the object is in the
+	// repository. It counts for public bytes alone: whoever may push to a repository
+	// may list there what he has never had.
+	Listed Age
+	Bytes  Bytes
 	Answer Answer
 }
 
@@ -86,19 +107,22 @@ const (
 	ServeStale
 )
 
-// Decide is the release rule. Bytes lie under the origin that delivered them,
-// so Bytes is provenance: what another origin delivered is not there at all.
+// Decide is the release rule. Bytes lie under the origin and scope that delivered them,
+// so Bytes is provenance: what another one delivered is not there at all.
 func Decide(s State) Verdict {
+	if s.Bytes == FromPublic {
+		s.Member = max(s.Member, s.Listed)
+	}
 	switch s.Answer {
 	case NotAsked:
 		return decideAlone(s)
 	case Proven:
-		if s.Bytes {
+		if s.Bytes.here() {
 			return Serve
 		}
 		return Fetch
 	case Indeterminate, Kept:
-		if s.Bytes && s.Access != None && s.Member != None {
+		if s.Bytes.here() && s.Access != None && s.Member != None {
 			return ServeStale
 		}
 	case NotUnderstood, Limited:
@@ -106,7 +130,7 @@ func Decide(s State) Verdict {
 		// a 400 or a 409 where an account is suspended; and whoever has lost a right
 		// can have himself limited. So this is no outage, and a proof outlives it for
 		// less long.
-		if s.Bytes && s.Access >= Recent && s.Member != None {
+		if s.Bytes.here() && s.Access >= Recent && s.Member != None {
 			return ServeStale
 		}
 	}
@@ -115,7 +139,7 @@ func Decide(s State) Verdict {
 
 func decideAlone(s State) Verdict {
 	switch {
-	case !s.Bytes:
+	case !s.Bytes.here():
 		return Fetch
 	case s.Access == Fresh && s.Member == Fresh:
 		return Serve

@@ -12,32 +12,39 @@ import (
 
 // released is the rule in words, a letter for each state. In each grid the rows
 // are the access of this principal (none, grace, recent, fresh) and the columns the
-// membership of the object (likewise).
+// membership of the object (likewise). A rule is for the places that bytes may be
+// from: o the origin, s this principal's scope, p the public scope, x another's scope,
+// and - for nowhere.
 //
 //	S serve, T serve with a warning, A ask for the object, F fetch it, R refuse
 var released = []struct {
 	why    string
-	bytes  bool
+	bytes  string
 	answer Answer
 	grid   string
 }{
-	{"a cold miss needs no probe: the GET itself proves or denies", false, NotAsked, "FFFF FFFF FFFF FFFF"},
-	{"only a fresh access of its own and a fresh membership need no question", true, NotAsked, "AAAA AAAA AAAA AAAS"},
-	{"asked and answered, and nothing here to serve", false, Proven, "FFFF FFFF FFFF FFFF"},
-	{"2xx for this object, to this principal: access and membership in one", true, Proven, "SSSS SSSS SSSS SSSS"},
-	{"a denial: nothing, whatever was proven before", false, Refused, "RRRR RRRR RRRR RRRR"},
-	{"a denial beats any proof, fresh ones too", true, Refused, "RRRR RRRR RRRR RRRR"},
-	{"it is not there", false, NotThere, "RRRR RRRR RRRR RRRR"},
-	{"404 may be a deletion or a revocation: the copy stays here", true, NotThere, "RRRR RRRR RRRR RRRR"},
-	{"nothing was learned, and there is nothing to serve", false, Indeterminate, "RRRR RRRR RRRR RRRR"},
-	{"nothing was learned: own earlier access within grace, and membership likewise", true, Indeterminate, "RRRR RTTT RTTT RTTT"},
-	{"an answer that is neither yes nor no, and there is nothing to serve", false, NotUnderstood, "RRRR RRRR RRRR RRRR"},
-	{"an answer that is neither yes nor no: an own earlier access, but not older than doubt", true, NotUnderstood, "RRRR RRRR RTTT RTTT"},
-	{"limited, and there is nothing to serve", false, Limited, "RRRR RRRR RRRR RRRR"},
-	{"limited: an own earlier access, but not older than doubt", true, Limited, "RRRR RRRR RTTT RTTT"},
-	{"deleted upstream, and nothing to keep", false, Kept, "RRRR RRRR RRRR RRRR"},
-	{"deleted upstream, and kept for those who had it", true, Kept, "RRRR RTTT RTTT RTTT"},
+	{"a cold miss needs no probe: the GET itself proves or denies; what came out of another's scope is as if it were not there", "-x", NotAsked, "FFFF FFFF FFFF FFFF"},
+	{"only a fresh access of its own and a fresh membership need no question", "osp", NotAsked, "AAAA AAAA AAAA AAAS"},
+	{"asked and answered, and nothing here to serve", "-x", Proven, "FFFF FFFF FFFF FFFF"},
+	{"2xx for this object, to this principal: access and membership in one", "osp", Proven, "SSSS SSSS SSSS SSSS"},
+	{"a denial beats any proof, fresh ones too", "-ospx", Refused, "RRRR RRRR RRRR RRRR"},
+	{"404 may be a deletion or a revocation: the copy stays here", "-ospx", NotThere, "RRRR RRRR RRRR RRRR"},
+	{"nothing was learned, and there is nothing to serve", "-x", Indeterminate, "RRRR RRRR RRRR RRRR"},
+	{"nothing was learned: own earlier access within grace, and membership likewise", "osp", Indeterminate, "RRRR RTTT RTTT RTTT"},
+	{"an answer that is neither yes nor no, and there is nothing to serve", "-x", NotUnderstood, "RRRR RRRR RRRR RRRR"},
+	{"an answer that is neither yes nor no: an own earlier access, but not older than doubt", "osp", NotUnderstood, "RRRR RRRR RTTT RTTT"},
+	{"limited, and there is nothing to serve", "-x", Limited, "RRRR RRRR RRRR RRRR"},
+	{"limited: an own earlier access, but not older than doubt", "osp", Limited, "RRRR RRRR RTTT RTTT"},
+	{"deleted upstream, and nothing to keep", "-x", Kept, "RRRR RRRR RRRR RRRR"},
+	{"deleted upstream, and kept for those who had it", "osp", Kept, "RRRR RTTT RTTT RTTT"},
 }
+
+// listedFor says from where bytes may be whose membership a manifest that lists them may
+// stand in for: those that everyone is shown. A private blob that somebody lists in a
+// manifest of his own stays private.
+const listedFor = "p"
+
+var places = map[rune]Bytes{'-': Absent, 'o': FromOrigin, 's': FromScope, 'p': FromPublic, 'x': FromOther}
 
 var letters = map[byte]Verdict{'S': Serve, 'T': ServeStale, 'A': Ask, 'F': Fetch, 'R': Refuse}
 
@@ -47,17 +54,25 @@ func expected(t *testing.T) map[State]Verdict {
 	want := map[State]Verdict{}
 	for _, g := range released {
 		rows := strings.Fields(g.grid)
-		for access := None; access <= Fresh; access++ {
-			for member := None; member <= Fresh; member++ {
-				s := State{Access: access, Member: member, Bytes: g.bytes, Answer: g.answer}
-				if _, twice := want[s]; twice {
-					t.Fatalf("%+v is in the table twice", s)
+		for _, place := range g.bytes {
+			for access := None; access <= Fresh; access++ {
+				for member := None; member <= Fresh; member++ {
+					for listed := None; listed <= Fresh; listed++ {
+						s := State{Access: access, Member: member, Listed: listed, Bytes: places[place], Answer: g.answer}
+						if _, twice := want[s]; twice {
+							t.Fatalf("%+v is in the table twice", s)
+						}
+						column := member
+						if strings.ContainsRune(listedFor, place) && listed > member {
+							column = listed
+						}
+						want[s] = letters[rows[access][column]]
+					}
 				}
-				want[s] = letters[rows[access][member]]
 			}
 		}
 	}
-	if len(want) != 4*4*2*8 {
+	if len(want) != 4*4*4*5*8 {
 		t.Fatalf("the table has %d states", len(want))
 	}
 	return want
@@ -82,8 +97,22 @@ func TestDecideOnEveryState(t *testing.T) {
 // An answer that nobody has thought of releases nothing.
 func TestDecideRefusesUnknownAnswers(t *testing.T) {
 	for answer := Kept + 1; answer != 0; answer++ {
-		if v := Decide(State{Access: Fresh, Member: Fresh, Bytes: true, Answer: answer}); v != Refuse {
+		if v := Decide(State{Access: Fresh, Member: Fresh, Bytes: FromOrigin, Answer: answer}); v != Refuse {
 			t.Fatalf("answer %d: %d", answer, v)
+		}
+	}
+}
+
+// Bytes that are from somewhere nobody has thought of are not there.
+func TestDecideDoesNotServeBytesFromUnknownPlaces(t *testing.T) {
+	for bytes := FromOther + 1; bytes != 0; bytes++ {
+		for answer := NotAsked; answer <= Kept; answer++ {
+			s := State{Access: Fresh, Member: Fresh, Listed: Fresh, Answer: answer}
+			absent := Decide(s)
+			s.Bytes = bytes
+			if v := Decide(s); v != absent {
+				t.Fatalf("%+v: %d, want %d", s, v, absent)
+			}
 		}
 	}
 }
@@ -115,8 +144,16 @@ func TestTheTableCatchesMutants(t *testing.T) {
 		"a limit is a refusal":              as(Limited, Refused),
 		"a refusal is a proof":              as(Refused, Proven),
 		"trouble is as if nobody had asked": as(Indeterminate, NotAsked),
-		"bytes are not needed":              func(s State) Verdict { s.Bytes = true; return Decide(s) },
-		"bytes are never used":              func(s State) Verdict { s.Bytes = false; return Decide(s) },
+		"bytes are not needed":              func(s State) Verdict { s.Bytes = FromOrigin; return Decide(s) },
+		"bytes are never used":              func(s State) Verdict { s.Bytes = Absent; return Decide(s) },
+		"a scope is everyone's":             from(FromScope, FromPublic),
+		"the fleet is the origin":           from(FromOther, FromOrigin),
+		"another's scope is public":         from(FromOther, FromPublic),
+		"another's scope is one's own":      from(FromOther, FromScope),
+		"the origin's bytes are public":     from(FromOrigin, FromPublic),
+		"public bytes are the origin's":     from(FromPublic, FromOrigin),
+		"public bytes are not used":         from(FromPublic, Absent),
+		"one's own scope is not used":       from(FromScope, Absent),
 		"stale needs no warning": func(s State) Verdict {
 			if v := Decide(s); v != ServeStale {
 				return v
@@ -140,6 +177,15 @@ func TestTheTableCatchesMutants(t *testing.T) {
 		if len(differences(want, mutant)) == 0 {
 			t.Errorf("not caught: %s", name)
 		}
+	}
+}
+
+func from(from, to Bytes) func(State) Verdict {
+	return func(s State) Verdict {
+		if s.Bytes == from {
+			s.Bytes = to
+		}
+		return Decide(s)
 	}
 }
 

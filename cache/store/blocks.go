@@ -153,12 +153,32 @@ func (b *Blocks) Err() error {
 func (b *Blocks) OpenReader() (*os.File, error) {
 	fd, err := b.store.disk.open(b.tmp)
 	if errors.Is(err, fs.ErrNotExist) {
-		fd, err = b.store.disk.open(b.path) // renamed before, or just now
+		fd, err = b.store.disk.open(b.finalPath()) // renamed before, or just now
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a growing blob: %w", err)
 	}
-	return os.NewFile(uintptr(fd), b.path), nil
+	return os.NewFile(uintptr(fd), b.finalPath()), nil
+}
+
+func (b *Blocks) finalPath() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.path
+}
+
+// Has says whether all bytes of [from, to) are there.
+func (b *Blocks) Has(from, to int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for from < to {
+		n := b.available(from, false)
+		if n == 0 {
+			return false
+		}
+		from += n
+	}
+	return true
 }
 
 // maxAvailable is how far ahead available looks: no caller reads more at once.

@@ -36,6 +36,16 @@ func (b *Blocks) Publish() error {
 	return nil
 }
 
+// DeliveredBy says that the verified blob is origin's and not that of the folder it has
+// grown for. Publish must follow.
+func (b *Blocks) DeliveredBy(origin string) {
+	b.writing.Lock()
+	defer b.writing.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.origin, b.path = origin, b.store.path(origin, b.digest)
+}
+
 // Put keeps an object that is whole and verified in memory: written, synced and
 // renamed as Publish does, on the account of organisation. The error is about our
 // disk; ErrNoRoom if there is no room.

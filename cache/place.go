@@ -1,0 +1,31 @@
+package cache
+
+import (
+	"berth/cache/download"
+	"berth/cache/proof"
+	"berth/oci"
+)
+
+// place is where bytes of a registry lie: what the registry has delivered itself, or
+// what came out of one scope of the fleet. A blob's path is its proof of provenance, so
+// each place is a folder of its own, and what lies in one never counts for another.
+type place struct {
+	folder string
+	scope  string // of the fleet; empty: the registry itself
+	bytes  proof.Bytes
+}
+
+// placeOf is the place of what came out of scope at origin. An origin's folder has no
+// plus sign in its name, so no other origin can have this one.
+func placeOf(origin, scope string, bytes proof.Bytes) place {
+	if scope == "" {
+		return place{folder: origin, bytes: proof.FromOrigin}
+	}
+	return place{folder: download.Folder(origin, scope), scope: scope, bytes: bytes}
+}
+
+func (s *source) blobKey(d oci.Digest) download.Key {
+	return download.Key{Origin: s.origin, Scope: s.place.scope, Digest: d}
+}
+
+func (s *source) hotKey(d oci.Digest) hotKey { return hotKey{s.place.folder, d} }
