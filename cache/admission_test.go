@@ -136,7 +136,7 @@ func TestJoinInsteadOfATurn(t *testing.T) {
 		obj := h.addBlob("acme/app", random(36, 5*mib))
 		wait := readers(t, as("acme"), obj, 3)
 		synctest.Wait()
-		if h.total() != 0 {
+		if h.count("open", 0) != 0 {
 			t.Error("acme did not wait")
 		}
 		wantAll(t, readers(t, as("globex"), obj, 1)())

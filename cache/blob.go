@@ -25,7 +25,7 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.O
 		}
 		content, err := s.c.downloads.Join(ctx, download.Request{
 			Key: key, Asker: s.asker(ctx, principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Spec.Name,
-			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r,
+			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r, Right: s.right(principal, o),
 		})
 		switch {
 		case errors.Is(err, download.ErrRetry):

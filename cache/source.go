@@ -155,9 +155,41 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 	principal := s.Principal(o.Repo)
 	content, err := s.cached(o)
 	if content == nil && err == nil {
-		return s.fetch(ctx, principal, o, r)
+		if right := s.right(principal, o); right != nil && o.Kind == oci.Manifest {
+			// Its GET is counted, and a HEAD is not: which of them goes out shows too.
+			if err := right(ctx); err != nil {
+				return nil, err
+			}
+		}
+		content, err = s.fetch(ctx, principal, o, r)
+		return content, s.rightFirst(ctx, principal, o, err)
 	}
 	return s.release(ctx, principal, o, r, content, err)
+}
+
+// rightFirst is why o, which is not here, could not be fetched. Where that is a limit of
+// the asker's it is what is said about his right, if that is no: for what is here the
+// right comes before the limit, and whoever is at his limit could tell one from the other.
+func (s *source) rightFirst(ctx context.Context, principal oci.Principal, o oci.Object, err error) error {
+	if class := oci.ClassOf(err); err == nil || class != oci.RateLimited && class != oci.Policy {
+		return err
+	}
+	if _, denied := s.admit(ctx, principal, o); denied != nil {
+		return denied
+	}
+	return err
+}
+
+// right has the registry asked where principal has shown no right to the repository; nil:
+// he has.
+func (s *source) right(principal oci.Principal, o oci.Object) func(context.Context) error {
+	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access == proof.Fresh {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		_, err := s.admit(ctx, principal, o)
+		return err
+	}
 }
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {

@@ -70,6 +70,9 @@ type Request struct {
 	// Owner is the organisation that brought the registry; empty: the platform.
 	Owner string
 	Range oci.Range
+	// Right asks for the right to the blob before the request waits for a slot: how long
+	// that takes would tell whoever has none that the blob is not kept. Nil: he has it.
+	Right func(context.Context) error
 }
 
 // Join attaches a reader to the download of the blob, starting it where there is

@@ -36,7 +36,7 @@ func (t *Table) acquire(ctx context.Context, r Request) (*slot, error) {
 	if t.Running(r.Key) {
 		return nil, nil //nolint:nilnil // as above
 	}
-	release, err := t.o.Admit(ctx, r.Organisation)
+	release, err := t.admit(ctx, r)
 	switch {
 	case err != nil && errors.Is(context.Cause(ctx), errRunning):
 		return nil, nil //nolint:nilnil // as above
@@ -44,6 +44,21 @@ func (t *Table) acquire(ctx context.Context, r Request) (*slot, error) {
 		return nil, err
 	}
 	return &slot{release: release}, nil
+}
+
+// admit waits for an organisation's turn, once the right is shown where that is asked for.
+func (t *Table) admit(ctx context.Context, r Request) (release func(), err error) {
+	if r.Right != nil {
+		now, cancel := context.WithCancel(ctx)
+		cancel()
+		if release, err = t.o.Admit(now, r.Organisation); err == nil {
+			return release, nil
+		}
+		if err = r.Right(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return t.o.Admit(ctx, r.Organisation)
 }
 
 // announce tells everyone who waits for a slot for it that the download runs.
