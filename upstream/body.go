@@ -80,6 +80,7 @@ func (b *body) Read(p []byte) (int, error) {
 	b.watch.Reset(b.stall)
 	n, err := b.from.Read(p[:b.ticket.Most(len(p))])
 	b.watch.Stop()
+	b.idle.Reset(idleLimit) // whose own bandwidth makes it wait has no turn meanwhile either
 	if late := b.ticket.Read(b.ctx, n); late != nil && err == nil {
 		err = late
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,6 +204,48 @@ func TestTurn_NotWhileTheClientIsSlow(t *testing.T) {
 		for _, c := range all {
 			_ = c.Body.Close()
 		}
+		if n := turns(r); n != 0 {
+			t.Errorf("%d turns are lost", n)
+		}
+	})
+}
+
+// Who waits for his own bandwidth has no turn meanwhile, and goes on in the end.
+func TestTurn_NotWhileBandwidthMakesItWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hosts := &limit.Hosts{Connections: 2}
+		hosts.SetBandwidth(0, map[string]int64{"globex": 16 << 10})
+		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Hosts: hosts})
+		large := strings.Repeat("x", 1<<20)
+		r.blob = roundTripper(func(*http.Request) (*http.Response, error) { return replyWith(200, large), nil })
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				c, err := r.As(Identity{Organisation: "globex"}).Open(t.Context(), anObject, oci.Range{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := len(readAll(t, c)); n != len(large) {
+					t.Errorf("%d bytes", n)
+				}
+				_ = c.Body.Close()
+			})
+		}
+		time.Sleep(10 * time.Second)
+		for range 3 {
+			begun := time.Now()
+			c, err := r.As(Identity{Organisation: "acme"}).Open(t.Context(), anObject, oci.Range{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begun); took > idleLimit {
+				t.Errorf("another organisation waited %v", took)
+			}
+			_ = c.Body.Close()
+			time.Sleep(700 * time.Millisecond)
+		}
+		wg.Wait()
 		if n := turns(r); n != 0 {
 			t.Errorf("%d turns are lost", n)
 		}
