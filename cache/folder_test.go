@@ -92,6 +92,7 @@ func refused(t *testing.T, op store.Op, why error, atStart bool) {
 	for seed := range uint64(3) {
 		pull(2 + seed)
 	}
+	h.settle() // a refusal may come after the reader's last byte
 	on.Store(false)
 	h.advance(cache.DiskRest)
 	h.cache.Look()
