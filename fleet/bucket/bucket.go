@@ -1,0 +1,264 @@
+package bucket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"berth/fleet/gate"
+	"berth/internal/secret"
+)
+
+const (
+	// timeout bounds one try: 8 MiB at less than 1 MB/s are no help to anybody.
+	timeout = 10 * time.Second
+	tries   = 2
+	pause   = 100 * time.Millisecond // before the second try, jittered
+	// maxError is how much of an error document is read.
+	maxError = 4 << 10
+
+	unsignedPayload = "UNSIGNED-PAYLOAD"
+	probeKey        = "v1/probe"
+)
+
+var (
+	// ErrNotFound says that there is no object of that name. Who may not list a bucket
+	// is told 403 instead of 404, so that both mean this.
+	ErrNotFound = errors.New("not in the bucket")
+	// ErrTooLong says that an object is longer than its reader allows.
+	ErrTooLong = errors.New("longer than it may be")
+)
+
+// AccessKey signs requests.
+type AccessKey struct {
+	ID     string
+	Secret secret.Text
+}
+
+// Options say which bucket, and as whom.
+type Options struct {
+	// Endpoint is the service's. Where its host begins with the bucket's name and a
+	// dot, requests have the bucket in the host (host style), otherwise in the path.
+	Endpoint *url.URL
+	Name     string
+	// Region is what requests are signed for. Empty: the one that an endpoint of AWS
+	// names, otherwise us-east-1, which most other services take.
+	Region string
+	// AccessKey is asked at each request, so that a new key is in use at once. nil:
+	// the machine's own role is asked instead.
+	AccessKey func() (AccessKey, error)
+	// Transport sends requests; it is not closed. nil: one that connects anywhere.
+	Transport http.RoundTripper
+	Metrics   *gate.Metrics
+}
+
+// Bucket is safe for concurrent use.
+type Bucket struct {
+	base        url.URL
+	region      string
+	credentials aws.CredentialsProvider
+	client      *http.Client
+	signer      *v4.Signer
+	reads       *gate.Gate
+	writes      *gate.Gate
+	close       func()
+}
+
+// New makes one. It asks the bucket nothing.
+func New(o Options) (*Bucket, error) {
+	if o.Endpoint == nil || o.Endpoint.Host == "" || o.Endpoint.Scheme != "https" && o.Endpoint.Scheme != "http" {
+		return nil, errors.New("the bucket's endpoint is not a URL with https:// or http:// and a host")
+	}
+	if o.Name == "" {
+		return nil, errors.New("the bucket has no name")
+	}
+	b := &Bucket{base: *o.Endpoint, region: region(o), close: func() {}}
+	b.base.Path = strings.TrimSuffix(b.base.Path, "/") + "/"
+	if !strings.HasPrefix(b.base.Hostname(), o.Name+".") {
+		b.base.Path += o.Name + "/"
+	}
+	transport := o.Transport
+	if transport == nil {
+		t := newTransport()
+		transport, b.close = t, t.CloseIdleConnections
+	}
+	b.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // a signature is for one host, and only the named one is dialled
+	}}
+	b.signer = v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true }) // as S3 signs
+	b.credentials = role()
+	if o.AccessKey != nil {
+		b.credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			k, err := o.AccessKey()
+			return aws.Credentials{AccessKeyID: k.ID, SecretAccessKey: k.Secret.Reveal()}, err
+		})
+	}
+	b.reads = gate.New("bucket", o.Metrics, b.probeRead)
+	b.writes = gate.New("bucket", o.Metrics, b.probeWrite)
+	return b, nil
+}
+
+// region is the configured one, or what an endpoint like s3.eu-central-1.amazonaws.com
+// says.
+func region(o Options) string {
+	if o.Region != "" {
+		return o.Region
+	}
+	host := o.Endpoint.Hostname()
+	for _, suffix := range []string{".amazonaws.com", ".amazonaws.com.cn"} {
+		if rest, ok := strings.CutSuffix(host, suffix); ok {
+			if _, r, ok := strings.Cut("."+rest, ".s3."); ok && r != "" {
+				return strings.TrimPrefix(r, "dualstack.")
+			}
+		}
+	}
+	return "us-east-1"
+}
+
+// Close ends what runs beside callers. The bucket is not to be used any more.
+func (b *Bucket) Close() {
+	b.reads.Close()
+	b.writes.Close()
+	b.close()
+}
+
+// Away is why the bucket is not asked, or nil.
+func (b *Bucket) Away() error { return errors.Join(b.reads.Away(), b.writes.Away()) }
+
+// Get reads a whole object of at most limit bytes.
+func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
+	var body []byte
+	err := b.through(ctx, b.reads, func(ctx context.Context) (err error) {
+		body, err = b.get(ctx, key, limit)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading from the bucket: %w", err)
+	}
+	return body, nil
+}
+
+// Put writes an object.
+func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
+	err := b.through(ctx, b.writes, func(ctx context.Context) error { return b.put(ctx, key, body) })
+	if err != nil {
+		return fmt.Errorf("writing to the bucket: %w", err)
+	}
+	return nil
+}
+
+// through does one thing, a second time if that may help, and tells the gate.
+func (b *Bucket) through(ctx context.Context, g *gate.Gate, do func(context.Context) error) error {
+	if err := g.Enter(); err != nil {
+		return err
+	}
+	var err error
+	for try := range tries {
+		if try > 0 && !sleep(ctx, pause/2+rand.N(pause)) {
+			break
+		}
+		one, cancel := context.WithTimeoutCause(ctx, timeout, errSlow)
+		err = do(one)
+		if err != nil && errors.Is(context.Cause(one), errSlow) {
+			err = errSlow
+		}
+		cancel()
+		if !again(ctx, err) {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		g.Worked()
+	case errors.Is(err, ErrNotFound) || errors.Is(err, ErrTooLong):
+	case errors.Is(ctx.Err(), context.Canceled): // whoever asked has left, which says nothing
+	default:
+		g.Failed(err)
+	}
+	return err
+}
+
+var errSlow = fmt.Errorf("no whole answer within %v", timeout)
+
+// again says whether a second try may help. One that took all its time would cost
+// as much again.
+func again(ctx context.Context, err error) bool {
+	if err == nil || ctx.Err() != nil || errors.Is(err, errSlow) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrTooLong) {
+		return false
+	}
+	if answer, ok := errors.AsType[*answerError](err); ok {
+		return answer.status >= 500 || answer.status == http.StatusTooManyRequests || answer.status == http.StatusRequestTimeout
+	}
+	return true
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (b *Bucket) get(ctx context.Context, key string, limit int64) ([]byte, error) {
+	resp, err := b.send(ctx, http.MethodGet, key, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, answered(resp)
+	}
+	if resp.ContentLength > limit {
+		return nil, ErrTooLong
+	}
+	var buf bytes.Buffer
+	if resp.ContentLength > 0 {
+		buf.Grow(int(resp.ContentLength) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
+		return nil, err
+	}
+	if int64(buf.Len()) > limit {
+		return nil, ErrTooLong
+	}
+	return buf.Bytes(), nil
+}
+
+func (b *Bucket) put(ctx context.Context, key string, body []byte) error {
+	resp, err := b.send(ctx, http.MethodPut, key, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		if err := answered(resp); !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		return &answerError{status: resp.StatusCode, code: "AccessDenied"}
+	}
+	return nil
+}
+
+// probeRead asks for what is not there.
+func (b *Bucket) probeRead(ctx context.Context) error {
+	if _, err := b.get(ctx, probeKey+"/absent", 0); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+func (b *Bucket) probeWrite(ctx context.Context) error { return b.put(ctx, probeKey, []byte("berth")) }

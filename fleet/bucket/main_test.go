@@ -1,0 +1,9 @@
+package bucket
+
+import (
+	"testing"
+
+	"berth/internal/ocitest"
+)
+
+func TestMain(m *testing.M) { ocitest.Main(m) }
