@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"berth/internal/ocitest"
 )
 
 // jwt is a token that says when it ends; ecr is one as Amazon's.
@@ -62,7 +64,7 @@ type helped struct {
 
 func newHelped(t *testing.T) *helped {
 	h := &helped{t: t, now: time.Unix(1_800_000_000, 0), file: filepath.Join(t.TempDir(), "says")}
-	h.runs = helperProgram(t, "cloud", fmt.Sprintf(`[ -s %[1]s ] || { echo out of order; exit 1; }; read u s < %[1]s; echo "{\"Username\":\"$u\",\"Secret\":\"$s\"}"`, h.file))
+	h.runs = ocitest.CredentialHelper(t, "cloud", fmt.Sprintf(`[ -s %[1]s ] || { echo out of order; exit 1; }; read u s < %[1]s; echo "{\"Username\":\"$u\",\"Secret\":\"$s\"}"`, h.file))
 	e := entryFor("acme", "cloud", "r.example")
 	e.Source = HelperSource(Helper{Name: "cloud", Server: "r.example", Now: func() time.Time { return h.now }})
 	h.table = mustCredentials(t, TableOptions{Key: NewKey(), Entries: []Entry{e}, Now: func() time.Time { return h.now }})

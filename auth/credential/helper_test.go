@@ -6,11 +6,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"berth/internal/ocitest"
 )
 
 func TestHelper(t *testing.T) {
 	t.Setenv("SECRET_OF_THE_SERVICE", "must not be seen")
-	runs := helperProgram(t, "ecr-login", `echo '{"ServerURL":"x","Username":"AWS","Secret":"s3cr3t"}'`)
+	runs := ocitest.CredentialHelper(t, "ecr-login", `echo '{"ServerURL":"x","Username":"AWS","Secret":"s3cr3t"}'`)
 	now := time.Now()
 	s := HelperSource(Helper{
 		Name: "ecr-login", Server: "1234.dkr.ecr.eu-west-1.amazonaws.com",
@@ -40,7 +42,7 @@ func TestHelperTrouble(t *testing.T) {
 		"far too much": {`head -c 1000000 /dev/zero`, "it failed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			helperProgram(t, "odd", c.script)
+			ocitest.CredentialHelper(t, "odd", c.script)
 			_, err := HelperSource(Helper{Name: "odd", Server: "ghcr.io"}).Login(t.Context())
 			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "s3cr3t") {
 				t.Errorf("got %v, want %q and no secret", err, c.want)
@@ -55,7 +57,7 @@ func TestHelperTrouble(t *testing.T) {
 
 // A docker configuration may leave a registry to a helper, if that is allowed.
 func TestDockerConfigWithHelper(t *testing.T) {
-	runs := helperProgram(t, "store", `echo '{"Username":"bot","Secret":"s3cr3t"}'`)
+	runs := ocitest.CredentialHelper(t, "store", `echo '{"Username":"bot","Secret":"s3cr3t"}'`)
 	for file, server := range map[string]string{
 		`{"credHelpers":{"ghcr.io":"store"}}`:                                     "ghcr.io",
 		`{"credsStore":"store","auths":{"ghcr.io":{}}}`:                           "ghcr.io",

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/internal/secret"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,9 +44,9 @@ func TestSecret_ThatIsLost(t *testing.T) {
 		"empty":             {nil, slipFor},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clk, source := newClock(), &changing{password: "one"}
+			clk, source := ocitest.NewClock(), &changing{password: "one"}
 			table := func(before *Table) *Table {
-				c, err := NewTable(TableOptions{Key: NewKey(), Now: clk.now, Before: before, Entries: []Entry{{Name: "ci", Organisation: "acme", Registry: "r", Source: source}}})
+				c, err := NewTable(TableOptions{Key: NewKey(), Now: clk.Now, Before: before, Entries: []Entry{{Name: "ci", Organisation: "acme", Registry: "r", Source: source}}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -60,16 +61,16 @@ func TestSecret_ThatIsLost(t *testing.T) {
 				t.Fatal("not there at first")
 			}
 			source.password, source.err = "", c.err
-			clk.advance(time.Second)
+			clk.Advance(time.Second)
 			if !there() {
 				t.Error("gone at once")
 			}
-			clk.advance(c.serves - time.Second)
+			clk.Advance(c.serves - time.Second)
 			if !there() {
 				t.Error("gone too early")
 			}
 			creds = table(creds) // a new configuration gives no new time
-			clk.advance(time.Second)
+			clk.Advance(time.Second)
 			if there() {
 				t.Error("not gone")
 			}
@@ -77,17 +78,17 @@ func TestSecret_ThatIsLost(t *testing.T) {
 				t.Errorf("old one serves: %v, %v", old, err)
 			}
 			source.password, source.err = "one", nil
-			clk.advance(time.Second)
+			clk.Advance(time.Second)
 			if !there() || creds.Renewed("acme", "ci", "r") {
 				t.Errorf("there %v, renewed %v", there(), creds.Renewed("acme", "ci", "r"))
 			}
 			source.err = c.err
-			clk.advance(time.Second)
+			clk.Advance(time.Second)
 			if c.err != nil && !there() {
 				t.Error("the time of the last loss is counted on")
 			}
 			source.password, source.err = "two", nil
-			clk.advance(time.Second)
+			clk.Advance(time.Second)
 			if !there() || !creds.Renewed("acme", "ci", "r") {
 				t.Error("another secret is not said to be new")
 			}
@@ -153,7 +154,7 @@ func TestHelper_ThatHasNoSecret(t *testing.T) {
 		"echo cannot reach the cloud; exit 1":                   troubleFor,
 		"echo '{}'":                                             slipFor,
 	} {
-		helperProgram(t, "lost", script)
+		ocitest.CredentialHelper(t, "lost", script)
 		_, err := HelperSource(Helper{Name: "lost", Server: "r.example"}).Login(t.Context())
 		if err == nil || outlives(err) != want {
 			t.Errorf("%s: %v serves for %v, want %v", script, err, outlives(err), want)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/internal/secret"
@@ -69,7 +70,7 @@ func TestLookup(t *testing.T) {
 		{"acme", "x\n\"y", "ghcr.io", "has no account"},
 	} {
 		cred, err := c.Lookup(t.Context(), tc.organisation, tc.account, tc.registry, "acme/app")
-		e := asClass(t, err, oci.Denied)
+		e := ocitest.AsClass(t, err, oci.Denied)
 		if cred != nil || e.HTTPStatus() != 403 || !strings.Contains(e.Message, tc.says) {
 			t.Errorf("%+v: got %v, %q", tc, cred, e.Message)
 		}
@@ -114,10 +115,10 @@ func TestRotation(t *testing.T) {
 		}
 	}
 	write("alpha\n")
-	c, logs := newClock(), &logbook{}
+	c, logs := ocitest.NewClock(), &ocitest.Log{}
 	e := entryFor("acme", "ci", "ghcr.io")
 	e.Source = PasswordFile(File{Path: path}, "bot")
-	creds := mustCredentials(t, TableOptions{Key: NewKey(), Entries: []Entry{e}, Now: c.now, Logger: logs.logger()})
+	creds := mustCredentials(t, TableOptions{Key: NewKey(), Entries: []Entry{e}, Now: c.Now, Logger: logs.Logger()})
 	look := func() *Credential {
 		t.Helper()
 		cred, err := creds.Lookup(t.Context(), "acme", "", "ghcr.io", "x")
@@ -130,12 +131,12 @@ func TestRotation(t *testing.T) {
 	if first.Password.Reveal() != "alpha" {
 		t.Fatalf("password %q", first.Password.Reveal())
 	}
-	c.advance(time.Second)
+	c.Advance(time.Second)
 	if look() != first {
 		t.Error("the same secret became another credential")
 	}
 	write("bravo\n") // of the same length, in the same file, within one tick of the kernel's clock
-	c.advance(time.Second)
+	c.Advance(time.Second)
 	second := look()
 	if second.Password.Reveal() != "bravo" || second.Fingerprint == first.Fingerprint {
 		t.Error("a changed secret went unseen")
@@ -151,7 +152,7 @@ func TestRotation(t *testing.T) {
 	} {
 		_ = os.RemoveAll(path)
 		spoil()
-		c.advance(time.Second)
+		c.Advance(time.Second)
 		if look() != second {
 			t.Errorf("%s: the good secret was given up", name)
 		}
@@ -163,7 +164,7 @@ func TestRotation(t *testing.T) {
 	}
 	_ = os.RemoveAll(path)
 	write("gamma")
-	c.advance(time.Second)
+	c.Advance(time.Second)
 	if look().Password.Reveal() != "gamma" || len(creds.Check(t.Context())) != 0 {
 		t.Error("a mended file was not taken")
 	}
@@ -182,7 +183,7 @@ func TestUnreadableSecret(t *testing.T) {
 	e.Source = PasswordFile(File{Path: filepath.Join(t.TempDir(), "none")}, "bot")
 	c := mustCredentials(t, TableOptions{Entries: []Entry{e, entryFor("other", "ci", "ghcr.io")}})
 	_, err := c.Lookup(t.Context(), "acme", "", "ghcr.io", "x")
-	e1 := asClass(t, err, oci.Caller)
+	e1 := ocitest.AsClass(t, err, oci.Caller)
 	if e1.HTTPStatus() != 503 || !strings.Contains(e1.Message, "organisation acme") || strings.Contains(e1.Message, "none") {
 		t.Errorf("%d %s", e1.HTTPStatus(), e1.Message)
 	}
@@ -208,7 +209,7 @@ func TestSourceCancelled(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := c.Lookup(gone, "acme", "", "ghcr.io", "x")
-	wantClass(t, err, oci.ClientGone)
+	ocitest.WantClass(t, err, oci.ClientGone)
 	cred, err := c.Lookup(t.Context(), "acme", "", "ghcr.io", "x")
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -31,7 +32,7 @@ func TestNothingLeaks(t *testing.T) {
 		pair(user + ":" + password), strings.TrimRight(pair(user+":"+password), "="),
 	}
 	var out bytes.Buffer
-	logs, reg := &logbook{}, prometheus.NewPedanticRegistry()
+	logs, reg := &ocitest.Log{}, prometheus.NewPedanticRegistry()
 	m, err := credential.NewMetrics(reg)
 	if err != nil {
 		t.Fatal(err)
@@ -54,13 +55,13 @@ func TestNothingLeaks(t *testing.T) {
 				w.WriteHeader(status)
 				fmt.Fprintf(w, form, said)
 			}
-			c := newClock()
-			a := f.authority(Options{Logger: logs.logger(), Metrics: m, Now: c.now, Type: typeNamed(t, dialect.GHCR)})
+			c := ocitest.NewClock()
+			a := f.authority(Options{Logger: logs.Logger(), Metrics: m, Now: c.Now, Type: typeNamed(t, dialect.GHCR)})
 			cred := testAccount("acme", "ci", user, password)
 			for range 2 {
 				h, err := f.header(a, cred, "acme/app")
 				collect(h, err)
-				c.advance(time.Hour)
+				c.Advance(time.Hour)
 			}
 			body := fmt.Sprintf(form, strings.Join(forms, " "))
 			for _, basic := range []bool{true, false} {

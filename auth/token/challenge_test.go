@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -39,7 +40,7 @@ func TestPingAnswers(t *testing.T) {
 			a := f.authority(Options{})
 			for i := range 2 {
 				h, err := f.header(a, testAccount("acme", "ci", "bot", "pw"), "x")
-				if e := asClass(t, err, tc.class); h != "" || !strings.Contains(e.Message, tc.says) {
+				if e := ocitest.AsClass(t, err, tc.class); h != "" || !strings.Contains(e.Message, tc.says) {
 					t.Errorf("%q, %s", h, e)
 				}
 				if f.get(&asked) < i+1 {
@@ -75,7 +76,7 @@ func TestNoDowngrade(t *testing.T) {
 		return inner.RoundTrip(r)
 	})})
 	_, err := f.header(a, testAccount("acme", "ci", "bot", "pw"), "x")
-	wantClass(t, err, oci.UpstreamError)
+	ocitest.WantClass(t, err, oci.UpstreamError)
 	f.Close()
 	b := f.authority(Options{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		if r.URL.Scheme != "https" {
@@ -84,7 +85,7 @@ func TestNoDowngrade(t *testing.T) {
 		return inner.RoundTrip(r)
 	})})
 	_, err = f.header(b, nil, "x")
-	wantClass(t, err, oci.Unreachable)
+	ocitest.WantClass(t, err, oci.Unreachable)
 	if f.get(&plain) > 0 {
 		t.Errorf("%d requests over http", f.get(&plain))
 	}
@@ -93,9 +94,9 @@ func TestNoDowngrade(t *testing.T) {
 // The challenge that counts is that of a request without credentials, and a
 // registry may change it.
 func TestChallengeChanges(t *testing.T) {
-	f, c, logs := newFakeRegistry(t, false), newClock(), &logbook{}
+	f, c, logs := newFakeRegistry(t, false), ocitest.NewClock(), &ocitest.Log{}
 	f.challenge = `Basic realm="old"`
-	a := f.authority(Options{Now: c.now, Logger: logs.logger()})
+	a := f.authority(Options{Now: c.Now, Logger: logs.Logger()})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	req := f.pull("x")
 	if err := a.Authorize(t.Context(), req, cred, "x"); err != nil {
@@ -106,15 +107,15 @@ func TestChallengeChanges(t *testing.T) {
 		t.Error("Basic credentials that were refused are worth another try")
 	}
 	_, err := f.header(a, cred, "x")
-	wantClass(t, err, oci.Unauthorized)
-	c.advance(firstCoolDown) // the cool-down ends, and the challenge is asked for again
+	ocitest.WantClass(t, err, oci.Unauthorized)
+	c.Advance(firstCoolDown) // the cool-down ends, and the challenge is asked for again
 	if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
 		t.Errorf("after the change: %q, %v", h, err)
 	}
 	// The registry goes away for a while: the challenge stays.
 	a.probe.suspect()
 	f.be(func() { f.challenge = "" })
-	c.advance(reprobe)
+	c.Advance(reprobe)
 	f.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2/" {
 			w.WriteHeader(http.StatusBadGateway)
@@ -130,9 +131,9 @@ func TestChallengeChanges(t *testing.T) {
 // What one repository wants is what that one wants: others are asked for as before,
 // and no credential goes where a realm is not the registry's.
 func TestChallenged(t *testing.T) {
-	f, logs := newFakeRegistry(t, false), &logbook{}
+	f, logs := newFakeRegistry(t, false), &ocitest.Log{}
 	f.challenge = "" // 200 at /v2/, credentials wanted further down
-	a := f.authority(Options{Logger: logs.logger()})
+	a := f.authority(Options{Logger: logs.Logger()})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	if h, err := f.header(a, cred, "x"); err != nil || h != "" {
 		t.Fatal(h, err)
@@ -174,9 +175,9 @@ func TestChallenged(t *testing.T) {
 // A token that is refused is replaced once, and the second try goes with the next one
 // and not without any. What was refused for good is asked for anew.
 func TestChallenged_ThatIsRefused(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
 	f.challenge = ""
-	a := f.authority(Options{Now: c.now})
+	a := f.authority(Options{Now: c.Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	challenge := http.Header{"Www-Authenticate": {strings.ReplaceAll(bearerChallenge, "%s", f.URL)}}
 	a.Challenged(challenge, "x")
@@ -189,7 +190,7 @@ func TestChallenged_ThatIsRefused(t *testing.T) {
 			t.Fatalf("try %d: %q, %v", i, req.Header.Get("Authorization"), err)
 		}
 		if i == 0 {
-			c.advance(justNow)
+			c.Advance(justNow)
 		}
 		if again := a.Rejected(req, cred, "x"); again != want.again {
 			t.Errorf("try %d: again %v", i, again)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"berth/internal/flight"
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -55,7 +56,7 @@ func TestAuthorizeByScheme(t *testing.T) {
 					t.Errorf("header %q, want %q", got, tc.want)
 				}
 				if tc.class != 0 {
-					wantClass(t, err, tc.class)
+					ocitest.WantClass(t, err, tc.class)
 				} else if err != nil {
 					t.Error(err)
 				}
@@ -78,7 +79,7 @@ func TestAuthorizeElsewhereIsRefused(t *testing.T) {
 		req.URL = mustURL(t, u)
 		req.Header.Set("Authorization", "Bearer old")
 		err := a.Authorize(t.Context(), req, testAccount("acme", "ci", "bot", "pw"), "x")
-		wantClass(t, err, oci.UpstreamError)
+		ocitest.WantClass(t, err, oci.UpstreamError)
 		if req.Header.Get("Authorization") != "" {
 			t.Errorf("%s: a header was set or left", u)
 		}
@@ -86,7 +87,7 @@ func TestAuthorizeElsewhereIsRefused(t *testing.T) {
 	bare := testAccount("acme", "ci", "bot", "pw")
 	bare.Fingerprint = ""
 	_, err := f.header(a, bare, "x")
-	wantClass(t, err, oci.UpstreamError)
+	ocitest.WantClass(t, err, oci.UpstreamError)
 	if f.get(&f.pings)+f.get(&f.tokenRequests) != 0 {
 		t.Error("something was sent")
 	}
@@ -130,8 +131,8 @@ func TestCredentialsDoNotMix(t *testing.T) {
 }
 
 func TestRejected(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
-	a := f.authority(Options{Now: c.now})
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
+	a := f.authority(Options{Now: c.Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	authorise := func() *http.Request {
 		t.Helper()
@@ -149,7 +150,7 @@ func TestRejected(t *testing.T) {
 	if second.Header.Get("Authorization") == first.Header.Get("Authorization") {
 		t.Error("a rejected token is used again")
 	}
-	c.advance(5 * time.Second)
+	c.Advance(5 * time.Second)
 	if !a.Rejected(second, cred, "x") {
 		t.Error("an older token is not worth another try")
 	}
@@ -170,7 +171,7 @@ func TestRejected(t *testing.T) {
 	if n := f.get(&f.pings); n != 1 {
 		t.Errorf("%d pings so far, want 1", n)
 	}
-	c.advance(reprobe)
+	c.Advance(reprobe)
 	authorise()
 	authorise()
 	if n := f.get(&f.pings); n != 2 {
@@ -215,7 +216,7 @@ func TestSingleFlight(t *testing.T) {
 		})
 	}
 	leave()
-	wantClass(t, <-left, oci.ClientGone)
+	ocitest.WantClass(t, <-left, oci.ClientGone)
 	goOn()
 	all.Wait()
 	if n := f.get(&f.tokenRequests); n != 1 {
@@ -258,7 +259,7 @@ func TestNewAuthorityRefuses(t *testing.T) {
 // A token that served before may have been revoked since, however young it is.
 func TestKeptTokenIsWorthAnotherTry(t *testing.T) {
 	f := newFakeRegistry(t, false)
-	a := f.authority(Options{Now: newClock().now})
+	a := f.authority(Options{Now: ocitest.NewClock().Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	var last *http.Request
 	for range 2 {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -28,9 +29,9 @@ func TestTokenLife(t *testing.T) {
 		// By the server's clock it has ended long ago; ours counts from receipt.
 		{`{"token":"T","expires_in":300,"issued_at":"2001-01-01T00:00:00Z"}`, 269 * time.Second, 271 * time.Second},
 	} {
-		f, c := newFakeRegistry(t, false), newClock()
+		f, c := newFakeRegistry(t, false), ocitest.NewClock()
 		f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) { fmt.Fprint(w, tc.answer) }
-		a := f.authority(Options{Now: c.now})
+		a := f.authority(Options{Now: c.Now})
 		ask := func() {
 			t.Helper()
 			if h, err := f.header(a, nil, "x"); err != nil || h != "Bearer T" {
@@ -38,12 +39,12 @@ func TestTokenLife(t *testing.T) {
 			}
 		}
 		ask()
-		c.advance(tc.good)
+		c.Advance(tc.good)
 		ask()
 		if n := f.get(&f.tokenRequests); n != 1 {
 			t.Errorf("%s: renewed after %s", tc.answer, tc.good)
 		}
-		c.advance(tc.bad - tc.good)
+		c.Advance(tc.bad - tc.good)
 		ask()
 		if n := f.get(&f.tokenRequests); n != 2 {
 			t.Errorf("%s: not renewed after %s", tc.answer, tc.bad)
@@ -53,8 +54,8 @@ func TestTokenLife(t *testing.T) {
 
 // While a token still lives, trouble at the token endpoint does not show.
 func TestRenewalTroubleIsHidden(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
-	a := f.authority(Options{Now: c.now})
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
+	a := f.authority(Options{Now: c.Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	if _, err := f.header(a, cred, "x"); err != nil {
 		t.Fatal(err)
@@ -65,21 +66,21 @@ func TestRenewalTroubleIsHidden(t *testing.T) {
 		})
 	}
 	answer(http.StatusBadGateway)
-	c.advance(280 * time.Second)
+	c.Advance(280 * time.Second)
 	if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
 		t.Errorf("in trouble: %q, %v", h, err)
 	}
-	c.advance(30 * time.Second) // now it has ended
+	c.Advance(30 * time.Second) // now it has ended
 	_, err := f.header(a, cred, "x")
-	wantClass(t, err, oci.UpstreamError)
+	ocitest.WantClass(t, err, oci.UpstreamError)
 	answer(http.StatusUnauthorized)
 	_, err = f.header(a, cred, "x")
-	wantClass(t, err, oci.Unauthorized)
+	ocitest.WantClass(t, err, oci.Unauthorized)
 }
 
 func TestRefusalDuringRenewalCounts(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
-	a := f.authority(Options{Now: c.now})
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
+	a := f.authority(Options{Now: c.Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	if _, err := f.header(a, cred, "x"); err != nil {
 		t.Fatal(err)
@@ -87,9 +88,9 @@ func TestRefusalDuringRenewalCounts(t *testing.T) {
 	f.be(func() {
 		f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) { refuse(w, 401, "UNAUTHORIZED", "no") }
 	})
-	c.advance(280 * time.Second)
+	c.Advance(280 * time.Second)
 	_, err := f.header(a, cred, "x")
-	wantClass(t, err, oci.Unauthorized)
+	ocitest.WantClass(t, err, oci.Unauthorized)
 }
 
 func TestTokenAnswers(t *testing.T) {
@@ -130,7 +131,7 @@ func TestTokenAnswers(t *testing.T) {
 		"an echo of what was sent":            {dialect.Generic, acme, 401, nil, specBody("UNAUTHORIZED", "bot:"+canary+" is wrong, "+pair("bot:"+canary)), oci.Unauthorized, oci.CodeDenied, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f, logs := newFakeRegistry(t, false), &logbook{}
+			f, logs := newFakeRegistry(t, false), &ocitest.Log{}
 			f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) {
 				for k, v := range tc.header {
 					w.Header().Set(k, v)
@@ -138,9 +139,9 @@ func TestTokenAnswers(t *testing.T) {
 				w.WriteHeader(tc.status)
 				fmt.Fprint(w, tc.body)
 			}
-			a := f.authority(Options{Type: typeNamed(t, tc.kind), Logger: logs.logger()})
+			a := f.authority(Options{Type: typeNamed(t, tc.kind), Logger: logs.Logger()})
 			h, err := f.header(a, tc.cred, "acme/app")
-			e := asClass(t, err, tc.class)
+			e := ocitest.AsClass(t, err, tc.class)
 			if h != "" || e.WireCode() != tc.code || e.RetryAfter != tc.after || !strings.Contains(e.Message, tc.says) {
 				t.Errorf("header %q code %s after %s: %s", h, e.WireCode(), e.RetryAfter, e.Message)
 			}
@@ -166,7 +167,7 @@ func TestTokenRedirectIsNotFollowed(t *testing.T) {
 		a := f.authority(Options{})
 		for _, cred := range []*credential.Credential{testAccount("acme", "ci", "bot", "pw"), nil} {
 			_, err := f.header(a, cred, "x")
-			if e := asClass(t, err, oci.UpstreamError); !strings.Contains(e.Message, "elsewhere") {
+			if e := ocitest.AsClass(t, err, oci.UpstreamError); !strings.Contains(e.Message, "elsewhere") {
 				t.Error(e)
 			}
 		}
@@ -179,7 +180,7 @@ func TestTokenTimeout(t *testing.T) {
 	defer goOn()
 	a := f.authority(Options{Timeout: 50 * time.Millisecond})
 	_, err := f.header(a, nil, "x")
-	if e := asClass(t, err, oci.Timeout); !strings.Contains(e.Message, "registry.test") {
+	if e := ocitest.AsClass(t, err, oci.Timeout); !strings.Contains(e.Message, "registry.test") {
 		t.Error(e)
 	}
 }

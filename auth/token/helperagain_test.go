@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -17,7 +18,7 @@ import (
 // the next look-up, and the account is not left alone. One that was given a moment
 // ago is no good, and cools down like any other.
 func TestHelperIsAskedAgain(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
 	good := "one"
 	f.token = func(w http.ResponseWriter, _ *http.Request, user, password string) {
 		if password != good {
@@ -33,11 +34,11 @@ func TestHelperIsAskedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	runs := helperProgram(t, "gcr", fmt.Sprintf(`echo "{\"Username\":\"oauth2accesstoken\",\"Secret\":\"$(cat %s)\"}"`, secret))
+	runs := ocitest.CredentialHelper(t, "gcr", fmt.Sprintf(`echo "{\"Username\":\"oauth2accesstoken\",\"Secret\":\"$(cat %s)\"}"`, secret))
 	entry := entryFor("acme", "gcp", "gcr.io")
-	entry.Source = credential.HelperSource(credential.Helper{Name: "gcr", Server: "gcr.io", Now: c.now})
-	table := mustCredentials(t, credential.TableOptions{Key: credential.NewKey(), Entries: []credential.Entry{entry}, Now: c.now})
-	a := f.authority(Options{Now: c.now})
+	entry.Source = credential.HelperSource(credential.Helper{Name: "gcr", Server: "gcr.io", Now: c.Now})
+	table := mustCredentials(t, credential.TableOptions{Key: credential.NewKey(), Entries: []credential.Entry{entry}, Now: c.Now})
+	a := f.authority(Options{Now: c.Now})
 	pull := func() (*credential.Credential, error) {
 		t.Helper()
 		cred, err := table.Lookup(t.Context(), "acme", "", "gcr.io", "acme/app")
@@ -53,25 +54,25 @@ func TestHelperIsAskedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.advance(10 * time.Minute)
+	c.Advance(10 * time.Minute)
 	write("two")
 	good = "two"
 	for range 2 { // the second was on its way with the first
 		_, err = f.header(a, first, "acme/app")
-		wantClass(t, err, oci.Unauthorized)
+		ocitest.WantClass(t, err, oci.Unauthorized)
 	}
 	second, err := pull()
 	if err != nil || second.Fingerprint != first.Fingerprint || len(runs()) != 2 {
 		t.Errorf("the next one: %v, %v after %d runs", second, err, len(runs()))
 	}
 
-	c.advance(5 * time.Minute)
+	c.Advance(5 * time.Minute)
 	good = "three"
 	before := f.get(&f.tokenRequests)
 	for range 5 {
 		_, err = pull()
-		wantClass(t, err, oci.Unauthorized)
-		c.advance(5 * time.Second)
+		ocitest.WantClass(t, err, oci.Unauthorized)
+		c.Advance(5 * time.Second)
 	}
 	if n := f.get(&f.tokenRequests) - before; n != 2 || len(runs()) != 3 {
 		t.Errorf("a helper that knows no better costs %d requests and %d runs", n, len(runs()))
@@ -82,7 +83,7 @@ func TestHelperIsAskedAgain(t *testing.T) {
 // tokens that were given for it used for that: rights are the entry's, and these are the
 // secret's.
 func TestClient_TellsVersionsOfASecretApart(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
 	f.token = func(w http.ResponseWriter, _ *http.Request, user, password string) {
 		if password == "wrong" {
 			refuse(w, 401, "UNAUTHORIZED", "expired")
@@ -90,11 +91,11 @@ func TestClient_TellsVersionsOfASecretApart(t *testing.T) {
 		}
 		f.grant(w, user, 3600)
 	}
-	a := f.authority(Options{Now: c.now})
+	a := f.authority(Options{Now: c.Now})
 	wrong, good, next := testAccount("acme", "ci", "bot", "wrong"), testAccount("acme", "ci", "bot", "good"), testAccount("acme", "ci", "bot", "next")
 	good.Fingerprint, next.Fingerprint = wrong.Fingerprint, wrong.Fingerprint
 	_, err := f.header(a, wrong, "acme/app")
-	wantClass(t, err, oci.Unauthorized)
+	ocitest.WantClass(t, err, oci.Unauthorized)
 	if a.Refusal(wrong) == nil || a.Refusal(good) != nil {
 		t.Errorf("held against the one: %v, the other: %v", a.Refusal(wrong), a.Refusal(good))
 	}

@@ -11,15 +11,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"berth/auth/credential"
+	"berth/internal/ocitest"
 )
 
 func TestMetrics(t *testing.T) {
-	f, c, reg := newFakeRegistry(t, false), newClock(), prometheus.NewPedanticRegistry()
+	f, c, reg := newFakeRegistry(t, false), ocitest.NewClock(), prometheus.NewPedanticRegistry()
 	m, err := credential.NewMetrics(reg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := f.authority(Options{Now: c.now, Metrics: m})
+	a := f.authority(Options{Now: c.Now, Metrics: m})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) { w.WriteHeader(http.StatusUnauthorized) }
 	_, _ = f.header(a, cred, "x")
@@ -33,9 +34,9 @@ func TestMetrics(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	want("0", fmt.Sprint(float64(c.now().Add(time.Minute).Unix())))
+	want("0", fmt.Sprint(float64(c.Now().Add(time.Minute).Unix())))
 	f.be(func() { f.token = nil })
-	c.advance(time.Minute)
+	c.Advance(time.Minute)
 	if _, err := f.header(a, cred, "x"); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 	"berth/upstream/dialect"
 )
@@ -32,9 +33,9 @@ func TestPage_OfATokenEndpoint(t *testing.T) {
 		for _, status := range []int{200, 302, 400, 403, 404, 418, 511} {
 			for _, repo := range []string{"x", ""} { // "": as docker login asks
 				t.Run(fmt.Sprint(kind, " ", status, " ", repo), func(t *testing.T) {
-					f, c := newFakeRegistry(t, false), newClock()
+					f, c := newFakeRegistry(t, false), ocitest.NewClock()
 					f.token = pageWith(status)
-					a := f.authority(Options{Type: typeNamed(t, kind), Now: c.now})
+					a := f.authority(Options{Type: typeNamed(t, kind), Now: c.Now})
 					cred := testAccount("acme", "ci", "bot", "pw")
 					_, err := f.header(a, cred, repo)
 					if !isRiddle(err) || oci.ClassOf(err) == oci.Unauthorized {
@@ -44,7 +45,7 @@ func TestPage_OfATokenEndpoint(t *testing.T) {
 						t.Errorf("held against the credential: %v", refused)
 					}
 					f.be(func() { f.token = nil })
-					c.advance(time.Minute) // a place that is in doubt is asked for again
+					c.Advance(time.Minute) // a place that is in doubt is asked for again
 					if h, err := f.header(a, cred, repo); err != nil || h == "" {
 						t.Errorf("afterwards: %q, %v", h, err)
 					}
@@ -59,7 +60,7 @@ func TestPage_OfATokenEndpoint(t *testing.T) {
 func TestPage_InPlaceOfAChallenge(t *testing.T) {
 	for _, status := range []int{200, 401, 403, 404, 418, 511} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
-			f, c := newFakeRegistry(t, false), newClock()
+			f, c := newFakeRegistry(t, false), ocitest.NewClock()
 			registry, portal := f.Config.Handler, true
 			f.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				behind := true
@@ -70,7 +71,7 @@ func TestPage_InPlaceOfAChallenge(t *testing.T) {
 				}
 				pageWith(status)(w, r, "", "")
 			})
-			a := f.authority(Options{Now: c.now})
+			a := f.authority(Options{Now: c.Now})
 			cred := testAccount("acme", "ci", "bot", "pw")
 			h, err := f.header(a, cred, "x")
 			if err != nil && !isRiddle(err) || h != "" {
@@ -80,7 +81,7 @@ func TestPage_InPlaceOfAChallenge(t *testing.T) {
 				t.Errorf("held against the credential: %v", refused)
 			}
 			f.be(func() { portal = false })
-			c.advance(reprobe)
+			c.Advance(reprobe)
 			if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
 				t.Errorf("afterwards: %q, %v", h, err)
 			}

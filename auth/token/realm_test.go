@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -149,10 +150,10 @@ func TestRealmMatrix(t *testing.T) {
 			web, tr := newWideWeb(t, secure)
 			web.challenge = fmt.Sprintf(`Bearer realm="%s",service="s"`, tc.realm)
 			scheme, host, _ := strings.Cut(tc.origin, "://")
-			logs := &logbook{}
+			logs := &ocitest.Log{}
 			a, err := New(Options{
 				Origin: oci.Origin{Scheme: scheme, Host: host}, Registry: "registry.test", Type: typeNamed(t, tc.kind),
-				TokenEndpoints: tc.endpoints, Transport: tr, Logger: logs.logger(),
+				TokenEndpoints: tc.endpoints, Transport: tr, Logger: logs.Logger(),
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -170,7 +171,7 @@ func TestRealmMatrix(t *testing.T) {
 					}
 					continue
 				}
-				e := asClass(t, err, oci.UpstreamError)
+				e := ocitest.AsClass(t, err, oci.UpstreamError)
 				if req.Header.Get("Authorization") != "" {
 					t.Errorf("%v: it is authorised all the same", cred)
 				}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -20,7 +21,7 @@ import (
 func TestExpiredTokenIsNotHammered(t *testing.T) {
 	for kind, want := range map[string]int{dialect.Generic: 1, dialect.GHCR: 2} { // GHCR: is it the credential or the repository?
 		for _, sameRepo := range []bool{true, false} {
-			f, c := newFakeRegistry(t, false), newClock()
+			f, c := newFakeRegistry(t, false), ocitest.NewClock()
 			f.token = func(w http.ResponseWriter, _ *http.Request, user, _ string) {
 				switch {
 				case user == "":
@@ -31,7 +32,7 @@ func TestExpiredTokenIsNotHammered(t *testing.T) {
 					refuse(w, 401, "UNAUTHORIZED", "expired")
 				}
 			}
-			a := f.authority(Options{Type: typeNamed(t, kind), Now: c.now})
+			a := f.authority(Options{Type: typeNamed(t, kind), Now: c.Now})
 			cred := testAccount("acme", "ci", "bot", "pw")
 			var all sync.WaitGroup
 			for i := range 20 {
@@ -42,7 +43,7 @@ func TestExpiredTokenIsNotHammered(t *testing.T) {
 					}
 					for range 2 {
 						_, err := f.header(a, cred, repo)
-						wantClass(t, err, oci.Unauthorized)
+						ocitest.WantClass(t, err, oci.Unauthorized)
 					}
 				})
 			}
@@ -72,7 +73,7 @@ func TestGHCRDeniedRepository(t *testing.T) {
 	a := f.authority(Options{Type: typeNamed(t, dialect.GHCR)})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	_, err := f.header(a, cred, "other/secret")
-	if e := asClass(t, err, oci.Denied); !strings.Contains(e.Message, "other/secret") {
+	if e := ocitest.AsClass(t, err, oci.Denied); !strings.Contains(e.Message, "other/secret") {
 		t.Error(e)
 	}
 	if h, err := f.header(a, cred, "acme/app"); err != nil || h == "" {
@@ -82,34 +83,34 @@ func TestGHCRDeniedRepository(t *testing.T) {
 		t.Errorf("scopes %q: the second is to be the login's", f.scopes)
 	}
 	_, err = f.header(a, nil, "other/secret")
-	wantClass(t, err, oci.NoCredential)
+	ocitest.WantClass(t, err, oci.NoCredential)
 	if n := f.get(&f.tokenRequests); n != 4 {
 		t.Errorf("%d token requests, want 4", n)
 	}
 }
 
 func TestCoolDownGrowsAndClears(t *testing.T) {
-	f, c, logs := newFakeRegistry(t, false), newClock(), &logbook{}
+	f, c, logs := newFakeRegistry(t, false), ocitest.NewClock(), &ocitest.Log{}
 	bad := func(w http.ResponseWriter, _ *http.Request, _, _ string) { refuse(w, 401, "UNAUTHORIZED", "no") }
 	f.token = bad
-	a := f.authority(Options{Now: c.now, Logger: logs.logger()})
+	a := f.authority(Options{Now: c.Now, Logger: logs.Logger()})
 	cred := testAccount("acme", "ci", "bot", canary)
 	asked := 0
 	refusedFor := func(d time.Duration) {
 		t.Helper()
 		asked++
 		_, err := f.header(a, cred, "x")
-		wantClass(t, err, oci.Unauthorized)
-		c.advance(d - time.Second)
+		ocitest.WantClass(t, err, oci.Unauthorized)
+		c.Advance(d - time.Second)
 		_, err = f.header(a, cred, "x")
-		e := asClass(t, err, oci.Unauthorized)
+		e := ocitest.AsClass(t, err, oci.Unauthorized)
 		if n := f.get(&f.tokenRequests); n != asked {
 			t.Fatalf("%d token requests within %s, want %d", n, d, asked)
 		}
 		if e.RetryAfter != time.Second || !strings.Contains(e.Message, `refused account "ci" (401)`) || !strings.Contains(e.Detail, "asked again in 1 s") {
 			t.Errorf("from memory: %s, %q, after %s", e, e.Detail, e.RetryAfter)
 		}
-		c.advance(time.Second)
+		c.Advance(time.Second)
 	}
 	for _, minutes := range []int{1, 2, 4, 8, 15, 15} {
 		refusedFor(time.Duration(minutes) * time.Minute)
@@ -120,7 +121,7 @@ func TestCoolDownGrowsAndClears(t *testing.T) {
 	}
 	asked++
 	f.be(func() { f.token = bad })
-	c.advance(time.Hour)
+	c.Advance(time.Hour)
 	refusedFor(time.Minute) // a success starts it over
 	if n := strings.Count(logs.String(), "the registry refused a credential"); n != 7 {
 		t.Errorf("logged %d times, want 7", n)
@@ -142,7 +143,7 @@ func TestCoolDownIsPerCredential(t *testing.T) {
 	}
 	a := f.authority(Options{})
 	_, err := f.header(a, testAccount("acme", "ci", "bot", "old"), "x")
-	wantClass(t, err, oci.Unauthorized)
+	ocitest.WantClass(t, err, oci.Unauthorized)
 	for _, cred := range []*credential.Credential{testAccount("acme", "ci", "bot", "new"), testAccount("acme", "cd", "bob", "pw"), nil} {
 		if _, err := f.header(a, cred, "x"); err != nil {
 			t.Errorf("%v: %v", cred, err)
@@ -150,7 +151,7 @@ func TestCoolDownIsPerCredential(t *testing.T) {
 	}
 	// Another organisation with the same dead secret is told in its own name.
 	_, err = f.header(a, testAccount("other", "prod", "bot", "old"), "x")
-	if e := asClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, `organisation other: registry.test refused account "prod"`) || strings.Contains(e.Error(), "acme") {
+	if e := ocitest.AsClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, `organisation other: registry.test refused account "prod"`) || strings.Contains(e.Error(), "acme") {
 		t.Error(e)
 	}
 }
@@ -160,13 +161,13 @@ func TestCoolDownIsPerCredential(t *testing.T) {
 func TestCoolDown_OfTheNodesOwnAccount(t *testing.T) {
 	f := newFakeRegistry(t, false)
 	f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) { refuse(w, 401, "UNAUTHORIZED", "no") }
-	logs := &logbook{}
-	a := f.authority(Options{Logger: logs.logger()})
+	logs := &ocitest.Log{}
+	a := f.authority(Options{Logger: logs.Logger()})
 	for range 3 {
 		_, err := f.header(a, nil, "x")
-		wantClass(t, err, oci.NoCredential)
+		ocitest.WantClass(t, err, oci.NoCredential)
 		_, err = f.header(a, testAccount("", "bot", "u", "p"), "x")
-		wantClass(t, err, oci.Unauthorized)
+		ocitest.WantClass(t, err, oci.Unauthorized)
 	}
 	if n := f.get(&f.tokenRequests); n != 4 {
 		t.Errorf("%d token requests, want 3 as nobody and 1 as the account", n)
@@ -181,9 +182,9 @@ func TestCoolDown_OfTheNodesOwnAccount(t *testing.T) {
 
 // A registry that now wants something else has not refused anything yet.
 func TestNewChallengeEndsCoolDowns(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
 	f.challenge = `Basic realm="old"`
-	a := f.authority(Options{Now: c.now})
+	a := f.authority(Options{Now: c.Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	req := f.pull("x")
 	if err := a.Authorize(t.Context(), req, cred, "x"); err != nil {
@@ -191,9 +192,9 @@ func TestNewChallengeEndsCoolDowns(t *testing.T) {
 	}
 	a.Rejected(req, cred, "x")
 	f.be(func() { f.challenge = bearerChallenge })
-	c.advance(reprobe)
+	c.Advance(reprobe)
 	_, err := f.header(a, cred, "x")
-	wantClass(t, err, oci.Unauthorized)
+	ocitest.WantClass(t, err, oci.Unauthorized)
 	if _, err := f.header(a, nil, "x"); err != nil { // somebody else learns of it
 		t.Fatal(err)
 	}
@@ -233,9 +234,9 @@ func TestOtherFailuresDoNotCoolDown(t *testing.T) {
 }
 
 func TestBasicCoolsDown(t *testing.T) {
-	f, c := newFakeRegistry(t, false), newClock()
+	f, c := newFakeRegistry(t, false), ocitest.NewClock()
 	f.challenge = `Basic realm="x"`
-	a := f.authority(Options{Now: c.now})
+	a := f.authority(Options{Now: c.Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	reqs := make([]*http.Request, 20)
 	for i := range reqs {
@@ -250,10 +251,10 @@ func TestBasicCoolsDown(t *testing.T) {
 		}
 	}
 	_, err := f.header(a, cred, "x")
-	if e := asClass(t, err, oci.Unauthorized); e.RetryAfter != firstCoolDown {
+	if e := ocitest.AsClass(t, err, oci.Unauthorized); e.RetryAfter != firstCoolDown {
 		t.Errorf("after %s: twenty refusals at once count as one", e.RetryAfter)
 	}
-	c.advance(firstCoolDown)
+	c.Advance(firstCoolDown)
 	if h, err := f.header(a, cred, "x"); err != nil || h != basicHeader("bot", "pw") {
 		t.Errorf("after the cool-down: %q, %v", h, err)
 	}
@@ -265,7 +266,7 @@ func TestBasicCoolsDown(t *testing.T) {
 	// ECR: a 403 that says "expired".
 	a.Refused(cred, classify.Answer(classify.Response{Registry: "r", Credential: cred, Basic: true, Status: 403, Body: []byte("Your authorization token has expired.")}))
 	_, err = f.header(a, cred, "x")
-	if e := asClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, "has expired; renew") {
+	if e := ocitest.AsClass(t, err, oci.Unauthorized); !strings.Contains(e.Message, "has expired; renew") {
 		t.Error(e)
 	}
 	a.Accepted(cred)
@@ -302,7 +303,7 @@ func TestTrialIsAlone(t *testing.T) {
 	}
 	gone, leave := context.WithCancel(t.Context())
 	leave()
-	wantClass(t, a.Authorize(gone, f.pull("r9"), cred, "r9"), oci.ClientGone)
+	ocitest.WantClass(t, a.Authorize(gone, f.pull("r9"), cred, "r9"), oci.ClientGone)
 	if n := f.get(&f.tokenRequests); n != 2 {
 		t.Errorf("%d token requests before the first came back", n)
 	}

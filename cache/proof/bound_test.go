@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -45,12 +46,12 @@ func TestMemoryIsBounded(t *testing.T) {
 // Nor does the file grow without an end; what it has is renewed, and a denial is
 // written also where there is no room.
 func TestTheFileIsBounded(t *testing.T) {
-	clk := newClock()
+	clk := ocitest.NewClock()
 	path := filepath.Join(t.TempDir(), "facts.db")
 	const limit = 1 << 20
-	f := open(t, path, Options{FileBytes: limit, Now: clk.now})
-	f.Prove(acme, member, clk.now())
-	now := clk.now()
+	f := open(t, path, Options{FileBytes: limit, Now: clk.Now})
+	f.Prove(acme, member, clk.Now())
+	now := clk.Now()
 	for i := range 20 {
 		for j := range 1000 {
 			repo := fmt.Sprintf("%d/%d/%s", i, j, strings.Repeat("r", 200))
@@ -67,8 +68,8 @@ func TestTheFileIsBounded(t *testing.T) {
 	if info.Size() > 8*limit {
 		t.Errorf("%d bytes", info.Size())
 	}
-	clk.move(time.Hour)
-	f.Prove(acme, member, clk.now())
+	clk.Advance(time.Hour)
+	f.Prove(acme, member, clk.Now())
 	if err := f.disk.flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +78,8 @@ func TestTheFileIsBounded(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again := open(t, path, Options{Now: clk.now})
-	if _, at := again.Access(acme); !at.Equal(clk.now()) {
+	again := open(t, path, Options{Now: clk.Now})
+	if _, at := again.Access(acme); !at.Equal(clk.Now()) {
 		t.Errorf("what was renewed is from %v", at)
 	}
 	if !again.Denied(denied) {

@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -308,10 +309,10 @@ func TestSweep(t *testing.T) {
 // Renewed between the look and the deletion: it stays.
 func TestSweepSparesWhatIsRenewedMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clk := newClock()
+		clk := ocitest.NewClock()
 		path := filepath.Join(t.TempDir(), "facts.db")
-		f := open(t, path, Options{Now: clk.now})
-		f.Prove(acme, member, clk.now())
+		f := open(t, path, Options{Now: clk.Now})
+		f.Prove(acme, member, clk.Now())
 		closeFacts(t, f)
 
 		var renew func()
@@ -320,11 +321,11 @@ func TestSweepSparesWhatIsRenewedMeanwhile(t *testing.T) {
 				renew = nil
 				r()
 			}
-			return clk.now()
+			return clk.Now()
 		}})
 		synctest.Wait() // the sweep at the start is over
-		clk.move(31 * 24 * time.Hour)
-		f.Prove(acme, member, clk.now())
+		clk.Advance(31 * 24 * time.Hour)
+		f.Prove(acme, member, clk.Now())
 		f.disk.writing.Lock() // the ticker stays out, and what follows is alone
 		defer f.disk.writing.Unlock()
 		renew = func() { // the sweep has begun to read

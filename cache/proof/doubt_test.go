@@ -5,14 +5,16 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"berth/internal/ocitest"
 )
 
 // doubting is a Proofs with one proof of acme's, and a way to start anew with the
 // same file.
-func doubting(t *testing.T, o Options) (f *Proofs, clk *clock, restart func() *Proofs) {
+func doubting(t *testing.T, o Options) (f *Proofs, clk *ocitest.Clock, restart func() *Proofs) {
 	t.Helper()
-	clk = newClock()
-	o.Now = clk.now
+	clk = ocitest.NewClock()
+	o.Now = clk.Now
 	path := filepath.Join(t.TempDir(), "facts.db")
 	open := func() *Proofs {
 		f, err := Open(path, o)
@@ -23,7 +25,7 @@ func doubting(t *testing.T, o Options) (f *Proofs, clk *clock, restart func() *P
 		return f
 	}
 	f = open()
-	f.Prove(acme, member, clk.now())
+	f.Prove(acme, member, clk.Now())
 	return f, clk, func() *Proofs {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
@@ -45,13 +47,13 @@ func wantAge(t testing.TB, f *Proofs, a Access, want Age) {
 // after a restart, and whatever is heard or not heard afterwards. The next yes ends it.
 func TestDoubt_EndsTheProofEarly(t *testing.T) {
 	f, clk, restart := doubting(t, Options{})
-	clk.move(10 * time.Minute)
+	clk.Advance(10 * time.Minute)
 	wantAge(t, f, acme, Recent)
 	f.Doubt(acme)
 	wantAge(t, f, acme, Recent)
-	clk.move(49 * time.Minute)
+	clk.Advance(49 * time.Minute)
 	wantAge(t, f, acme, Recent)
-	clk.move(time.Minute)
+	clk.Advance(time.Minute)
 	wantAge(t, f, acme, None)
 	if f.HadAccess(acme) {
 		t.Error("what is kept after a deletion still goes out")
@@ -60,9 +62,9 @@ func TestDoubt_EndsTheProofEarly(t *testing.T) {
 	if f = restart(); f.HadAccess(acme) || f.Denied(acme) {
 		t.Errorf("had access %v, denied %v", f.HadAccess(acme), f.Denied(acme))
 	}
-	f.Prove(acme, member, clk.now())
+	f.Prove(acme, member, clk.Now())
 	wantAge(t, f, acme, Fresh)
-	clk.move(2 * time.Hour)
+	clk.Advance(2 * time.Hour)
 	wantAge(t, f, acme, Grace)
 	wantAge(t, restart(), acme, Grace)
 }
@@ -75,7 +77,7 @@ func TestDoubt_WithoutOne(t *testing.T) {
 		after time.Duration
 		want  Age
 	}{{0, Fresh}, {5 * time.Minute, Recent}, {54 * time.Minute, Recent}, {time.Minute, Grace}, {22 * time.Hour, Grace}, {time.Hour, None}} {
-		clk.move(step.after)
+		clk.Advance(step.after)
 		wantAge(t, f, acme, step.want)
 	}
 	f.Doubt(acme)
@@ -88,14 +90,14 @@ func TestDoubt_WithoutOne(t *testing.T) {
 // proof, and leaves the doubt.
 func TestDoubt_OutlivesASlowYes(t *testing.T) {
 	f, clk, restart := doubting(t, Options{})
-	clk.move(10 * time.Minute)
-	asked := clk.now()
-	clk.move(time.Second)
+	clk.Advance(10 * time.Minute)
+	asked := clk.Now()
+	clk.Advance(time.Second)
 	f.Doubt(acme)
-	clk.move(time.Second)
+	clk.Advance(time.Second)
 	f.Prove(acme, member, asked)
 	wantAge(t, f, acme, Fresh)
-	clk.move(time.Hour)
+	clk.Advance(time.Hour)
 	wantAge(t, f, acme, None)
 	wantAge(t, restart(), acme, None)
 }
@@ -108,9 +110,9 @@ func TestDoubt_OtherTimes(t *testing.T) {
 	f.Doubt(acme)
 	wantAge(t, f, acme, Fresh)
 	wantAge(t, strict, acme, None)
-	clk.move(2 * time.Hour)
+	clk.Advance(2 * time.Hour)
 	wantAge(t, lax, acme, Recent)
-	clk.move(22 * time.Hour)
+	clk.Advance(22 * time.Hour)
 	wantAge(t, lax, acme, None)
 }
 
@@ -128,7 +130,7 @@ func TestDoubt_IsWrittenOnce(t *testing.T) {
 	if w, ok := decodeRecord(f.disk.get(accessBucket, acme.key())); !ok || w.doubted.IsZero() || !w.proven() {
 		t.Errorf("in the file: %+v", w)
 	}
-	clk.move(time.Second)
+	clk.Advance(time.Second)
 	f.Doubt(acme)
 	if f.disk.unwritten(accessBucket, acme.key()) {
 		t.Error("a second doubt is written")
@@ -144,10 +146,10 @@ func TestDoubt_GivesWay(t *testing.T) {
 	if !f.Denied(acme) {
 		t.Error("not denied")
 	}
-	clk.move(time.Second)
-	f.Prove(acme, member, clk.now())
+	clk.Advance(time.Second)
+	f.Prove(acme, member, clk.Now())
 	f.Doubt(acme)
-	clk.move(time.Second)
+	clk.Advance(time.Second)
 	if err := f.Forget(acme.Principal.Organisation); err != nil {
 		t.Fatal(err)
 	}
@@ -164,11 +166,11 @@ func TestDoubt_IsNeverDropped(t *testing.T) {
 	}
 	f.disk.mu.Lock()
 	for i := range maxPending {
-		f.disk.pending[pendingKey{memberBucket, fmt.Sprint(i)}] = record{at: clk.now()}.encode()
+		f.disk.pending[pendingKey{memberBucket, fmt.Sprint(i)}] = record{at: clk.Now()}.encode()
 	}
 	f.disk.mu.Unlock()
 	f.Doubt(acme)
-	clk.move(2 * time.Hour)
+	clk.Advance(2 * time.Hour)
 	wantAge(t, restart(), acme, None)
 }
 
@@ -176,12 +178,12 @@ func TestDoubt_IsNeverDropped(t *testing.T) {
 // comes next.
 func TestDoubt_FromTheFuture(t *testing.T) {
 	f, clk, restart := doubting(t, Options{})
-	clk.move(3 * time.Hour)
-	f.Prove(acme, member, clk.now())
+	clk.Advance(3 * time.Hour)
+	f.Prove(acme, member, clk.Now())
 	f.Doubt(acme)
-	clk.move(-2 * time.Hour)
+	clk.Advance(-2 * time.Hour)
 	f = restart()
-	f.Prove(acme, member, clk.now())
-	clk.move(4 * time.Hour)
+	f.Prove(acme, member, clk.Now())
+	clk.Advance(4 * time.Hour)
 	wantAge(t, f, acme, Grace)
 }

@@ -9,6 +9,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -20,32 +21,32 @@ func globexAccess() (Access, TagKey) {
 }
 
 // proveBoth makes an f in which both organisations have proven everything, once.
-func proveBoth(f *Proofs, clk *clock) {
+func proveBoth(f *Proofs, clk *ocitest.Clock) {
 	globex, tag := globexAccess()
 	for _, a := range []Access{acme, globex} {
-		f.Prove(a, member, clk.now())
+		f.Prove(a, member, clk.Now())
 	}
 	for _, k := range []TagKey{latest, tag} {
-		f.SetTag(k, Tag{Digest: digestA, Asked: clk.now()})
+		f.SetTag(k, Tag{Digest: digestA, Asked: clk.Now()})
 	}
 }
 
 func TestForget(t *testing.T) {
 	for name, reopen := range map[string]bool{"in memory, not yet written": false, "in the file only": true} {
 		t.Run(name, func(t *testing.T) {
-			clk, path := newClock(), filepath.Join(t.TempDir(), "facts.db")
-			f := open(t, path, Options{Now: clk.now})
+			clk, path := ocitest.NewClock(), filepath.Join(t.TempDir(), "facts.db")
+			f := open(t, path, Options{Now: clk.Now})
 			refused := acme
 			refused.Repo = "acme/secret"
-			f.Prove(refused, member, clk.now())
-			clk.move(time.Second)
+			f.Prove(refused, member, clk.Now())
+			clk.Advance(time.Second)
 			f.Deny(refused) // and is written, with all that waited
 			proveBoth(f, clk)
 			if reopen {
 				closeFacts(t, f)
-				f = open(t, path, Options{Now: clk.now})
+				f = open(t, path, Options{Now: clk.Now})
 			}
-			clk.move(time.Second)
+			clk.Advance(time.Second)
 			if err := f.Forget("acme"); err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +70,7 @@ func TestForget(t *testing.T) {
 			}
 			check()
 			closeFacts(t, f)
-			f = open(t, path, Options{Now: clk.now})
+			f = open(t, path, Options{Now: clk.Now})
 			check()
 		})
 	}
@@ -77,10 +78,10 @@ func TestForget(t *testing.T) {
 
 // What was asked before proves nothing after; what is asked after does, and stays.
 func TestForgetBeatsWhatIsUnderWay(t *testing.T) {
-	clk, path := newClock(), filepath.Join(t.TempDir(), "facts.db")
-	f := open(t, path, Options{Now: clk.now})
-	asked := clk.now()
-	clk.move(time.Second)
+	clk, path := ocitest.NewClock(), filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{Now: clk.Now})
+	asked := clk.Now()
+	clk.Advance(time.Second)
 	if err := f.Forget("acme"); err != nil {
 		t.Fatal(err)
 	}
@@ -90,29 +91,29 @@ func TestForgetBeatsWhatIsUnderWay(t *testing.T) {
 	wantTag(t, f, latest, "", None)
 	wantMember(t, f, member, Fresh)
 
-	asked = clk.move(time.Second)
+	asked = clk.Advance(time.Second)
 	f.Prove(acme, member, asked)
 	f.SetTag(latest, Tag{Digest: digestA, Asked: asked})
 	wantAccess(t, f, acme, Fresh)
 	wantTag(t, f, latest, digestA, Fresh)
 	closeFacts(t, f)
-	f = open(t, path, Options{Now: clk.now})
+	f = open(t, path, Options{Now: clk.Now})
 	wantAccess(t, f, acme, Grace)
 	wantTag(t, f, latest, digestA, Grace)
 }
 
 func TestForgetManyAndInMemoryOnly(t *testing.T) {
 	const n = 2*sweepStep + 10
-	clk, path := newClock(), filepath.Join(t.TempDir(), "facts.db")
-	f := open(t, path, Options{Now: clk.now})
+	clk, path := ocitest.NewClock(), filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{Now: clk.Now})
 	for i := range n {
 		a := acme
 		a.Repo = fmt.Sprint("acme/app", i)
-		f.Prove(a, member, clk.now())
+		f.Prove(a, member, clk.Now())
 	}
 	proveBoth(f, clk)
 	closeFacts(t, f)
-	f = open(t, path, Options{Now: clk.now})
+	f = open(t, path, Options{Now: clk.Now})
 	if err := f.Forget("acme"); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func TestForgetManyAndInMemoryOnly(t *testing.T) {
 		t.Errorf("left: %v", got)
 	}
 
-	f = open(t, "", Options{Now: clk.now})
+	f = open(t, "", Options{Now: clk.Now})
 	proveBoth(f, clk)
 	if err := f.Forget("acme"); err != nil {
 		t.Fatal(err)
@@ -131,12 +132,12 @@ func TestForgetManyAndInMemoryOnly(t *testing.T) {
 
 // What cannot be deleted is not believed either.
 func TestForgetOnADiskThatFails(t *testing.T) {
-	clk, path := newClock(), filepath.Join(t.TempDir(), "facts.db")
+	clk, path := ocitest.NewClock(), filepath.Join(t.TempDir(), "facts.db")
 	synctest.Test(t, func(t *testing.T) {
-		f := open(t, path, Options{Now: clk.now})
+		f := open(t, path, Options{Now: clk.Now})
 		proveBoth(f, clk)
 		closeFacts(t, f)
-		f = open(t, path, Options{Now: clk.now})
+		f = open(t, path, Options{Now: clk.Now})
 		synctest.Wait() // the sweep at the start is over
 		bad, good := readOnly(t, path), f.disk.db
 		use := func(db *bbolt.DB) {

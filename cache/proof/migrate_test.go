@@ -13,6 +13,7 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -49,8 +50,8 @@ func golden(t *testing.T) (m Member, asked time.Time, key, value []byte) {
 func TestTheFormOfMembershipsIsFrozen(t *testing.T) {
 	m, asked, key, value := golden(t)
 	path := filepath.Join(t.TempDir(), "facts.db")
-	clk := newClock()
-	f := open(t, path, Options{Now: clk.now})
+	clk := ocitest.NewClock()
+	f := open(t, path, Options{Now: clk.Now})
 	f.Prove(acme, m, asked)
 	closeFacts(t, f)
 
@@ -118,13 +119,13 @@ func TestALaterVersionsMembershipsCount(t *testing.T) {
 	m, asked, key, value := golden(t)
 	path := filepath.Join(t.TempDir(), "facts.db")
 	later(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("member")).Put(key, value) })
-	clk := newClock()
-	f := open(t, path, Options{Now: clk.now})
+	clk := ocitest.NewClock()
+	f := open(t, path, Options{Now: clk.Now})
 	wantMember(t, f, m, Fresh)
-	if asked.Add(24 * time.Hour).Before(clk.now()) {
+	if asked.Add(24 * time.Hour).Before(clk.Now()) {
 		t.Fatal("the clock is not of the golden file's day")
 	}
-	clk.move(24 * time.Hour)
+	clk.Advance(24 * time.Hour)
 	wantMember(t, f, m, None) // it ages as ours do
 	closeFacts(t, f)
 
@@ -186,13 +187,13 @@ func TestUnknownWordsOfMembershipProveNothing(t *testing.T) {
 		"another mark":   append([]byte{'q'}, value[1:]...),
 		"a denial":       append([]byte{'d'}, value[1:]...),
 		"JSON":           []byte(`{"p":1772366400000000000}`),
-		"in the future":  binary.BigEndian.AppendUint64([]byte{'p'}, uint64(newClock().now().Add(100*time.Hour).UnixNano())),
+		"in the future":  binary.BigEndian.AppendUint64([]byte{'p'}, uint64(ocitest.NewClock().Now().Add(100*time.Hour).UnixNano())),
 		"before history": binary.BigEndian.AppendUint64([]byte{'p'}, 0),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(inMemory(t), "facts.db")
 			later(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("member")).Put(key, v) })
-			f := open(t, path, Options{Now: newClock().now})
+			f := open(t, path, Options{Now: ocitest.NewClock().Now})
 			wantMember(t, f, m, None)
 		})
 	}

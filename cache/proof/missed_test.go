@@ -4,20 +4,22 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"berth/internal/ocitest"
 )
 
 // What somebody was told is not there is a member within grace until somebody is shown
 // it again, by an answer to a later question; also for the next process. Nobody's
 // rights are touched.
 func TestMissed(t *testing.T) {
-	clk, path := newClock(), filepath.Join(t.TempDir(), "facts.db")
-	f := open(t, path, Options{Now: clk.now})
-	before := clk.now()
+	clk, path := ocitest.NewClock(), filepath.Join(t.TempDir(), "facts.db")
+	f := open(t, path, Options{Now: clk.Now})
+	before := clk.Now()
 	f.Prove(acme, member, before)
 	wantMember(t, f, member, Fresh)
-	clk.move(time.Second)
-	between := clk.now()
-	clk.move(time.Second)
+	clk.Advance(time.Second)
+	between := clk.Now()
+	clk.Advance(time.Second)
 	f.Missed(member)
 	f.Prove(acme, member, between)
 	wantMember(t, f, member, Grace)
@@ -29,14 +31,14 @@ func TestMissed(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f = open(t, path, Options{Now: clk.now})
+	f = open(t, path, Options{Now: clk.Now})
 	wantMember(t, f, member, Grace)
 	wantAccess(t, f, acme, Grace)
-	clk.move(time.Second)
-	f.Prove(acme, member, clk.now())
+	clk.Advance(time.Second)
+	f.Prove(acme, member, clk.Now())
 	wantMember(t, f, member, Fresh)
 	f.Missed(member)
-	clk.move(25 * time.Hour)
+	clk.Advance(25 * time.Hour)
 	wantMember(t, f, member, None)
 }
 

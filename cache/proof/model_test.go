@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"berth/internal/ocitest"
 )
 
 // history is what happened to one key, in order, as someone who writes
@@ -49,8 +51,8 @@ func TestAccessOverAnyHistory(t *testing.T) {
 		}
 		path := file.Name()
 		_ = file.Close() // empty, so new
-		clk := newClock()
-		o := Options{Now: clk.now}
+		clk := ocitest.NewClock()
+		o := Options{Now: clk.Now}
 		if rapid.Bool().Draw(t, "short") {
 			o.AccessTTL, o.Grace, o.Doubt = time.Second, time.Minute, 30*time.Second
 		}
@@ -75,24 +77,24 @@ func TestAccessOverAnyHistory(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"prove": func(t *rapid.T) {
 				a, h := pick(t)
-				asked := clk.now().Add(-time.Duration(rapid.IntRange(0, 3).Draw(t, "late")) * time.Second)
+				asked := clk.Now().Add(-time.Duration(rapid.IntRange(0, 3).Draw(t, "late")) * time.Second)
 				f.Prove(a, member, asked)
 				h.proofs = append(h.proofs, proofMade{asked, run})
 			},
 			"deny": func(t *rapid.T) {
 				a, h := pick(t)
 				f.Deny(a)
-				h.denied = clk.now()
+				h.denied = clk.Now()
 			},
 			"doubt": func(t *rapid.T) {
 				a, h := pick(t)
 				f.Doubt(a)
 				if len(h.counting()) > 0 { // without a proof there is nothing to doubt
-					h.doubts = append(h.doubts, clk.now())
+					h.doubts = append(h.doubts, clk.Now())
 				}
 			},
 			"wait": func(t *rapid.T) {
-				clk.move(rapid.SampledFrom([]time.Duration{1, time.Second, time.Minute, 5 * time.Minute, 23 * time.Hour}).Draw(t, "for"))
+				clk.Advance(rapid.SampledFrom([]time.Duration{1, time.Second, time.Minute, 5 * time.Minute, 23 * time.Hour}).Draw(t, "for"))
 			},
 			"restart": func(t *rapid.T) {
 				if err := f.Close(); err != nil {
@@ -102,7 +104,7 @@ func TestAccessOverAnyHistory(t *testing.T) {
 					t.Fatal(err)
 				}
 				run++
-				clk.move(5 * time.Second) // no request outlives the process, so none lands late
+				clk.Advance(5 * time.Second) // no request outlives the process, so none lands late
 			},
 			"flush": func(t *rapid.T) {
 				if err := f.disk.flush(); err != nil {
@@ -113,7 +115,7 @@ func TestAccessOverAnyHistory(t *testing.T) {
 				for _, repo := range keys {
 					a := acme
 					a.Repo = repo
-					judge(t, f, a, told[repo], clk.now(), run, full)
+					judge(t, f, a, told[repo], clk.Now(), run, full)
 				}
 			},
 		})

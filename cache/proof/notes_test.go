@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -30,13 +31,13 @@ func tagsOf(t *testing.T, f *Proofs) []string {
 
 func TestNotes_SurviveARestart(t *testing.T) {
 	path := filepath.Join(inMemory(t), "facts.db")
-	c := newClock()
-	f := open(t, path, Options{Now: c.now})
+	c := ocitest.NewClock()
+	f := open(t, path, Options{Now: c.Now})
 	f.Noted(noted, true, add("1"))
 	f.Noted(noted, true, add("2"))
 	f.Noted(notedToo, false, add("3"))
 	closeFacts(t, f)
-	f = open(t, path, Options{Now: c.now})
+	f = open(t, path, Options{Now: c.Now})
 	if got := f.Note(noted) + f.Note(notedToo); got != "123" {
 		t.Errorf("after a restart the notes are %q", got)
 	}
@@ -71,9 +72,9 @@ func TestNotes_MakeTheirBucketWhenThereAreSome(t *testing.T) {
 // What nothing renews goes after a month; a note in use is renewed without a change.
 func TestNotes_AreDroppedWhenUnused(t *testing.T) {
 	path := filepath.Join(inMemory(t), "facts.db")
-	c := newClock()
+	c := ocitest.NewClock()
 	for day := range 40 {
-		f := open(t, path, Options{Now: c.now})
+		f := open(t, path, Options{Now: c.Now})
 		if day == 0 {
 			f.Noted(noted, true, add("used"))
 			f.Noted(notedToo, true, add("unused"))
@@ -81,9 +82,9 @@ func TestNotes_AreDroppedWhenUnused(t *testing.T) {
 			f.Noted(noted, false, add(""))
 		}
 		closeFacts(t, f)
-		c.move(24 * time.Hour)
+		c.Advance(24 * time.Hour)
 	}
-	f := open(t, path, Options{Now: c.now})
+	f := open(t, path, Options{Now: c.Now})
 	f.disk.sweep(make(chan struct{}))
 	if f.Note(noted) != "used" || f.Note(notedToo) != "" {
 		t.Errorf("the notes are %q and %q", f.Note(noted), f.Note(notedToo))

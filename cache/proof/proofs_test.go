@@ -8,6 +8,7 @@ import (
 	"time"
 	"unsafe"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -42,15 +43,15 @@ func TestAges(t *testing.T) {
 		{"set back without grace", Options{Grace: -1}, -ns, None, None, None},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			clk := newClock()
-			c.o.Now = clk.now
+			clk := ocitest.NewClock()
+			c.o.Now = clk.Now
 			f := open(t, "", c.o)
 			wantAccess(t, f, acme, None)
 			wantMember(t, f, member, None)
 			wantTag(t, f, latest, "", None)
-			f.Prove(acme, member, clk.now())
-			f.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
-			clk.move(c.age)
+			f.Prove(acme, member, clk.Now())
+			f.SetTag(latest, Tag{Digest: digestA, Asked: clk.Now()})
+			clk.Advance(c.age)
 			wantAccess(t, f, acme, c.access)
 			wantMember(t, f, member, c.member)
 			wantTag(t, f, latest, digestA, c.tag)
@@ -60,15 +61,15 @@ func TestAges(t *testing.T) {
 
 // An organisation has its own times for the same proofs; 0 is what all have.
 func TestWithOtherTimes(t *testing.T) {
-	clk := newClock()
-	f := open(t, "", Options{Now: clk.now, AccessTTL: time.Hour})
+	clk := ocitest.NewClock()
+	f := open(t, "", Options{Now: clk.Now, AccessTTL: time.Hour})
 	strict := f.For("", Times{AccessTTL: time.Minute, TagTTL: -1, Grace: -1})
-	f.Prove(acme, member, clk.now())
-	strict.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
+	f.Prove(acme, member, clk.Now())
+	strict.SetTag(latest, Tag{Digest: digestA, Asked: clk.Now()})
 	wantAccess(t, strict, acme, Fresh)
 	wantTag(t, f, latest, digestA, Fresh)
 	wantTag(t, strict, latest, "", None)
-	clk.move(time.Minute)
+	clk.Advance(time.Minute)
 	wantAccess(t, f, acme, Fresh)
 	wantAccess(t, strict, acme, None)
 	wantAccess(t, strict.For("", Times{Grace: time.Hour}), acme, Grace)
@@ -82,15 +83,15 @@ func TestWithOtherTimes(t *testing.T) {
 }
 
 func TestAccessSaysWhenItWasAsked(t *testing.T) {
-	clk := newClock()
-	f := open(t, "", Options{Now: clk.now})
-	asked := clk.now()
-	clk.move(2 * time.Minute) // the answer took its time
+	clk := ocitest.NewClock()
+	f := open(t, "", Options{Now: clk.Now})
+	asked := clk.Now()
+	clk.Advance(2 * time.Minute) // the answer took its time
 	f.Prove(acme, member, asked)
 	if _, at := f.Access(acme); !at.Equal(asked) {
 		t.Errorf("%v, want %v", at, asked)
 	}
-	clk.move(3 * time.Minute)
+	clk.Advance(3 * time.Minute)
 	wantAccess(t, f, acme, Grace) // five minutes after the question, not after the answer
 }
 
@@ -121,13 +122,13 @@ func TestAgesOnBothClocks(t *testing.T) {
 func TestDenialAndProofInEveryOrder(t *testing.T) {
 	for name, path := range map[string]string{"memory": "", "file": filepath.Join(t.TempDir(), "facts.db")} {
 		t.Run(name, func(t *testing.T) {
-			clk := newClock()
-			f := open(t, path, Options{Now: clk.now})
-			before := clk.now()
-			clk.move(time.Second)
+			clk := ocitest.NewClock()
+			f := open(t, path, Options{Now: clk.Now})
+			before := clk.Now()
+			clk.Advance(time.Second)
 			f.Deny(acme)
-			atOnce := clk.now()
-			clk.move(time.Second)
+			atOnce := clk.Now()
+			clk.Advance(time.Second)
 			f.Prove(acme, member, before) // landed late
 			wantAccess(t, f, acme, None)
 			f.Prove(acme, member, atOnce) // nobody can tell
@@ -142,7 +143,7 @@ func TestDenialAndProofInEveryOrder(t *testing.T) {
 			if _, at := f.Access(acme); !at.Equal(atOnce.Add(1)) || f.Denied(acme) {
 				t.Fatalf("proven at %v, denied %v", at, f.Denied(acme))
 			}
-			clk.move(time.Second)
+			clk.Advance(time.Second)
 			f.Deny(acme)
 			wantAccess(t, f, acme, None)
 		})
@@ -152,10 +153,10 @@ func TestDenialAndProofInEveryOrder(t *testing.T) {
 // No part of a key is another's: not the account, not the organisation, not
 // the origin, not the repository, not the object where that counts.
 func TestProofsAreNobodyElses(t *testing.T) {
-	clk := newClock()
-	f := open(t, filepath.Join(t.TempDir(), "facts.db"), Options{Now: clk.now})
-	f.Prove(acme, member, clk.now())
-	f.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
+	clk := ocitest.NewClock()
+	f := open(t, filepath.Join(t.TempDir(), "facts.db"), Options{Now: clk.Now})
+	f.Prove(acme, member, clk.Now())
+	f.SetTag(latest, Tag{Digest: digestA, Asked: clk.Now()})
 	for _, change := range []func(*Access){
 		func(a *Access) { a.Origin = "reg.test-2" },
 		func(a *Access) { a.Principal.Organisation = "other" },
@@ -186,19 +187,19 @@ func TestProofsAreNobodyElses(t *testing.T) {
 }
 
 func TestAnOlderTagNeverReplacesANewer(t *testing.T) {
-	clk := newClock()
-	f := open(t, "", Options{Now: clk.now})
-	early := clk.now()
-	late := clk.move(time.Second)
+	clk := ocitest.NewClock()
+	f := open(t, "", Options{Now: clk.Now})
+	early := clk.Now()
+	late := clk.Advance(time.Second)
 	f.SetTag(latest, Tag{Digest: digestB, Asked: late})
 	f.SetTag(latest, Tag{Digest: digestA, Asked: early})
 	wantTag(t, f, latest, digestB, Fresh)
 	f.SetTag(latest, Tag{Digest: digestA, Asked: late}) // the same moment: the later word counts
 	wantTag(t, f, latest, digestA, Fresh)
-	clk.move(48 * time.Hour)
+	clk.Advance(48 * time.Hour)
 	wantTag(t, f, latest, "", None)
 	f.SetTag(latest, Tag{Digest: digestB, Asked: early}) // too old to be worth anything, and still newer
-	f.SetTag(latest, Tag{Digest: digestB, Asked: clk.now()})
+	f.SetTag(latest, Tag{Digest: digestB, Asked: clk.Now()})
 	wantTag(t, f, latest, digestB, Fresh)
 	f.DropTag(latest)
 	wantTag(t, f, latest, "", None)
@@ -208,17 +209,17 @@ func TestAnOlderTagNeverReplacesANewer(t *testing.T) {
 // membership and denials go on.
 func TestRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "facts.db")
-	clk := newClock()
-	o := Options{Now: clk.now}
+	clk := ocitest.NewClock()
+	o := Options{Now: clk.Now}
 	denied := Access{Origin: acme.Origin, Principal: acme.Principal, Repo: "acme/lost"}
 	f := open(t, path, o)
-	f.Prove(acme, member, clk.now())
-	f.Prove(denied, member, clk.now())
-	f.SetTag(latest, Tag{MediaType: "m", Digest: digestA, Size: 7, Asked: clk.now()})
+	f.Prove(acme, member, clk.Now())
+	f.Prove(denied, member, clk.Now())
+	f.SetTag(latest, Tag{MediaType: "m", Digest: digestA, Size: 7, Asked: clk.Now()})
 	gone := latest
 	gone.Tag = "gone"
-	f.SetTag(gone, Tag{Digest: digestA, Asked: clk.now()})
-	clk.move(time.Second)
+	f.SetTag(gone, Tag{Digest: digestA, Asked: clk.Now()})
+	clk.Advance(time.Second)
 	f.Deny(denied)
 	f.DropTag(gone)
 	closeFacts(t, f)
@@ -230,7 +231,7 @@ func TestRestart(t *testing.T) {
 		wantMember(t, f, member, Fresh)
 		wantTag(t, f, latest, digestA, Grace)
 		wantTag(t, f, gone, "", None)
-		if tag, _ := f.Tag(latest); tag.MediaType != "m" || tag.Size != 7 || !tag.Asked.Equal(clk.now().Add(-time.Second)) {
+		if tag, _ := f.Tag(latest); tag.MediaType != "m" || tag.Size != 7 || !tag.Asked.Equal(clk.Now().Add(-time.Second)) {
 			t.Fatalf("the tag came back as %+v", tag)
 		}
 		wantAccess(t, f, denied, None)
@@ -241,25 +242,25 @@ func TestRestart(t *testing.T) {
 	}
 
 	f = open(t, path, o)
-	f.Prove(denied, member, clk.now().Add(-time.Millisecond)) // sent after the first start, before the denial
+	f.Prove(denied, member, clk.Now().Add(-time.Millisecond)) // sent after the first start, before the denial
 	wantAccess(t, f, denied, None)
-	clk.move(time.Second)
-	f.Prove(acme, member, clk.now())
-	f.SetTag(latest, Tag{Digest: digestB, Asked: clk.now()})
+	clk.Advance(time.Second)
+	f.Prove(acme, member, clk.Now())
+	f.SetTag(latest, Tag{Digest: digestB, Asked: clk.Now()})
 	wantAccess(t, f, acme, Fresh)
 	wantTag(t, f, latest, digestB, Fresh)
-	f.Prove(denied, member, clk.now())
+	f.Prove(denied, member, clk.Now())
 	wantAccess(t, f, denied, Fresh)
 	closeFacts(t, f)
 
 	f = open(t, path, o)
 	known, _ := f.Tag(latest)
-	known.Asked = clk.now() // it still means the same
+	known.Asked = clk.Now() // it still means the same
 	f.SetTag(latest, known)
 	wantTag(t, f, latest, digestB, Fresh)
 	closeFacts(t, f)
 
-	clk.move(24 * time.Hour)
+	clk.Advance(24 * time.Hour)
 	f = open(t, path, o)
 	wantAccess(t, f, acme, None)
 	wantMember(t, f, member, None)
@@ -270,29 +271,29 @@ func TestRestart(t *testing.T) {
 // or forget until the wrong time has come.
 func TestTheClockWasSetBackBetweenTwoRuns(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "facts.db")
-	clk := newClock()
-	o := Options{Now: clk.now}
+	clk := ocitest.NewClock()
+	o := Options{Now: clk.Now}
 	f := open(t, path, o)
 	denied := Access{Origin: acme.Origin, Principal: acme.Principal, Repo: "acme/lost"}
-	f.Prove(acme, member, clk.now())
-	f.Prove(denied, member, clk.now())
-	f.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
-	clk.move(time.Second)
+	f.Prove(acme, member, clk.Now())
+	f.Prove(denied, member, clk.Now())
+	f.SetTag(latest, Tag{Digest: digestA, Asked: clk.Now()})
+	clk.Advance(time.Second)
 	f.Deny(denied)
 	closeFacts(t, f)
 
-	clk.move(-time.Hour)
+	clk.Advance(-time.Hour)
 	f = open(t, path, o)
 	wantAccess(t, f, acme, Grace)
 	wantMember(t, f, member, Grace)
 	wantAccess(t, f, denied, None)
-	clk.move(time.Second)
+	clk.Advance(time.Second)
 	for _, a := range []Access{acme, denied} {
-		f.Prove(a, member, clk.now())
+		f.Prove(a, member, clk.Now())
 		wantAccess(t, f, a, Fresh)
 	}
 	wantMember(t, f, member, Fresh)
-	f.SetTag(latest, Tag{Digest: digestB, Asked: clk.now()})
+	f.SetTag(latest, Tag{Digest: digestB, Asked: clk.Now()})
 	wantTag(t, f, latest, digestB, Fresh)
 	closeFacts(t, f)
 
@@ -305,8 +306,8 @@ func TestTheClockWasSetBackBetweenTwoRuns(t *testing.T) {
 // The memory is a window: what falls out of it is read from the file again, if
 // it has been written there or not.
 func TestMemoryFallsBackToTheFile(t *testing.T) {
-	clk := newClock()
-	f := open(t, filepath.Join(inMemory(t), "facts.db"), Options{Now: clk.now, Entries: 3})
+	clk := ocitest.NewClock()
+	f := open(t, filepath.Join(inMemory(t), "facts.db"), Options{Now: clk.Now, Entries: 3})
 	key := func(i int) (Access, Member, TagKey) {
 		repo := fmt.Sprintf("acme/app%d", i)
 		a, m, k := acme, member, latest
@@ -316,10 +317,10 @@ func TestMemoryFallsBackToTheFile(t *testing.T) {
 	const n = 50
 	for i := range n {
 		a, m, k := key(i)
-		f.Prove(a, m, clk.now())
-		f.SetTag(k, Tag{Digest: digestA, Asked: clk.now()})
+		f.Prove(a, m, clk.Now())
+		f.SetTag(k, Tag{Digest: digestA, Asked: clk.Now()})
 	}
-	clk.move(time.Second)
+	clk.Advance(time.Second)
 	for i := 0; i < n; i += 2 {
 		a, _, k := key(i)
 		f.Deny(a)
@@ -349,12 +350,12 @@ func TestMemoryFallsBackToTheFile(t *testing.T) {
 }
 
 func TestMemoryOnlyIsBounded(t *testing.T) {
-	clk := newClock()
-	f := open(t, "", Options{Now: clk.now, Entries: 3})
+	clk := ocitest.NewClock()
+	f := open(t, "", Options{Now: clk.Now, Entries: 3})
 	for i := range 50 {
 		a := acme
 		a.Repo = fmt.Sprint(i)
-		f.Prove(a, member, clk.now())
+		f.Prove(a, member, clk.Now())
 	}
 	if n := len(f.access.recent.All()); n != 3 {
 		t.Errorf("%d entries", n)

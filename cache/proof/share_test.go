@@ -10,26 +10,27 @@ import (
 
 	"go.etcd.io/bbolt"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
 // What an organisation has had proven stays fresh, whatever number of names another
 // one asks about: under its own account, and as nobody in particular too.
 func TestProofs_OthersMemoryStays(t *testing.T) {
-	clk := newClock()
-	f := open(t, "", Options{Now: clk.now, Entries: 100})
+	clk := ocitest.NewClock()
+	f := open(t, "", Options{Now: clk.Now, Entries: 100})
 	mine, its := f.For("acme", Times{}), f.For("globex", Times{})
 	for _, shared := range []bool{false, true} {
 		a, k, principal := acme, latest, oci.Principal{Organisation: "globex", Fingerprint: "g"}
 		if shared {
 			a.Principal, k.Principal, principal = oci.Principal{}, oci.Principal{}, oci.Principal{}
 		}
-		mine.Prove(a, member, clk.now())
-		mine.SetTag(k, Tag{Digest: digestA, Asked: clk.now()})
+		mine.Prove(a, member, clk.Now())
+		mine.SetTag(k, Tag{Digest: digestA, Asked: clk.Now()})
 		for i := range 1000 {
 			repo := fmt.Sprint("globex/", i)
-			its.Prove(Access{Origin: a.Origin, Principal: principal, Repo: repo}, Member{a.Origin, repo, oci.Blob, digestB}, clk.now())
-			its.SetTag(TagKey{Origin: a.Origin, Principal: principal, Repo: repo, Tag: "t"}, Tag{Digest: digestB, Asked: clk.now()})
+			its.Prove(Access{Origin: a.Origin, Principal: principal, Repo: repo}, Member{a.Origin, repo, oci.Blob, digestB}, clk.Now())
+			its.SetTag(TagKey{Origin: a.Origin, Principal: principal, Repo: repo, Tag: "t"}, Tag{Digest: digestB, Asked: clk.Now()})
 			its.Deny(Access{Origin: a.Origin, Principal: principal, Repo: "no/" + repo})
 		}
 		wantAge(t, f, a, Fresh)
@@ -42,14 +43,14 @@ func TestProofs_OthersMemoryStays(t *testing.T) {
 }
 
 // flood has globex prove so much that the file is full several times over.
-func flood(t *testing.T, f *Proofs, clk *clock, limit int64, prove func(its *Proofs, repo string)) {
+func flood(t *testing.T, f *Proofs, clk *ocitest.Clock, limit int64, prove func(its *Proofs, repo string)) {
 	t.Helper()
 	its := f.For("globex", Times{})
 	for i := range 30 {
 		for j := range 500 {
 			prove(its, fmt.Sprintf("globex/%s/%d/%d", strings.Repeat("x", 150), i, j))
 		}
-		clk.move(time.Minute)
+		clk.Advance(time.Minute)
 		if err := f.disk.flush(); err != nil {
 			t.Fatal(err)
 		}
@@ -90,17 +91,17 @@ func TestProofs_OthersFileStays(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clk, path := newClock(), filepath.Join(inMemory(t), "facts.db")
-			o := Options{FileBytes: limit, Entries: 300, Now: clk.now}
+			clk, path := ocitest.NewClock(), filepath.Join(inMemory(t), "facts.db")
+			o := Options{FileBytes: limit, Entries: 300, Now: clk.Now}
 			f := open(t, path, o)
 			mine := f.For("acme", Times{})
 			public, inPublic, later := acme, member, acme
 			public.Principal, public.Repo, inPublic.Repo, later.Repo = oci.Principal{}, "library/nginx", "library/nginx", "acme/later"
-			mine.Prove(acme, member, clk.now())
-			mine.Prove(public, inPublic, clk.now())
-			mine.SetTag(latest, Tag{Digest: digestA, Asked: clk.now()})
+			mine.Prove(acme, member, clk.Now())
+			mine.Prove(public, inPublic, clk.Now())
+			mine.SetTag(latest, Tag{Digest: digestA, Asked: clk.Now()})
 			flood(t, f, clk, limit, prove)
-			mine.Prove(later, member, clk.now())
+			mine.Prove(later, member, clk.Now())
 			flood(t, f, clk, limit, prove)
 			closeFacts(t, f)
 
@@ -139,9 +140,9 @@ func TestLevelOf(t *testing.T) {
 // A file that an earlier version wrote says nothing about on whose account records
 // are: it is used as it is.
 func TestProofs_FileWithoutOwners(t *testing.T) {
-	clk, path := newClock(), filepath.Join(inMemory(t), "facts.db")
-	f := open(t, path, Options{Now: clk.now})
-	f.Prove(acme, member, clk.now())
+	clk, path := ocitest.NewClock(), filepath.Join(inMemory(t), "facts.db")
+	f := open(t, path, Options{Now: clk.Now})
+	f.Prove(acme, member, clk.Now())
 	err := f.disk.db.Update(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte(byBucket)) })
 	if err != nil {
 		t.Fatal(err)
@@ -151,10 +152,10 @@ func TestProofs_FileWithoutOwners(t *testing.T) {
 	}
 	f.disk.broken.Store(true)
 	closeFacts(t, f)
-	f = open(t, path, Options{Now: clk.now})
-	f.For("acme", Times{}).Prove(acme, member, clk.now())
+	f = open(t, path, Options{Now: clk.Now})
+	f.For("acme", Times{}).Prove(acme, member, clk.Now())
 	closeFacts(t, f)
-	f = open(t, path, Options{Now: clk.now})
+	f = open(t, path, Options{Now: clk.Now})
 	wantAccess(t, f, acme, Grace)
 	wantMember(t, f, member, Fresh)
 }

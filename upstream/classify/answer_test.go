@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 
 	"berth/auth/credential"
@@ -114,7 +115,7 @@ func TestClassify(t *testing.T) {
 				Registry: "registry.test", Type: typeNamed(t, tc.kind), Credential: tc.cred, Basic: tc.basic, Repo: "acme/app", Kind: tc.object,
 				Status: tc.status, Header: tc.header, Body: []byte(tc.body), Now: now,
 			})
-			wantClass(t, e, tc.class)
+			ocitest.WantClass(t, e, tc.class)
 			if e.WireCode() != tc.code || e.Detail != tc.detail || e.RetryAfter != tc.after || !strings.Contains(e.Message, tc.says) {
 				t.Errorf("code %s detail %q after %s message %q\nwant %s %q %s %q", e.WireCode(), e.Detail, e.RetryAfter, e.Message, tc.code, tc.detail, tc.after, tc.says)
 			}
@@ -265,7 +266,7 @@ func TestClassifyFailure(t *testing.T) {
 		"known already":       {fmt.Errorf("x: %w", known), oci.Policy, "no"},
 	} {
 		e := Failure("registry.test", "host.test:443", tc.err)
-		wantClass(t, e, tc.class)
+		ocitest.WantClass(t, e, tc.class)
 		if !strings.Contains(e.Message, tc.says) || tc.class != oci.Policy && tc.class != oci.ClientGone && !strings.Contains(e.Message, "registry.test (host.test:443)") {
 			t.Errorf("%s: %q", name, e.Message)
 		}

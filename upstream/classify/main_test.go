@@ -3,7 +3,6 @@ package classify
 import (
 	"encoding/base64"
 	"fmt"
-	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -36,31 +35,8 @@ func testAccount(organisation, name, user, password string) *credential.Credenti
 	}
 }
 
-// wantClass fails unless err is an *oci.Error of class.
-func wantClass(t *testing.T, err error, class oci.Class) {
-	t.Helper()
-	_ = asClass(t, err, class)
-}
-
 func basicHeader(user, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
-}
-
-// asClass is wantClass, and gives the error (or an empty one).
-func asClass(t *testing.T, err error, class oci.Class) *oci.Error {
-	t.Helper()
-	e, ok := err.(*oci.Error) //nolint:errorlint // exactly that type is promised
-	if !ok {
-		t.Errorf("error %v (%T), want an *oci.Error of class %s", err, err, class)
-		return &oci.Error{}
-	}
-	if e.Class != class {
-		t.Errorf("class %s, want %s: %v", e.Class, class, err)
-	}
-	if e.Message == "" || strings.ContainsAny(e.Message, "\n\r") {
-		t.Errorf("message %q is empty or has several lines", e.Message)
-	}
-	return e
 }
 
 const canary = "c4n4ry-s3cret-0123456789"
