@@ -111,8 +111,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q.end(&q.deadline, q.recovered(&q.deadline))
 }
 
-// pull is a pull from top to bottom. Whatever it returns, end answers.
-func (q *request) pull(ctx context.Context) (err error) {
+// answer is a request from top to bottom. Whatever it returns, end answers.
+func (q *request) answer(ctx context.Context) (err error) {
 	if err := q.h.guard.check(q.r); err != nil {
 		return err
 	}
@@ -128,6 +128,7 @@ func (q *request) pull(ctx context.Context) (err error) {
 	if q.route, err = q.h.Router.Route(&q.parsed, q.caller.Organisation, q.h.Naming); err != nil {
 		return err
 	}
+	q.h.Metrics.pulls.enter(q)
 	if err = q.admitted(ctx); err != nil {
 		return err
 	}
@@ -145,7 +146,7 @@ func (q *request) pull(ctx context.Context) (err error) {
 	}
 }
 
-// recovered calls pull and makes a panic an error like any other: the client gets
+// recovered calls answer and makes a panic an error like any other: the client gets
 // an answer, and the log has the stack.
 func (q *request) recovered(ctx context.Context) (err error) {
 	defer func() {
@@ -155,7 +156,7 @@ func (q *request) recovered(ctx context.Context) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return q.pull(ctx)
+	return q.answer(ctx)
 }
 
 // ping answers end-1. Clients decide by it whether to send credentials at all,

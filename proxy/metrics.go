@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,7 +34,9 @@ type Metrics struct {
 	wrongPlatform *counters                // organisation, registry
 	served        *counters                // organisation, registry, source
 	images        *counters                // organisation, registry
+	limited       *counters                // organisation, limit
 	duration      *prometheus.HistogramVec // kind, result
+	pulls         *pulls                   // organisation, registry, result
 	lastPull      *prometheus.GaugeVec     // client
 	challenges    prometheus.Counter
 
@@ -53,7 +56,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 		o.Now = time.Now
 	}
 	f := promauto.With(o.Registerer)
-	budget := &seriesBudget{left: o.MaxSeries, overflow: f.NewCounter(prometheus.CounterOpts{
+	budget := &seriesBudget{left: o.MaxSeries, reserve: o.MaxSeries / 2, overflow: f.NewCounter(prometheus.CounterOpts{
 		Name: "berth_metrics_overflow_total",
 		Help: "Series that were folded into organisation \"other\" since metrics.max_series was reached.",
 	})}
@@ -68,6 +71,8 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			"Bytes of content sent to clients, by where they came from.", "organisation", "registry", "source"),
 		images: newCounters(f, budget, "berth_pulls_total",
 			"Manifests of images sent to clients, indexes and HEADs left out: one for each image that a client pulls.", "organisation", "registry"),
+		limited: newCounters(f, budget, "berth_limit_refusals_total",
+			"Requests that were refused since a limit of this node was reached.", "organisation", "limit"),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "berth_request_duration_seconds",
 			Help:    "Time until the headers of an answer left.",
@@ -75,6 +80,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			// Beside the classic buckets, for servers that ask for native histograms.
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"kind", "result"}),
+		pulls: newPulls(o.Registerer, budget),
 		lastPull: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_last_pull_timestamp_seconds",
 			Help: "When a client of this family last got content.",
@@ -88,6 +94,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 		now:     o.Now,
 	}
 	m.Expect("", nobody)
+	m.limited.get(labels{nobody, "limits.requests"})
 	return m
 }
 
@@ -106,9 +113,10 @@ func (m *Metrics) Expect(organisation, registry string) {
 // for others. (A request of theirs that is still under way brings back a few,
 // until the next time.)
 func (m *Metrics) Keep(there func(organisation string) bool) {
-	for _, c := range [...]*counters{m.requests, m.failures, m.wrongPlatform, m.served, m.images} {
+	for _, c := range [...]*counters{m.requests, m.failures, m.wrongPlatform, m.served, m.images, m.limited} {
 		c.keep(there)
 	}
+	m.pulls.durations.keep(there)
 }
 
 // countsAsFailure: the others are counted apart, by who finds them.
@@ -117,6 +125,7 @@ func countsAsFailure(c oci.Class) bool { return c != oci.ClientGone && c != oci.
 // count counts an exchange once, at its end.
 func (q *request) count(failure *oci.Error, aborted bool) {
 	m := q.h.Metrics
+	m.pulls.leave(q, failure)
 	if failure != nil && q.isChallenge(failure) {
 		m.challenges.Inc()
 		return
@@ -135,7 +144,7 @@ func (q *request) count(failure *oci.Error, aborted bool) {
 	result := q.result(failure)
 	m.requests.get(labels{organisation, registry, kind, result}).Inc()
 	m.totals.answer(kind, oci.Result(result))
-	q.observe(m.duration.WithLabelValues(kind, result), q.untilHeaders().Seconds())
+	observe(m.duration.WithLabelValues(kind, result), q.untilHeaders(), q.exemplar())
 	if q.w.sent > 0 && (failure == nil || aborted) {
 		from := source(q.outcome.Result)
 		m.served.get(labels{organisation, registry, from}).Add(float64(q.w.sent))
@@ -158,6 +167,9 @@ func (q *request) count(failure *oci.Error, aborted bool) {
 // than /v2/ then.
 func (q *request) countFailure(failure *oci.Error, organisation, registry string) {
 	status := failure.HTTPStatus()
+	if failure.Class == oci.Policy && status == http.StatusServiceUnavailable && failure.Rule != "" {
+		q.h.Metrics.limited.get(labels{organisation, limitOf(failure.Rule)}).Inc()
+	}
 	misunderstood := failure.Class == oci.Policy && status < 500 && status != http.StatusForbidden
 	pulls := q.isPull() || failure.Class == oci.Caller
 	if misunderstood || !pulls || !countsAsFailure(failure.Class) {
@@ -166,6 +178,14 @@ func (q *request) countFailure(failure *oci.Error, organisation, registry string
 	if q.fail(failure, q.h.Metrics.failures, labels{organisation, registry, failure.Class.String()}) {
 		q.h.Metrics.totals.failures.Add(1)
 	}
+}
+
+// limitOf is the label of a rule of package limit: the key, where there is one.
+func limitOf(rule string) string {
+	if strings.HasPrefix(rule, "limits.") {
+		return rule
+	}
+	return "memory"
 }
 
 // fail counts e in c, unless it is one that has been counted, and keeps it for people.

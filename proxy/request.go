@@ -19,11 +19,12 @@ type request struct {
 	id    string
 	start time.Time
 
-	// What was found out, in the order of pull. Zero: it did not come so far.
+	// What was found out, in the order of answer. Zero: it did not come so far.
 	parsed     oci.Request
 	identified bool
 	caller     caller.Caller
 	route      Route
+	pull       *pull // nil: the request is of none
 	slot       limit.Slot
 	memory     limit.Slot // what is in it for this request
 	outcome    oci.Outcome

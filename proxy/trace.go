@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
@@ -86,15 +87,22 @@ func (q *request) admitted(ctx context.Context) (err error) {
 	return err
 }
 
-// observe gives the observation the trace that it is of, if there is one, as an exemplar.
-func (q *request) observe(o prometheus.Observer, seconds float64) {
-	if q.h.Tracer != nil {
-		if sc := trace.SpanContextFromContext(q.r.Context()); sc.IsSampled() {
-			if with, ok := o.(prometheus.ExemplarObserver); ok {
-				with.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": sc.TraceID().String()})
-				return
-			}
-		}
+// exemplar is the trace that the request is of, if there is one.
+func (q *request) exemplar() prometheus.Labels {
+	if q.h.Tracer == nil {
+		return nil
 	}
-	o.Observe(seconds)
+	sc := trace.SpanContextFromContext(q.r.Context())
+	if !sc.IsSampled() {
+		return nil
+	}
+	return prometheus.Labels{"trace_id": sc.TraceID().String()}
+}
+
+func observe(o prometheus.Observer, took time.Duration, exemplar prometheus.Labels) {
+	if with, ok := o.(prometheus.ExemplarObserver); ok && exemplar != nil {
+		with.ObserveWithExemplar(took.Seconds(), exemplar)
+		return
+	}
+	o.Observe(took.Seconds())
 }

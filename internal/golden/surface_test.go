@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/nodetest"
 	"berth/internal/ocitest"
 )
 
@@ -43,6 +44,7 @@ func newCity(t *testing.T) *city {
 	if err := gone.Close(); err != nil {
 		t.Fatal(err)
 	}
+	nodetest.Certificate(t, c.dir, "node")
 	write(t, filepath.Join(c.dir, "good"), "acme-secret\n")
 	write(t, filepath.Join(c.dir, "wrong"), "another-secret\n")
 	drop := fmt.Sprintf("tokens: [{name: only, sha256: %x}]\n", sha256.Sum256([]byte("door-globex-0123456789abcdef")))
@@ -52,6 +54,7 @@ func newCity(t *testing.T) *city {
 listeners:
   - {address: "127.0.0.1:0", callers: token}
   - {address: "127.0.0.1:0", callers: open}
+  - {address: "127.0.0.1:0", callers: token, tls: {cert_file: %[14]q, key_file: %[15]q}}
 registries:
   ghcr.io: {endpoint: %[1]q}
   quay.io: {endpoint: %[1]q}
@@ -64,7 +67,7 @@ registries:
   mirrored.example: {endpoint: %[7]q, mirrors: [{url: %[2]q}]}
 organisations:
   acme:
-    tokens: [{name: node-7, sha256: %[8]x}]
+    tokens: [{name: node-7, sha256: %[8]x, not_after: 2999-12-31}]
     credentials:
       - {name: ci, registry: ghcr.io, username: acme-bot, password_file: %[9]q}
       - {name: old, registry: quay.io, username: acme-bot, password_file: %[10]q}
@@ -74,7 +77,8 @@ admin: {address: "127.0.0.1:0", socket: %[13]q}
 log: {level: debug, format: json}
 `, c.ghcr.URL(), c.hub.URL(), c.limited.URL(), c.broken.URL(), c.lying.URL(), c.silent.URL(), dead,
 		sha256.Sum256([]byte(acme[len("acme:"):])), filepath.Join(c.dir, "good"), filepath.Join(c.dir, "wrong"),
-		filepath.Join(c.dir, "organisations.d"), filepath.Join(c.dir, "cache"), filepath.Join(c.dir, "admin.sock")), 2, nil)
+		filepath.Join(c.dir, "organisations.d"), filepath.Join(c.dir, "cache"), filepath.Join(c.dir, "admin.sock"),
+		filepath.Join(c.dir, "tls.crt"), filepath.Join(c.dir, "tls.key")), 3, nil)
 	return c
 }
 

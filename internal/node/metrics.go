@@ -15,6 +15,8 @@ type configMetrics struct {
 	ok           prometheus.Gauge
 	since        prometheus.Gauge
 	organisation *prometheus.GaugeVec
+	token        *prometheus.GaugeVec // organisation, token
+	certificate  *prometheus.GaugeVec // listener
 }
 
 func newConfigMetrics(r prometheus.Registerer) *configMetrics {
@@ -32,6 +34,21 @@ func newConfigMetrics(r prometheus.Registerer) *configMetrics {
 			Name: "berth_organisation_config_ok",
 			Help: "Whether the organisation's configuration could be used when it was last read: 1 or 0. With 0 it goes on with what it had, or is out.",
 		}, []string{"organisation"}),
+		token: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_token_expiry_timestamp_seconds",
+			Help: "When a token of this node's callers ends, of those that do.",
+		}, []string{"organisation", "token"}),
+		certificate: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "berth_certificate_expiry_timestamp_seconds",
+			Help: "When the certificate that a listener shows ends.",
+		}, []string{"listener"}),
+	}
+}
+
+// serves says which certificate f shows from now on.
+func (m *configMetrics) serves(f *listener) {
+	if f.cert != nil {
+		m.certificate.WithLabelValues(f.address.String()).Set(float64(f.cert.ends().Unix()))
 	}
 }
 
@@ -54,8 +71,14 @@ func (m *configMetrics) organisations(before, cfg *config.Config) {
 			m.gone(name, cfg)
 		}
 	}
-	for name := range cfg.Organisations {
+	m.token.Reset()
+	for name, o := range cfg.Organisations {
 		m.organisation.WithLabelValues(name).Set(1)
+		for _, t := range o.Tokens {
+			if !t.NotAfter.IsZero() {
+				m.token.WithLabelValues(name, t.Name).Set(float64(t.NotAfter.Unix()))
+			}
+		}
 	}
 	for name := range cfg.Broken {
 		m.organisation.WithLabelValues(name).Set(0)

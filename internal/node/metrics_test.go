@@ -100,3 +100,32 @@ func TestMetrics_AreDocumented(t *testing.T) {
 		}
 	}
 }
+
+// Tokens that end are shown, as long as they are there; others are not.
+func TestMetrics_ExpiryOfTokens(t *testing.T) {
+	t.Parallel()
+	r := prometheus.NewRegistry()
+	m := newConfigMetrics(r)
+	ends := time.Date(2027, 1, 31, 23, 59, 59, 0, time.UTC)
+	first := &config.Config{Organisations: map[string]config.Organisation{
+		"acme":   {Tokens: []config.Token{{Name: "old", NotAfter: ends}, {Name: "new"}}},
+		"globex": {Tokens: []config.Token{{Name: "only", NotAfter: ends.Add(time.Hour)}}},
+	}}
+	m.organisations(nil, first)
+	m.organisations(first, &config.Config{Organisations: map[string]config.Organisation{"acme": first.Organisations["acme"]}})
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		if f.GetName() == "berth_token_expiry_timestamp_seconds" {
+			for _, series := range f.GetMetric() {
+				got = append(got, series.String())
+			}
+		}
+	}
+	if len(got) != 1 || !strings.Contains(got[0], `"acme"`) || !strings.Contains(got[0], `"old"`) || !strings.Contains(got[0], "1.801439999e+09") {
+		t.Errorf("shown are %q", got)
+	}
+}

@@ -159,6 +159,7 @@ func (f *follower) renew(front *listener) {
 	case err != nil:
 		f.log.Error("a new certificate cannot be used, the old one stays", "address", front.address.String(), "err", err)
 	default:
+		f.config.serves(front)
 		f.log.Info("a new certificate is in use", "address", front.address.String(), "ends", front.cert.ends())
 	}
 }

@@ -52,6 +52,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	}
 	for _, f := range n.listeners {
 		f.alive = func() { n.cache.Size() }
+		n.config.serves(f)
 	}
 	n.registry.MustRegister(n.cache)
 	if n.key, err = n.loadKey(cfg.Cache.Directory); err == nil {
