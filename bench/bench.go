@@ -27,7 +27,7 @@ func open(ctx context.Context, p *plan, dir string) (*bench, error) {
 	}
 	b := &bench{plan: p, dir: dir, upstream: up}
 	for _, r := range recipes(p) {
-		if len(p.peers) > 0 && !slices.Contains(p.peers, r.name) {
+		if len(p.peers) > 0 && r.name != "before" && !slices.Contains(p.peers, r.name) {
 			continue
 		}
 		one, err := newPeer(ctx, r, b)

@@ -44,6 +44,8 @@ type plan struct {
 	runs  int
 	out   string // folder for the results; empty: standard output only
 	berth string // a program to use instead of building one
+	// before is an older berth, which is measured as one more peer; empty: none.
+	before string
 }
 
 func parse(args []string) (*plan, error) {
@@ -51,11 +53,12 @@ func parse(args []string) (*plan, error) {
 	var only, peers string
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.StringVar(&only, "only", "", "rows, comma-separated, or what their names begin with (pull, cold): "+strings.Join(names(table()), ", "))
-	f.StringVar(&peers, "peers", "", "peers, comma-separated: berth, distribution, zot, nginx, bare, direct")
+	f.StringVar(&peers, "peers", "", "peers, comma-separated: berth, distribution, zot, nginx, bare, direct, before")
 	f.IntVar(&p.runs, "rounds", 3, "how often each row is measured for each peer, the peers in turn")
 	f.IntVar(&p.runs, "runs", 3, "the same as --rounds")
 	f.StringVar(&p.out, "out", "", "folder for results.md, results.json and results.svg")
 	f.StringVar(&p.berth, "berth", "", "program to measure instead of building ./cmd/berth")
+	f.StringVar(&p.before, "before", "", "an older berth, to measure as the peer \"before\" in the same run")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}

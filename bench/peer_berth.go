@@ -10,8 +10,8 @@ import (
 
 // berthRecipe is berth as it is released, with its defaults: who may read what is
 // checked, requests are logged. An organisation pulls with an account of its own.
-func berthRecipe(built string) recipe {
-	return recipe{name: "berth", prefix: "upstream.example/", command: berthCommand,
+func berthRecipe(name, built string) recipe {
+	return recipe{name: name, prefix: "upstream.example/", command: berthCommand,
 		find: func(ctx context.Context, b *bench) (string, error) {
 			if built != "" {
 				return filepath.Abs(built)

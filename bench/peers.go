@@ -27,7 +27,11 @@ type origin struct {
 }
 
 func recipes(p *plan) []recipe {
-	return []recipe{berthRecipe(p.berth), distributionRecipe(), zotRecipe(), nginxRecipe(), bareRecipe(), {name: "direct"}}
+	all := []recipe{berthRecipe("berth", p.berth), distributionRecipe(), zotRecipe(), nginxRecipe(), bareRecipe(), {name: "direct"}}
+	if p.before != "" {
+		all = append(all, berthRecipe("before", p.before))
+	}
+	return all
 }
 
 // peer is one in front of the registry: a process for each way to reach that.
