@@ -189,6 +189,15 @@ func (d *disk) writeAt(f *os.File, p []byte, off int64) (n int, err error) {
 	return n, d.after(OpWrite, at, err)
 }
 
+// allocate gives f room for n bytes from off on, in one piece. To write there costs
+// half of what the same pages cost one by one. Not every filesystem can; and one that
+// has no room says so again when it is written to.
+func (d *disk) allocate(f *os.File, off, n int64) error {
+	at := d.underWay.begin(OpWrite)
+	defer d.underWay.end(at)
+	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
 // sync makes f durable. Where the filesystem cannot do that, it is used without:
 // what was not written when the power went is either gone, or found to be wrong by
 // its digest when it is first read.

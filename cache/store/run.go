@@ -48,6 +48,7 @@ type Run struct {
 	pos, end   int64 // end < 0: open, to wherever the stream ends
 	firstClaim int64
 	lastClaim  int64
+	allocated  bool // room in the file was asked for
 }
 
 // Claim takes [start, end) for one writer, but for what others have claimed.
@@ -141,6 +142,10 @@ func (r *Run) writeInBlock(p []byte) (int, error) {
 		b.reserved += int64(len(p))
 		b.charged += int64(len(p))
 	}
+	if n := r.end - r.pos; !r.allocated && n >= BlockSize {
+		_ = b.store.disk.allocate(b.file, r.pos, n) // writing works without, or tells why not
+	}
+	r.allocated = true
 	n, err := b.store.disk.writeAt(b.file, p, r.pos)
 	if err != nil {
 		return 0, fmt.Errorf("writing to the cache: %w", err)
