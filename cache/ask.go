@@ -114,7 +114,7 @@ func (s *source) refused(principal oci.Principal, o oci.Object, mk questionKey, 
 		s.rememberMissing(mk, err)
 		return
 	}
-	seen := s.proofs.Member(s.memberKey(o)) != proof.None
+	seen := s.proofs.HadMember(s.memberKey(o))
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
 		// A registry that hides what one may not see answers 404 too. One that has
 		// shown the principal the repository may be saying that the object is gone.

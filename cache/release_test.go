@@ -147,6 +147,45 @@ func TestNotFound(t *testing.T) {
 	}
 }
 
+// What was shown is remembered for longer than grace: a 404 about it denies however long
+// ago that was, also what was proven since by another object.
+func TestNotFound_OfWhatWasShownLongAgo(t *testing.T) {
+	for name, op := range map[string]string{"tag": "resolve", "object": "stat"} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, cache.Options{})
+			objects := h.image("acme/app", "1", 1)
+			acme := h.source("acme", "a")
+			pull(t, acme, "acme/app", "1", objects)
+			h.advance(25 * time.Hour)
+			if _, err := get(t.Context(), acme, objects[3], oci.Range{}); err != nil {
+				t.Fatal(err)
+			}
+			h.advance(6 * time.Minute)
+			h.set(func() {
+				h.fault = func(c call) error {
+					if c.op == op {
+						return &oci.Error{Class: oci.NotFound, Message: "not found"}
+					}
+					return &oci.Error{Class: oci.Unreachable, Message: "nobody answers"}
+				}
+			})
+			var err error
+			if op == "resolve" {
+				_, err = acme.Resolve(t.Context(), "acme/app", "1")
+			} else {
+				_, err = acme.Open(t.Context(), objects[2], oci.Range{})
+			}
+			if oci.ClassOf(err) != oci.NotFound {
+				t.Fatalf("deleted: %v", err)
+			}
+			h.set(func() { h.fault = down(oci.Unreachable) })
+			if _, err := acme.Open(t.Context(), objects[3], oci.Range{}); err == nil {
+				t.Error("grace outlived the 404 of something that was there")
+			}
+		})
+	}
+}
+
 // A slow 2xx that was asked before a denial and lands after it proves nothing.
 func TestSlowProofLosesAgainstDenial(t *testing.T) {
 	h := newHouse(t, cache.Options{})

@@ -110,13 +110,13 @@ func (s *source) tagRefused(principal oci.Principal, key proof.TagKey, mk questi
 		s.rememberMissing(mk, err)
 		return
 	}
-	known, age := s.proofs.Tag(key)
+	known, _ := s.proofs.Tag(key) // however long ago it was shown
 	if proof.AnswerOf(err).Doubtful() {
 		s.doubt(s.accessKey(principal, key.Repo, known.Digest))
 		return
 	}
 	class := oci.ClassOf(err)
-	gone := class == oci.NotFound && (age != proof.None || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
+	gone := class == oci.NotFound && (known.Digest != "" || oci.AsError(err).WireCode() == oci.CodeNameUnknown)
 	if class.Refuses() || gone {
 		s.deny(s.accessKey(principal, key.Repo, known.Digest), class)
 		s.proofs.DropTag(key)
