@@ -44,6 +44,8 @@ type Options struct {
 	// Admit waits until organisation may start another download of a blob, which
 	// goes on until end is called. If nil, everybody may at once.
 	Admit func(ctx context.Context, organisation string) (end func(), err error)
+	// Owner is that of store.Options.
+	Owner func(organisation string) uint64
 	// Now is the clock of proofs and tags. If nil, time.Now.
 	Now func() time.Time
 	// Log gets what an operator should know. If nil, nothing is logged.
@@ -104,7 +106,7 @@ func New(o Options) (*Cache, error) {
 	c := &Cache{o: o, descs: newDescs()}
 	c.folder = &folder{dir: o.Dir, none: store.None(), log: o.Log, reopened: c.dropOldProofs, open: func() (*store.Store, error) {
 		return store.Open(o.Dir, store.Options{
-			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
+			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt, Owner: o.Owner,
 		})
 	}}
 	usable, err := c.folder.begin()

@@ -32,6 +32,15 @@ func (k Key) EntryFingerprint(origin oci.Origin, username, entry string) string 
 	return k.fingerprint("entry", origin, username, entry)
 }
 
+// Number stands for an organisation where there is room for a number only. Without the
+// Key nobody can choose a name that has the number of another one.
+func (k Key) Number(organisation string) uint64 {
+	mac := hmac.New(sha256.New, []byte(k.bytes.Reveal()))
+	writeField(mac, "organisation")
+	writeField(mac, organisation)
+	return binary.BigEndian.Uint64(mac.Sum(nil))
+}
+
 func (k Key) fingerprint(kind string, origin oci.Origin, fields ...string) string {
 	mac := hmac.New(sha256.New, []byte(k.bytes.Reveal()))
 	for _, f := range append([]string{kind, origin.Owner, origin.Scheme, origin.Host}, fields...) {

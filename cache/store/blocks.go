@@ -78,7 +78,7 @@ type waiter struct {
 // for it. The error is about our disk; ErrNoRoom if there is none.
 func (s *Store) NewBlocks(by Account, origin string, d oci.Digest, size int64) (*Blocks, error) {
 	s.capacity.dropPartial(blobKey{origin, d}) // it is fetched from the start now
-	reserved, a := max(size, 0), by.account()
+	reserved, a := max(size, 0), s.account(by)
 	f, err := s.newFile(a, d, reserved)
 	switch {
 	case errors.Is(err, unix.EFBIG): // FAT has no files from 4 GiB on

@@ -8,7 +8,8 @@ import (
 
 // owner is the organisation for which a blob was fetched, as a number; 0: nobody knows,
 // or nobody in particular. It decides who gives way where there is no room, and nothing
-// else: two organisations that share a number share what they may keep.
+// else. Two organisations that share a number share what they may keep: of a thousand
+// some fifteen do, by chance. Options.Owner sees to it that nobody can choose to.
 //
 // A blob's modification time is its last use, to the minute, so what the time has below
 // a second is free to say whose the blob is: it survives a restart, costs a walk
@@ -24,13 +25,16 @@ const (
 	ownerStep, ownerMark = 15_000, 7_891
 )
 
-func ownerOf(organisation string) owner {
-	if organisation == "" {
+func (s *Store) owner(organisation string) owner {
+	switch {
+	case organisation == "":
 		return 0
+	case s.o.Owner != nil:
+		return owner(s.o.Owner(organisation)%(owners-1) + 1)
 	}
-	h := fnv.New32a()
+	h := fnv.New64a()
 	_, _ = h.Write([]byte(organisation)) // it never fails
-	return owner(h.Sum32()%(owners-1) + 1)
+	return owner(h.Sum64()%(owners-1) + 1)
 }
 
 // mark is the time of last use t of a blob that is o's.
@@ -71,7 +75,7 @@ type account struct {
 	own   bool
 }
 
-func (a Account) account() account { return account{ownerOf(a.Organisation), a.Own} }
+func (s *Store) account(a Account) account { return account{s.owner(a.Organisation), a.Own} }
 
 // ownFor is for how long after its last use a blob is its owner's. Until then, where
 // there is no room, the one gives way who has the most; later all blobs go by age.

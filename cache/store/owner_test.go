@@ -212,7 +212,7 @@ func TestOwner_Alone(t *testing.T) {
 		keptFor(t, s, organisation, 50, 10*kib)
 		all := s.capacity.everything(t)
 		for _, e := range all {
-			if got := markedBy(e.used); e.used.After(time.Now().Add(-time.Minute)) && got != 0 && got != ownerOf("acme") {
+			if got := markedBy(e.used); e.used.After(time.Now().Add(-time.Minute)) && got != 0 && got != s.owner("acme") {
 				t.Errorf("%s is %d's", e.path, got)
 			}
 		}
@@ -223,5 +223,22 @@ func TestOwner_Alone(t *testing.T) {
 			}
 			b.Discard()
 		}
+	}
+}
+
+// Whoever finds a name that a plain hash takes for another's has gained nothing.
+func TestEviction_NobodyChoosesWhoseHeIs(t *testing.T) {
+	plain := open(t, inMemory(t), Options{})
+	twin := ""
+	for i := 0; plain.owner(twin) != plain.owner("acme"); i++ {
+		twin = fmt.Sprint("twin-", i)
+	}
+	number := map[string]uint64{"acme": 7, twin: 8}
+	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib, Owner: func(organisation string) uint64 { return number[organisation] }})
+	acme := keptFor(t, s, "acme", 30, 10*kib)
+	lastUsed(t, s, acme, time.Hour)
+	keptFor(t, s, twin, 200, 10*kib)
+	if n := present(s, acme); n != 30 {
+		t.Errorf("%d of acme's 30 blobs are left", n)
 	}
 }

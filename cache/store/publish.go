@@ -51,7 +51,7 @@ func (b *Blocks) DeliveredBy(origin string) {
 // disk; ErrNoRoom if there is no room.
 func (s *Store) Put(organisation, origin string, d oci.Digest, data []byte) error {
 	size := int64(len(data))
-	a := Account{Organisation: organisation}.account()
+	a := s.account(Account{Organisation: organisation})
 	f, err := s.newFile(a, d, size)
 	if err != nil {
 		return err

@@ -38,6 +38,10 @@ type Options struct {
 	Fault func(op Op, path string) error
 	// Corrupt, if not nil, is told of each blob of an origin that had gone bad.
 	Corrupt func(origin string)
+	// Owner makes the number by which the folder remembers whose a blob is. It should be
+	// keyed: whoever can compute it may choose a name that is taken for another's, and
+	// push that one's blobs out. If nil, it is a plain hash, which is for tests.
+	Owner func(organisation string) uint64
 	// Log gets what an operator should know. If nil, nothing is logged.
 	Log *slog.Logger
 }

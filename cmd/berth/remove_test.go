@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -204,5 +205,27 @@ func TestRemove_Refused(t *testing.T) {
 		if got.code != c.code || !strings.Contains(got.err, c.want) || got.out != "" {
 			t.Errorf("%q: %+v", c.args, got)
 		}
+	}
+}
+
+// What a file says of whose it is, is keyed: on two nodes an organisation has two
+// numbers, and nobody can choose a name that is taken for another one's.
+func TestEviction_OwnersAreKeyed(t *testing.T) {
+	t.Parallel()
+	marks := map[int]bool{}
+	for range 2 {
+		s, _, _ := newTwins(t)
+		paths, err := filepath.Glob(filepath.Join(s.cacheDir(), "blobs", "*", "sha256", "*", s.image.Platforms[0].Layers[0].Encoded()))
+		if err != nil || len(paths) != 1 {
+			t.Fatal(paths, err)
+		}
+		info, err := os.Stat(paths[0])
+		if err != nil || info.ModTime().Nanosecond() == 0 {
+			t.Fatal("the blob is nobody's", err)
+		}
+		marks[info.ModTime().Nanosecond()] = true
+	}
+	if len(marks) != 2 {
+		t.Error("one number on two nodes: it is not keyed")
 	}
 }

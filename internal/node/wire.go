@@ -93,6 +93,8 @@ func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error
 		},
 		Parallel: u.Parallel, Connections: u.Connections,
 		Admit: acquire(n.fills), Now: n.now, Log: n.log,
+		// The key may lie in the folder that is opened here.
+		Owner: func(organisation string) uint64 { return n.key.Number(organisation) },
 	})
 }
 
