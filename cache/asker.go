@@ -37,9 +37,17 @@ func (s *source) asker(ctx context.Context, principal oci.Principal, o oci.Objec
 	return &asker{s: s, principal: principal, object: o, span: span.Of(ctx)}
 }
 
-// Open asks for r by the shortest way that is left. What the registry's answer
-// proves or denies is recorded before Open returns.
+// Open asks for r by the shortest way that is left, which may lead to other nodes.
 func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
+	if object := a.sharing(); object != nil {
+		return a.openMixed(ctx, r, object)
+	}
+	return a.openOrigin(ctx, r)
+}
+
+// openOrigin asks the registry for r. What its answer proves or denies is recorded before
+// openOrigin returns.
+func (a *asker) openOrigin(ctx context.Context, r oci.Range) (*oci.Content, error) {
 	ctx = span.With(ctx, a.span)
 	if again := a.target(); again != nil {
 		content, err := again(ctx, r)

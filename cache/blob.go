@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"berth/cache/download"
+	"berth/cache/proof"
 	"berth/cache/store"
 	"berth/internal/descriptor"
 	"berth/internal/span"
@@ -25,12 +26,12 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.O
 		}
 		content, err := s.c.downloads.Join(ctx, download.Request{
 			Key: key, Asker: s.asker(ctx, principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Spec.Name,
-			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r, Right: s.right(principal, o),
+			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r, Right: s.right(principal, o), Share: s.share,
 		})
 		switch {
 		case errors.Is(err, download.ErrRetry):
-			if content, err := s.cached(o); err != nil || content != nil {
-				return s.release(ctx, principal, o, r, content, err)
+			if here, content, err := s.found(o); err != nil || content != nil {
+				return here.release(ctx, principal, o, r, content, err)
 			}
 			continue
 		case errors.Is(err, store.ErrDisk):
@@ -41,6 +42,19 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.O
 		return content, err
 	}
 	return nil, endsEarly(o.Digest)
+}
+
+// found looks for what a download has published: where s looks, or, where nothing came
+// out of the fleet, among what the registry itself has brought.
+func (s *source) found(o oci.Object) (*source, *oci.Content, error) {
+	content, err := s.cached(o)
+	if content != nil || err != nil || s.place.scope == "" {
+		return s, content, err
+	}
+	origin := *s
+	origin.place = place{folder: s.origin, bytes: proof.FromOrigin}
+	content, err = origin.cached(o)
+	return &origin, content, err
 }
 
 // intoMemory reads a small blob, which was verified before it could be read at all,

@@ -20,6 +20,8 @@ import (
 	"berth/cache/download"
 	"berth/cache/proof"
 	"berth/cache/store"
+	"berth/fleet"
+	"berth/fleet/seal"
 	"berth/internal/flight"
 	"berth/internal/hold"
 	"berth/internal/registry"
@@ -46,6 +48,8 @@ type Options struct {
 	Admit func(ctx context.Context, organisation string) (end func(), err error)
 	// Owner is that of store.Options.
 	Owner func(organisation string) uint64
+	// Fleet is what other nodes have fetched; nil: this node is alone.
+	Fleet *fleet.Tier
 	// Now is the clock of proofs and tags. If nil, time.Now.
 	Now func() time.Time
 	// Log gets what an operator should know. If nil, nothing is logged.
@@ -70,6 +74,7 @@ type Cache struct {
 	insistence *insistence
 	resolves   *flight.Group[questionKey, *oci.Resolution]
 
+	shared    *shared // nil: this node is alone
 	manifests *manifestGets
 	downloads *download.Table
 	trouble   *trouble
@@ -123,6 +128,7 @@ func New(o Options) (*Cache, error) {
 		Store: c.folder.there, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,
 		Admit: o.Admit, Report: c.trouble, Log: o.Log,
 	})
+	c.shared = newShared(o.Fleet, o.Now)
 	c.manifests = newManifestGets()
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
@@ -202,6 +208,9 @@ type Upstream struct {
 	// Spend takes one of the manifests that the organisation may have as the shared
 	// principal; undo gives it back when none came. If nil, it may have any number.
 	Spend func() (undo func(), err error)
+	// Scopes are those of the fleet that the account has which the organisation asks about
+	// repo with, the one that is written first. If nil, it has none.
+	Scopes func(ctx context.Context, repo string) []seal.Scope
 	// Mirrors are copies of the registry, in the order in which they are asked for
 	// bytes that it cannot give.
 	Mirrors []oci.Source
@@ -212,7 +221,7 @@ type Upstream struct {
 
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
-	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), place: placeOf(u.Spec.Origin.Dir(), "", proof.FromOrigin), proofs: c.proofs.For(u.Organisation, u.Times)}
+	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), place: place{folder: u.Spec.Origin.Dir(), bytes: proof.FromOrigin}, proofs: c.proofs.For(u.Organisation, u.Times)}
 	c.counts.know(s.origin, u.Spec.Label())
 	if u.Spec.Uniform() {
 		shared := u

@@ -15,15 +15,6 @@ type place struct {
 	bytes  proof.Bytes
 }
 
-// placeOf is the place of what came out of scope at origin. An origin's folder has no
-// plus sign in its name, so no other origin can have this one.
-func placeOf(origin, scope string, bytes proof.Bytes) place {
-	if scope == "" {
-		return place{folder: origin, bytes: proof.FromOrigin}
-	}
-	return place{folder: download.Folder(origin, scope), scope: scope, bytes: bytes}
-}
-
 func (s *source) blobKey(d oci.Digest) download.Key {
 	return download.Key{Origin: s.origin, Scope: s.place.scope, Digest: d}
 }

@@ -17,6 +17,8 @@ type source struct {
 	u      Upstream
 	origin string
 	place  place
+	// share makes the fleet's part in a download; nil: it has none.
+	share  func() download.Share
 	proofs *proof.Proofs // with the times that hold here
 	shared *source       // nil: the shared principal says nothing here
 }
@@ -154,17 +156,31 @@ func (s *source) memberKey(o oci.Object) proof.Member {
 func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	principal := s.Principal(o.Repo)
 	content, err := s.cached(o)
-	if content == nil && err == nil {
-		if right := s.right(principal, o); right != nil && o.Kind == oci.Manifest {
-			// Its GET is counted, and a HEAD is not: which of them goes out shows too.
-			if err := right(ctx); err != nil {
-				return nil, err
-			}
-		}
-		content, err = s.fetch(ctx, principal, o, r)
-		return content, s.rightFirst(ctx, principal, o, err)
+	if content != nil || err != nil {
+		content, err = s.release(ctx, principal, o, r, content, err)
+	} else {
+		content, err = s.openAbsent(ctx, principal, o, r)
 	}
-	return s.release(ctx, principal, o, r, content, err)
+	if err == nil && s.c.shared != nil && o.Kind == oci.Manifest {
+		s.note(o, content.Data)
+	}
+	return content, err
+}
+
+// openAbsent opens what the registry itself has not brought here before.
+func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (content *oci.Content, err error) {
+	if right := s.right(principal, o); right != nil && o.Kind == oci.Manifest {
+		// Its GET is counted, and a HEAD is not: which of them goes out shows too.
+		if err := right(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if s.c.shared == nil {
+		content, err = s.fetch(ctx, principal, o, r)
+	} else {
+		content, err = s.openShared(ctx, principal, o, r)
+	}
+	return content, s.rightFirst(ctx, principal, o, err)
 }
 
 // rightFirst is why o, which is not here, could not be fetched. Where that is a limit of
@@ -195,6 +211,13 @@ func (s *source) right(principal oci.Principal, o oci.Object) func(context.Conte
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	principal := s.Principal(o.Repo)
 	d, err := s.describe(o)
+	if d == nil && err == nil && s.c.shared != nil {
+		if there, ok := s.scoped(ctx, principal, o); ok {
+			if d, err = there.describe(o); d != nil {
+				s = there.source
+			}
+		}
+	}
 	if err != nil {
 		return s.release(ctx, principal, o, oci.Range{}, nil, err)
 	}
@@ -263,7 +286,7 @@ func staleWarning(err error) string {
 // access was proven.
 func (s *source) state(principal oci.Principal, o oci.Object) (proof.State, time.Time) {
 	access, proven := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest))
-	return proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Bytes: s.place.bytes}, proven
+	return proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Listed: s.listedAge(o), Bytes: s.place.bytes}, proven
 }
 
 // fetch gets what is not here.

@@ -21,7 +21,7 @@ var ErrRetry = errors.New("the download ended while it was joined")
 type Download struct {
 	table *Table
 	key   Key
-	share Share
+	share Share // with other nodes; nil: none
 	// account is on whose account the blob is kept: that of who started the download.
 	account store.Account
 
@@ -63,8 +63,9 @@ type Request struct {
 	Repo      string
 	// Registry is its name, for people.
 	Registry string
-	// Share is where bytes may come from besides the registry, and go to; nil: nowhere.
-	Share Share
+	// Share makes what other nodes have to do with a download that is begun for this
+	// request. It, or what it makes, may be nil: nothing.
+	Share func() Share
 	// Organisation is who pulls, and pays for starting a download; empty: nobody.
 	Organisation string
 	// Owner is the organisation that brought the registry; empty: the platform.
@@ -150,7 +151,10 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	d = &Download{
 		table: t, key: r.Key, account: store.Account{Organisation: r.Organisation, Own: r.Owner != ""}, state: Starting, shown: Starting,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
-		readers: map[*Reader]struct{}{}, requesters: []*requester{rq}, share: r.Share,
+		readers: map[*Reader]struct{}{}, requesters: []*requester{rq},
+	}
+	if r.Share != nil {
+		d.share = r.Share()
 	}
 	t.all[r.Key] = d
 	return d, rq, true, nil

@@ -37,6 +37,9 @@ var errIdle = errors.New("nobody reads this download")
 // once more as the same requester, and then as others.
 func (d *Download) run() {
 	report := d.table.o.Report
+	if d.share != nil {
+		defer d.share.Over()
+	}
 	err := d.fetch(d.table.ctx)
 	for copies := 1; errors.Is(err, store.ErrMismatch); copies++ {
 		if d.mixed() {
@@ -62,7 +65,7 @@ func (d *Download) run() {
 	}
 	if !d.mixed() {
 		report.Sound(d.key)
-		if d.share != nil && !d.resumed { // what an earlier download has left may be of others
+		if d.key.Scope != "" && !d.resumed { // what an earlier download has left may be of others
 			d.blocks.DeliveredBy(d.key.Origin)
 		}
 	}

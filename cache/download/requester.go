@@ -45,6 +45,8 @@ type Share interface {
 	Mixed() bool
 	// Wrong says that what b has, some of it from other nodes, does not match the digest.
 	Wrong()
+	// Over says that the download has ended.
+	Over()
 }
 
 // Rest is what a reader lacks when the disk fails in the middle of a blob.

@@ -1,0 +1,337 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"berth/cache/download"
+	"berth/cache/proof"
+	"berth/cache/store"
+	"berth/fleet"
+	"berth/fleet/seal"
+	"berth/internal/hold"
+	"berth/internal/share"
+	"berth/oci"
+)
+
+// shared is what the cache knows for the fleet's sake.
+type shared struct {
+	tier *fleet.Tier
+	// listed is which manifest of a repository lists an object, and as how large.
+	listed *share.LRU[proof.Member, listed]
+	// private holds the repositories that do not show everyone what they show an account.
+	private *hold.Table[proof.Access]
+
+	mu sync.Mutex
+	// objects are those of the downloads that run.
+	objects map[download.Key]*fleet.Object
+}
+
+type listed struct {
+	by   proof.Member
+	size int64
+}
+
+const (
+	// publicWait is how long a pull waits to be told that everyone may see an image, and
+	// privateFor how long it counts that not everyone may.
+	publicWait = time.Second
+	privateFor = 24 * time.Hour
+	// unansweredFor is how long it counts that nobody said.
+	unansweredFor = time.Minute
+)
+
+func newShared(t *fleet.Tier, now func() time.Time) *shared {
+	if t == nil {
+		return nil
+	}
+	return &shared{
+		tier: t, listed: share.New[proof.Member, listed](16384, nil), private: hold.New[proof.Access](8192, now),
+		objects: map[download.Key]*fleet.Object{},
+	}
+}
+
+// scoped is s for what comes out of the fleet.
+type scoped struct {
+	*source
+
+	scopes []seal.Scope
+}
+
+// scoped gives the parts of the fleet that principal may have bytes of repo out of, and
+// s for what came from there; ok is false where it has none.
+func (s *source) scoped(ctx context.Context, principal oci.Principal, o oci.Object) (_ scoped, ok bool) {
+	bytes, scopes := proof.FromPublic, s.c.shared.tier.Public()
+	if !s.isPublic(ctx, principal, o) {
+		bytes, scopes = proof.FromScope, nil
+		if s.u.Scopes != nil && !principal.Shared() {
+			scopes = s.u.Scopes(ctx, o.Repo)
+		}
+	}
+	if len(scopes) == 0 || s.Principal(o.Repo) != principal { // the account was changed meanwhile
+		return scoped{}, false
+	}
+	there := *s
+	there.place = place{folder: download.Folder(s.origin, scopes[0].ID()), scope: scopes[0].ID(), bytes: bytes}
+	s.c.counts.know(there.place.folder, s.u.Spec.Label())
+	return scoped{&there, scopes}, true
+}
+
+// isPublic says whether the registry shows everyone what it shows principal of the
+// object's repository. Where that is not known one anonymous HEAD asks; registries do not
+// count those.
+func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Object) bool {
+	switch {
+	case !s.u.Spec.Uniform() || s.u.Spec.Organisation != "":
+		return false
+	case principal.Shared():
+		return true
+	case s.shared == nil:
+		return false
+	}
+	everyone := s.shared.Principal(o.Repo)
+	key := s.accessKey(everyone, o.Repo, o.Digest)
+	if age, _ := s.proofs.Access(key); age != proof.None {
+		return true
+	}
+	if _, _, held := s.c.shared.private.Held(key); held || o.Kind != oci.Manifest || !everyone.Shared() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, publicWait)
+	defer cancel()
+	_, err := s.shared.ask(ctx, everyone, o)
+	switch class := oci.ClassOf(err); {
+	case err == nil:
+		return true
+	case class.Refuses(), class == oci.NotFound:
+		s.c.shared.private.For(s.u.Organisation, key, privateFor, nil)
+	default:
+		s.c.shared.private.For(s.u.Organisation, key, unansweredFor, nil)
+	}
+	return false
+}
+
+// openShared opens what the registry itself has not brought here: from what came out of
+// the fleet before, or by a download in which the fleet has a part.
+func (s *source) openShared(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
+	there, ok := s.scoped(ctx, principal, o)
+	if !ok {
+		return s.fetch(ctx, principal, o, r)
+	}
+	content, err := there.cached(o)
+	if content != nil || err != nil {
+		return there.release(ctx, principal, o, r, content, err)
+	}
+	if o.Kind == oci.Manifest || s.c.downloads.Running(s.blobKey(o.Digest)) {
+		return s.fetch(ctx, principal, o, r)
+	}
+	l, ok := s.c.shared.listed.Get(s.memberKey(o))
+	if !ok { // nobody knows how large it is
+		return s.fetch(ctx, principal, o, r)
+	}
+	there.share = func() download.Share { return there.begin(o, l.size) }
+	return there.fetch(ctx, principal, o, r)
+}
+
+// begin makes the object of a download that has just begun.
+func (s scoped) begin(o oci.Object, size int64) download.Share {
+	c, key := s.c.shared, s.blobKey(o.Digest)
+	object := c.tier.Object(s.scopes, s.origin, o.Digest, size)
+	if object == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.objects[key] = object
+	return sharing{object, c, key}
+}
+
+// sharing is an object as a download has it.
+type sharing struct {
+	*fleet.Object
+
+	c   *shared
+	key download.Key
+}
+
+// Grows says where the blob's bytes come.
+func (s sharing) Grows(b *store.Blocks) { s.Object.Grows(b) }
+
+// Over ends the object's part in the download.
+func (s sharing) Over() {
+	s.c.mu.Lock()
+	delete(s.c.objects, s.key)
+	s.c.mu.Unlock()
+	s.Object.Over()
+}
+
+// sharing is the object of the download that runs for what a asks for; nil: the fleet
+// has no part in it.
+func (a *asker) sharing() *fleet.Object {
+	c := a.s.c.shared
+	if c == nil || a.s.place.scope == "" {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.objects[a.s.blobKey(a.object.Digest)]
+}
+
+// note remembers what a manifest lists.
+func (s *source) note(o oci.Object, data []byte) {
+	by := s.memberKey(o)
+	doc, err := oci.ParseManifest(data)
+	if err != nil {
+		return
+	}
+	add := func(kind oci.Kind, e oci.Entry) bool {
+		d, err := oci.ParseDigest(string(e.Digest))
+		key := s.memberKey(oci.Object{Repo: o.Repo, Kind: kind, Digest: d})
+		if old, ok := s.c.shared.listed.Get(key); err != nil || ok && old.by == by {
+			return err != nil
+		}
+		s.c.shared.listed.Add(s.u.Organisation, key, listed{by, e.Size})
+		return true
+	}
+	for _, m := range doc.Manifests {
+		if !add(oci.Manifest, m) {
+			return // all of it is known
+		}
+	}
+	for _, b := range doc.Blobs() {
+		if !add(oci.Blob, b) {
+			return
+		}
+	}
+}
+
+// listedAge is what the proof of a manifest that lists o is worth.
+func (s *source) listedAge(o oci.Object) proof.Age {
+	if s.place.bytes != proof.FromPublic {
+		return proof.None
+	}
+	l, ok := s.c.shared.listed.Get(s.memberKey(o))
+	if !ok {
+		return proof.None
+	}
+	return s.proofs.Member(l.by)
+}
+
+// openMixed opens a part of a blob, of which some bytes may come from the fleet. Who was
+// not shown to have the right to it asks the registry before any of them counts.
+func (a *asker) openMixed(ctx context.Context, r oci.Range, object *fleet.Object) (*oci.Content, error) {
+	end := object.Size()
+	if r.Length > 0 {
+		end = min(r.Start+r.Length, end)
+	}
+	if r.Start < 0 || r.Start >= end {
+		return a.openOrigin(ctx, r)
+	}
+	b := &mixedBody{ctx: ctx, a: a, object: object, pos: r.Start, end: end}
+	step, err := object.Next(ctx, r.Start, end)
+	if err != nil {
+		return nil, err
+	}
+	content := &oci.Content{
+		Descriptor: oci.Descriptor{MediaType: blobType, Digest: a.object.Digest, Size: object.Size()},
+		Outcome:    oci.Outcome{Result: oci.Pass}, Offset: r.Start, Length: end - r.Start, Body: b,
+	}
+	if step.Data != nil {
+		b.data = step.Data
+		if !a.Proven() {
+			outcome, err := a.Admit(ctx)
+			if err != nil {
+				return nil, err
+			}
+			a.warn(outcome.Warning)
+		}
+		return content, nil
+	}
+	first, err := a.openOrigin(ctx, oci.Range{Start: r.Start, Length: step.Until - r.Start})
+	if err != nil {
+		return nil, err
+	}
+	if first.Size != object.Size() || first.Offset != r.Start || first.End() != step.Until {
+		object.Leave() // it is another blob than the manifest says, or comes in one piece only
+		return first, nil
+	}
+	b.body, b.until = first.Body, step.Until
+	content.Asked = first.Asked
+	return content, nil
+}
+
+// mixedBody reads on from the fleet and from the registry in turn.
+type mixedBody struct {
+	ctx      context.Context
+	a        *asker
+	object   *fleet.Object
+	pos, end int64
+
+	data  []byte // from the fleet
+	body  io.ReadCloser
+	until int64 // where body ends
+}
+
+func (b *mixedBody) Read(p []byte) (int, error) {
+	for {
+		switch {
+		case b.pos >= b.end:
+			return 0, io.EOF
+		case len(b.data) > 0:
+			n := copy(p, b.data[:min(int64(len(b.data)), b.end-b.pos)])
+			b.data = b.data[n:]
+			b.pos += int64(n)
+			return n, nil
+		case b.body != nil && b.pos < b.until:
+			n, err := b.body.Read(p[:min(int64(len(p)), b.until-b.pos)])
+			b.pos += int64(n)
+			b.object.Moved(n)
+			if err == io.EOF && b.pos < b.until {
+				err = io.ErrUnexpectedEOF
+			} else if err == io.EOF {
+				err = nil
+			}
+			if n > 0 || err != nil {
+				return n, err
+			}
+			continue
+		}
+		if err := b.next(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// next goes on where the last piece ended.
+func (b *mixedBody) next() error {
+	if err := b.Close(); err != nil {
+		return err
+	}
+	step, err := b.object.Next(b.ctx, b.pos, b.end)
+	if err != nil || step.Data != nil {
+		b.data = step.Data
+		return err
+	}
+	content, err := b.a.openOrigin(b.ctx, oci.Range{Start: b.pos, Length: step.Until - b.pos})
+	if err != nil {
+		return err
+	}
+	if content.Offset != b.pos || content.End() != step.Until {
+		closeBody(content.Body)
+		b.object.Leave()
+		return io.ErrUnexpectedEOF
+	}
+	b.body, b.until = content.Body, step.Until
+	return nil
+}
+
+// Close ends the piece that is read.
+func (b *mixedBody) Close() error {
+	if b.body != nil {
+		closeBody(b.body)
+		b.body = nil
+	}
+	return nil
+}

@@ -1,0 +1,273 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"berth/cache"
+	"berth/fleet"
+	"berth/fleet/memfleet"
+	"berth/fleet/seal"
+	"berth/internal/registry"
+	"berth/oci"
+)
+
+// crowd is several nodes at one registry, with a fleet.
+type crowd struct {
+	*origin
+
+	t           *testing.T
+	id          oci.Origin
+	bucket      *memfleet.Bucket
+	coordinator *memfleet.Coordinator
+	nodes       []*member
+}
+
+// member is one node of a crowd.
+type member struct {
+	*crowd
+
+	name  string
+	cache *cache.Cache
+	tier  *fleet.Tier
+	dir   string
+	// hosts are the organisations whose fleet keys are here.
+	hosts map[string]bool
+}
+
+func key(of string) seal.Key {
+	var k [seal.KeySize]byte
+	copy(k[:], "a key for tests, of "+of)
+	return seal.NewKey(k)
+}
+
+func newCrowd(t *testing.T, n int) *crowd {
+	t.Helper()
+	w := &crowd{
+		origin: newOrigin(t), t: t, id: oci.Origin{Scheme: "https", Host: "registry.example"},
+		bucket: &memfleet.Bucket{}, coordinator: &memfleet.Coordinator{},
+	}
+	w.bubble = true
+	for i := range n {
+		w.add(fmt.Sprintf("node-%d", i), "acme", "globex")
+	}
+	return w
+}
+
+// add is one more node, with the keys of these organisations.
+func (w *crowd) add(name string, hosts ...string) *member {
+	w.t.Helper()
+	m := &member{crowd: w, name: name, dir: w.t.TempDir(), hosts: map[string]bool{}}
+	for _, h := range hosts {
+		m.hosts[h] = true
+	}
+	m.tier = fleet.New(fleet.Options{
+		Bucket: w.bucket, Coordinator: w.coordinator.Node(name),
+		Public: []seal.Scope{seal.Public(key("everyone"))},
+	})
+	m.cache = open(w.t, cache.Options{Dir: m.dir, Now: w.clock, Fleet: m.tier})
+	w.t.Cleanup(m.tier.Close) // before the cache, whose files it reads
+	w.nodes = append(w.nodes, m)
+	return m
+}
+
+// as is the registry through this node, as an organisation that has an account if it has
+// a secret.
+func (m *member) as(organisation, secret string) oci.Source {
+	return m.cache.Through(cache.Upstream{
+		Organisation: organisation, As: m.origin.as(organisation, secret), Shared: m.origin.as("", ""),
+		Spec: &registry.Spec{Name: "registry.example", Origin: m.id, Trust: registry.Trust{UniformView: true}},
+		Scopes: func(context.Context, string) []seal.Scope {
+			if !m.hosts[organisation] {
+				return nil
+			}
+			return []seal.Scope{seal.Private(key(organisation), m.id.Dir(), organisation, secret)}
+		},
+	})
+}
+
+// image adds an image of these layers. The last object is its manifest.
+func (w *crowd) image(repo string, layers ...[]byte) (blobs []oci.Object, manifest oci.Object) {
+	var listed []string
+	for _, l := range layers {
+		b := w.addBlob(repo, l)
+		blobs = append(blobs, b)
+		listed = append(listed, fmt.Sprintf(`{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":%q,"size":%d}`, b.Digest, len(l)))
+	}
+	manifest = w.addManifest(repo, "latest", fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s,"layers":[%s]}`, listed[0], strings.Join(listed[1:], ",")))
+	return blobs, manifest
+}
+
+// pullImage is what a client does: the tag, the manifest, the blobs.
+func pullImage(ctx context.Context, s oci.Source, repo string, manifest oci.Object, blobs []oci.Object) error {
+	if _, err := s.Resolve(ctx, repo, "latest"); err != nil {
+		return fmt.Errorf("tag: %w", err)
+	}
+	for _, o := range append([]oci.Object{manifest}, blobs...) {
+		if err := check(ctx, s, o); err != nil {
+			return fmt.Errorf("%s %s: %w", o.Kind, o.Digest, err)
+		}
+	}
+	return nil
+}
+
+// sealedUp waits until what was fetched has been given to the fleet.
+func (w *crowd) sealedUp() {
+	synctest.Wait()
+	time.Sleep(time.Second)
+}
+
+func TestFleet_OneCopyForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 6)
+		layers := [][]byte{random(1, 5_000), random(2, 3*mib), random(3, 20*mib+17)}
+		blobs, manifest := w.image("library/app", layers...)
+		total := int64(len(bytes.Join(layers, nil)))
+
+		var wg sync.WaitGroup
+		errs := make([]error, len(w.nodes))
+		for i, n := range w.nodes {
+			wg.Go(func() { errs[i] = pullImage(t.Context(), n.as("", ""), "library/app", manifest, blobs) })
+		}
+		wg.Wait()
+		wantAll(t, errs)
+		if sent := w.bytesSent(); sent != total {
+			t.Errorf("%d bytes came from the registry, of %d", sent, total)
+		}
+		// Who comes later has it too, and the registry is asked about the tag alone.
+		w.sealedUp()
+		sent, asked := w.bytesSent(), w.count("open", oci.Blob)+w.count("stat", oci.Blob)
+		late := w.add("late")
+		if err := pullImage(t.Context(), late.as("", ""), "library/app", manifest, blobs); err != nil {
+			t.Fatal(err)
+		}
+		if w.bytesSent() != sent || w.count("open", oci.Blob)+w.count("stat", oci.Blob) != asked {
+			t.Errorf("a node that came later has taken %d bytes from the registry", w.bytesSent()-sent)
+		}
+	})
+}
+
+// What is private goes to those alone who go by the same account, and each of their
+// nodes asks the registry whether the blob is in the repository.
+func TestFleet_PrivateStaysInItsScope(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 2)
+		w.add("stranger", "globex") // has not acme's key
+		secretBlob := bytes.Repeat([]byte("CANARY of acme. "), 200_000)
+		blobs, manifest := w.image("acme/app", secretBlob)
+		w.set(func() { w.private["acme/app"] = []string{"acme", "globex"} })
+
+		if err := pullImage(t.Context(), w.nodes[0].as("acme", "s1"), "acme/app", manifest, blobs); err != nil {
+			t.Fatal(err)
+		}
+		w.sealedUp()
+		sent := w.bytesSent()
+		if err := pullImage(t.Context(), w.nodes[1].as("acme", "s1"), "acme/app", manifest, blobs); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.bytesSent() - sent; got > 1 {
+			t.Errorf("the second node has taken %d bytes from the registry", got)
+		}
+		if n := w.count("stat", oci.Blob); n != 1 {
+			t.Errorf("it has asked %d times whether the blob is there", n)
+		}
+		// globex has a right of its own, and nothing of what acme's nodes have shared: not
+		// where acme's key is, and not on the node that has already taken it.
+		for _, n := range w.nodes[1:] {
+			sent = w.bytesSent()
+			if err := pullImage(t.Context(), n.as("globex", "s2"), "acme/app", manifest, blobs); err != nil {
+				t.Fatal(err)
+			}
+			if n == w.nodes[1] && w.bytesSent()-sent < int64(len(secretBlob)) {
+				t.Errorf("%s gave globex what came out of acme's scope", n.name)
+			}
+			w.sealedUp()
+		}
+		for at, sealed := range w.bucket.All() {
+			if bytes.Contains(sealed, []byte("CANARY")) || strings.Contains(at, "acme") {
+				t.Errorf("%s can be read", at)
+			}
+		}
+	})
+}
+
+// Whoever was revoked has nothing from the fleet on a node that never asked.
+func TestFleet_TheRevokedGetNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 2)
+		blobs, manifest := w.image("acme/app", random(1, 3*mib))
+		w.set(func() { w.private["acme/app"] = []string{"acme"} })
+		if err := pullImage(t.Context(), w.nodes[0].as("acme", "s1"), "acme/app", manifest, blobs); err != nil {
+			t.Fatal(err)
+		}
+		w.sealedUp()
+		second := w.nodes[1].as("acme", "s1")
+		if err := check(t.Context(), second, manifest); err != nil { // it knows what the manifest lists
+			t.Fatal(err)
+		}
+		w.set(func() { w.private["acme/app"] = nil; w.private["acme/app"] = []string{"nobody"} })
+		time.Sleep(6 * time.Minute)
+		gets := w.bucket.Gets
+		if data, err := get(t.Context(), second, blobs[0], oci.Range{}); oci.ClassOf(err) != oci.Denied && oci.ClassOf(err) != oci.NotFound {
+			t.Errorf("%d bytes, %v (the bucket was read %d times)", len(data), err, w.bucket.Gets-gets)
+		}
+	})
+}
+
+// A private blob that somebody lists in a public manifest stays private.
+func TestFleet_AListingIsNoRight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 2)
+		data := random(1, 3*mib)
+		blobs, manifest := w.image("acme/app", data)
+		w.set(func() { w.private["acme/app"] = []string{"acme"} })
+		for _, n := range w.nodes {
+			if err := pullImage(t.Context(), n.as("acme", "s1"), "acme/app", manifest, blobs); err != nil {
+				t.Fatal(err)
+			}
+			w.sealedUp()
+		}
+		evil := w.addManifest("mallory/app", "latest", fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, blobs[0].Digest, len(data)))
+		for _, n := range w.nodes {
+			for _, who := range []string{"", "globex"} {
+				s := n.as(who, who)
+				if err := check(t.Context(), s, evil); err != nil {
+					t.Fatal(err)
+				}
+				stolen := oci.Object{Repo: "mallory/app", Kind: oci.Blob, Digest: blobs[0].Digest}
+				if got, err := get(t.Context(), s, stolen, oci.Range{}); err == nil {
+					t.Errorf("%q has got %d bytes of acme's blob on %s", who, len(got), n.name)
+				}
+			}
+		}
+	})
+}
+
+// What came out of a scope lies apart, and what the registry sent lies as ever.
+func TestFleet_PlacesOnTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 2)
+		blobs, manifest := w.image("library/app", random(1, 9*mib))
+		for _, n := range w.nodes {
+			if err := pullImage(t.Context(), n.as("", ""), "library/app", manifest, blobs); err != nil {
+				t.Fatal(err)
+			}
+			w.sealedUp()
+		}
+		hex := blobs[0].Digest.Encoded()
+		scope := seal.Public(key("everyone")).ID()
+		for i, folder := range []string{w.id.Dir(), w.id.Dir() + "+" + scope} {
+			if _, err := os.Stat(filepath.Join(w.nodes[i].dir, "blobs", folder, "sha256", hex[:2], hex)); err != nil {
+				t.Errorf("%s: %v", w.nodes[i].name, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,351 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"berth/fleet/coordinator"
+	"berth/fleet/seal"
+)
+
+// File is where the object grows on this node.
+type File interface {
+	Has(from, to int64) bool
+	Verified() bool
+	OpenReader() (*os.File, error)
+}
+
+// named is an object in a scope.
+type named struct {
+	scope seal.Scope
+	coordinator.Object
+}
+
+// place is where a part lies.
+type place struct {
+	named
+
+	node    string
+	writing seal.Writing
+	hash    coordinator.Hash
+}
+
+// Object is one blob on its way to this node, in one scope. Its methods are safe for
+// concurrent use, since a download has several workers.
+type Object struct {
+	t     *Tier
+	names []named // in the scope that is written, and in those that are only read
+	size  int64
+
+	// moved is how many bytes came from the registry.
+	moved atomic.Int64
+	ended chan struct{} // closed by Over
+
+	looking sync.Mutex // held while the coordinator is asked; comes before mu
+
+	mu     sync.Mutex
+	looked time.Time // when the coordinator was asked last
+	at     map[int][]place
+	lease  observed
+	// writing is ours, and parts are those that are in the bucket in it.
+	writing seal.Writing
+	parts   []coordinator.Hash
+	written int
+	// held is until when the lease is ours; keeping: goroutines renew it and write.
+	held    time.Time
+	keeping bool
+	// fallen: the fleet has cost its patience, and is not waited for again; troubled: so
+	// have its engines. alone: it has sent wrong bytes, and nothing is taken from it again.
+	fallen, troubled, alone bool
+	giveBack                func(context.Context) error // a place at the registry
+	used                    []place                     // whose parts are in the file
+	lost                    map[seal.Writing]bool       // writings with parts that are not there
+	file                    File
+	over                    bool
+	result                  Result // as it was counted
+}
+
+// observed is a lease as it was seen to live.
+type observed struct {
+	coordinator.Holder
+
+	part  time.Time // when the last part came
+	parts int
+	// turns is how many leases there were since the last part.
+	turns int
+}
+
+func (l *observed) held() bool { return l.Node != "" }
+
+// Step says where the next bytes come from.
+type Step struct {
+	// Data are the next bytes of the object, from the fleet; nil: the registry is to be
+	// asked, up to Until.
+	Data  []byte
+	Until int64
+}
+
+const (
+	// pollEvery is how often who waits looks again.
+	pollEvery = 250 * time.Millisecond
+	// freshFor is how long a look is worth something to who does not wait.
+	freshFor = 2 * time.Second
+	// maxWait for one part, whatever the fleet says meanwhile.
+	maxWait = time.Minute
+	// maxPlaces is how many copies of a part are remembered.
+	maxPlaces = 4
+	// maxTurns is how many leases without a part are each waited for anew.
+	maxTurns = 2
+)
+
+// Next says where the bytes from off on come from, of which the caller wants those
+// before end. It waits where another node is fetching them.
+func (o *Object) Next(ctx context.Context, off, end int64) (Step, error) {
+	part := seal.PartAt(off)
+	from, _ := seal.Range(part, o.size)
+	began := time.Now()
+	defer func() { o.t.o.Metrics.waited(time.Since(began)) }()
+	o.look(ctx, began.Add(-freshFor))
+	for {
+		if ctx.Err() != nil {
+			return Step{}, context.Cause(ctx)
+		}
+		if data := o.take(ctx, part); data != nil {
+			return Step{Data: data[off-from:]}, nil
+		}
+		if o.goes(ctx, began) {
+			return o.fromRegistry(part, end), nil
+		}
+		o.look(ctx, pause(ctx))
+	}
+}
+
+// pause waits until it is time to look again, and says since when.
+func pause(ctx context.Context) time.Time {
+	timer := time.NewTimer(pollEvery/2 + rand.N(pollEvery))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return time.Now()
+}
+
+// goes says whether to go to the registry now, which was first wanted at began: with the
+// lease, or past one that is not worth waiting for, or since the fleet is of no help.
+func (o *Object) goes(ctx context.Context, began time.Time) bool {
+	o.mu.Lock()
+	now := time.Now()
+	held, fallen := now.Before(o.held), o.fallen || o.alone
+	lease := o.lease
+	o.mu.Unlock()
+	switch {
+	case held:
+		o.count(Leased)
+		return true
+	case fallen:
+		o.count(Fallback)
+		return true
+	case lease.held() && now.Sub(lease.part) >= partFor:
+		if lease.parts == 0 {
+			o.t.inVain(lease.Node)
+		}
+	case lease.held() && o.t.ignoresLeases(), now.Sub(began) > maxWait:
+	case !lease.held():
+		return o.takeLease(ctx)
+	default:
+		return false
+	}
+	o.fall(ctx)
+	o.count(Fallback)
+	return true
+}
+
+// look asks the coordinator what there is, unless somebody has done so since.
+func (o *Object) look(ctx context.Context, since time.Time) {
+	o.looking.Lock()
+	defer o.looking.Unlock()
+	o.mu.Lock()
+	first, skip := o.looked.IsZero(), o.alone || o.troubled || o.looked.After(since)
+	o.mu.Unlock()
+	if skip {
+		return
+	}
+	for i, n := range o.names {
+		if i > 0 && !first { // nobody writes there any more
+			return
+		}
+		limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
+		asked := time.Now()
+		found, err := o.t.o.Coordinator.Look(limited, n.Object)
+		cancel()
+		if err != nil {
+			o.trouble(ctx, err)
+			return
+		}
+		o.mu.Lock()
+		o.looked = asked
+		if i == 0 {
+			o.see(found)
+		}
+		o.add(n, found)
+		o.mu.Unlock()
+	}
+}
+
+// trouble notes that an engine did not do its work: what is left of this object comes
+// from the registry, but for what is known to be in the fleet.
+func (o *Object) trouble(ctx context.Context, err error) {
+	if errors.Is(ctx.Err(), context.Canceled) { // who waited has left, which says nothing about engines
+		return
+	}
+	o.t.o.Log.Debug("the fleet is of no help", "err", err)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fallen, o.troubled = true, true
+}
+
+// see takes in who has the lease. Caller holds mu.
+func (o *Object) see(found coordinator.Found) {
+	now, holder, l := time.Now(), found.Holder, &o.lease
+	if holder.Writing == o.writing {
+		holder = coordinator.Holder{} // it is ours
+	}
+	if holder != l.Holder {
+		fresh := observed{Holder: holder, part: now, turns: l.turns + 1}
+		if l.held() && l.parts == 0 && now.Sub(l.part) >= coordinator.LeaseTime { // else it was given back
+			o.t.inVain(l.Node)
+		}
+		if fresh.turns > maxTurns { // whoever changes leases without end is not waited for without end
+			fresh.part = l.part
+		}
+		*l = fresh
+	}
+	for _, w := range found.Writers {
+		if w.Writing != l.Writing || w.Node != l.Node || o.lost[w.Writing] {
+			continue
+		}
+		if parts := count(w.Parts); parts > l.parts {
+			l.part, l.parts, l.turns = now, parts, 0
+		}
+	}
+}
+
+func count(hashes []coordinator.Hash) (n int) {
+	for _, h := range hashes {
+		if h != (coordinator.Hash{}) {
+			n++
+		}
+	}
+	return n
+}
+
+// add notes where parts are. Caller holds mu.
+func (o *Object) add(n named, found coordinator.Found) {
+	for _, w := range found.Writers {
+		if w.State == coordinator.Whole || w.Size != o.size || w.Writing == o.writing || o.lost[w.Writing] || !o.t.trusts(w.Node, w.Writing) {
+			continue
+		}
+		for part, hash := range w.Parts {
+			at := place{n, w.Node, w.Writing, hash}
+			if hash != (coordinator.Hash{}) && len(o.at[part]) < maxPlaces && !slices.ContainsFunc(o.at[part], at.same) {
+				o.at[part] = append(o.at[part], at)
+			}
+		}
+	}
+}
+
+func (p place) same(other place) bool { return p.node == other.node && p.writing == other.writing }
+
+// takeLease tries to, and says whether to go to the registry.
+func (o *Object) takeLease(ctx context.Context) bool {
+	o.mu.Lock()
+	w := o.writing
+	o.mu.Unlock()
+	asked := time.Now()
+	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
+	defer cancel()
+	holder, ok, err := o.t.o.Coordinator.Take(limited, o.names[0].Object, w)
+	switch {
+	case err != nil:
+		o.trouble(ctx, err)
+		o.count(Fallback)
+		return true
+	case !ok:
+		o.mu.Lock()
+		o.see(coordinator.Found{Holder: holder})
+		o.mu.Unlock()
+		return false
+	}
+	o.mu.Lock()
+	o.held = asked.Add(coordinator.LeaseTime)
+	o.keep()
+	o.mu.Unlock()
+	o.count(Leased)
+	return true
+}
+
+// fall ends the waiting for the fleet. Who goes to the registry although somebody else
+// is said to be there takes one of the zone's few places, which is waited for once.
+func (o *Object) fall(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, o.t.o.Patience)
+	defer cancel()
+	var giveBack func(context.Context) error
+	for {
+		release, ok, err := o.t.o.Coordinator.Slot(ctx, places, placeFor)
+		if giveBack = release; ok || err != nil || ctx.Err() != nil {
+			break
+		}
+		pause(ctx)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fallen = true
+	if giveBack != nil && o.giveBack == nil && !o.over { // else it ends by itself
+		o.giveBack = giveBack
+	}
+}
+
+// fromRegistry is the step that goes there, up to what the fleet has.
+func (o *Object) fromRegistry(part int, end int64) Step {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	until := int64(0)
+	for until < end {
+		_, until = seal.Range(part, o.size)
+		if part++; len(o.at[part]) > 0 && !o.alone {
+			break
+		}
+	}
+	return Step{Until: min(until, end)}
+}
+
+// Size is how long the object is.
+func (o *Object) Size() int64 { return o.size }
+
+// Leave says that the registry has another blob, or no pieces of it: what is left of the
+// download is nobody else's business.
+func (o *Object) Leave() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.alone = true
+}
+
+// Moved says that n bytes came from the registry.
+func (o *Object) Moved(n int) { o.moved.Add(int64(n)) }
+
+// count notes once how the object is got.
+func (o *Object) count(r Result) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.result == "" {
+		o.result = r
+		o.t.o.Metrics.download(r)
+	}
+}

@@ -1,0 +1,106 @@
+package fleet
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"slices"
+
+	"berth/fleet/bucket"
+	"berth/fleet/seal"
+)
+
+// take gives a part that another node has written; nil: there is none to be had.
+func (o *Object) take(ctx context.Context, part int) []byte {
+	for {
+		o.mu.Lock()
+		places := o.at[part]
+		if len(places) == 0 || o.alone {
+			o.mu.Unlock()
+			return nil
+		}
+		at := places[0]
+		o.mu.Unlock()
+		data, err := o.read(ctx, part, at)
+		if err == nil {
+			o.took(at, len(data))
+			return data
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		o.mu.Lock()
+		o.at[part] = slices.DeleteFunc(o.at[part], at.same)
+		o.mu.Unlock()
+	}
+}
+
+var errWrong = errors.New("not what was announced")
+
+// read gets a part from the bucket. What is not what its writer has announced counts
+// against it.
+func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
+	if !o.t.trusts(at.node, at.writing) {
+		return nil, errWrong
+	}
+	from, to := seal.Range(part, o.size)
+	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
+	defer cancel()
+	sealed, err := o.t.o.Bucket.Get(limited, seal.ObjectKey(at.Name, at.writing, part), to-from+seal.Overhead)
+	switch {
+	case errors.Is(err, bucket.ErrNotFound): // it was never written, or has expired
+		o.mu.Lock()
+		o.lost[at.writing] = true
+		o.mu.Unlock()
+		return nil, err
+	case err != nil:
+		o.trouble(ctx, err)
+		return nil, err
+	}
+	var data []byte
+	if err = errWrong; sha256.Sum256(sealed) == at.hash {
+		data, err = at.scope.Open(nil, at.writing, at.Name, part, o.size, sealed)
+	}
+	if err == nil && int64(len(data)) != to-from {
+		err = errWrong
+	}
+	if err != nil {
+		o.t.blame(at.node, at.writing)
+		return nil, err
+	}
+	return data, nil
+}
+
+// took notes that n bytes from the fleet go into the file.
+func (o *Object) took(at place, n int) {
+	o.t.o.Metrics.bytes(In, n)
+	o.mu.Lock()
+	if !slices.ContainsFunc(o.used, at.same) {
+		o.used = append(o.used, at)
+	}
+	r := Complete
+	if o.lease.held() {
+		r = InProgress
+	}
+	o.mu.Unlock()
+	o.count(r)
+}
+
+// Mixed reports whether other nodes have given some of the bytes.
+func (o *Object) Mixed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.used) > 0
+}
+
+// Wrong says that the bytes, some of them from other nodes, do not match the digest. All
+// that is fetched again comes from the registry.
+func (o *Object) Wrong() {
+	o.mu.Lock()
+	used := o.used
+	o.used, o.file, o.alone = nil, nil, true
+	o.mu.Unlock()
+	for _, at := range used {
+		o.t.blame(at.node, at.writing)
+	}
+}

@@ -1,0 +1,158 @@
+package fleet
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"berth/fleet/coordinator"
+	"berth/fleet/seal"
+	"berth/internal/hold"
+	"berth/oci"
+)
+
+// Bucket keeps sealed parts: package bucket.
+type Bucket interface {
+	Get(ctx context.Context, key string, limit int64) ([]byte, error)
+	Put(ctx context.Context, key string, body []byte) error
+}
+
+// Coordinator says who fetches what: package coordinator.
+type Coordinator interface {
+	Look(ctx context.Context, o coordinator.Object) (coordinator.Found, error)
+	Publish(ctx context.Context, o coordinator.Object, r coordinator.Record) error
+	Take(ctx context.Context, o coordinator.Object, w seal.Writing) (coordinator.Holder, bool, error)
+	Renew(ctx context.Context, o coordinator.Object, w seal.Writing) (bool, error)
+	Release(ctx context.Context, o coordinator.Object, w seal.Writing) error
+	Slot(ctx context.Context, n int, hold time.Duration) (release func(context.Context) error, ok bool, err error)
+}
+
+// Options of New.
+type Options struct {
+	Bucket      Bucket
+	Coordinator Coordinator
+	// Public are the scopes of what everyone is shown: the first is written, all are read.
+	Public []seal.Scope
+	// Patience is how long to wait without a sign of life. If 0, 4 s.
+	Patience time.Duration
+	// Verified withholds bytes that are not verified yet from clients.
+	Verified bool
+	Metrics  *Metrics
+	// Log gets what an operator should know. If nil, nothing is logged.
+	Log *slog.Logger
+}
+
+const (
+	// partFor is how long a lease may bring no part.
+	partFor = 15 * time.Second
+	// places are how many go to the registry at a time, in a zone, although somebody else
+	// has the lease, each for placeFor at most.
+	places, placeFor = 4, time.Minute
+	// vainWithin, vainFor: two leases that came to nothing within the first, and none is
+	// waited for during the second.
+	vainWithin, vainFor = time.Minute, 10 * time.Minute
+	// badFor is for how long a node that wrote wrong parts twice is not read.
+	badFor = time.Hour
+	// uploads is how many parts are sealed and written at a time, each in two buffers of
+	// 8 MiB.
+	uploads = 2
+)
+
+// Tier is the fleet as this node sees it. It is safe for concurrent use.
+type Tier struct {
+	o Options
+	// slots bound what is in memory for the bucket.
+	slots chan struct{}
+	// wrong holds nodes that wrote something wrong, bad those that did so twice, and
+	// spoilt the writings in which it was.
+	wrong, bad *hold.Table[string]
+	spoilt     *hold.Table[seal.Writing]
+
+	mu sync.Mutex
+	// vain is when a lease came to nothing last; leases are ignored until then.
+	vain, ignored time.Time
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// New makes a tier. It asks the engines nothing.
+func New(o Options) *Tier {
+	if o.Patience == 0 {
+		o.Patience = 4 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	t := &Tier{
+		o: o, slots: make(chan struct{}, uploads),
+		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	return t
+}
+
+// Close ends what runs beside downloads, and waits.
+func (t *Tier) Close() {
+	t.cancel()
+	t.wg.Wait()
+}
+
+// Public are the scopes of what everyone is shown.
+func (t *Tier) Public() []seal.Scope { return t.o.Public }
+
+// Object is the blob in these scopes: the first is written, all are read. Nil: it is
+// nothing to share.
+func (t *Tier) Object(scopes []seal.Scope, origin string, digest oci.Digest, size int64) *Object {
+	if len(scopes) == 0 || size <= 0 || size > seal.MaxSize {
+		return nil
+	}
+	o := &Object{t: t, size: size, writing: seal.NewWriting(), at: map[int][]place{}, lost: map[seal.Writing]bool{}, ended: make(chan struct{})}
+	for _, s := range scopes {
+		o.names = append(o.names, named{s, coordinator.Object{Name: s.Name(origin, oci.Blob, digest)}})
+	}
+	o.parts = make([]coordinator.Hash, seal.Parts(size))
+	return o
+}
+
+// blame counts something wrong in w that node has announced.
+func (t *Tier) blame(node string, w seal.Writing) {
+	t.spoilt.For(node, w, badFor, nil)
+	t.o.Metrics.wrong(node)
+	if _, _, before := t.wrong.Held(node); !before {
+		t.wrong.For(node, node, badFor, nil)
+		t.o.Log.Warn("another node has put wrong bytes into the fleet; they are fetched from the registry", "node", node)
+		return
+	}
+	t.bad.For(node, node, badFor, nil)
+	t.o.Log.Error("another node has put wrong bytes into the fleet again: it is not read from for an hour; see whether it was broken into", "node", node)
+}
+
+// trusts says whether to read what node has announced in w.
+func (t *Tier) trusts(node string, w seal.Writing) bool {
+	_, _, bad := t.bad.Held(node)
+	_, _, spoilt := t.spoilt.Held(w)
+	return !bad && !spoilt
+}
+
+// inVain notes that a lease brought no part.
+func (t *Tier) inVain(node string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if now.Sub(t.vain) < vainWithin {
+		t.ignored = now.Add(vainFor)
+		t.o.Log.Warn("two leases in the fleet came to nothing within a minute: none is waited for in the next ten", "node", node)
+	}
+	t.vain = now
+	t.o.Metrics.vain(node)
+}
+
+// ignoresLeases says whether leases are not waited for now.
+func (t *Tier) ignoresLeases() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Now().Before(t.ignored)
+}

@@ -1,0 +1,227 @@
+package fleet
+
+import (
+	"context"
+	"crypto/sha256"
+	"os"
+	"slices"
+	"time"
+
+	"berth/fleet/coordinator"
+	"berth/fleet/seal"
+)
+
+const (
+	renewEvery = time.Second
+	scanEvery  = 50 * time.Millisecond
+	// maxFailures of the bucket in a row end the writing of an object.
+	maxFailures = 2
+)
+
+// Grows says where the object grows from now on.
+func (o *Object) Grows(f File) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.file = f
+}
+
+// Over says that the download has ended. What it has brought is written to the end.
+func (o *Object) Over() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.over {
+		return
+	}
+	o.over = true
+	close(o.ended)
+	if giveBack := o.giveBack; giveBack != nil {
+		o.t.wg.Go(func() { _ = giveBack(o.t.ctx) }) // it ends by itself
+	}
+}
+
+// keep starts the goroutine that keeps the lease and writes parts. Caller holds mu.
+func (o *Object) keep() {
+	if o.keeping || o.over {
+		return
+	}
+	o.keeping = true
+	o.t.wg.Go(func() {
+		ctx, cancel := context.WithCancel(o.t.ctx)
+		o.t.wg.Go(func() { o.renew(ctx) })
+		o.write(ctx)
+		cancel()
+		o.release()
+	})
+}
+
+// renew keeps the lease as long as bytes move, to this node or from it.
+func (o *Object) renew(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	last := int64(-1)
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		o.mu.Lock()
+		now := o.moved.Load() + int64(o.written)
+		w := o.writing
+		o.mu.Unlock()
+		if now == last {
+			continue
+		}
+		asked := time.Now()
+		limited, cancel := context.WithTimeout(ctx, renewEvery)
+		ours, err := o.t.o.Coordinator.Renew(limited, o.names[0].Object, w)
+		cancel()
+		o.mu.Lock()
+		switch {
+		case err != nil: // it runs out, and is taken again
+		case ours:
+			last, o.held = now, asked.Add(coordinator.LeaseTime)
+		default:
+			o.held = time.Time{}
+		}
+		o.mu.Unlock()
+	}
+}
+
+// write puts part after part into the bucket as they are complete, and what the fleet
+// lacks first.
+func (o *Object) write(ctx context.Context) {
+	tick := time.NewTicker(scanEvery)
+	defer tick.Stop()
+	ended := o.ended
+	var file *os.File
+	defer func() {
+		if file != nil {
+			_ = file.Close() // only read from
+		}
+	}()
+	for failures := 0; failures < maxFailures; {
+		part, grows, finished := o.nextPart()
+		if finished {
+			return
+		}
+		if part < 0 {
+			select {
+			case <-ended:
+				ended = nil // once
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		if file == nil {
+			var err error
+			if file, err = grows.OpenReader(); err != nil {
+				return
+			}
+		}
+		if err := o.put(ctx, file, part); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			failures++
+			o.t.o.Log.Debug("a part was not written to the fleet", "err", err)
+			continue
+		}
+		failures = 0
+	}
+}
+
+// nextPart is what to write next: -1 where that is not there yet. finished: there is
+// nothing more to write.
+func (o *Object) nextPart() (part int, file File, finished bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.file == nil || o.alone {
+		return -1, nil, o.over
+	}
+	if o.written == len(o.parts) {
+		return -1, o.file, o.over
+	}
+	second := -1
+	for part, hash := range o.parts {
+		if hash != (coordinator.Hash{}) {
+			continue
+		}
+		from, to := seal.Range(part, o.size)
+		if !o.file.Has(from, to) {
+			continue
+		}
+		if len(o.at[part]) == 0 {
+			return part, o.file, false
+		}
+		if second < 0 {
+			second = part
+		}
+	}
+	if o.over && !o.file.Verified() {
+		return -1, nil, true // what is missing, the next holder fetches
+	}
+	if o.file.Verified() {
+		return second, o.file, second < 0 && o.over
+	}
+	return -1, o.file, false
+}
+
+// put seals a part and writes it, and tells the others.
+func (o *Object) put(ctx context.Context, file *os.File, part int) error {
+	select {
+	case o.t.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-o.t.slots }()
+	o.mu.Lock()
+	w := o.writing
+	o.mu.Unlock()
+	from, to := seal.Range(part, o.size)
+	plain := make([]byte, to-from)
+	if _, err := file.ReadAt(plain, from); err != nil {
+		return err
+	}
+	n := o.names[0]
+	sealed := n.scope.Seal(make([]byte, 0, len(plain)+seal.Overhead), w, n.Name, part, o.size, plain)
+	if err := o.t.o.Bucket.Put(ctx, seal.ObjectKey(n.Name, w, part), sealed); err != nil {
+		return err
+	}
+	o.t.o.Metrics.bytes(Out, len(plain))
+	o.mu.Lock()
+	o.parts[part] = sha256.Sum256(sealed)
+	o.written++
+	o.mu.Unlock()
+	return o.publish(ctx)
+}
+
+// publish tells the others which parts are there: all of them, and that they match the
+// digest, where that is so.
+func (o *Object) publish(ctx context.Context) error {
+	o.mu.Lock()
+	r := coordinator.Record{State: coordinator.Writing, Writing: o.writing, Size: o.size, Parts: slices.Clone(o.parts)}
+	if o.written == len(o.parts) && o.file != nil && o.file.Verified() {
+		r.State = coordinator.Done
+	}
+	o.mu.Unlock()
+	return o.t.o.Coordinator.Publish(ctx, o.names[0].Object, r)
+}
+
+// release ends the writing: with a record of all parts, if all are there and match.
+func (o *Object) release() {
+	o.mu.Lock()
+	w, parts := o.writing, o.written
+	o.held, o.keeping = time.Time{}, false
+	o.mu.Unlock()
+	ctx, cancel := context.WithTimeout(o.t.ctx, o.t.o.Patience)
+	defer cancel()
+	if parts > 0 {
+		if err := o.publish(ctx); err != nil {
+			o.t.o.Log.Debug("that an object is complete is not known to the fleet", "err", err)
+		}
+	}
+	_ = o.t.o.Coordinator.Release(ctx, o.names[0].Object, w) // it runs out by itself
+}
