@@ -22,18 +22,22 @@ const (
 	weighsFailure = 1 // 500: often about one image only
 )
 
-// probeEvery is how often an open breaker lets a call through to find out, and how long
-// others wait for that.
+// probeEvery is how often an open breaker lets a call through to find out.
 const probeEvery = time.Second
+
+// tryFor is how long a try may take for its header, and how long others wait for it. It
+// ends before the next one begins: else the next would wait for the same token, or be
+// ended by the failure of the one before, and ask nobody.
+const tryFor = probeEvery * 3 / 4
 
 // minBlame is how long a try must have waited, when the time for its call ran
 // out, for the registry to be at fault: earlier tries may have used it up.
-const minBlame = time.Second
+const minBlame = tryFor
 
 // breaker says whether a host is worth asking. While it is open one call in a second
 // is a try, which finds out whether the host is back; all others have their answer at
-// once, but for those that come during the first second of a try, who wait for what it
-// comes to. It goes by the clock that requests go by.
+// once, but for those that come while a try has begun, who wait for what it comes to, and
+// those that must let others try first. It goes by the clock that requests go by.
 type breaker struct {
 	// turned hears that it opened or closed.
 	turned func(open bool)
@@ -41,9 +45,12 @@ type breaker struct {
 	mu     sync.Mutex
 	weight int
 	last   fault
+	// heard is when the host last answered.
+	heard time.Time
 	// asker is the repository of the last try, which began at begun. found is closed
-	// when it has come to something; nil: it has. failedAgain: something has failed
-	// since it began. turnedAway: somebody has been who asks about another repository.
+	// when it has come to something, or another begins; nil: nobody waits for that.
+	// failedAgain: something has failed since it began. turnedAway: somebody has been
+	// who asks about another repository.
 	asker       string
 	begun       time.Time
 	found       chan struct{}
@@ -59,15 +66,16 @@ type fault struct {
 }
 
 // enter says whether a call about repo may go out; if not, why. Where others were
-// turned away, a call whose repository was the last to be tried waits for twice as long:
-// one image that the registry always fails on must not be what decides about all others.
+// turned away, a call whose repository was the last to be tried lets them go first, for a
+// moment: one image that the registry always fails on must not be what decides about all
+// others.
 func (b *breaker) enter(ctx context.Context, repo string) (fault, bool) {
 	for {
-		f, found, ok := b.try(repo)
+		f, found, until, ok := b.try(repo)
 		if found == nil {
 			return f, ok
 		}
-		left := time.NewTimer(time.Until(b.tryEnds()))
+		left := time.NewTimer(time.Until(until))
 		select {
 		case <-found:
 		case <-left.C:
@@ -79,37 +87,34 @@ func (b *breaker) enter(ctx context.Context, repo string) (fault, bool) {
 	}
 }
 
-// try is enter, or what to wait for first.
-func (b *breaker) try(repo string) (f fault, found <-chan struct{}, ok bool) {
+// try is enter, or what to wait for first, and until when.
+func (b *breaker) try(repo string) (f fault, found <-chan struct{}, until time.Time, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.weight < breakerLimit {
-		return fault{}, nil, true
+		return fault{}, nil, time.Time{}, true
 	}
 	now, turn := time.Now(), b.begun.Add(probeEvery)
-	if now.Before(turn) && b.found != nil {
-		return b.last, b.found, false
-	}
-	if repo == b.asker && b.turnedAway {
-		turn = turn.Add(probeEvery)
+	if until := b.begun.Add(tryFor); b.found != nil && now.Before(until) {
+		return b.last, b.found, until, false
 	}
 	if now.Before(turn) {
 		b.turnedAway = b.turnedAway || repo != b.asker
-		return b.last, nil, false
+		return b.last, nil, time.Time{}, false
+	}
+	if after := turn.Add(tryFor); repo == b.asker && b.turnedAway && now.Before(after) {
+		// What was found out is older than a second, and no answer may rest on it.
+		if b.found == nil {
+			b.found = make(chan struct{})
+		}
+		return b.last, b.found, after, false
 	}
 	b.cameTo()
 	b.asker, b.begun, b.found, b.failedAgain, b.turnedAway = repo, now, make(chan struct{}), false, false
-	return fault{}, nil, true
+	return fault{}, nil, time.Time{}, true
 }
 
-// tryEnds is until when others wait for the last try.
-func (b *breaker) tryEnds() time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.begun.Add(probeEvery)
-}
-
-// cameTo lets go whoever waits for the last try. Caller holds mu.
+// cameTo lets go whoever waits for the last try, or for the next. Caller holds mu.
 func (b *breaker) cameTo() {
 	if b.found != nil {
 		close(b.found)
@@ -139,16 +144,25 @@ func (b *breaker) open() bool {
 	return open
 }
 
-// failed notes a fault.
-func (b *breaker) failed(weight int, f fault) {
+// failed notes what came of a request that was sent at sent. If the host has answered
+// another since, it says nothing new: what a mute host has swallowed ends in a timeout
+// long after it is back. Nor does it say anything about a try that has begun since.
+func (b *breaker) failed(weight int, f fault, sent time.Time) {
 	b.mu.Lock()
+	if sent.Before(b.heard) {
+		b.mu.Unlock()
+		return
+	}
 	was := b.weight >= breakerLimit
-	b.weight, b.last, b.failedAgain = min(b.weight+weight, breakerLimit), f, true
+	b.weight, b.last = min(b.weight+weight, breakerLimit), f
 	opened := !was && b.weight >= breakerLimit
 	if opened {
 		b.asker, b.begun, b.turnedAway = "", f.at, false
 	}
-	b.cameTo()
+	if opened || !sent.Before(b.begun) {
+		b.failedAgain = true
+		b.cameTo()
+	}
 	b.mu.Unlock()
 	if opened {
 		b.turned(true)
@@ -159,7 +173,7 @@ func (b *breaker) failed(weight int, f fault) {
 func (b *breaker) answered() {
 	b.mu.Lock()
 	was := b.weight >= breakerLimit
-	b.weight, b.last = 0, fault{}
+	b.weight, b.last, b.heard = 0, fault{}, time.Now()
 	b.cameTo()
 	b.mu.Unlock()
 	if was {
@@ -170,20 +184,21 @@ func (b *breaker) answered() {
 // hear notes what one request came to. It took that long.
 func (b *breaker) hear(ctx context.Context, resp *http.Response, err error, took time.Duration) {
 	f := fault{err: err, at: time.Now()}
+	sent := f.at.Add(-took)
 	switch {
 	case err == nil:
 		f.status = resp.StatusCode
 		if w := weightOf(f.status); w > 0 {
-			b.failed(w, f)
+			b.failed(w, f, sent)
 		} else {
 			b.answered()
 		}
 	case ctx.Err() == nil:
 		if w := weighs(err); w > 0 {
-			b.failed(w, f)
+			b.failed(w, f, sent)
 		}
 	case took >= minBlame && errors.Is(context.Cause(ctx), errNoHeader): // and not the caller's own end
-		b.failed(weighsTimeout, fault{err: errNoHeader, at: f.at})
+		b.failed(weighsTimeout, fault{err: errNoHeader, at: f.at}, sent)
 	}
 }
 

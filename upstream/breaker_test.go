@@ -197,12 +197,16 @@ func TestBreakerAsksOnceASecond(t *testing.T) {
 		}
 		r.tries.Store(0)
 		start := time.Now()
-		for time.Since(start) < 10*time.Minute {
-			for i := range 10 {
-				_, _, _ = r.call(t, fmt.Sprint("acme/", i))
-			}
-			time.Sleep(50 * time.Millisecond)
+		var all sync.WaitGroup
+		for i := range 10 {
+			all.Go(func() {
+				for time.Since(start) < 10*time.Minute {
+					_, _, _ = r.call(t, fmt.Sprint("acme/", i))
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
 		}
+		all.Wait()
 		if r.count() < 590 || r.count() > 600 {
 			t.Errorf("%d requests in ten minutes", r.count())
 		}
@@ -217,13 +221,18 @@ func TestBreakerAsksOnceASecond(t *testing.T) {
 		for !r.origin.open() {
 			_, _, _ = r.call(t, "acme/broken")
 		}
-		for range 30 { // hammering, just before the other one comes
-			time.Sleep(110 * time.Millisecond)
-			_, _, _ = r.call(t, "acme/broken")
-		}
-		for range 10 {
-			time.Sleep(110 * time.Millisecond)
-			_, _, _ = r.call(t, "acme/broken")
+		var hammering sync.WaitGroup
+		defer hammering.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		hammering.Go(func() {
+			for ctx.Err() == nil {
+				_, _, _ = r.call(t, "acme/broken")
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		for range 20 {
+			time.Sleep(310 * time.Millisecond)
 			if _, _, err := r.call(t, "acme/fine"); err == nil {
 				return
 			}
@@ -257,7 +266,7 @@ func TestBreakerGaugeIsRightInTheEnd(t *testing.T) {
 	for range 3000 {
 		var calls sync.WaitGroup
 		for range 2 {
-			calls.Go(func() { r.origin.failed(breakerLimit, fault{at: time.Now()}) })
+			calls.Go(func() { r.origin.failed(breakerLimit, fault{at: time.Now()}, time.Now()) })
 			calls.Go(r.origin.answered)
 		}
 		calls.Wait()

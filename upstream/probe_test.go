@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +87,54 @@ func (v *voyage) comesBack(fault ocitest.Fault, outage, often time.Duration) {
 	if err := pull(v.t.Context(), acme, moved); err != nil {
 		v.t.Error(err)
 	}
+}
+
+// Whatever others ask meanwhile, and whenever the last try began: what is found out within
+// a second of the return is fresh.
+func TestRecovery_WhileOthersAsk(t *testing.T) {
+	kinds := map[string]ocitest.Options{
+		"open": {}, "its own tokens": {Auth: ocitest.Bearer, Private: true}, "tokens elsewhere": {Auth: ocitest.Bearer, Private: true, TokenServer: true},
+	}
+	for _, way := range []string{"mute", "503"} {
+		for kind, o := range kinds {
+			for phase := range 6 {
+				t.Run(fmt.Sprint(way, " ", kind, " ", phase), func(t *testing.T) {
+					sail(t, o, dialect.Generic, func(v *voyage) {
+						v.amongOthers(deadWays()[way], time.Minute+time.Duration(phase)*133*time.Millisecond)
+					})
+				})
+			}
+		}
+	}
+}
+
+func (v *voyage) amongOthers(fault ocitest.Fault, outage time.Duration) {
+	acme := v.as("acme")
+	var images []ocitest.Pushed
+	for _, repo := range []string{"acme/other", "acme/app"} {
+		images = append(images, v.up.AddImage(repo, "1", ocitest.Image{Index: true, Layers: []int64{1000}}))
+		if err := pull(v.t.Context(), acme, images[len(images)-1]); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+	time.Sleep(10 * time.Minute)
+	dead := v.up.Inject(ocitest.Match{}, 0, fault)
+	end := time.Now().Add(outage)
+	v.findsOut(acme, images[1])
+	var others sync.WaitGroup
+	for n := 0; time.Until(end) > 0; n++ {
+		time.Sleep(min(time.Until(end), 170*time.Millisecond))
+		others.Go(func() {
+			v.within(time.Second, "a copy", func() {
+				if _, err := acme.Resolve(v.t.Context(), images[n%3%2].Repo, "1"); err != nil {
+					v.t.Error(err)
+				}
+			})
+		})
+	}
+	dead.Remove()
+	v.recovers(acme, images[1])
+	others.Wait()
 }
 
 // Nobody has to ask for the node to see that a registry, or its token endpoint, is back.

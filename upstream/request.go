@@ -78,7 +78,7 @@ func (r *Registry) via(op operation) http.RoundTripper {
 // request when it is closed. While the registry is in trouble a call is a try to find
 // out whether it is back, and others wait for it: it has less time.
 func (s *source) do(ctx context.Context, c *call) (*answer, error) {
-	a, err := s.call(ctx, c, probeEvery)
+	a, err := s.call(ctx, c, tryFor)
 	if s.Troubled() {
 		s.probes.after(s, c)
 	}

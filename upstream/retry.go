@@ -196,7 +196,7 @@ func (x *exchange) authLimit() time.Duration {
 	}
 	usual, least := usualTimes*x.s.hostStats.of(x.key()).header, authTimeout
 	if usual > 0 && (x.s.origin.open() || x.s.tokens.open()) {
-		least = probeEvery // whoever asks next waits for the same token
+		least = tryFor // whoever asks next waits for the same token
 	}
 	return min(headerTimeout, max(least, usual))
 }

@@ -376,7 +376,7 @@ func (v *voyage) oneASecond(begin time.Time) {
 // recovers wants s to have a fresh answer a second after the registry is back.
 func (v *voyage) recovers(s oci.Source, img ocitest.Pushed) {
 	v.t.Helper()
-	time.Sleep(2 * time.Second) // the node may have looked right before the return
+	time.Sleep(time.Second)
 	begin := time.Now()
 	r, err := s.Resolve(v.t.Context(), img.Repo, img.Tag)
 	if took := time.Since(begin); err != nil || r.Warning != "" || took > time.Second {
