@@ -47,7 +47,9 @@ func (s *source) ask(ctx context.Context, principal oci.Principal, o oci.Object)
 // question makes the request of ask, which is sent if nobody is asking yet.
 func (s *source) question(principal oci.Principal, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
 	return func(ctx context.Context) (*oci.Content, error) {
-		content, err := s.as(principal).Stat(s.insisting(ctx, s.accessKey(principal, o.Repo, o.Digest)), o)
+		ctx, end := s.insisting(ctx, s.accessKey(principal, o.Repo, o.Digest))
+		defer end()
+		content, err := s.as(principal).Stat(ctx, o)
 		if err = s.notABlob(principal, o, err); err != nil {
 			s.refused(principal, o, mk, err)
 			return nil, err

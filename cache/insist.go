@@ -22,10 +22,11 @@ type insistence struct {
 	mu            sync.Mutex // held from looking to holding
 	proofs        *hold.Table[proof.Access]
 	organisations *hold.Table[string]
+	waiting       map[slowKey]int // questions that a limit of ours keeps from being put
 }
 
 func newInsistence(now func() time.Time) *insistence {
-	return &insistence{proofs: hold.New[proof.Access](8192, now), organisations: hold.New[string](8192, now)}
+	return &insistence{proofs: hold.New[proof.Access](8192, now), organisations: hold.New[string](8192, now), waiting: map[slowKey]int{}}
 }
 
 // take reports whether the question about key may be put now, and notes that it is.
@@ -44,13 +45,45 @@ func (i *insistence) take(key proof.Access, ttl time.Duration) bool {
 	return true
 }
 
-// insisting is ctx for a question about key.
-func (s *source) insisting(ctx context.Context, key proof.Access) context.Context {
+// insisting is ctx for a question about key, until end.
+func (s *source) insisting(ctx context.Context, key proof.Access) (_ context.Context, end func()) {
 	if key.Principal.Shared() {
-		return ctx
+		return ctx, func() {}
 	}
-	return oci.Insist(ctx, func() bool {
-		age, _ := s.proofs.Access(key)
-		return age != proof.None && s.c.insistence.take(key, s.proofs.AccessTTL())
-	})
+	i, repo := s.c.insistence, slowKey{s.origin, key.Principal, key.Repo}
+	var insists, stopped bool
+	sent := func() {
+		if stopped {
+			stopped = false
+			i.stopped(repo, -1)
+		}
+	}
+	return oci.WithQuestion(ctx, oci.Question{
+		Stopped: func() bool {
+			if age, _ := s.proofs.Access(key); !insists && age != proof.None {
+				insists = i.take(key, s.proofs.AccessTTL())
+			}
+			if !insists && !stopped {
+				stopped = true
+				i.stopped(repo, 1)
+			}
+			return insists
+		},
+		Sent: sent,
+	}), sent
+}
+
+// stopped counts the questions about a repository that wait for a limit of ours.
+func (i *insistence) stopped(repo slowKey, by int) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.waiting[repo] += by; i.waiting[repo] == 0 {
+		delete(i.waiting, repo)
+	}
+}
+
+func (i *insistence) waits(repo slowKey) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.waiting[repo] > 0
 }

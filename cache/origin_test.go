@@ -49,7 +49,8 @@ type call struct {
 	ref       string
 	kind      oci.Kind
 	rng       oci.Range
-	past      func() bool // it may go out past a limit that is remembered
+	past      func() bool // it may go out past a limit that is ours
+	gone      func()      // after that it has gone out
 }
 
 func newOrigin(t testing.TB) *origin {
@@ -182,7 +183,7 @@ func notFound(what string) error {
 }
 
 func (a *asPrincipal) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
-	c := call{principal: a.principal, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest, past: past(ctx)}
+	c := call{principal: a.principal, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest, past: past(ctx), gone: func() { oci.Sent(ctx) }}
 	asked, err := a.answer(c)
 	if err != nil {
 		return oci.Resolution{}, err
@@ -204,7 +205,7 @@ func (a *asPrincipal) Resolve(ctx context.Context, repo, tag string) (oci.Resolu
 const indexType = "application/vnd.oci.image.index.v1+json"
 
 func (a *asPrincipal) Stat(ctx context.Context, obj oci.Object) (*oci.Content, error) {
-	c := call{principal: a.principal, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, past: past(ctx)}
+	c := call{principal: a.principal, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, past: past(ctx), gone: func() { oci.Sent(ctx) }}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -227,7 +228,7 @@ func (a *asPrincipal) Stat(ctx context.Context, obj oci.Object) (*oci.Content, e
 }
 
 func (a *asPrincipal) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Content, error) {
-	c := call{principal: a.principal, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r, past: past(ctx)}
+	c := call{principal: a.principal, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r, past: past(ctx), gone: func() { oci.Sent(ctx) }}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"berth/cache/proof"
@@ -61,13 +62,16 @@ func (s *source) askOrStale(ctx context.Context, principal oci.Principal, repo s
 	switch {
 	case !errors.Is(err, errStaleWait):
 		return err
-	case wait > 0:
+	case why != nil:
+	case s.c.insistence.waits(key):
+		return s.unsent(repo)
+	default:
+		why = s.late(repo)
+	}
+	if wait > 0 {
 		s.c.slow.For(s.u.Organisation, key, slowFor, nil)
 	}
-	if why != nil {
-		return why
-	}
-	return s.late(repo)
+	return why
 }
 
 // trouble is why it makes little sense to wait; nil: it does.
@@ -85,6 +89,15 @@ func (s *source) trouble(principal oci.Principal, repo string) error {
 
 func (s *source) late(repo string) error {
 	return &oci.Error{Class: oci.Timeout, Message: fmt.Sprintf("%s, asked for %s, did not answer in time; try again later", s.u.Spec.Name, repo), Err: errStaleWait}
+}
+
+// unsent is the error of a question that a limit of ours has not let out so far. The
+// registry has not been silent: what is kept stays where it is.
+func (s *source) unsent(repo string) error {
+	return &oci.Error{
+		Class: oci.Policy, Status: http.StatusServiceUnavailable, Code: oci.CodeUnknown, Rule: "limits.rate", RetryAfter: time.Second, Err: errStaleWait,
+		Message: fmt.Sprintf("organisation %s asks %s for more than its limits let out at once (limits.rate, upstream.connections): %s could not be asked for yet; pull again in a moment", s.u.Organisation, s.u.Spec.Name, repo),
+	}
 }
 
 // heard notes that principal got an answer about repo.

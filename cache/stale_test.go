@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -234,4 +235,48 @@ func TestKeep(t *testing.T) {
 	h.advance(time.Minute)
 	h.set(func() { h.fault = nil })
 	gone("acme, after that", acme, oci.NotFound)
+}
+
+// What a limit of ours keeps from being asked is no silence of the registry's: there is
+// no stale copy for it, however long the registry takes at other times. Once it has gone
+// out, silence is silence.
+func TestServed_NothingStaleForOurOwnQueue(t *testing.T) {
+	for _, slow := range []bool{false, true} {
+		in(t, func(t *testing.T, h *house) {
+			objects := h.image("acme/app", "1", 1)
+			acme := h.source("acme", "a")
+			pull(t, acme, "acme/app", "1", objects)
+			h.advance(time.Hour)
+			if slow {
+				h.set(func() { h.fault = silent(15 * time.Second) })
+				staleAll(t, acme, objects)
+				time.Sleep(25 * time.Second)
+				h.advance(25 * time.Second)
+			}
+			queue := 8 * time.Second
+			h.set(func() {
+				h.fault = func(c call) error {
+					if !c.past() {
+						time.Sleep(queue)
+						c.gone()
+					}
+					return silent(15 * time.Second)(c)
+				}
+			})
+			staleAll(t, acme, objects[:1]) // the one question that goes past each limit is put
+			time.Sleep(30 * time.Second)
+			h.advance(30 * time.Second)
+			synctest.Wait()
+			if _, err := acme.Resolve(t.Context(), "acme/app", "1"); oci.ClassOf(err) != oci.Policy || !strings.Contains(err.Error(), "could not be asked for yet") {
+				t.Errorf("the tag: %v", err)
+			}
+			if _, err := acme.Open(t.Context(), objects[1], oci.Range{}); oci.ClassOf(err) != oci.Policy {
+				t.Errorf("a blob: %v", err)
+			}
+			time.Sleep(30 * time.Second)
+			synctest.Wait()
+			queue = time.Second
+			staleAll(t, acme, objects)
+		})
+	}
 }

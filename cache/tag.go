@@ -85,7 +85,9 @@ func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.
 		if fresh { // an answer came while this one was on its way here
 			return resolution(known, oci.Outcome{}), nil
 		}
-		r, err := s.as(principal).Resolve(s.insisting(ctx, s.accessKey(principal, key.Repo, known.Digest)), key.Repo, key.Tag)
+		asking, end := s.insisting(ctx, s.accessKey(principal, key.Repo, known.Digest))
+		defer end()
+		r, err := s.as(principal).Resolve(asking, key.Repo, key.Tag)
 		if err != nil {
 			s.tagRefused(principal, key, mk, err)
 			return nil, err

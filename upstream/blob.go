@@ -220,7 +220,7 @@ func isEmpty(o oci.Object) bool { return o.Digest == o.Digest.Algorithm().FromBy
 // asked: the answer proves nothing.
 func (s *source) again(target *url.URL, who asker, o oci.Object) func(context.Context, oci.Range) (*oci.Content, error) {
 	ask := func(ctx context.Context, c *call) (*answer, error) {
-		return s.within(ctx, opBlob, openLimit, who, func(ctx context.Context) (*answer, error) {
+		return s.within(ctx, &call{op: opBlob}, openLimit, who, func(ctx context.Context) (*answer, error) {
 			req := s.newRequest(http.MethodGet, target)
 			req.Header.Set("Accept", c.accept)
 			if c.rng != "" {

@@ -82,11 +82,14 @@ type header struct {
 	no error
 }
 
-// after is what the HEAD and err, of the GET that followed it, come to. Where only
-// the GET is limited (Docker Hub counts none but those), or was not even sent, the
-// refusal of the HEAD is the answer: nobody keeps a no away by using up a limit.
+// after is what the HEAD and err, of the GET that followed it, come to. Where the GET
+// was limited (Docker Hub counts none but those), was not even sent, or was not answered,
+// the refusal of the HEAD is the answer: nobody keeps a no away by using up a limit, the
+// registry's or ours.
 func (h header) after(err error) error {
-	if h.no != nil && oci.ClassOf(err) == oci.RateLimited {
+	switch class := oci.ClassOf(err); {
+	case h.no == nil, oci.AsError(err).NotUnderstood:
+	case class == oci.RateLimited, class == oci.Policy, class.Indeterminate():
 		return h.no
 	}
 	return err
@@ -160,7 +163,7 @@ type fetched struct {
 // the refusal; what is not, by GET. Half the time would tell a stranger which of
 // the two it is, and so whether somebody on this node has the image.
 func (s *source) manifest(ctx context.Context, repo, reference string, want oci.Digest, first bool) (fetched, error) {
-	c := &call{op: opManifest, method: http.MethodGet, repo: repo, path: "manifests/" + reference, accept: acceptManifest}
+	c := &call{op: opManifest, method: http.MethodGet, repo: repo, path: "manifests/" + reference, accept: acceptManifest, explains: !first}
 	a, err := s.do(ctx, c)
 	if err != nil {
 		return fetched{}, err

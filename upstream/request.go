@@ -40,6 +40,8 @@ type call struct {
 	query  string
 	accept string
 	rng    string // a Range header, or empty
+	// explains: a HEAD about a right came before, and was not understood without this.
+	explains bool
 }
 
 func (c *call) request(r *Registry) *http.Request {
@@ -100,7 +102,7 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 	if s.Troubled() {
 		limit = troubled
 	}
-	return s.within(ctx, c.op, limit, who, func(ctx context.Context) (*answer, error) {
+	return s.within(ctx, c, limit, who, func(ctx context.Context) (*answer, error) {
 		if c.op == opManifest {
 			ctx = counting(ctx)
 		}
@@ -212,14 +214,15 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 // within runs f under a time limit for its header and makes the body of its
 // answer one that minds itself. It waits for its turn first, and that wait does not
 // count: it is ours, and the registry has nothing to do with it.
-func (r *Registry) within(parent context.Context, op operation, most time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
+func (r *Registry) within(parent context.Context, c *call, most time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
 	ticket, err := r.host.Admit(parent, limit.Call{
-		Organisation: who.organisation, Blob: op == opBlob, Proof: op == opHead || op == opProbe,
+		Organisation: who.organisation, Blob: c.op == opBlob, Proof: c.op == opHead || c.op == opProbe || c.explains,
 		Past: func() bool { return oci.Insists(parent) },
 	})
 	if err != nil {
 		return nil, who.fault(parent, err)
 	}
+	oci.Sent(parent)
 	ctx, cancel := context.WithCancelCause(withTicket(parent, ticket))
 	clock := time.AfterFunc(most, func() { cancel(errNoHeader) })
 	a, err := f(withOpenUntil(ctx, time.Now().Add(most)))
