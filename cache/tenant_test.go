@@ -297,7 +297,7 @@ func newTenancy(t *testing.T, seed uint64) *tenancy {
 // yes, with 0s of it not at all; where it answers nobody for grace. And whatever it
 // does, those whose right stands get what they may have.
 func TestTenant_RevokedWhateverHeDoes(t *testing.T) {
-	runs, first := 40, uint64(time.Now().UnixNano())
+	runs, first := 15, uint64(time.Now().UnixNano())
 	if os.Getenv("BERTH_LONG") != "" {
 		runs = 1000
 	}

@@ -33,7 +33,7 @@ func (h *home) published() map[string]bool {
 // gets the image.
 func TestKilledUnderLoad(t *testing.T) {
 	t.Parallel()
-	rounds := 50
+	rounds := 15
 	if os.Getenv("BERTH_LONG") != "" {
 		rounds = 1000
 	}

@@ -33,7 +33,7 @@ func (h *home) mount(options string) {
 // Images that are many times larger than the disk, and disks that take nothing
 // at all: every pull succeeds.
 func TestSmallDisks(t *testing.T) {
-	images, layer := 100, int64(2<<20)
+	images, layer := 50, int64(2<<20)
 	if os.Getenv("BERTH_LONG") != "" {
 		images = 500
 	}
@@ -42,10 +42,10 @@ func TestSmallDisks(t *testing.T) {
 		readOnly bool
 		cache    map[string]string
 	}{
-		"64 MiB":               {options: "size=64m", cache: map[string]string{"max_size": "90%", "min_free": "5%"}},
-		"64 MiB without limit": {options: "size=64m", cache: map[string]string{"max_size": "1TiB", "min_free": "0B"}},
+		"32 MiB":               {options: "size=32m", cache: map[string]string{"max_size": "90%", "min_free": "5%"}},
+		"32 MiB without limit": {options: "size=32m", cache: map[string]string{"max_size": "1TiB", "min_free": "0B"}},
 		"128 inodes":           {options: "size=2g,nr_inodes=128", cache: map[string]string{"max_size": "90%", "min_free": "5%"}},
-		"read-only":            {options: "size=64m", readOnly: true, cache: map[string]string{"max_size": "90%", "min_free": "5%"}},
+		"read-only":            {options: "size=32m", readOnly: true, cache: map[string]string{"max_size": "90%", "min_free": "5%"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHome(t)

@@ -1,6 +1,10 @@
-// Command swarm is many clients that get one URL at the same time. For each it
-// writes a line at the first byte of the body ("first") and one at its end: the
-// body's length and CRC-32C, or what went wrong. It is a program of its own, so
+// Command swarm is many clients that get one URL at the same time:
+//
+//	swarm URL CLIENTS STAY LEAVE_AT
+//
+// STAY of them read it all, the others hang up after LEAVE_AT bytes. For each it
+// writes a line at the first byte of the body ("first") and one at its end: how much
+// it read and the CRC-32C of that, or what went wrong. It is a program of its own, so
 // that what the clients take is not taken from the test, and it is a cheap one:
 // what is measured is the server.
 package main
@@ -11,26 +15,27 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 )
 
 func main() {
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	if err := run(os.Args[1], os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(from, clients string) error {
-	n, err := strconv.Atoi(clients)
-	if err != nil {
-		return fmt.Errorf("reading the number of clients: %w", err)
+func run(from string, numbers []string) error {
+	var clients, stay, leaveAt int
+	if _, err := fmt.Sscan(strings.Join(numbers, " "), &clients, &stay, &leaveAt); err != nil {
+		return fmt.Errorf("reading the numbers of clients and bytes: %w", err)
 	}
 	u, err := url.Parse(from)
 	if err != nil {
@@ -38,9 +43,13 @@ func run(from, clients string) error {
 	}
 	lines := make(chan string)
 	var all sync.WaitGroup
-	for range n {
+	for i := range clients {
+		most := int64(math.MaxInt64)
+		if i >= stay {
+			most = int64(leaveAt)
+		}
 		all.Go(func() {
-			sum, err := get(u, lines)
+			sum, err := get(u, most, lines)
 			if err != nil {
 				sum = err.Error()
 			}
@@ -58,8 +67,8 @@ func run(from, clients string) error {
 }
 
 // get reads the header by net/http and the body by itself: a buffer that is
-// shared by all clients stays in the processor's cache.
-func get(u *url.URL, lines chan<- string) (string, error) {
+// shared by all clients stays in the processor's cache. It reads most bytes of the body.
+func get(u *url.URL, most int64, lines chan<- string) (string, error) {
 	d := net.Dialer{Control: smallBuffer}
 	conn, err := d.Dial("tcp", u.Host)
 	if err != nil {
@@ -78,8 +87,9 @@ func get(u *url.URL, lines chan<- string) (string, error) {
 	if resp.StatusCode != http.StatusOK || resp.ContentLength < int64(buffered.Buffered()) {
 		return "", fmt.Errorf("status %d, %d bytes", resp.StatusCode, resp.ContentLength)
 	}
-	b := &body{left: resp.ContentLength, first: func() { lines <- "first" }}
-	begun, err := buffered.Peek(buffered.Buffered())
+	size := min(resp.ContentLength, most)
+	b := &body{left: size, first: func() { lines <- "first" }}
+	begun, err := buffered.Peek(int(min(size, int64(buffered.Buffered()))))
 	if err != nil {
 		return "", err
 	}
@@ -87,7 +97,7 @@ func get(u *url.URL, lines chan<- string) (string, error) {
 	if err := b.readAll(conn); err != nil {
 		return "", fmt.Errorf("%d bytes before the end: %w", b.left, err)
 	}
-	return fmt.Sprintf("%d %08x", resp.ContentLength, b.sum), nil
+	return fmt.Sprintf("%d %08x", size, b.sum), nil
 }
 
 // smallBuffer keeps what is under way to hundreds of slow clients well below
