@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
 	"sync"
 	"time"
 
 	"github.com/valkey-io/valkey-go"
 
 	"berth/fleet/gate"
+	"berth/fleet/seal"
 	"berth/internal/secret"
 )
 
@@ -50,23 +50,12 @@ type Coordinator struct {
 	closed     bool
 }
 
-// Nodes' and zones' names are parts of keys, and of patterns in access rules.
-var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
-
-// CheckName says why a node or zone cannot have that name, or nil.
-func CheckName(name string) error {
-	if !nameForm.MatchString(name) || name == everywhere {
-		return errors.New(`use at most 63 lower-case letters, digits, ".", "_" and "-", and not "all"`)
-	}
-	return nil
-}
-
 // New makes one. It connects when it is first asked something.
 func New(o Options) (*Coordinator, error) {
-	if err := CheckName(o.Node); err != nil {
+	if err := seal.CheckName(o.Node); err != nil {
 		return nil, fmt.Errorf("node name %q: %w", o.Node, err)
 	}
-	if err := CheckName(o.Zone); err != nil {
+	if err := seal.CheckName(o.Zone); err != nil {
 		return nil, fmt.Errorf("zone %q: %w", o.Zone, err)
 	}
 	if _, _, err := net.SplitHostPort(o.Address); err != nil {

@@ -370,7 +370,7 @@ func FuzzHolder(f *testing.F) {
 			t.Fatalf("%d nodes", len(nodes))
 		}
 		for _, n := range nodes {
-			if CheckName(n) != nil {
+			if seal.CheckName(n) != nil {
 				t.Fatalf("%q is taken for a node", n)
 			}
 		}

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	everywhere = "all"
+	everywhere = seal.Everywhere
 	// maxWriters is how many nodes' records of an object are looked at.
 	maxWriters = 4
 	maxWho     = maxWriters * 64 // names with a space after each
@@ -56,7 +56,7 @@ func (h Holder) String() string { return h.Node + " " + h.Writing.String() }
 func parseHolder(s string) (Holder, bool) {
 	node, writing, _ := strings.Cut(s, " ")
 	w, err := seal.ParseWriting(writing)
-	if err != nil || CheckName(node) != nil {
+	if err != nil || seal.CheckName(node) != nil {
 		return Holder{}, false
 	}
 	return Holder{Node: node, Writing: w}, true
@@ -185,7 +185,7 @@ func (c *Coordinator) Publish(ctx context.Context, o Object, r Record) error {
 func parseWho(s string) []string {
 	var nodes []string
 	for n := range strings.FieldsSeq(s) {
-		if CheckName(n) == nil && !slices.Contains(nodes, n) && len(nodes) < maxWriters {
+		if seal.CheckName(n) == nil && !slices.Contains(nodes, n) && len(nodes) < maxWriters {
 			nodes = append(nodes, n)
 		}
 	}

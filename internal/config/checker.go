@@ -75,6 +75,7 @@ func (k *checker) platform() {
 			k.warnf(indexed("organisation_registries.allow_private", i), "every organisation could reach this node's own services or the cloud's metadata: list only the network of the registries")
 		}
 	}
+	k.fleet(c.Fleet)
 	k.cache(&c.Cache)
 	k.upstream(&c.Upstream)
 	k.admin(&c.Admin)

@@ -57,6 +57,10 @@ type Config struct {
 	// Default: none. Drop-ins may not use helpers.
 	Helpers []string `yaml:"helpers"`
 
+	// What this node shares with others, so that registries see one copy of what many
+	// pull. Without it a node is alone. Default: none. Needs a restart.
+	Fleet *Fleet `yaml:"fleet" restart:"yes"`
+
 	// What is kept on this node's disk, where, and for how long it may be trusted.
 	Cache Cache `yaml:"cache"`
 

@@ -129,8 +129,7 @@ func (d *decoder) decode(n *yaml.Node, v reflect.Value, path string) {
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		d.decode(n, v.Elem(), path)
+		v.Set(d.element(n, v.Type().Elem(), "", path).Addr())
 	case reflect.Struct:
 		d.structure(n, v, path)
 	case reflect.Map:

@@ -153,6 +153,7 @@ func (c *Config) resolve(in folder) {
 		c.Organisations = map[string]Organisation{}
 	}
 	c.OrganisationsDirectory = in.absolute(c.OrganisationsDirectory)
+	c.Fleet.resolve(in)
 	c.Cache.Directory = in.absolute(c.Cache.Directory)
 	c.Admin.WebConfigFile = in.absolute(c.Admin.WebConfigFile)
 	c.Admin.TokenFile = in.absolute(c.Admin.TokenFile)

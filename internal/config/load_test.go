@@ -326,7 +326,7 @@ func TestCheckDropIn(t *testing.T) {
 		"new/globex.yaml": "DIR/new/globex.yaml:2:1: registries: " + refused,
 		"new/Globex.yaml": `DIR/new/Globex.yaml:1:1: "Globex" is no organisation's name: use lower-case letters and digits with single . _ or - between them`,
 		"new/globex.txt":  "DIR/new/globex.txt: a drop-in is called NAME.yaml, after its organisation: rename it",
-		"new/main.yaml":   `DIR/new/main.yaml:2:1: unknown key "grace": remove it; known here are admin, audit, cache, helpers, listeners, log, metrics, organisation_registries, organisations, organisations_directory, policy, registries, tracing, unlisted_registries, upstream`,
+		"new/main.yaml":   `DIR/new/main.yaml:2:1: unknown key "grace": remove it; known here are admin, audit, cache, fleet, helpers, listeners, log, metrics, organisation_registries, organisations, organisations_directory, policy, registries, tracing, unlisted_registries, upstream`,
 	} {
 		n.says(Check(n.path(file), opts).Errors, want)
 	}

@@ -30,6 +30,12 @@ type Organisation struct {
 	// Like cache.grace, for this organisation. Default: cache.grace.
 	Grace time.Duration `yaml:"grace"`
 
+	// A file with the organisation's key in the fleet, as a secret file, written like
+	// fleet.key_file; one or two keys. It opens what the organisation's accounts share
+	// among nodes, so it belongs on the nodes that host the organisation and nowhere
+	// else. Default: none, and its private images are shared with no other node.
+	FleetKeyFile string `yaml:"fleet_key_file"`
+
 	// What it may pull, of what the main file's policy lets everyone pull.
 	Policy Policy `yaml:"policy"`
 
@@ -129,6 +135,7 @@ func (o *Organisation) resolve(c *Config, in folder) {
 		r.resolve(name, false, in)
 		o.Registries[name] = r
 	}
+	o.FleetKeyFile = in.absolute(o.FleetKeyFile)
 	n := o.namesIn(c)
 	for i := range o.Credentials {
 		o.Credentials[i].Registry = n.resolve(o.Credentials[i].Registry)
@@ -165,6 +172,9 @@ func (k *checker) checkOrganisation(name string, o *Organisation, path string) {
 	k.policy(&o.Policy, dot(path, "policy"), own)
 	k.limits(&o.Limits, dot(path, "limits"))
 	k.within(dot(path, "grace"), o.Grace, 0, maxGrace)
+	if o.FleetKeyFile != "" {
+		k.ownFile(dot(path, "fleet_key_file"), o.FleetKeyFile)
+	}
 }
 
 func (k *checker) ownRegistries(o *Organisation, path string) *names {
