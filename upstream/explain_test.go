@@ -45,8 +45,11 @@ func TestManifest_NoIsHeardWithoutItsText(t *testing.T) {
 				})
 				r.meta, r.blob = rt, rt
 				for what, ask := range map[string]func(oci.Source) error{
-					"tag":    func(s oci.Source) error { _, err := s.Resolve(t.Context(), "acme/app", "1"); return err },
-					"digest": func(s oci.Source) error { _, err := s.Stat(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: anObject.Digest}); return err },
+					"tag": func(s oci.Source) error { _, err := s.Resolve(t.Context(), "acme/app", "1"); return err },
+					"digest": func(s oci.Source) error {
+						_, err := s.Stat(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: anObject.Digest})
+						return err
+					},
 				} {
 					if err := ask(r.As(as("acme", "a", "1"))); oci.ClassOf(err) != c.want || oci.AsError(err).NotUnderstood != (name == "a page") {
 						t.Errorf("by %s: %v", what, err)
