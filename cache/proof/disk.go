@@ -27,9 +27,10 @@ const (
 )
 
 const (
-	// maxPending bounds what waits for the next write. Above it proofs are
-	// dropped, which costs a HEAD after the next restart; denials never are.
-	maxPending = 10_000
+	// maxPending bounds what waits for the next write. One organisation may take half of
+	// it, the next one half of what is left, and so on. Above that proofs are dropped,
+	// which costs a HEAD after the next restart; denials never are.
+	maxPending = 20_000
 	// maxRecord bounds a key and its value, in bytes. Both are far below; one
 	// that bbolt refused would take all others of its transaction with it.
 	maxRecord = 16 << 10
@@ -64,6 +65,7 @@ type disk struct {
 
 	mu       sync.Mutex
 	pending  map[pendingKey][]byte // nil value: delete
+	queued   map[string]int        // by organisation, of those that were queued since the last write
 	flushing map[pendingKey][]byte // on its way to the file, and perhaps not there yet
 
 	dirty chan struct{} // something became pending
@@ -79,9 +81,9 @@ func openDisk(path string, o Options) (*disk, error) {
 	stop := make(chan struct{})
 	d := &disk{
 		path: path, db: db, log: o.Log, clock: o.Now, limit: o.FileBytes,
-		pending: map[pendingKey][]byte{},
-		dirty:   make(chan struct{}, 1),
-		stop:    sync.OnceFunc(func() { close(stop) }), done: make(chan struct{}),
+		pending: map[pendingKey][]byte{}, queued: map[string]int{},
+		dirty: make(chan struct{}, 1),
+		stop:  sync.OnceFunc(func() { close(stop) }), done: make(chan struct{}),
 	}
 	go d.writeBehind(stop)
 	return d, nil
@@ -147,15 +149,18 @@ func (d *disk) run(do func(func(*bbolt.Tx) error) error, fn func(*bbolt.Tx) erro
 	return err
 }
 
-// enqueue queues one record for the next write.
-func (d *disk) enqueue(b bucket, key, value []byte) {
+// enqueue queues one record for the next write, on by's account.
+func (d *disk) enqueue(by string, b bucket, key, value []byte) {
 	if d.full.Load() && d.get(b, key) == nil {
 		return // one more, before there was time to make room
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	k := pendingKey{b, string(key)}
-	if _, queued := d.pending[k]; queued || len(d.pending) < maxPending {
+	if _, known := d.pending[k]; known {
+		d.put(k, value)
+	} else if d.queued[by] < maxPending-len(d.pending) {
+		d.queued[by]++
 		d.put(k, value)
 	}
 }
@@ -239,6 +244,7 @@ func (d *disk) take() map[pendingKey][]byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.flushing, d.pending = d.pending, map[pendingKey][]byte{}
+	clear(d.queued)
 	return d.flushing
 }
 

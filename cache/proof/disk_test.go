@@ -210,7 +210,7 @@ func copyFile(t *testing.T, path string) string {
 	return to.Name()
 }
 
-// What waits for the next write is bounded; denials are written even so.
+// What waits for the next write is bounded, and shared out; denials are written even so.
 func TestPendingIsBounded(t *testing.T) {
 	path := filepath.Join(inMemory(t), "facts.db")
 	f := open(t, path, Options{})
@@ -220,11 +220,17 @@ func TestPendingIsBounded(t *testing.T) {
 	}
 	f.disk.writing.Lock() // the disk is slow
 	for i := range maxPending + 1000 {
-		f.disk.enqueue(tagBucket, fmt.Append(nil, i), []byte("x"))
+		f.disk.enqueue("acme", tagBucket, fmt.Append(nil, i), []byte("x"))
 	}
-	f.disk.enqueue(tagBucket, fmt.Append(nil, 0), []byte("newer"))
-	if n := len(f.disk.pending); n != maxPending {
+	f.disk.enqueue("acme", tagBucket, fmt.Append(nil, 0), []byte("newer"))
+	if n := len(f.disk.pending); n != maxPending/2 {
 		t.Errorf("%d pending", n)
+	}
+	for i := range maxPending {
+		f.disk.enqueue("globex", tagBucket, fmt.Append(nil, "globex ", i), []byte("x"))
+	}
+	if n := len(f.disk.pending); n != maxPending/4*3 {
+		t.Errorf("%d pending with globex' own", n)
 	}
 	if v, _ := f.disk.waiting(tagBucket, []byte("0")); string(v) != "newer" {
 		t.Errorf("what is queued stays at %q", v)
@@ -272,9 +278,9 @@ func TestSweep(t *testing.T) {
 		for i := range n {
 			prove("new", i)
 		}
-		f.disk.enqueue(memberBucket, []byte("junk"), []byte("junk"))
-		f.disk.enqueue(accessBucket, []byte("future"), record{at: time.Now().Add(2 * unusedFor)}.encode())
-		f.disk.enqueue(tagBucket, []byte("junk"), []byte("{"))
+		f.disk.enqueue("acme", memberBucket, []byte("junk"), []byte("junk"))
+		f.disk.enqueue("acme", accessBucket, []byte("future"), record{at: time.Now().Add(2 * unusedFor)}.encode())
+		f.disk.enqueue("acme", tagBucket, []byte("junk"), []byte("{"))
 		closeFacts(t, f)
 		if got := count(t, path); got != [3]int{2*n + 1, 2*n + 1, 2*n + 1} {
 			t.Fatalf("before: %v", got)
@@ -350,10 +356,10 @@ func TestAFailedWriteDoesNotOverwriteNewerWords(t *testing.T) {
 	f := open(t, filepath.Join(t.TempDir(), "facts.db"), Options{})
 	f.disk.writing.Lock()
 	defer f.disk.writing.Unlock()
-	f.disk.enqueue(accessBucket, []byte("twice"), []byte("old"))
-	f.disk.enqueue(accessBucket, []byte("once"), []byte("old"))
+	f.disk.enqueue("acme", accessBucket, []byte("twice"), []byte("old"))
+	f.disk.enqueue("acme", accessBucket, []byte("once"), []byte("old"))
 	f.disk.take()
-	f.disk.enqueue(accessBucket, []byte("twice"), []byte("new"))
+	f.disk.enqueue("acme", accessBucket, []byte("twice"), []byte("new"))
 	f.disk.written(false)
 	for key, want := range map[string]string{"twice": "new", "once": "old"} {
 		if v, _ := f.disk.waiting(accessBucket, []byte(key)); string(v) != want {

@@ -58,7 +58,7 @@ func (t *table[K, V]) set(by string, k K, v V) {
 	if t.disk == nil {
 		return
 	}
-	t.disk.enqueue(t.bucket, k.key(), v.encode())
+	t.disk.enqueue(by, t.bucket, k.key(), v.encode())
 	if news {
 		t.disk.attribute(t.bucket, k.key(), by)
 	}

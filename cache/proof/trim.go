@@ -34,7 +34,7 @@ func (d *disk) attribute(b bucket, key []byte, by string) {
 	if by == "" || b != memberBucket && organisationOf(key) != "" {
 		return
 	}
-	d.enqueue(byBucket, byKey(b, key), []byte(by))
+	d.enqueue(by, byBucket, byKey(b, key), []byte(by))
 }
 
 const (
