@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"slices"
+	"time"
 
 	"berth/cache/proof"
 	"berth/oci"
@@ -17,7 +18,12 @@ type note struct {
 	In []oci.Digest `json:"in,omitempty"`
 	// Size is that of its own blobs; nil: it was not read yet.
 	Size *int64 `json:"size,omitempty"`
+	// Listed is when it was noted what the manifest lists; nil: it was not.
+	Listed *time.Time `json:"listed,omitempty"`
 }
+
+// listAgain is after how long what a manifest lists is noted again, so that it counts as used.
+const listAgain = 24 * time.Hour
 
 // maxNoted bounds each list of a note. What was noted last stays.
 const maxNoted = 32
@@ -86,22 +92,46 @@ func (s *source) sized(repo string, d oci.Digest, size int64) {
 	s.change(repo, oci.Manifest, d, func(n *note) { n.Size = &size })
 }
 
+// settled says whether manifest d was read, and what it lists was noted, so that nobody
+// need read it again.
+func (s *source) settled(repo string, d oci.Digest) bool {
+	n, lost := s.note(repo, oci.Manifest, d), s.note(repo, oci.Blob, nothing)
+	return n.Size != nil && n.Listed != nil && s.now().Sub(*n.Listed).Abs() < listAgain && (lost.Listed == nil || n.Listed.After(*lost.Listed))
+}
+
+// nothing is the digest under which a repository's own note is.
+const nothing = ""
+
+// missed notes that a blob of repo was refused since nothing is known to list it. Notes
+// are kept as long as there is room, so that this one may have been lost: manifests are
+// read again, once for a minute of this.
+func (s *source) missed(repo string) {
+	now := s.now()
+	s.change(repo, oci.Blob, nothing, func(n *note) {
+		if n.Listed == nil || now.Sub(*n.Listed).Abs() > time.Minute {
+			n.Listed = &now
+		}
+	})
+}
+
 // listed notes what manifest d, which may be pulled, lists. What an index lists need
 // not be a manifest: BuildKit's caches have layers there.
 func (s *source) listed(repo string, d oci.Digest, doc *oci.Document) {
-	in := func(kind oci.Kind, all []oci.Entry) {
-		for _, e := range all {
-			if child, err := oci.ParseDigest(string(e.Digest)); err == nil {
-				s.change(repo, kind, child, func(n *note) { n.In = with(n.In, d) })
-			}
+	in := func(kind oci.Kind, e oci.Entry) {
+		if child, err := oci.ParseDigest(string(e.Digest)); err == nil {
+			s.change(repo, kind, child, func(n *note) { n.In = with(n.In, d) })
 		}
 	}
-	in(oci.Blob, doc.Blobs())
+	for _, e := range doc.Blobs() {
+		in(oci.Blob, e)
+	}
 	for _, e := range doc.Manifests {
 		kind := oci.Blob
 		if e.MediaType == "" || oci.IsManifestType(e.MediaType) {
 			kind = oci.Manifest
 		}
-		in(kind, []oci.Entry{e})
+		in(kind, e)
 	}
+	now := s.now()
+	s.change(repo, oci.Manifest, d, func(n *note) { n.Listed = &now })
 }

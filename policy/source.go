@@ -72,7 +72,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 // byImage says whether rules about tags or sizes decide here, for which it counts of
 // which image something is.
 func (s *source) byImage(repo string) bool {
-	return s.policy.limitsSize() || s.policy.byTag(s.name(repo)) != nil
+	return s.policy.byImage(s.name(repo)) != nil
 }
 
 // Stat says what Open would give.
@@ -152,8 +152,8 @@ func (g *growing) Read(p []byte) (int, error) {
 func (s *source) mayOpen(o oci.Object) (read bool, err error) {
 	refused := s.policy.repository(s.name(o.Repo))
 	if refused == nil && s.byImage(o.Repo) {
-		if read = o.Kind == oci.Manifest; read {
-			refused = s.manifest(o.Repo, o.Digest, true)
+		if o.Kind == oci.Manifest {
+			read, refused = !s.settled(o.Repo, o.Digest), s.manifest(o.Repo, o.Digest, true)
 		} else {
 			refused = s.blob(o.Repo, o.Digest)
 		}
@@ -201,11 +201,12 @@ func (s *source) meant(repo string, n note, refused **Refusal) bool {
 
 // blob says what refuses blob d: it is allowed if a manifest is that lists it.
 func (s *source) blob(repo string, d oci.Digest) *Refusal {
-	refused := s.policy.byTag(s.name(repo))
-	if refused == nil {
-		refused = s.policy.sizeRule()
+	refused := s.policy.byImage(s.name(repo))
+	listed := s.note(repo, oci.Blob, d).In
+	if len(listed) == 0 {
+		s.missed(repo)
 	}
-	for _, in := range s.note(repo, oci.Blob, d).In {
+	for _, in := range listed {
 		r := s.manifest(repo, in, true)
 		if r == nil {
 			return nil
@@ -213,6 +214,14 @@ func (s *source) blob(repo string, d oci.Digest) *Refusal {
 		refused = r
 	}
 	return refused
+}
+
+// byImage is the first rule for which it counts of which image of name something is.
+func (p Policy) byImage(name string) *Refusal {
+	if r := p.byTag(name); r != nil {
+		return r
+	}
+	return p.sizeRule()
 }
 
 // sizeRule refuses a blob of which nobody knows what image it is of.
@@ -228,6 +237,10 @@ func (p Policy) sizeRule() *Refusal {
 // maxManifest bounds a manifest, as everywhere.
 const maxManifest = 4 << 20
 
+// maxListed bounds what an image may list where rules about tags or sizes decide: each
+// entry is noted. Docker takes 127 layers.
+const maxListed = 1000
+
 // openManifest opens a manifest that nothing has refused yet, and notes what it lists
 // if nothing does then either.
 func (s *source) openManifest(ctx context.Context, o oci.Object) (*oci.Content, error) {
@@ -241,6 +254,10 @@ func (s *source) openManifest(ctx context.Context, o oci.Object) (*oci.Content, 
 	doc, err := oci.ParseManifest(c.Data)
 	if err != nil {
 		return nil, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s@%s cannot be judged: %v", s.name(o.Repo), o.Digest, err)}
+	}
+	if many := len(doc.Blobs()) + len(doc.Manifests); many > maxListed {
+		rule := s.policy.byImage(s.name(o.Repo)).Rule
+		return nil, s.refused(o.Repo, "@"+o.Digest.String(), &Refusal{rule, fmt.Sprintf("it lists %d objects, and %s judges images of at most %d", many, rule, maxListed)})
 	}
 	size := sizeOf(doc)
 	s.sized(o.Repo, o.Digest, size)
