@@ -98,11 +98,17 @@ func (e hotEntry) content(o oci.Object) *oci.Content {
 	if o.Kind == oci.Manifest {
 		mediaType = e.mediaType
 	}
-	return &oci.Content{
+	both := &struct { // one allocation for each request, not two
+		oci.Content
+
+		body bytes.Reader
+	}{Content: oci.Content{
 		Descriptor: oci.Descriptor{MediaType: mediaType, Digest: o.Digest, Size: int64(len(e.data)), Data: e.data},
 		Length:     int64(len(e.data)),
-		Body:       memoryBody{bytes.NewReader(e.data)},
-	}
+	}}
+	both.body.Reset(e.data)
+	both.Body = memoryBody{&both.body}
+	return &both.Content
 }
 
 // describe says what o is if it is in memory or on disk, without opening it

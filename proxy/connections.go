@@ -337,8 +337,10 @@ func (c *conn) shouldEnd(status int) bool {
 
 // SetReadDeadline lets strangers wait for less than the server would.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	if most := time.Now().Add(c.all.idle); t.After(most) && c.standing.Load() == int32(stranger) {
-		t = most
+	if c.standing.Load() == int32(stranger) {
+		if most := time.Now().Add(c.all.idle); t.After(most) {
+			t = most
+		}
 	}
 	return c.TCPConn.SetReadDeadline(t)
 }

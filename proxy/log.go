@@ -16,6 +16,7 @@ func (q *request) log(failure *oci.Error, aborted bool) {
 	if !logger.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
+	now := time.Now()
 	var room [23]slog.Attr
 	attrs := append(room[:0],
 		slog.String("request_id", q.id),
@@ -26,7 +27,7 @@ func (q *request) log(failure *oci.Error, aborted bool) {
 		slog.String("client", clientFamily(q.r.UserAgent())),
 		slog.Int64("bytes", q.w.sent),
 		slog.Duration("header_duration", q.untilHeaders()),
-		slog.Duration("duration", time.Since(q.start)),
+		slog.Duration("duration", now.Sub(q.start)),
 	)
 	if q.w.sent > 0 && failure == nil && q.route.Registry != nil {
 		attrs = append(attrs, slog.String("source", source(q.outcome.Result)))
@@ -45,7 +46,10 @@ func (q *request) log(failure *oci.Error, aborted bool) {
 			attrs = append(attrs, a)
 		}
 	}
-	logger.LogAttrs(ctx, slog.LevelInfo, "request", q.why(attrs, failure, aborted)...)
+	// Past LogAttrs, which looks up its caller for each line, and for no handler of ours.
+	line := slog.NewRecord(now, slog.LevelInfo, "request", 0)
+	line.AddAttrs(q.why(attrs, failure, aborted)...)
+	_ = logger.Handler().Handle(ctx, line) // LogAttrs drops its error too
 }
 
 // why adds how the request failed, or what else is wrong.
