@@ -12,70 +12,25 @@ const (
 // A loop and not a regular expression, since every warm pull goes through it;
 // a test holds it to the reference library's grammar.
 func ValidName(s string) bool {
-	if s == "" || len(s) > maxName {
+	if len(s) > maxName {
 		return false
 	}
-	for s != "" {
-		n := component(s)
-		if n == 0 {
+	last := byte('/') // a letter or digit counts as 'a', a second "_" as '2'
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z' || c >= '0' && c <= '9':
+			c = 'a'
+		case last == 'a' && (c == '/' || c == '.' || c == '_' || c == '-'):
+		case last == '-' && c == '-':
+		case last == '_' && c == '_':
+			c = '2' // no third may follow
+		default:
 			return false
 		}
-		if n == len(s) {
-			return true
-		}
-		if s[n] != '/' {
-			return false
-		}
-		s = s[n+1:]
+		last = c
 	}
-	return false // ends in a slash
-}
-
-// component is the length of the longest name component that s begins with.
-func component(s string) int {
-	i := alphanumerics(s)
-	if i == 0 {
-		return 0
-	}
-	for {
-		sep := separator(s[i:])
-		if sep == 0 {
-			return i
-		}
-		n := alphanumerics(s[i+sep:])
-		if n == 0 {
-			return i
-		}
-		i += sep + n
-	}
-}
-
-func alphanumerics(s string) int {
-	i := 0
-	for i < len(s) && (s[i] >= 'a' && s[i] <= 'z' || s[i] >= '0' && s[i] <= '9') {
-		i++
-	}
-	return i
-}
-
-// separator is the length of ".", "_", "__" or any run of dashes at the start of s.
-func separator(s string) int {
-	switch {
-	case s == "":
-		return 0
-	case s[0] == '.':
-		return 1
-	case s[0] == '_':
-		if len(s) > 1 && s[1] == '_' {
-			return 2
-		}
-		return 1
-	}
-	i := 0
-	for i < len(s) && s[i] == '-' {
-		i++
-	}
-	return i
+	return last == 'a'
 }
 
 // ValidTag says whether s is a tag: [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}.

@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"berth/internal/limit"
 	"berth/oci"
 )
 
@@ -83,7 +84,7 @@ func (q *request) admitted(ctx context.Context) (err error) {
 		_, waiting = q.h.Tracer.Start(ctx, "admission")
 		defer waiting.End()
 	}
-	q.slot, err = q.h.Limiter.Acquire(ctx, q.caller.Organisation)
+	q.slot, err = q.h.Limiter.Take(ctx, limit.Want{Organisation: q.caller.Organisation})
 	return err
 }
 

@@ -123,7 +123,7 @@ func (w *watched) elsewhere(at int64) bool {
 	ctx, cancel := context.WithTimeout(w.x.ctx, headerTimeout)
 	defer cancel()
 	req := w.x.req.Clone(ctx)
-	op, counted := w.x.op, isCounted(ctx)
+	op, counted := w.x.op, callOf(ctx).counted
 	switch {
 	case counted:
 		req.Method, op = http.MethodHead, opHead

@@ -103,9 +103,6 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 		limit = troubled
 	}
 	return s.within(ctx, c, limit, who, func(ctx context.Context) (*answer, error) {
-		if c.op == opManifest {
-			ctx = counting(ctx)
-		}
 		for targets := 1; ; targets++ {
 			a, err := s.ask(ctx, c, cred, who)
 			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead || c.op.isList() || c.mindsRange(a) ||
@@ -223,9 +220,11 @@ func (r *Registry) within(parent context.Context, c *call, most time.Duration, w
 		return nil, who.fault(parent, err)
 	}
 	oci.Sent(parent)
-	ctx, cancel := context.WithCancelCause(withTicket(parent, ticket))
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, callKey{}, underWay{
+		ticket: ticket, until: time.Now().Add(most), counted: c.op == opManifest,
+	}))
 	clock := time.AfterFunc(most, func() { cancel(errNoHeader) })
-	a, err := f(withOpenUntil(ctx, time.Now().Add(most)))
+	a, err := f(ctx)
 	if !clock.Stop() && err == nil { // too late by a hair: the request is ended already
 		_ = a.Body.Close()
 		err = errNoHeader

@@ -126,7 +126,7 @@ type attempt struct {
 // it than there were connections.
 func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, patient bool) attempt {
 	most := maxLost
-	if isCounted(ctx) {
+	if callOf(ctx).counted {
 		most = 1
 	}
 	var before *exchange
@@ -147,8 +147,10 @@ func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Re
 
 func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	a := attempt{reply: reply{sent: s.now()}}
-	if a.err = countRequest(ctx, x.req); a.err != nil {
-		return a
+	if t := callOf(ctx).ticket; t != nil {
+		if a.err = t.Spend(canonicalHost(x.req.URL)); a.err != nil {
+			return a
+		}
 	}
 	span := x.traced(ctx, x.patient)
 	start := time.Now()
@@ -308,33 +310,27 @@ func (s *sender) backoff(ctx context.Context, b *breaker, retries uint64, last *
 	})
 }
 
-type ticketKey struct{}
+type callKey struct{}
 
-// withTicket lets what is sent with ctx be counted by t.
-func withTicket(ctx context.Context, t *limit.Ticket) context.Context {
-	return context.WithValue(ctx, ticketKey{}, t)
+// underWay is what all requests of one call have in common.
+type underWay struct {
+	ticket *limit.Ticket // counts them
+	until  time.Time     // the header must be there
+	// counted by the registry: Docker Hub counts each GET of a manifest.
+	counted bool
 }
 
-// countRequest counts a request. Those for challenges and tokens, which belong to nobody, are
-// not: each call that was admitted makes two of them at most.
-func countRequest(ctx context.Context, req *http.Request) error {
-	if t, ok := ctx.Value(ticketKey{}).(*limit.Ticket); ok {
-		return t.Spend(canonicalHost(req.URL))
-	}
-	return nil
+// callOf is the call that ctx is of. Requests for challenges and tokens are of none: they
+// are for all who wait, and each call that was admitted makes two of them at most.
+func callOf(ctx context.Context) underWay {
+	c, _ := ctx.Value(callKey{}).(underWay)
+	return c
 }
 
-type untilKey struct{}
-
-// withOpenUntil says until when the header of this call must be there.
-func withOpenUntil(ctx context.Context, t time.Time) context.Context {
-	return context.WithValue(ctx, untilKey{}, t)
-}
-
-// openUntil is the earlier of that time and the deadline of ctx.
+// openUntil is until when the header must be there.
 func openUntil(ctx context.Context) time.Time {
-	until, ok := ctx.Value(untilKey{}).(time.Time)
-	if !ok {
+	until := callOf(ctx).until
+	if until.IsZero() {
 		until = time.Now().Add(openLimit)
 	}
 	if d, ok := ctx.Deadline(); ok && d.Before(until) {

@@ -21,19 +21,6 @@ const maxLost = 2
 // about the registry.
 var errLost = errors.New("a connection that was open before gave no answer")
 
-type countedKey struct{}
-
-// counting marks the requests of a call that the registry counts: Docker Hub counts
-// each GET of a manifest.
-func counting(ctx context.Context) context.Context {
-	return context.WithValue(ctx, countedKey{}, true)
-}
-
-func isCounted(ctx context.Context) bool {
-	counted, _ := ctx.Value(countedKey{}).(bool)
-	return counted
-}
-
 // exchange is one request on the wire, and the connection that it went over.
 type exchange struct {
 	s   *sender
@@ -134,7 +121,7 @@ func (x *exchange) silent(c *conn, got time.Time) {
 	x.mu.Lock()
 	again := x.doubts > 0
 	x.mu.Unlock()
-	if isCounted(x.ctx) && x.req.Method == http.MethodGet && !x.isDead(c, quiet, again) {
+	if callOf(x.ctx).counted && x.req.Method == http.MethodGet && !x.isDead(c, quiet, again) {
 		// It lives, or did a moment ago: it may die while the registry takes its time, and
 		// what came may have been sent before. It is looked at again, and less often.
 		x.mu.Lock()

@@ -111,7 +111,7 @@ func sameSource(a, b Source) bool {
 // match says whether repo is selected, and by how specific a pattern.
 func (e *entry) match(repo string) (best rank, ok bool) {
 	if len(e.patterns) == 0 {
-		return everything(), true
+		return rank{open: 1}, true // that of "**"
 	}
 	for _, p := range e.patterns {
 		if p.Match(repo) && (!ok || p.rank.above(best)) {

@@ -21,9 +21,6 @@ type Pattern struct {
 // rank orders patterns by how specific they are.
 type rank struct{ literal, open, single int }
 
-// everything is the rank of a credential without patterns: that of "**".
-func everything() rank { return rank{open: 1} }
-
 func (r rank) above(other rank) bool {
 	switch {
 	case r.literal != other.literal:

@@ -119,12 +119,6 @@ func (p *Pool) SetLimits(limits map[string]int) {
 	}
 }
 
-// Acquire waits until organisation may do one thing more. Without an error the
-// caller releases the Slot.
-func (p *Pool) Acquire(ctx context.Context, organisation string) (Slot, error) {
-	return p.Take(ctx, Want{Organisation: organisation})
-}
-
 // Take waits for what w says. Without an error the caller releases the Slot.
 func (p *Pool) Take(ctx context.Context, w Want) (Slot, error) {
 	if p == nil {
@@ -266,26 +260,24 @@ func (p *Pool) dequeue(q *party, waits *waiter) (refusal error, ok bool) { //nol
 	return refusal, true
 }
 
-// Release makes room for those who wait. It must be called once.
-func (s Slot) Release() { s.giveBack(s.n) }
-
 // Shrink gives back what is more than n.
 func (s *Slot) Shrink(n int64) {
 	if s.n > n {
-		s.giveBack(s.n - n)
+		Slot{s.pool, s.party, s.n - n}.Release()
 		s.n = n
 	}
 }
 
-func (s Slot) giveBack(n int64) {
+// Release makes room for those who wait. It must be called once.
+func (s Slot) Release() {
 	if s.pool == nil {
 		return
 	}
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	s.party.used -= n
-	s.pool.used -= n
-	if s.pool.has[s.party.organisation] -= n; s.pool.has[s.party.organisation] == 0 {
+	s.party.used -= s.n
+	s.pool.used -= s.n
+	if s.pool.has[s.party.organisation] -= s.n; s.pool.has[s.party.organisation] == 0 {
 		delete(s.pool.has, s.party.organisation)
 	}
 	s.pool.admit()

@@ -28,7 +28,7 @@ type acquired struct {
 func acquireLater(ctx context.Context, l *Pool, organisation string) chan acquired {
 	c := make(chan acquired, 1)
 	go func() {
-		s, err := l.Acquire(ctx, organisation)
+		s, err := l.Take(ctx, Want{Organisation: organisation})
 		c <- acquired{s, err}
 	}()
 	return c
@@ -69,7 +69,7 @@ func mustCome(t *testing.T, c chan acquired) acquired {
 // unlimited fails if organisation has a limit.
 func unlimited(t *testing.T, l *Pool, organisation string) {
 	t.Helper()
-	if s, err := l.Acquire(t.Context(), organisation); s != (Slot{}) || err != nil {
+	if s, err := l.Take(t.Context(), Want{Organisation: organisation}); s != (Slot{}) || err != nil {
 		t.Errorf("%q is limited: %v, %v", organisation, s, err)
 	}
 }
@@ -85,7 +85,7 @@ func TestPool_QueueIsFirstInFirstOut(t *testing.T) {
 		mustWait(t, fourth)
 
 		// The queue is as long as the limit.
-		_, err := l.Acquire(t.Context(), "acme")
+		_, err := l.Take(t.Context(), Want{Organisation: "acme"})
 		e, ok := errors.AsType[*oci.Error](err)
 		if !ok || e.HTTPStatus() != http.StatusServiceUnavailable || e.RetryAfter <= 0 {
 			t.Errorf("one too many in the queue: %v", err)
@@ -113,7 +113,7 @@ func TestPool_WaitEnds(t *testing.T) {
 		l.SetLimits(map[string]int{"acme": 1})
 		s := mustAcquire(t, l, "acme")
 		begun := time.Now()
-		_, err := l.Acquire(t.Context(), "acme")
+		_, err := l.Take(t.Context(), Want{Organisation: "acme"})
 		e, ok := errors.AsType[*oci.Error](err)
 		if !ok || e.Class != oci.Policy || e.HTTPStatus() != http.StatusServiceUnavailable {
 			t.Errorf("after the wait: %v", err)

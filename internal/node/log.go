@@ -116,7 +116,12 @@ func (b *logBuffer) run(stop <-chan struct{}) {
 		select {
 		case <-b.more:
 			b.flush()
-			linger(stop)
+			timer := time.NewTimer(lingerFor) // lines gather
+			select {
+			case <-timer.C:
+			case <-stop:
+				timer.Stop()
+			}
 		case <-stop:
 			b.flush()
 			return
@@ -124,33 +129,17 @@ func (b *logBuffer) run(stop <-chan struct{}) {
 	}
 }
 
-// linger lets lines gather.
-func linger(stop <-chan struct{}) {
-	timer := time.NewTimer(lingerFor)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-stop:
-	}
-}
-
 // flush writes what waits. There is nowhere to say that the log cannot be written;
 // what is lost is counted, and the next lines are tried again: a pipe may get
 // another reader, and a full disk room.
 func (b *logBuffer) flush() {
-	text := b.take()
+	b.mu.Lock()
+	text := b.waiting
+	b.waiting, b.spare = b.spare, nil
+	b.mu.Unlock()
 	lost, _ := b.to.Write(text)
 	b.dropped.Add(uint64(lost))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.spare = text[:0]
-}
-
-// take empties the buffer.
-func (b *logBuffer) take() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	text := b.waiting
-	b.waiting, b.spare = b.spare, nil
-	return text
 }

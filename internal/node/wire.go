@@ -132,7 +132,7 @@ func rateOf(l config.Limits) limit.Rate {
 // acquire gives a slot of l as the func that releases it.
 func acquire(l *limit.Pool) func(ctx context.Context, organisation string) (release func(), err error) {
 	return func(ctx context.Context, organisation string) (func(), error) {
-		slot, err := l.Acquire(ctx, organisation)
+		slot, err := l.Take(ctx, limit.Want{Organisation: organisation})
 		if err != nil {
 			return nil, err
 		}
