@@ -116,6 +116,9 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 // openShared opens what the registry itself has not brought here: from what came out of
 // the fleet before, or by a download in which the fleet has a part.
 func (s *source) openShared(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
+	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
+		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
+	}
 	there, ok := s.scoped(ctx, principal, o)
 	if !ok {
 		return s.fetch(ctx, principal, o, r)
@@ -124,7 +127,10 @@ func (s *source) openShared(ctx context.Context, principal oci.Principal, o oci.
 	if content != nil || err != nil {
 		return there.release(ctx, principal, o, r, content, err)
 	}
-	if o.Kind == oci.Manifest || s.c.downloads.Running(s.blobKey(o.Digest)) {
+	if o.Kind == oci.Manifest {
+		return there.openManifest(ctx, principal, o, s)
+	}
+	if s.c.downloads.Running(s.blobKey(o.Digest)) {
 		return s.fetch(ctx, principal, o, r)
 	}
 	l, ok := s.c.shared.listed.Get(s.memberKey(o))
@@ -133,6 +139,26 @@ func (s *source) openShared(ctx context.Context, principal oci.Principal, o oci.
 	}
 	there.share = func() download.Share { return there.begin(o, l.size) }
 	return there.fetch(ctx, principal, o, r)
+}
+
+// openManifest gives a manifest that another node has fetched, and else lets origin, which
+// is s for what the registry sends itself, fetch it for the others too.
+func (s scoped) openManifest(ctx context.Context, principal oci.Principal, o oci.Object, origin *source) (*oci.Content, error) {
+	data, keep := s.c.shared.tier.Manifest(ctx, s.scopes, s.origin, o.Digest)
+	if data != nil {
+		e, _, err := s.keep(o, data)
+		if err != nil {
+			return nil, err
+		}
+		return s.release(ctx, principal, o, oci.Range{}, e.content(o), nil)
+	}
+	content, err := origin.fetch(ctx, principal, o, oci.Range{})
+	if err == nil && (content.Result == oci.Fill || content.Result == oci.Pass) {
+		keep(content.Data)
+	} else { // it failed, or came for somebody else: what is another's is not put into this scope
+		keep(nil)
+	}
+	return content, err
 }
 
 // begin makes the object of a download that has just begun.

@@ -139,6 +139,9 @@ func TestFleet_OneCopyForAll(t *testing.T) {
 		}
 		wg.Wait()
 		wantAll(t, errs)
+		if n := w.count("open", oci.Manifest); n != 1 {
+			t.Errorf("%d counted GETs", n)
+		}
 		if sent := w.bytesSent(); sent != total {
 			t.Errorf("%d bytes came from the registry, of %d", sent, total)
 		}
