@@ -34,6 +34,8 @@ type Credential struct {
 	// the tokens that it gave for it. It is another one than Fingerprint where the secret
 	// changes by itself, as those of helpers do, and the rights stay.
 	Version string
+	// entry is the configuration's entry of a helper, whose secrets change by themselves.
+	entry string
 	// until is when it ends; zero: nobody knows.
 	until time.Time
 
@@ -64,6 +66,15 @@ func (c *Credential) UserAndPassword() (user, password string) {
 		return password, password
 	}
 	return c.Username.Reveal(), password
+}
+
+// ScopeSecret is what nodes that share what was pulled with c must have in common: its
+// secret, or of a helper's accounts the configuration's entry, as for the Fingerprint.
+func (c *Credential) ScopeSecret() secret.Text {
+	if c.entry != "" {
+		return secret.New(c.entry)
+	}
+	return c.Password
 }
 
 // String names the credential without user name and secret.

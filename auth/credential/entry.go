@@ -252,7 +252,7 @@ func (e *entry) credential(l Login) *Credential {
 	c := &Credential{Name: e.Name, Organisation: e.Organisation, Registry: e.Registry, Username: l.Username, Password: l.Password}
 	c.Version, c.until = e.key.Fingerprint(e.Origin, l.Username.Reveal(), l.Password), l.Until
 	c.Fingerprint = c.Version
-	if l.Entry != "" {
+	if c.entry = l.Entry; l.Entry != "" {
 		c.Fingerprint = e.key.EntryFingerprint(e.Origin, l.Username.Reveal(), l.Entry)
 	}
 	if r, ok := e.Source.(renewer); ok && l.Entry != "" {

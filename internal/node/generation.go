@@ -32,6 +32,9 @@ type generation struct {
 	settings    []config.Listener // in force, for each listener
 	handlers    []http.Handler    // likewise
 
+	// fleetKeys are the organisations' that have one.
+	fleetKeys map[string]*fleetKey
+
 	sources  sync.Map        // sourceKey to oci.Source
 	accounts map[string]bool // organisation+account, as configured
 }
@@ -39,7 +42,7 @@ type generation struct {
 // newGeneration makes that of cfg, with the clients and secrets of the one in force
 // where they will do. On an error nothing has changed.
 func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
-	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}}
+	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}, fleetKeys: map[string]*fleetKey{}}
 	if err := d.build(n); err != nil {
 		d.clients.closeAllBut(n.registryClients())
 		return nil, err
@@ -48,6 +51,7 @@ func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
 }
 
 func (g *generation) build(n *node) error {
+	g.newFleetKeys(n)
 	specs, err := g.cfg.Specs()
 	if err != nil {
 		return err
@@ -147,7 +151,8 @@ func (g *generation) newSource(n *node, at sourceKey) oci.Source {
 	cached := n.cache.Through(cache.Upstream{
 		Spec: s.spec, Organisation: at.organisation, Shared: s.shared,
 		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
-		Spend: func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
+		Scopes: g.scopes(n, at),
+		Spend:  func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
 		As: s.client.upstream.As(upstream.Identity{
 			Organisation: at.organisation,
 			Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {

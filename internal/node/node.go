@@ -39,6 +39,7 @@ type node struct {
 	started   *config.Config // what needs a restart is taken from here
 	registry  *prometheus.Registry
 	cache     *cache.Cache
+	engines   *engines // of the fleet; nil: this node is alone
 	key       credential.Key
 	pulls     *proxy.Metrics
 	failures  *proxy.Failures
@@ -86,7 +87,9 @@ func (n *node) close() error {
 	n.probes.Close()
 	n.audit.Close()
 	n.tracing.close()
-	return n.cache.Close()
+	err := n.cache.Close()
+	n.engines.close()
+	return err
 }
 
 // registryClients are those of the generation in force. Caller holds mu, or is changing

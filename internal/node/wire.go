@@ -43,7 +43,11 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	if n.listeners, err = newListeners(cfg, open, proxy.NewConnections(mostConnections(descriptor.Limit()), 0, n.log)); err != nil {
 		return nil, err
 	}
+	if n.engines, err = n.newEngines(cfg.Fleet); err != nil {
+		return nil, err
+	}
 	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
+		n.engines.close()
 		return nil, err
 	}
 	n.audit = audit.New(audit.Options{Registerer: n.registry, Logger: n.log, Stdout: s.out})
@@ -62,6 +66,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 		n.audit.Close()
 		n.tracing.close()
 		_ = n.cache.Close() // the first error counts
+		n.engines.close()
 		return nil, err
 	}
 	return n, nil
@@ -92,7 +97,7 @@ func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error
 			return c.MaxSize.Of(total), c.MinFree.Of(total), nil
 		},
 		Parallel: u.Parallel, Connections: u.Connections,
-		Admit: acquire(n.fills), Now: n.now, Log: n.log,
+		Fleet: n.engines.tierOf(), Admit: acquire(n.fills), Now: n.now, Log: n.log,
 		// The key may lie in the folder that is opened here.
 		Owner: func(organisation string) uint64 { return n.key.Number(organisation) },
 	})
