@@ -71,7 +71,7 @@ func (c *crew) complete(n int) {
 	c.t.Helper()
 	for ctx := soon(c.t); ; {
 		leases, done := 0, 0
-		for _, key := range strings.FieldsSeq(c.redis.Do("keys", "*")) {
+		for key := range strings.FieldsSeq(c.redis.Do("keys", "*")) {
 			switch {
 			case strings.HasPrefix(key, "berth:lease:here:"):
 				leases++
