@@ -1,6 +1,7 @@
 package token
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,25 +111,15 @@ func New(o Options) (*Client, error) {
 		perRepo: perRepo,
 		origin:  realms.origin, registry: o.Registry, limit: o.Timeout, now: o.Now, log: o.Logger, metrics: o.Metrics,
 		exchange:  exchange{registry: o.Registry, kind: o.Type, realms: realms, send: o.Transport, now: o.Now, userAgent: o.UserAgent},
-		standings: standings,
-		tokens:    share.New[tokenKey, bearerToken](int64(o.Tokens), nil),
+		standings: standings, fetching: flight.New[tokenKey, bearerToken](o.Timeout),
+		tokens: share.New[tokenKey, bearerToken](int64(o.Tokens), nil),
 	}
-	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged, mayAsk: realms.allows}
-	a.probe.flights = flight.New[struct{}, Challenge](o.Timeout)
-	a.fetching = flight.New[tokenKey, bearerToken](o.Timeout)
+	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged, mayAsk: realms.allows, flights: flight.New[struct{}, Challenge](o.Timeout)}
 	return a, nil
 }
 
 func (o *Options) fill() {
-	if o.Timeout == 0 {
-		o.Timeout = 10 * time.Second
-	}
-	if o.Tokens == 0 {
-		o.Tokens = 1024
-	}
-	if o.UserAgent == "" {
-		o.UserAgent = "berth"
-	}
+	o.Timeout, o.Tokens, o.UserAgent = cmp.Or(o.Timeout, 10*time.Second), cmp.Or(o.Tokens, 1024), cmp.Or(o.UserAgent, "berth")
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -159,8 +150,8 @@ func (a *Client) Authorize(ctx context.Context, req *http.Request, cred *credent
 	if cred != nil && (cred.Fingerprint == "" || cred.Version == "") {
 		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the credential for %s has no fingerprint", a.registry)}
 	}
-	if r := a.remembered(cred); r != nil {
-		return a.fromMemory(r, cred)
+	if e := a.Refusal(cred); e != nil {
+		return e
 	}
 	c, err := a.challengeFor(ctx, repo)
 	if err != nil {
@@ -172,7 +163,12 @@ func (a *Client) Authorize(ctx context.Context, req *http.Request, cred *credent
 	case schemeBasic:
 		return a.basic(req, cred)
 	case schemeBearer:
-		return a.bearer(ctx, req, c, cred, repo)
+		t, err := a.token(ctx, c, cred, repo)
+		if err != nil {
+			return oci.AsError(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+t.text.Reveal())
+		return nil
 	}
 	return a.unknownScheme(c, cred)
 }
@@ -183,19 +179,10 @@ func (a *Client) basic(req *http.Request, cred *credential.Credential) error {
 	if cred == nil {
 		return nil
 	}
-	if r := a.remembered(cred); r != nil {
-		return a.fromMemory(r, cred)
+	if e := a.Refusal(cred); e != nil {
+		return e
 	}
 	req.SetBasicAuth(cred.UserAndPassword())
-	return nil
-}
-
-func (a *Client) bearer(ctx context.Context, req *http.Request, c Challenge, cred *credential.Credential, repo string) error {
-	t, err := a.token(ctx, c, cred, repo)
-	if err != nil {
-		return oci.AsError(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+t.text.Reveal())
 	return nil
 }
 
@@ -218,9 +205,7 @@ func (a *Client) token(ctx context.Context, c Challenge, cred *credential.Creden
 		old.kept.Store(true)
 		return old, nil
 	}
-	t, err := a.fetching.Do(ctx, key, func(ctx context.Context) (bearerToken, error) {
-		return a.fetch(ctx, key, c, cred, repo)
-	})
+	t, err := a.fetching.Do(ctx, key, func(ctx context.Context) (bearerToken, error) { return a.fetch(ctx, key, c, cred, repo) })
 	if err != nil && ok && ctx.Err() == nil && a.now().Before(old.expires) && oci.Indeterminate(err) {
 		return old, nil
 	}
@@ -376,17 +361,13 @@ func (a *Client) refuse(cred *credential.Credential, e *oci.Error) (expired bool
 // Refusal is what is held against cred, as Authorize would say it; nil: nothing. It
 // asks nobody.
 func (a *Client) Refusal(cred *credential.Credential) *oci.Error {
-	if r := a.remembered(cred); r != nil {
-		return a.fromMemory(r, cred)
-	}
-	return nil
-}
-
-func (a *Client) remembered(cred *credential.Credential) *refusal {
 	if cred == nil {
 		return nil
 	}
-	return a.standings.refusal(cred.Version)
+	if r := a.standings.refusal(cred.Version); r != nil {
+		return a.fromMemory(r, cred)
+	}
+	return nil
 }
 
 // fromMemory is the refusal again, in the words of whoever asks now: another

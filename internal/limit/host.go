@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -372,40 +371,4 @@ func (h *Host) tooFast(organisation string, after time.Duration) error {
 	want := h.all.rate(organisation)
 	return refusal("limits.rate", after.Truncate(time.Second)+time.Second, "%s: it sends more than %g requests a second to %s, which is its limit (limits.rate): pull again in a moment, or ask whoever runs the node to raise it",
 		whose(organisation), want.PerSecond, h.key)
-}
-
-// Waiting is how many calls of one organisation wait at one host.
-type Waiting struct {
-	Host, Organisation string
-	Calls              int
-}
-
-// Waiting says who waits, in order.
-func (a *Hosts) Waiting() []Waiting {
-	a.mu.Lock()
-	var pools []*Pool
-	var keys []string
-	for key, h := range a.hosts {
-		for _, p := range []*Pool{h.requests, h.proofs, h.blobs, h.minute} {
-			if p != nil {
-				pools, keys = append(pools, p), append(keys, key)
-			}
-		}
-	}
-	a.mu.Unlock()
-	calls := map[Waiting]int{}
-	for i, p := range pools {
-		for organisation, n := range p.Waiting() {
-			calls[Waiting{Host: keys[i], Organisation: organisation}] += n
-		}
-	}
-	var all []Waiting
-	for w, n := range calls {
-		w.Calls = n
-		all = append(all, w)
-	}
-	slices.SortFunc(all, func(x, y Waiting) int {
-		return cmp.Or(cmp.Compare(x.Host, y.Host), cmp.Compare(x.Organisation, y.Organisation))
-	})
-	return all
 }
