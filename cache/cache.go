@@ -50,6 +50,9 @@ type Options struct {
 	Owner func(organisation string) uint64
 	// Fleet is what other nodes have fetched; nil: this node is alone.
 	Fleet *fleet.Tier
+	// Held names manifests that are not evicted, nor what they list. If nil, there are
+	// none. See store.Options.
+	Held func(ctx context.Context, keep func(origin string, manifest oci.Digest))
 	// Now is the clock of proofs and tags. If nil, time.Now.
 	Now func() time.Time
 	// Log gets what an operator should know. If nil, nothing is logged.
@@ -111,7 +114,8 @@ func New(o Options) (*Cache, error) {
 	c := &Cache{o: o, descs: newDescs()}
 	c.folder = &folder{dir: o.Dir, none: store.None(), log: o.Log, reopened: c.dropOldProofs, open: func() (*store.Store, error) {
 		return store.Open(o.Dir, store.Options{
-			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt, Owner: o.Owner,
+			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
+			Owner: o.Owner, Held: c.held,
 		})
 	}}
 	usable, err := c.folder.begin()

@@ -156,3 +156,34 @@ func (i *Image) measure(c *Cache, origin string, doc *oci.Document) {
 		}
 	}
 }
+
+// held names the manifests that are held, the images of an index that are here, and what
+// these list.
+func (c *Cache) held(ctx context.Context, keep func(origin string, d oci.Digest)) {
+	if c.o.Held != nil {
+		c.o.Held(ctx, func(origin string, d oci.Digest) { c.whole(origin, d, keep, 1) })
+	}
+}
+
+// whole names a manifest and all that belongs to it, as deep as an index of images goes.
+func (c *Cache) whole(origin string, d oci.Digest, keep func(origin string, d oci.Digest), deeper int) {
+	text, err := c.folder.store().Look(origin, d, maxManifest)
+	if err != nil {
+		return // it is not here
+	}
+	keep(origin, d)
+	doc, err := oci.ParseManifest(text)
+	if err != nil {
+		return
+	}
+	for _, b := range doc.Blobs() {
+		if checked, err := oci.ParseDigest(string(b.Digest)); err == nil {
+			keep(origin, checked)
+		}
+	}
+	for _, m := range doc.Manifests {
+		if checked, err := oci.ParseDigest(string(m.Digest)); err == nil && deeper > 0 {
+			c.whole(origin, checked, keep, deeper-1)
+		}
+	}
+}

@@ -444,3 +444,31 @@ func TestStore_Room(t *testing.T) {
 		}
 	}
 }
+
+// What is held stays, also where it was used longest ago, but no more than its share.
+func TestEviction_HeldStays(t *testing.T) {
+	var held []oci.Digest
+	s := open(t, t.TempDir(), Options{MaxSize: 100 * kib, Held: func(_ context.Context, keep func(string, oci.Digest)) {
+		for _, d := range held {
+			keep(here, d)
+		}
+	}})
+	all := aged(t, s, 8, 10*kib)
+	for i := range 4 { // more than the share, and one that is not here
+		held = append(held, oci.DigestOf(all[i]), oci.DigestOf(fmt.Append(nil, i)))
+	}
+	room := func(n int64) {
+		if _, err := s.capacity.evict(t.Context(), want{n: n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	room(80 * kib)
+	if got := left(s, all); !slices.Equal(got, []int{0, 1}) {
+		t.Errorf("%v are left, want the first two", got)
+	}
+	held = nil
+	room(100 * kib)
+	if got := left(s, all); len(got) > 0 {
+		t.Errorf("%v are left, and nothing is held", got)
+	}
+}

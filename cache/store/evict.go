@@ -1,12 +1,15 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"slices"
 	"time"
+
+	"berth/oci"
 )
 
 // touchEvery is how coarse last-use times are: a blob's modification time is
@@ -153,8 +156,12 @@ func (c *capacity) dropPartials(n int64) {
 // evictSome is one round of evict.
 func (c *capacity) evictSome(ctx context.Context, w want) (progress bool, err error) {
 	n := w.n
-	all := c.candidates(w)
-	if err := c.walk(ctx, all.see); err != nil {
+	all, held := c.candidates(w), c.held(ctx)
+	if err := c.walk(ctx, func(e entry) {
+		if !held[e.path] {
+			all.see(e)
+		}
+	}); err != nil {
 		return false, err
 	}
 	if !c.fitsWithout(all.mayGo(), n) {
@@ -184,6 +191,29 @@ func (c *capacity) evictSome(ctx context.Context, w want) (progress bool, err er
 		return true, nil
 	}
 	return false, err
+}
+
+// heldShare is which part of what may be kept may be held: whoever moves many tags
+// shall not take the cache from others.
+const heldShare = 4
+
+// held are the paths of blobs that stay.
+func (c *capacity) held(ctx context.Context) map[string]bool {
+	if c.o.Held == nil {
+		return nil
+	}
+	left := cmp.Or(c.o.MaxSize, c.disk.space(c.blobs).total) / heldShare
+	all := map[string]bool{}
+	c.o.Held(ctx, func(origin string, d oci.Digest) {
+		path := c.path(origin, d)
+		info, err := os.Lstat(path)
+		if err != nil || all[path] || info.Size() > left {
+			return
+		}
+		left -= info.Size()
+		all[path] = true
+	})
+	return all
 }
 
 // evictOne removes e, unless it was used since it was listed.

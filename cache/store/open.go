@@ -69,9 +69,11 @@ func (s *Store) Look(origin string, d oci.Digest, limit int64) ([]byte, error) {
 
 // path is the only place where a blob's file name is made. Both parts are safe:
 // an Origin's Dir has no separators, and a Digest is checked lower-case hex.
-func (s *Store) path(origin string, d oci.Digest) string {
+func (s *Store) path(origin string, d oci.Digest) string { return s.capacity.path(origin, d) }
+
+func (c *capacity) path(origin string, d oci.Digest) string {
 	hex := d.Encoded()
-	return s.capacity.blobs + "/" + origin + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex
+	return c.blobs + "/" + origin + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex
 }
 
 // openBlob opens the file at path if it can be the blob d.

@@ -11,6 +11,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"berth/oci"
 )
 
 // Options of Open. The zero value works.
@@ -36,6 +39,9 @@ type Options struct {
 	// Fault, if not nil, is asked before each file operation; an error is what
 	// the operation then returns. It is for tests.
 	Fault func(op Op, path string) error
+	// Held, if not nil, names the blobs that are not evicted. Together they may be a
+	// quarter of what may be kept; what is named beyond that is evicted like any other.
+	Held func(ctx context.Context, keep func(origin string, d oci.Digest))
 	// Corrupt, if not nil, is told of each blob of an origin that had gone bad.
 	Corrupt func(origin string)
 	// Owner makes the number by which the folder remembers whose a blob is. It should be

@@ -112,3 +112,50 @@ func TestCooldown_OldImageIsGone(t *testing.T) {
 		t.Errorf("the new one by digest: %s", a)
 	}
 }
+
+// What a held tag serves stays on the disk, whatever else is pulled: the registry may not
+// have it any more.
+func TestCooldown_HeldImageStays(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	config := func(more string) {
+		s.main(more)
+		s.save(strings.Replace(s.read("berth.yaml"), "max_size: 1GiB", "max_size: 8MiB", 1))
+	}
+	config("policy: {cooldown: 48h}\n")
+	was := s.registry.AddImage("acme/app", "2", ocitest.Image{Index: true, Layers: []int64{400_000, 500_000}, Seed: 20})
+	n := s.serve()
+	s.caller(n, "acme").mustPull(app, was, "")
+	published(t, s.cacheDir())
+	s.registry.AddImage("acme/app", "2", ocitest.Image{Index: true, Layers: []int64{2000}, Seed: 21})
+	s.clock.forward(time.Hour)
+	s.caller(n, "acme").mustPull(app, was, "") // and is held from now on
+
+	fill := func() {
+		for i := range 40 {
+			d := s.registry.AddNoise("acme/own", uint64(900+i), 1<<20)
+			if a := s.caller(n, "acme").get("/v2/ghcr.io/acme/own/blobs/" + d.String()); a.status != http.StatusOK {
+				t.Fatalf("%s", a)
+			}
+		}
+		published(t, s.cacheDir())
+	}
+	blobs := func() int {
+		n.stop() // and what is in memory goes
+		n = s.serve()
+		s.registry.Forget()
+		s.caller(n, "acme").mustPull(app, was, "")
+		return s.registry.Count(ocitest.Match{Kind: ocitest.Blob})
+	}
+	fill()
+	if n := blobs(); n != 0 {
+		t.Errorf("%d blobs of what is held came from the registry again", n)
+	}
+	config("")
+	s.reload(exitOK)
+	s.registry.SetTag("acme/app", "2", was.Digest)
+	fill()
+	if n := blobs(); n == 0 {
+		t.Error("nothing was evicted: this is no test of what is held")
+	}
+}

@@ -88,6 +88,9 @@ func TestPolicy_OnEveryRoute(t *testing.T) {
 		if a := routes["tags"](acme); a.status != http.StatusOK {
 			t.Errorf("%s: a list: %s", tc.rule, a)
 		}
+		if got := s.command("prewarm", app+":1", "--org", "acme"); (got.code == exitOK) != tc.allowed || !tc.allowed && !strings.Contains(got.err, "policy.") {
+			t.Errorf("%s: prewarm: %+v", tc.rule, got)
+		}
 	}
 
 	if got := s.command("failures", "--org", "acme"); !strings.Contains(got.out, "policy") || !strings.Contains(got.out, "policy.max_image_size 19.5 KiB") {

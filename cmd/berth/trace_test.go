@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	model "github.com/prometheus/client_model/go"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -155,6 +157,34 @@ func TestTrace_WithoutACollector(t *testing.T) {
 	s.main("tracing: {endpoint: 'localhost:4318'}\n")
 	if got := s.command("check"); got.code != exitFailed || !strings.Contains(got.err, "tracing.endpoint: this is no address of a collector") {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A collector that takes connections and never answers costs spans: berth answers pulls
+// before it has heard of it, and ends in good time.
+func TestTrace_CollectorHangs(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts: its backlog does
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	s.main(fmt.Sprintf("tracing: {endpoint: 'http://%s'}\n", l.Addr()))
+	begun := time.Now()
+	n := s.serve()
+	for range 20 { // spans for the collector
+		if a := s.caller(n, "acme").get(manifest); a.status != http.StatusOK {
+			t.Fatalf("%s", a)
+		}
+	}
+	started := time.Since(begun)
+	begun = time.Now()
+	n.stop()
+	ended := time.Since(begun)
+	t.Logf("it started and answered in %v, and ended in %v", started, ended) // 0.1 s, and 2 s for what is left of the spans
+	if ended > 30*time.Second {                                              // the exporter tries again for a minute
+		t.Errorf("it ended after %v", ended)
 	}
 }
 

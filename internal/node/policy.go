@@ -10,6 +10,7 @@ import (
 	"berth/cache/proof"
 	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/oci"
 	"berth/policy"
 )
 
@@ -39,26 +40,40 @@ func patterns(all []config.Rule) (out []policy.Pattern) {
 	return out
 }
 
-// heldOf are the tags that have moved and are held back, those that end first before
-// the others.
-func (n *node) heldOf(ctx context.Context) []admin.Held {
+// held are the tags that have moved and are held back, and the names of registries by
+// their origins.
+func (n *node) held(ctx context.Context) (all []policy.Held, names map[string]string) {
 	n.mu.Lock()
 	g := n.current
 	n.mu.Unlock()
-	all := []admin.Held{}
-	if !holds(g.cfg) {
-		return all // without a look at the disk
+	if g == nil || !holds(g.cfg) {
+		return nil, nil // without a look at the disk
 	}
-	names := map[string]string{}
+	names = map[string]string{}
 	for s := range g.registries {
 		names[s.Origin.Dir()] = s.Name
 	}
-	held, err := policy.AllHeld(ctx, n.cache.Proofs(), n.now(), func(k proof.NoteKey) (policy.Policy, string) {
+	all, err := policy.AllHeld(ctx, n.cache.Proofs(), n.now(), func(k proof.NoteKey) (policy.Policy, string) {
 		return policyFor(g.cfg, k.Organisation), names[k.Origin]
 	})
 	if err != nil {
 		n.log.Warn("the tags that are held cannot be listed", "err", err)
 	}
+	return all, names
+}
+
+// heldContent names what those tags serve: it stays in the cache.
+func (n *node) heldContent(ctx context.Context, keep func(origin string, manifest oci.Digest)) {
+	all, _ := n.held(ctx)
+	for _, h := range all {
+		keep(h.Origin, h.Serves)
+	}
+}
+
+// heldOf are those tags for people, those that end first before the others.
+func (n *node) heldOf(ctx context.Context) []admin.Held {
+	all := []admin.Held{}
+	held, names := n.held(ctx)
 	for _, h := range held {
 		all = append(all, admin.Held{
 			Organisation: cmp.Or(h.Organisation, admin.Nobody), Image: names[h.Origin] + "/" + h.Repo + ":" + h.Tag,

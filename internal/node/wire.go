@@ -97,7 +97,7 @@ func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error
 			return c.MaxSize.Of(total), c.MinFree.Of(total), nil
 		},
 		Parallel: u.Parallel, Connections: u.Connections,
-		Fleet: n.engines.tierOf(), Admit: acquire(n.fills), Now: n.now, Log: n.log,
+		Fleet: n.engines.tierOf(), Admit: acquire(n.fills), Held: n.heldContent, Now: n.now, Log: n.log,
 		// The key may lie in the folder that is opened here.
 		Owner: func(organisation string) uint64 { return n.key.Number(organisation) },
 	})
