@@ -12,12 +12,22 @@ import (
 // about every minute does not have its manifests read each time.
 const renewListedEvery = time.Hour
 
+// maxRenewed bounds how much one manifest renews, with those that it lists. No image has
+// as much, and whoever pushes a manifest of 4 MiB with fifty thousand digests makes
+// nobody's proofs wait: what is left is asked about by itself.
+const maxRenewed = 1000
+
 // renewListed extends the membership of what the manifest o lists, which the
 // registry has just shown to be there (the request was sent at asked): a
 // registry keeps what a manifest of its needs. So a pull that a HEAD has let in
 // does not probe blob after blob once a day. What has never been proven by
 // itself stays so: anyone may write any digest into a manifest of his own.
 func (s *source) renewListed(o oci.Object, asked time.Time) {
+	left := maxRenewed
+	s.renewUpTo(&left, o, asked)
+}
+
+func (s *source) renewUpTo(left *int, o oci.Object, asked time.Time) {
 	if o.Kind != oci.Manifest || !s.renewal(s.memberKey(o)) {
 		return
 	}
@@ -30,19 +40,18 @@ func (s *source) renewListed(o oci.Object, asked time.Time) {
 	if err != nil {
 		return
 	}
+	renew := func(kind oci.Kind, d oci.Digest) bool {
+		*left--
+		return *left >= 0 && s.proofs.Renew(s.memberKey(oci.Object{Repo: o.Repo, Kind: kind, Digest: d}), asked)
+	}
 	for _, m := range l.Manifests {
-		child := oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: m.Digest}
-		if s.proofs.Renew(s.memberKey(child), asked) {
-			s.renewListed(child, asked)
+		if renew(oci.Manifest, m.Digest) {
+			s.renewUpTo(left, oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: m.Digest}, asked)
 		}
 	}
 	for _, blob := range l.Blobs() {
-		s.renewBlob(o.Repo, blob.Digest, asked)
+		renew(oci.Blob, blob.Digest)
 	}
-}
-
-func (s *source) renewBlob(repo string, d oci.Digest, asked time.Time) {
-	s.proofs.Renew(s.memberKey(oci.Object{Repo: repo, Kind: oci.Blob, Digest: d}), asked)
 }
 
 // renewal says whether it is time for the manifest m to renew what it lists.

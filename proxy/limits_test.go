@@ -102,6 +102,37 @@ func TestMemory_OfManifestsAndLists(t *testing.T) {
 	wg.Wait()
 }
 
+// Where only the document tells what a manifest is, a HEAD reads it, and that counts as
+// long as it is read.
+func TestMemory_OfManifestsByHEAD(t *testing.T) {
+	memory := &limit.Pool{Most: 2 * maxManifest}
+	s := tokenSite(t, func(o *Options) { o.Memory = memory })
+	d := s.fake.put("acme/app", oci.Manifest, manifestThing())
+	acme := basicHeader("acme", "acme-canary-secret")
+	inside, hold := make(chan struct{}, 10), make(chan struct{})
+	s.fake.setBefore(func(context.Context, string) error {
+		inside <- struct{}{}
+		<-hold
+		return nil
+	})
+	open := sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(open)
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() { s.head("/v2/ghcr.io/acme/app/manifests/"+string(d), acme...).wants(t, http.StatusOK) })
+	}
+	<-inside
+	<-inside
+	waits(t, memory, "acme", 3)
+	open()
+	wg.Wait()
+	if slot, err := memory.Take(t.Context(), limit.Want{Organisation: "acme", At: "ghcr.io", N: 2 * maxManifest}); err != nil {
+		t.Errorf("memory is lost: %v", err)
+	} else {
+		slot.Release()
+	}
+}
+
 func waits(t *testing.T, p *limit.Pool, organisation string, n int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)

@@ -17,7 +17,7 @@ const maxManifest = 4 << 20
 // digest.
 func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	d := oci.Descriptor{Digest: q.parsed.Digest, Size: -1}
-	if !q.w.noBody { // a HEAD's client takes nothing, so what is read for it is gone at once
+	if !q.w.noBody {
 		if err := q.hold(ctx, maxManifest); err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func (q *request) manifestHeader(ctx context.Context, source oci.Source, d oci.D
 // an answer without a length, or with one of 0.
 func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
 	if !q.route.Registry.Type.CountsManifests() {
-		read, err := q.manifestBytes(ctx, source, d)
+		read, err := q.manifestHeld(ctx, source, d)
 		if oci.ClassOf(err) != oci.RateLimited {
 			return read, err
 		}
@@ -77,6 +77,17 @@ func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.De
 	if complete(d) {
 		return d, nil
 	}
+	return q.manifestHeld(ctx, source, d)
+}
+
+// manifestHeld is manifestBytes for a HEAD, whose client takes no bytes: they are in
+// memory as long as they are read.
+func (q *request) manifestHeld(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
+	memory, err := q.takeMemory(ctx, maxManifest)
+	if err != nil {
+		return d, err
+	}
+	defer memory.Release()
 	return q.manifestBytes(ctx, source, d)
 }
 

@@ -107,8 +107,27 @@ func TestRepeatedFailuresAreOne(t *testing.T) {
 	for i := range 3 * maxRepeats {
 		r.first(failureKey{reference: fmt.Sprint(i)})
 	}
-	if n := r.since.Len(); n != maxRepeats {
+	if n := len(r.since.All()); n != maxRepeats {
 		t.Errorf("%d failures remembered", n)
+	}
+}
+
+// Who fails most does not make what fails for others count twice, nor have their indexes
+// read again.
+func TestShare_OfRepeatsAndIndexes(t *testing.T) {
+	r := newRepeats(time.Now)
+	m := NewMetrics(MetricsOptions{})
+	r.first(failureKey{organisation: "acme", reference: "1"})
+	acme := m.note(indexKey{organisation: "acme", repository: "app"})
+	for i := range 2 * maxRepeats {
+		r.first(failureKey{organisation: "globex", reference: fmt.Sprint(i)})
+		m.note(indexKey{organisation: "globex", repository: fmt.Sprint(i)})
+	}
+	if r.first(failureKey{organisation: "acme", reference: "1"}) {
+		t.Error("a repetition counts")
+	}
+	if m.note(indexKey{organisation: "acme", repository: "app"}) != acme {
+		t.Error("what is known of acme's index is forgotten")
 	}
 }
 

@@ -8,8 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"berth/internal/share"
 	"berth/oci"
 )
 
@@ -57,12 +56,9 @@ type indexNote struct {
 }
 
 // indexes remembers indexes.
-type indexes = lru.Cache[indexKey, *indexNote]
+type indexes = share.LRU[indexKey, *indexNote]
 
-func newIndexes() *indexes {
-	c, _ := lru.New[indexKey, *indexNote](maxIndexes) // fails only for a size that is not positive
-	return c
-}
+func newIndexes() *indexes { return share.New[indexKey, *indexNote](maxIndexes, nil) }
 
 // lookAt notes an index that is answered with, and whether the client can use
 // what is in it. The pull itself goes on: the client knows best, and says so to
@@ -101,9 +97,7 @@ func (m *Metrics) note(key indexKey) *indexNote {
 	}
 	key.repository, key.digest = strings.Clone(key.repository), oci.Digest(strings.Clone(string(key.digest)))
 	fresh := &indexNote{}
-	if note, ok, _ := m.indexes.PeekOrAdd(key, fresh); ok {
-		return note
-	}
+	m.indexes.Add(key.organisation, key, fresh)
 	return fresh
 }
 

@@ -131,7 +131,7 @@ func TestIndexIsReadOnce(t *testing.T) {
 	for i := range 2 * maxIndexes {
 		s.metrics.note(indexKey{repository: fmt.Sprint(i)})
 	}
-	if n := s.metrics.indexes.Len(); n != maxIndexes {
+	if n := len(s.metrics.indexes.All()); n != maxIndexes {
 		t.Errorf("%d indexes are remembered", n)
 	}
 }

@@ -5,13 +5,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"berth/internal/share"
 )
 
 const (
 	repeatWindow = 30 * time.Second
 	// maxRepeats bounds what is remembered. When more fails than that, repeats
-	// are counted again.
+	// are counted again, those of whoever fails most.
 	maxRepeats = 4096
 )
 
@@ -31,16 +31,12 @@ func (f failureKey) clone() failureKey {
 type repeats struct {
 	now func() time.Time
 
-	mu    sync.Mutex
-	since *simplelru.LRU[failureKey, time.Time]
+	mu    sync.Mutex // held from looking to noting
+	since *share.LRU[failureKey, time.Time]
 }
 
 func newRepeats(now func() time.Time) *repeats {
-	since, err := simplelru.NewLRU[failureKey, time.Time](maxRepeats, nil)
-	if err != nil {
-		panic(err) // only for a size that is not positive
-	}
-	return &repeats{now: now, since: since}
+	return &repeats{now: now, since: share.New[failureKey, time.Time](maxRepeats, nil)}
 }
 
 // first says whether f was not counted in the last 30 seconds. What fails
@@ -52,6 +48,7 @@ func (r *repeats) first(f failureKey) bool {
 	if counted, ok := r.since.Get(f); ok && now.Sub(counted) < repeatWindow {
 		return false
 	}
-	r.since.Add(f.clone(), now)
+	f = f.clone()
+	r.since.Add(f.organisation, f, now)
 	return true
 }

@@ -47,8 +47,12 @@ type request struct {
 // hold waits until n bytes of memory are free for what is about to be fetched, which
 // is at most that. They are given back when the request ends, as its client may be slow.
 func (q *request) hold(ctx context.Context, n int64) (err error) {
-	q.memory, err = q.h.Memory.Take(ctx, limit.Want{Organisation: q.caller.Organisation, At: q.route.Registry.Name, N: n})
+	q.memory, err = q.takeMemory(ctx, n)
 	return err
+}
+
+func (q *request) takeMemory(ctx context.Context, n int64) (limit.Slot, error) {
+	return q.h.Memory.Take(ctx, limit.Want{Organisation: q.caller.Organisation, At: q.route.Registry.Name, N: n})
 }
 
 // begin starts the clock: until the first byte of the answer is there, the

@@ -47,16 +47,19 @@ type breaker struct {
 	last   fault
 	// heard is when the host last answered.
 	heard time.Time
-	// asker is the repository of the last try, which began at begun. found is closed
-	// when it has come to something, or another begins; nil: nobody waits for that.
-	// failedAgain: something has failed since it began. turnedAway: somebody has been
-	// who asks about another repository.
-	asker       string
-	begun       time.Time
-	found       chan struct{}
-	failedAgain bool
-	turnedAway  bool
+	// tried is for whom the last try was, which began at begun. found is closed when it
+	// has come to something, or another begins; nil: nobody waits for that. failedAgain:
+	// something has failed since it began. othersWait and otherRepoWaits: another
+	// organisation, or somebody who asks about another repository, has been turned away.
+	tried                      tryOf
+	begun                      time.Time
+	found                      chan struct{}
+	failedAgain                bool
+	othersWait, otherRepoWaits bool
 }
+
+// tryOf is whose call finds out whether a host is back, and what it is about.
+type tryOf struct{ organisation, repo string }
 
 // fault is what a host did last: an error, or a status.
 type fault struct {
@@ -65,13 +68,13 @@ type fault struct {
 	at     time.Time
 }
 
-// enter says whether a call about repo may go out; if not, why. Where others were
-// turned away, a call whose repository was the last to be tried lets them go first, for a
-// moment: one image that the registry always fails on must not be what decides about all
-// others.
-func (b *breaker) enter(ctx context.Context, repo string) (fault, bool) {
+// enter says whether a call may go out; if not, why. Where others were turned away, a
+// call of the organisation that was the last to try lets them go first, for a moment, and
+// so does one about the same repository: what the registry always fails on, one image or
+// all that one organisation asks for, must not be what decides about all others.
+func (b *breaker) enter(ctx context.Context, c tryOf) (fault, bool) {
 	for {
-		f, found, until, ok := b.try(repo)
+		f, found, until, ok := b.try(c)
 		if found == nil {
 			return f, ok
 		}
@@ -88,7 +91,7 @@ func (b *breaker) enter(ctx context.Context, repo string) (fault, bool) {
 }
 
 // try is enter, or what to wait for first, and until when.
-func (b *breaker) try(repo string) (f fault, found <-chan struct{}, until time.Time, ok bool) {
+func (b *breaker) try(c tryOf) (f fault, found <-chan struct{}, until time.Time, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.weight < breakerLimit {
@@ -99,10 +102,12 @@ func (b *breaker) try(repo string) (f fault, found <-chan struct{}, until time.T
 		return b.last, b.found, until, false
 	}
 	if now.Before(turn) {
-		b.turnedAway = b.turnedAway || repo != b.asker
+		b.othersWait = b.othersWait || c.organisation != b.tried.organisation
+		b.otherRepoWaits = b.otherRepoWaits || c.repo != b.tried.repo
 		return b.last, nil, time.Time{}, false
 	}
-	if after := turn.Add(tryFor); repo == b.asker && b.turnedAway && now.Before(after) {
+	again := c.organisation == b.tried.organisation && b.othersWait || c.repo == b.tried.repo && b.otherRepoWaits
+	if after := turn.Add(tryFor); again && now.Before(after) {
 		// What was found out is older than a second, and no answer may rest on it.
 		if b.found == nil {
 			b.found = make(chan struct{})
@@ -110,8 +115,14 @@ func (b *breaker) try(repo string) (f fault, found <-chan struct{}, until time.T
 		return b.last, b.found, after, false
 	}
 	b.cameTo()
-	b.asker, b.begun, b.found, b.failedAgain, b.turnedAway = repo, now, make(chan struct{}), false, false
+	b.begin(c, now)
+	b.found = make(chan struct{})
 	return fault{}, nil, time.Time{}, true
+}
+
+// begin is a new try. Caller holds mu.
+func (b *breaker) begin(c tryOf, now time.Time) {
+	b.tried, b.begun, b.failedAgain, b.othersWait, b.otherRepoWaits = c, now, false, false, false
 }
 
 // cameTo lets go whoever waits for the last try, or for the next. Caller holds mu.
@@ -157,7 +168,7 @@ func (b *breaker) failed(weight int, f fault, sent time.Time) {
 	b.weight, b.last = min(b.weight+weight, breakerLimit), f
 	opened := !was && b.weight >= breakerLimit
 	if opened {
-		b.asker, b.begun, b.turnedAway = "", f.at, false
+		b.begin(tryOf{}, f.at)
 	}
 	if opened || !sent.Before(b.begun) {
 		b.failedAgain = true

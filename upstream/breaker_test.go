@@ -241,6 +241,49 @@ func TestBreakerAsksOnceASecond(t *testing.T) {
 	})
 }
 
+// What one organisation asks for fails always, whichever of its repositories it is about:
+// another's calls find out that the registry is there.
+func TestBreaker_OneOrganisationDoesNotDecide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTroubled(t, roundTripper(func(req *http.Request) (*http.Response, error) {
+			if strings.Contains(req.URL.Path, "globex/") {
+				return replyWith(503, ""), nil
+			}
+			return replyWith(200, "content"), nil
+		}))
+		pull := func(organisation, repo string) error {
+			c, err := r.As(Identity{Organisation: organisation}).Open(t.Context(), blobOf(repo), oci.Range{})
+			if err == nil {
+				readAll(t, c)
+			}
+			return err
+		}
+		var n atomic.Int64
+		globex := func() { _ = pull("globex", fmt.Sprint("globex/", n.Add(1))) } // it fails
+		for !r.origin.open() {
+			globex()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel()
+		wg.Go(func() {
+			for ctx.Err() == nil { // it always comes before the other
+				wg.Go(globex)
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+		time.Sleep(3 * time.Second)
+		for range 40 {
+			time.Sleep(110 * time.Millisecond)
+			if pull("acme", "acme/app") == nil {
+				return
+			}
+		}
+		t.Error("one organisation's failures keep another away")
+	})
+}
+
 // A source says without asking that there is no point in waiting.
 func TestTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

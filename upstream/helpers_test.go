@@ -29,12 +29,12 @@ type nobody struct{}
 func (nobody) Authorize(context.Context, *http.Request, *credential.Credential, string) error {
 	return nil
 }
-func (nobody) Rejected(*http.Request, *credential.Credential, string) bool { return false }
-func (nobody) Rechallenged(*http.Request, http.Header, string) bool        { return false }
-func (nobody) Challenged(http.Header, string) bool                         { return false }
-func (nobody) Refused(*credential.Credential, error)                       {}
-func (nobody) Accepted(*credential.Credential)                             {}
-func (nobody) Close()                                                      {}
+func (nobody) Rejected(*http.Request, *credential.Credential, string) bool  { return false }
+func (nobody) Rechallenged(*http.Request, http.Header, string, string) bool { return false }
+func (nobody) Challenged(http.Header, string, string) bool                  { return false }
+func (nobody) Refused(*credential.Credential, error)                        {}
+func (nobody) Accepted(*credential.Credential)                              {}
+func (nobody) Close()                                                       {}
 
 func withoutAuth(http.RoundTripper) (Authority, error) { return nobody{}, nil }
 

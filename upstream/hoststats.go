@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2/simplelru"
+	"berth/internal/share"
 )
 
 const (
@@ -33,22 +33,18 @@ type hostKey struct {
 
 // hostStats is a bounded table of what is known of the hosts that were asked last.
 type hostStats struct {
-	mu    sync.Mutex
-	hosts *lru.LRU[hostKey, hostStat]
+	mu    sync.Mutex // held from reading to writing
+	hosts *share.LRU[hostKey, hostStat]
 }
 
 func newHostStats() *hostStats {
-	hosts, err := lru.NewLRU[hostKey, hostStat](keptHosts, nil)
-	if err != nil {
-		panic(err) // only for a size of nothing
-	}
-	return &hostStats{hosts: hosts}
+	return &hostStats{hosts: share.New[hostKey, hostStat](keptHosts, nil)}
 }
 
-// answered notes that a header was there after a time. The average forgets
+// answered notes that a header was there after a time, for organisation by. The average forgets
 // quickly: what was slow for once costs little.
-func (m *hostStats) answered(k hostKey, took time.Duration) {
-	m.change(k, func(n *hostStat) {
+func (m *hostStats) answered(by string, k hostKey, took time.Duration) {
+	m.change(by, k, func(n *hostStat) {
 		if n.header == 0 {
 			n.header = max(took, 1) // 0 is for hosts that were never heard of
 			return
@@ -59,24 +55,24 @@ func (m *hostStats) answered(k hostKey, took time.Duration) {
 
 // slow notes that a host took so long over a connection that was new, and was not
 // given the time over one that was not: it is given it from now on.
-func (m *hostStats) slow(k hostKey, took time.Duration) {
-	m.change(k, func(n *hostStat) { n.header = max(n.header, took) })
+func (m *hostStats) slow(by string, k hostKey, took time.Duration) {
+	m.change(by, k, func(n *hostStat) { n.header = max(n.header, took) })
 }
 
 // gaveUp notes that a body was given up.
-func (m *hostStats) gaveUp(k hostKey) { m.change(k, func(n *hostStat) { n.cut = time.Now() }) }
+func (m *hostStats) gaveUp(by string, k hostKey) {
+	m.change(by, k, func(n *hostStat) { n.cut = time.Now() })
+}
 
-func (m *hostStats) change(k hostKey, f func(*hostStat)) {
+func (m *hostStats) change(by string, k hostKey, f func(*hostStat)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n, _ := m.hosts.Get(k)
 	f(&n)
-	m.hosts.Add(k, n)
+	m.hosts.Add(by, k, n)
 }
 
 func (m *hostStats) of(k hostKey) hostStat {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	n, _ := m.hosts.Get(k)
 	return n
 }

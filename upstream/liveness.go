@@ -100,7 +100,7 @@ func (w *watched) doubt() {
 	case elsewhere:
 		w.dead = true
 		w.conn.pool.dead.Store(true)
-		w.x.s.hostStats.gaveUp(w.x.key())
+		w.x.s.hostStats.gaveUp(organisationOf(w.x.ctx), w.x.key())
 		w.x.cancel(errStall)
 	default: // the network may not be back yet
 		w.doubts++

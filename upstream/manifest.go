@@ -218,7 +218,7 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 		return oci.Descriptor{}, unusable(who, err)
 	}
 	if t != typeOf(a.Header) {
-		s.types.Add(digest, t)
+		s.types.Add(s.id.Organisation, digest, t)
 	}
 	return oci.Descriptor{MediaType: t, Digest: digest, Size: int64(len(data)), Data: data}, nil
 }

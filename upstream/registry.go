@@ -16,11 +16,10 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"berth/oci"
 
 	"berth/internal/limit"
+	"berth/internal/share"
 
 	"berth/auth/credential"
 	"berth/auth/token"
@@ -32,15 +31,15 @@ type Authority interface {
 	// Authorize sets the Authorization that cred needs for pulling from repo,
 	// or none. A nil cred is nobody. Errors are *oci.Error.
 	Authorize(ctx context.Context, req *http.Request, cred *credential.Credential, repo string) error
-	// Rechallenged hears the header of a 401 to req, which Authorize had prepared, and
-	// says whether it asks for something else that may help.
-	Rechallenged(req *http.Request, header http.Header, repo string) (again bool)
+	// Rechallenged hears the header of a 401 to req, which Authorize had prepared for
+	// organisation, and says whether it asks for something else that may help.
+	Rechallenged(req *http.Request, header http.Header, organisation, repo string) (again bool)
 	// Rejected hears that the registry answered 401 to req, which Authorize had
 	// prepared, and says whether another try can help.
 	Rejected(req *http.Request, cred *credential.Credential, repo string) (again bool)
-	// Challenged hears the header of a 401 to a request for repo without
+	// Challenged hears the header of a 401 to organisation's request for repo without
 	// Authorization, and says whether another try can help.
-	Challenged(header http.Header, repo string) (again bool)
+	Challenged(header http.Header, organisation, repo string) (again bool)
 	// Refused hears what an answer of the registry that is no 401 said about
 	// cred, as an error of class Unauthorized.
 	Refused(cred *credential.Credential, err error)
@@ -118,7 +117,7 @@ type Registry struct {
 	labels     labels
 	settlement *settlement
 	// types are the media types of manifests that were sent as another one.
-	types *lru.Cache[oci.Digest, string]
+	types *share.LRU[oci.Digest, string]
 	log   *slog.Logger
 	// turning is held while what the breakers are is shown, so that what is shown
 	// last is the latest.
@@ -153,9 +152,7 @@ func New(o Options) (*Registry, error) {
 	r.accounts = newAccounts(&o)
 	r.settlement = newSettlement()
 	r.probes = newProbes()
-	if r.types, err = lru.New[oci.Digest, string](keptTypes); err != nil {
-		return nil, err
-	}
+	r.types = share.New[oci.Digest, string](keptTypes, nil)
 	if o.Proxy != nil {
 		r.meta, r.blob = literals{r.meta, d}, literals{r.blob, d}
 	}
@@ -225,7 +222,7 @@ type authTransport struct{ r *Registry }
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	who := asker{registry: t.r.name, owner: t.r.owner}
 	if !token.SameOrigin(req.URL, t.r.url) { // else whoever needs the token has asked
-		if f, ok := t.r.tokens.enter(req.Context(), ""); !ok {
+		if f, ok := t.r.tokens.enter(req.Context(), tryOf{}); !ok {
 			return nil, who.remembered(f)
 		}
 	}

@@ -191,8 +191,8 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 	switch {
 	case a.target != nil, classify.Unexplained(a.StatusCode, a.Header):
 	case a.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "":
-		return s.authority.Challenged(a.Header, c.repo)
-	case a.StatusCode == http.StatusUnauthorized && s.authority.Rechallenged(req, a.Header, c.repo):
+		return s.authority.Challenged(a.Header, s.id.Organisation, c.repo)
+	case a.StatusCode == http.StatusUnauthorized && s.authority.Rechallenged(req, a.Header, s.id.Organisation, c.repo):
 		return true
 	case a.StatusCode == http.StatusUnauthorized && a.basic && s.stillTaken(ctx, a.cred, c):
 		a.basic = false // it is about the repository

@@ -327,6 +327,15 @@ func callOf(ctx context.Context) underWay {
 	return c
 }
 
+// organisationOf is for whom what is sent with ctx is sent; empty: for nobody, or for all
+// who wait.
+func organisationOf(ctx context.Context) string {
+	if t := callOf(ctx).ticket; t != nil {
+		return t.Organisation()
+	}
+	return ""
+}
+
 // openUntil is until when the header must be there.
 func openUntil(ctx context.Context) time.Time {
 	until := callOf(ctx).until

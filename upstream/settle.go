@@ -3,13 +3,11 @@ package upstream
 import (
 	"context"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2/simplelru"
-
 	"berth/auth/credential"
+	"berth/internal/share"
 	"berth/oci"
 	"berth/upstream/classify"
 )
@@ -50,9 +48,8 @@ type settlement struct {
 	// there says something about one.
 	pinged atomic.Bool
 
-	mu     sync.Mutex
-	taken  *lru.LRU[string, place]   // by fingerprint
-	result *lru.LRU[string, settled] // likewise
+	taken  *share.LRU[string, place]   // by fingerprint
+	result *share.LRU[string, settled] // likewise
 
 	turn chan struct{} // held by the one who finds out
 }
@@ -63,38 +60,24 @@ type settled struct {
 }
 
 func newSettlement() *settlement {
-	taken, err := lru.NewLRU[string, place](keptPlaces, nil)
-	if err != nil {
-		panic(err) // only for a size of nothing
-	}
-	result, err := lru.NewLRU[string, settled](keptPlaces, nil)
-	if err != nil {
-		panic(err) // likewise
-	}
-	return &settlement{taken: taken, result: result, turn: make(chan struct{}, 1)}
+	return &settlement{taken: share.New[string, place](keptPlaces, nil), result: share.New[string, settled](keptPlaces, nil), turn: make(chan struct{}, 1)}
 }
 
 // took notes that the registry answered c with a success to cred as it is.
 func (t *settlement) took(cred *credential.Credential, c *call) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.taken.Add(cred.Version, c.place())
+	t.taken.Add(cred.Organisation, cred.Version, c.place())
 }
 
 // known is what was found out a moment ago.
 func (t *settlement) known(fingerprint string, now time.Time) (good, known bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	r, ok := t.result.Get(fingerprint)
 	return r.good, ok && now.Sub(r.at) < settledFor
 }
 
-func (t *settlement) found(fingerprint string, good bool, now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.result.Add(fingerprint, settled{good, now})
+func (t *settlement) found(cred *credential.Credential, good bool, now time.Time) {
+	t.result.Add(cred.Organisation, cred.Version, settled{good, now})
 	if !good {
-		t.taken.Remove(fingerprint)
+		t.taken.Remove(cred.Version)
 	}
 }
 
@@ -102,8 +85,6 @@ func (t *settlement) found(fingerprint string, good bool, now time.Time) {
 // answered last to the same credential in another repository, and /v2/ where that asks
 // for one.
 func (t *settlement) places(fingerprint string, c *call) (calls []*call) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	p, ok := t.taken.Get(fingerprint)
 	if ok && p.repo != c.repo {
 		calls = append(calls, p.call())
@@ -137,7 +118,7 @@ func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c 
 	}
 	for _, place := range places {
 		if good, plain := s.takenAt(ctx, place, cred); plain {
-			t.found(cred.Version, good, s.now())
+			t.found(cred, good, s.now())
 			return good
 		}
 	}

@@ -156,7 +156,7 @@ func (x *exchange) ended(resp *http.Response, err error) (about bool, _ error) {
 	x.waited = time.Since(x.got)
 	switch {
 	case err == nil:
-		x.s.hostStats.answered(x.key(), x.waited)
+		x.s.hostStats.answered(organisationOf(x.ctx), x.key(), x.waited)
 		resp.Body = x.watched(resp, c)
 		return true, nil
 	case x.lost:
@@ -211,6 +211,6 @@ func (x *exchange) compare(before *exchange) {
 	case took < limit:
 		c.pool.dead.Store(true)
 	default:
-		x.s.hostStats.slow(x.key(), took)
+		x.s.hostStats.slow(organisationOf(x.ctx), x.key(), took)
 	}
 }

@@ -1,12 +1,14 @@
 package token
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	"berth/internal/ocitest"
 	"berth/oci"
+	"berth/upstream/classify"
 )
 
 func TestPingAnswers(t *testing.T) {
@@ -139,10 +141,10 @@ func TestChallenged(t *testing.T) {
 		t.Fatal(h, err)
 	}
 	challenge := http.Header{"Www-Authenticate": {strings.ReplaceAll(bearerChallenge, "%s", f.URL)}}
-	if !a.Challenged(challenge, "x") {
+	if !a.Challenged(challenge, "acme", "x") {
 		t.Error("a challenge is no news")
 	}
-	if a.Challenged(challenge, "x") {
+	if a.Challenged(challenge, "acme", "x") {
 		t.Error("the same challenge is news again")
 	}
 	if h, err := f.header(a, cred, "x"); err != nil || h != "Bearer bot-1" {
@@ -151,7 +153,7 @@ func TestChallenged(t *testing.T) {
 	foreign := http.Header{"Www-Authenticate": {`Bearer realm="https://evil.test/t"`}}
 	for _, useless := range []http.Header{nil, {}, {"Www-Authenticate": {""}}, {"Www-Authenticate": {"Negotiate"}}, foreign} {
 		for _, repo := range []string{"x", "y"} {
-			if a.Challenged(useless, repo) {
+			if a.Challenged(useless, "acme", repo) {
 				t.Errorf("%v is news of %s", useless, repo)
 			}
 		}
@@ -172,6 +174,28 @@ func TestChallenged(t *testing.T) {
 	}
 }
 
+// What one organisation asks for pushes out neither what another's repository wants nor
+// that its credential was refused.
+func TestChallenged_OthersStay(t *testing.T) {
+	f := newFakeRegistry(t, false)
+	f.challenge = ""
+	a := f.authority(Options{})
+	challenge := http.Header{"Www-Authenticate": {strings.ReplaceAll(bearerChallenge, "%s", f.URL)}}
+	cred := testAccount("acme", "ci", "bot", "pw")
+	a.Challenged(challenge, "acme", "acme/app")
+	a.standings.refuse(cred, &classify.RefusedCause{Status: http.StatusUnauthorized})
+	for i := range 2 * maxStandings {
+		a.Challenged(challenge, "globex", fmt.Sprint("globex/", i))
+		a.standings.refuse(testAccount("globex", "ci", "bot", fmt.Sprint(i)), &classify.RefusedCause{Status: http.StatusUnauthorized})
+	}
+	if c := a.lastFor("acme/app"); c == nil || c.Scheme != schemeBearer {
+		t.Errorf("acme's repository wants %+v", c)
+	}
+	if a.Refusal(cred) == nil {
+		t.Error("that acme's credential was refused is forgotten")
+	}
+}
+
 // A token that is refused is replaced once, and the second try goes with the next one
 // and not without any. What was refused for good is asked for anew.
 func TestChallenged_ThatIsRefused(t *testing.T) {
@@ -180,7 +204,7 @@ func TestChallenged_ThatIsRefused(t *testing.T) {
 	a := f.authority(Options{Now: c.Now})
 	cred := testAccount("acme", "ci", "bot", "pw")
 	challenge := http.Header{"Www-Authenticate": {strings.ReplaceAll(bearerChallenge, "%s", f.URL)}}
-	a.Challenged(challenge, "x")
+	a.Challenged(challenge, "acme", "x")
 	for i, want := range []struct {
 		header string
 		again  bool
@@ -196,7 +220,7 @@ func TestChallenged_ThatIsRefused(t *testing.T) {
 			t.Errorf("try %d: again %v", i, again)
 		}
 	}
-	if !a.Challenged(challenge, "x") {
+	if !a.Challenged(challenge, "acme", "x") {
 		t.Error("a challenge is no news")
 	}
 }

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"berth/internal/flight"
 	"berth/oci"
 
@@ -69,7 +67,7 @@ type Client struct {
 	exchange  exchange
 	standings *standings
 	tokens    *share.LRU[tokenKey, bearerToken]
-	perRepo   *lru.Cache[string, Challenge]
+	perRepo   *share.LRU[string, Challenge]
 	fetching  *flight.Group[tokenKey, bearerToken]
 	purges    purges
 
@@ -99,19 +97,11 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry %s: %w", o.Registry, err)
 	}
-	standings, err := newStandings(o.Now)
-	if err != nil {
-		return nil, err
-	}
-	perRepo, err := lru.New[string, Challenge](keptChallenges)
-	if err != nil {
-		return nil, err
-	}
 	a := &Client{
-		perRepo: perRepo,
+		perRepo: share.New[string, Challenge](keptChallenges, nil),
 		origin:  realms.origin, registry: o.Registry, limit: o.Timeout, now: o.Now, log: o.Logger, metrics: o.Metrics,
 		exchange:  exchange{registry: o.Registry, kind: o.Type, realms: realms, send: o.Transport, now: o.Now, userAgent: o.UserAgent},
-		standings: standings, fetching: flight.New[tokenKey, bearerToken](o.Timeout),
+		standings: newStandings(o.Now), fetching: flight.New[tokenKey, bearerToken](o.Timeout),
 		tokens: share.New[tokenKey, bearerToken](int64(o.Tokens), nil),
 	}
 	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged, mayAsk: realms.allows, flights: flight.New[struct{}, Challenge](o.Timeout)}
@@ -226,7 +216,7 @@ func (a *Client) fetch(ctx context.Context, key tokenKey, c Challenge, cred *cre
 		return t, nil // it came while this flight was starting
 	}
 	if cred != nil {
-		leave, known, err := a.standings.enter(ctx, cred.Version)
+		leave, known, err := a.standings.enter(ctx, cred)
 		if err != nil {
 			return bearerToken{}, classify.Failure(a.registry, "", err)
 		}
@@ -315,7 +305,7 @@ func (a *Client) Accepted(cred *credential.Credential) {
 		return
 	}
 	a.metrics.CredentialOK(cred, true)
-	if a.standings.accept(cred.Version) {
+	if a.standings.accept(cred) {
 		a.metrics.CoolDown(cred, time.Time{})
 		a.log.Info("a credential is taken again", slog.Any("credential", cred))
 	}
@@ -351,7 +341,7 @@ func (a *Client) refuse(cred *credential.Credential, e *oci.Error) (expired bool
 		return true
 	}
 	a.metrics.CredentialOK(cred, false)
-	if r, news := a.standings.refuse(cred.Version, cause); news {
+	if r, news := a.standings.refuse(cred, cause); news {
 		a.metrics.CoolDown(cred, r.until)
 		a.log.Warn("the registry refused a credential", slog.Any("credential", cred), slog.Time("left_alone_until", r.until), slog.Any("error", e))
 	}

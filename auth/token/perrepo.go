@@ -7,7 +7,8 @@ import (
 )
 
 // keptChallenges bounds for how many repositories a challenge of their own is
-// remembered. One that is forgotten costs a request.
+// remembered. One that is forgotten, the oldest of the organisation that has asked for
+// most of them, costs a request.
 const keptChallenges = 1024
 
 // challengeFor is how the origin wants to be authenticated to for repo: what it said
@@ -22,19 +23,19 @@ func (a *Client) challengeFor(ctx context.Context, repo string) (Challenge, erro
 
 // lastFor is that as last known; nil: nothing is.
 func (a *Client) lastFor(repo string) *Challenge {
-	if c, ok := a.perRepo.Peek(repo); ok {
+	if c, ok := a.perRepo.Get(repo); ok {
 		return &c
 	}
 	return a.probe.last()
 }
 
-// Challenged learns from a 401 to a request for repo that carried no Authorization:
+// Challenged learns from a 401 to organisation, for repo, without Authorization:
 // some registries answer 200 to /v2/ and ask for credentials only where they are
 // needed. It counts for that repository alone, and only if its realm may be asked:
 // whoever owns one repository of a registry that passes on others' answers could else
 // have everybody's tokens asked for where he likes. It returns whether that was news,
 // so that trying again can help.
-func (a *Client) Challenged(header http.Header, repo string) (news bool) {
+func (a *Client) Challenged(header http.Header, organisation, repo string) (news bool) {
 	c, ok := a.probe.overhear(header)
 	if !ok {
 		return false
@@ -48,7 +49,7 @@ func (a *Client) Challenged(header http.Header, repo string) (news bool) {
 	if last := a.lastFor(repo); last != nil && *last == c {
 		return false
 	}
-	a.perRepo.Add(repo, c)
+	a.perRepo.Add(organisation, repo, c)
 	return true
 }
 
@@ -57,7 +58,7 @@ func (a *Client) Challenged(header http.Header, repo string) (news bool) {
 // another token than the one that was sent, or for a token instead of Basic, from an
 // endpoint that may be asked. A registry that answers Basic to a token only says no
 // (Harbor does).
-func (a *Client) Rechallenged(req *http.Request, header http.Header, repo string) (again bool) {
+func (a *Client) Rechallenged(req *http.Request, header http.Header, organisation, repo string) (again bool) {
 	scheme, _, ok := strings.Cut(req.Header.Get("Authorization"), " ")
 	used := a.lastFor(repo)
 	if !ok || used == nil || repo == "" {
@@ -73,6 +74,6 @@ func (a *Client) Rechallenged(req *http.Request, header http.Header, repo string
 	if _, err := a.exchange.realms.Check(c.Realm); err != nil {
 		return false
 	}
-	a.perRepo.Add(repo, c)
+	a.perRepo.Add(organisation, repo, c)
 	return true
 }

@@ -5,8 +5,8 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"berth/auth/credential"
+	"berth/internal/share"
 	"berth/upstream/classify"
 )
 
@@ -17,7 +17,7 @@ const (
 	// may run at once without waiting for the first.
 	goodFor = time.Minute
 	// maxStandings bounds how many credentials are remembered. One that is
-	// forgotten costs a request.
+	// forgotten, of the organisation that has the most, costs a request.
 	maxStandings = 4096
 )
 
@@ -30,7 +30,7 @@ type standings struct {
 	now func() time.Time
 
 	mu   sync.Mutex // guards all below, and what the standings hold
-	byFP *lru.Cache[string, *standing]
+	byFP *share.LRU[string, *standing]
 }
 
 type standing struct {
@@ -46,9 +46,8 @@ type refusal struct {
 	at, until time.Time
 }
 
-func newStandings(now func() time.Time) (*standings, error) {
-	cache, err := lru.New[string, *standing](maxStandings)
-	return &standings{now: now, byFP: cache}, err
+func newStandings(now func() time.Time) *standings {
+	return &standings{now: now, byFP: share.New[string, *standing](maxStandings, nil)}
 }
 
 // refusal is what is remembered against the credential, nil: nothing.
@@ -70,9 +69,9 @@ func (s *standings) cooling(st *standing) *refusal {
 
 // enter waits until the credential may be tried. Whoever gets neither refusal
 // nor error calls leave when the registry has answered.
-func (s *standings) enter(ctx context.Context, fingerprint string) (leave func(), _ *refusal, _ error) {
+func (s *standings) enter(ctx context.Context, cred *credential.Credential) (leave func(), _ *refusal, _ error) {
 	for {
-		st, wait := s.step(fingerprint)
+		st, wait := s.step(cred)
 		if st.known != nil {
 			return nil, st.known, nil
 		}
@@ -94,10 +93,10 @@ type entrance struct {
 
 // step looks once: refused, free to go (perhaps as the one who finds out), or
 // somebody to wait for.
-func (s *standings) step(fingerprint string) (entrance, <-chan struct{}) {
+func (s *standings) step(cred *credential.Credential) (entrance, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.get(fingerprint)
+	st := s.get(cred)
 	if r := s.cooling(st); r != nil {
 		return entrance{known: r}, nil
 	}
@@ -118,21 +117,21 @@ func (s *standings) endTrial(st *standing) {
 	st.trial = nil
 }
 
-func (s *standings) get(fingerprint string) *standing {
-	st, ok := s.byFP.Get(fingerprint)
+func (s *standings) get(cred *credential.Credential) *standing {
+	st, ok := s.byFP.Get(cred.Version)
 	if !ok {
 		st = &standing{}
-		s.byFP.Add(fingerprint, st)
+		s.byFP.Add(cred.Organisation, cred.Version, st)
 	}
 	return st
 }
 
 // refuse remembers a refusal and says whether it is news. Refusals that come
 // while one is remembered were under way with it and change nothing.
-func (s *standings) refuse(fingerprint string, cause *classify.RefusedCause) (*refusal, bool) {
+func (s *standings) refuse(cred *credential.Credential, cause *classify.RefusedCause) (*refusal, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.get(fingerprint)
+	st := s.get(cred)
 	if r := s.cooling(st); r != nil {
 		return r, false
 	}
@@ -145,10 +144,10 @@ func (s *standings) refuse(fingerprint string, cause *classify.RefusedCause) (*r
 }
 
 // accept clears whatever was remembered and says whether that was a refusal.
-func (s *standings) accept(fingerprint string) bool {
+func (s *standings) accept(cred *credential.Credential) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.get(fingerprint)
+	st := s.get(cred)
 	was := st.refused != nil
 	st.refused, st.strikes, st.good = nil, 0, s.now()
 	return was
@@ -158,9 +157,7 @@ func (s *standings) accept(fingerprint string) bool {
 func (s *standings) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, fp := range s.byFP.Keys() {
-		if st, ok := s.byFP.Peek(fp); ok {
-			st.refused, st.strikes = nil, 0
-		}
+	for _, st := range s.byFP.All() {
+		st.refused, st.strikes = nil, 0
 	}
 }

@@ -66,13 +66,21 @@ func (f *Proofs) Note(k NoteKey) string {
 // Noted makes a new note about k of the one that there is, and gives it back. Must:
 // it is in the file within a second or two, whatever else is to be written.
 func (f *Proofs) Noted(k NoteKey, must bool, change func(old string) string) string {
+	now := f.o.Now()
+	same := func(old note, text string) bool {
+		return text == old.text && (text == "" || now.Sub(old.at).Abs() < renewNote)
+	}
+	// A manifest that is pulled again changes none of the notes about what it lists, which
+	// may be thousands: those do not take turns with everybody's proofs.
+	if old, ok := f.notes.recent.Get(k); ok && same(old, change(old.text)) {
+		return old.text
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old, _ := f.notes.get(k.Organisation, k)
-	now := f.o.Now()
 	text := change(old.text)
 	switch {
-	case text == old.text && (text == "" || now.Sub(old.at).Abs() < renewNote):
+	case same(old, text):
 	case must:
 		f.notes.mustSet(k.Organisation, k, note{now, text})
 	default:

@@ -69,6 +69,18 @@ func TestNotes_MakeTheirBucketWhenThereAreSome(t *testing.T) {
 	}
 }
 
+// A manifest that is pulled again changes no note about what it lists: nobody's proofs
+// wait for that.
+func TestNotes_WithoutAChangeTakeNoLock(t *testing.T) {
+	f := open(t, filepath.Join(inMemory(t), "facts.db"), Options{})
+	f.Noted(noted, false, add("x"))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if got := f.Noted(noted, false, add("")); got != "x" {
+		t.Errorf("the note is %q", got)
+	}
+}
+
 // What nothing renews goes after a month; a note in use is renewed without a change.
 func TestNotes_AreDroppedWhenUnused(t *testing.T) {
 	path := filepath.Join(inMemory(t), "facts.db")

@@ -76,7 +76,7 @@ func TestHosts_ElsewhereIsNotTheRegistrysMinute(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if n := h.minute.inUse(); n != 1 {
+		if n := h.minute.Load().inUse(); n != 1 {
 			t.Errorf("%d are counted", n)
 		}
 		begun := time.Now()

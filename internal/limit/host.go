@@ -78,7 +78,7 @@ func (a *Hosts) Use(key string, perMinute int64) *Host {
 	if h == nil {
 		all := int64(cmp.Or(a.Connections, 16))
 		h = &Host{
-			all: a, key: key, buckets: map[string]bucket{},
+			all: a, key: key, buckets: map[string]bucket{}, turns: map[*Ticket]time.Time{},
 			requests: &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
 			proofs:   &Pool{Total: proofs * all, Wait: proofWait, Queue: math.MaxInt, What: "questions at once to " + key, Key: "upstream.connections"},
 			blobs:    &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "blobs at once from " + key, Key: "upstream.connections"},
@@ -88,8 +88,8 @@ func (a *Hosts) Use(key string, perMinute int64) *Host {
 		}
 		a.hosts[key] = h
 	}
-	if perMinute > 0 && h.minute == nil {
-		h.minute = &Pool{Total: max(perMinute/3, 1), Wait: hostWait, Queue: math.MaxInt, What: "requests in half a minute to " + key, Key: "what the registry takes from one address"}
+	if perMinute > 0 && h.minute.Load() == nil {
+		h.minute.Store(&Pool{Total: max(perMinute/3, 1), Wait: hostWait, Queue: math.MaxInt, What: "requests in half a minute to " + key, Key: "what the registry takes from one address"})
 	}
 	h.users++
 	return h
@@ -109,14 +109,17 @@ type Host struct {
 	users int // guarded by all.mu
 
 	requests, proofs, blobs *Pool
+	ending                  sync.Mutex // held while a turn is taken for somebody else
 	// minute is a leaky bucket: a third of what may be sent in a minute may be sent at
 	// once, and runs out over half a minute, so that nobody who comes after a burst
-	// waits for a minute's end. nil: it is not counted.
-	minute *Pool
+	// waits for a minute's end. nil: it is not counted. It may come later than the Host, with
+	// another registry there.
+	minute atomic.Pointer[Pool]
 
 	mu      sync.Mutex
-	buckets map[string]bucket // by organisation
-	empty   time.Time         // when the bucket has run out
+	buckets map[string]bucket     // by organisation
+	empty   time.Time             // when the bucket has run out
+	turns   map[*Ticket]time.Time // of blobs, and since when
 }
 
 // InUse is how many calls are under way, those that bring blobs apart.
@@ -133,138 +136,13 @@ func (h *Host) Leave() {
 	}
 }
 
-// Call is what somebody wants of a host.
-type Call struct {
-	Organisation string
-	// Blob: it fetches bytes of a blob. Everything else is short.
-	Blob bool
-	// Proof: it is about a right.
-	Proof bool
-	// Past is called when it would have to wait: true lets it go out all the same. If
-	// nil, it waits.
-	Past func() bool
-}
-
-// Ticket is the right to have one call under way at a host, until Close.
-type Ticket struct {
-	host  *Host
-	call  Call
-	spent atomic.Bool // the request that was waited for was sent
-
-	mu     sync.Mutex
-	slot   Slot
-	away   bool // the slot was given back for now
-	closed bool
-}
-
-// Admit waits until c may begin. Without an error the caller closes the Ticket.
-func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
-	t := &Ticket{host: h, call: c}
-	w := t.want()
-	switch {
-	case c.Proof:
-		w.Wait = proofWait
-	case c.Blob:
-		w.Wait = blobWait
-	}
-	w.Past, w.First = c.Past, c.Proof
-	err := h.wait(ctx, w)
-	if err == nil {
-		t.slot, err = t.pool().Take(ctx, w)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-func (t *Ticket) pool() *Pool {
-	switch {
-	case t.call.Blob:
-		return t.host.blobs
-	case t.call.Proof:
-		return t.host.proofs
-	}
-	return t.host.requests
-}
-
-func (t *Ticket) want() Want { return Want{Organisation: t.call.Organisation} }
-
-// Spend counts a request to the host called key. The first one to the ticket's own host
-// has been waited for. More of them (tokens, redirects, what is sent again) cannot
-// wait, as a call under way has little time: they are paid for by those that come
-// later. One that was sent to another registry by a redirect needs what is left there:
-// else whoever has a registry could spend another's limits with it. One to a host that is
-// no registry's (a CDN) is the organisation's alone: the registry does not see it.
-func (t *Ticket) Spend(key string) error {
-	if key != t.host.key {
-		if h := t.host.all.known(key); h != nil {
-			return h.take(t.call.Organisation)
-		}
-		t.host.bucket(t.call.Organisation).charge()
-		return nil
-	}
-	if t.spent.Swap(true) {
-		t.host.charge(t.call.Organisation)
-	}
-	return nil
-}
-
-// Pause gives the slot back while nobody reads what the call brings.
-func (t *Ticket) Pause() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.away && !t.closed {
-		t.away = true
-		t.slot.Release()
-	}
-}
-
-// Resume waits for another slot after Pause.
-func (t *Ticket) Resume(ctx context.Context) error {
-	t.mu.Lock()
-	away := t.away && !t.closed
-	t.mu.Unlock()
-	if !away {
-		return nil
-	}
-	// It is in the middle of something: whoever begins waits for it, and it is not given
-	// up for those that came meanwhile.
-	w := t.want()
-	w.First, w.Wait = true, blobWait
-	slot, err := t.pool().Take(ctx, w)
+// wait takes one request of what w's organisation may send, and waits for it.
+func (h *Host) wait(ctx context.Context, w Want) error {
+	slot, err := h.minute.Load().Take(ctx, w)
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed {
-		slot.Release()
-		return nil
-	}
-	t.slot, t.away = slot, false
-	return nil
-}
-
-// Close ends the call. It may be called more than once.
-func (t *Ticket) Close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.closed && !t.away {
-		t.slot.Release()
-	}
-	t.closed = true
-}
-
-// wait takes one request of what w's organisation may send, and waits for it.
-func (h *Host) wait(ctx context.Context, w Want) error {
-	if h.minute != nil {
-		slot, err := h.minute.Take(ctx, w)
-		if err != nil {
-			return err
-		}
-		h.runOut(slot)
-	}
+	h.runOut(slot)
 	b := h.bucket(w.Organisation)
 	if b.all == nil {
 		return nil
@@ -295,9 +173,12 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 
 // runOut releases one of minute after those that came before.
 func (h *Host) runOut(slot Slot) {
+	if slot.pool == nil {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	every := time.Minute / time.Duration(2*h.minute.Total)
+	every := time.Minute / time.Duration(2*slot.pool.Total)
 	if now := time.Now(); h.empty.Before(now) {
 		h.empty = now
 	}
@@ -307,8 +188,8 @@ func (h *Host) runOut(slot Slot) {
 
 // charge counts one request that is not waited for.
 func (h *Host) charge(organisation string) {
-	if h.minute != nil {
-		h.runOut(h.minute.Charge(organisation, 1))
+	if minute := h.minute.Load(); minute != nil {
+		h.runOut(minute.Charge(organisation, 1))
 	}
 	h.bucket(organisation).charge()
 }
@@ -318,10 +199,11 @@ func (h *Host) take(organisation string) error {
 	if b := h.bucket(organisation); b.all != nil && !b.all.Allow() {
 		return h.tooFast(organisation, time.Second)
 	}
-	if h.minute == nil {
+	minute := h.minute.Load()
+	if minute == nil {
 		return nil
 	}
-	slot, err := h.minute.now(organisation)
+	slot, err := minute.now(organisation)
 	if err != nil {
 		return err
 	}

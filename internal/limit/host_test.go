@@ -3,8 +3,10 @@ package limit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,7 +140,7 @@ func TestHosts_PerMinute(t *testing.T) {
 			}
 		}
 		time.Sleep(30 * time.Second)
-		if n := h.minute.inUse(); n != 0 {
+		if n := h.minute.Load().inUse(); n != 0 {
 			t.Errorf("%d are still counted", n)
 		}
 	})
@@ -163,7 +165,7 @@ func TestHosts_RedirectToAnotherRegistry(t *testing.T) {
 			}
 		}
 		ticket.Close()
-		if n := hub.minute.inUse(); n != 3 {
+		if n := hub.minute.Load().inUse(); n != 3 {
 			t.Errorf("%d are counted", n)
 		}
 		// What goes elsewhere is paid for by the next call.
@@ -327,4 +329,89 @@ func TestHosts_PausedDownloadGoesOnFirst(t *testing.T) {
 		third.Close()
 		wg.Wait()
 	})
+}
+
+// However few organisations hold all turns for blobs, and however long theirs last, one
+// that comes has a turn within seconds, and none of them loses what it has begun.
+func TestHosts_LongBlobsLeaveTurnsForOthers(t *testing.T) {
+	for _, holders := range []int{2, 4, 16, 20} {
+		t.Run(fmt.Sprint(holders, " organisations"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { longBlobs(t, holders) })
+		})
+	}
+}
+
+func longBlobs(t *testing.T, holders int) {
+	h := (&Hosts{}).Use("hub.test:443", 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	begun := make([]atomic.Int64, holders)
+	for i := range holders {
+		for range 20 {
+			wg.Go(func() { // as a body is read, for as long as the test lasts
+				ticket, err := h.Admit(ctx, Call{Organisation: fmt.Sprint("large", i), Blob: true})
+				if err != nil {
+					return
+				}
+				defer ticket.Close()
+				begun[i].Add(1)
+				for ctx.Err() == nil {
+					time.Sleep(100 * time.Millisecond)
+					if _, n := h.InUse(); n > 16 {
+						t.Errorf("%d turns", n)
+					}
+					if err := ticket.Resume(ctx); err != nil && ctx.Err() == nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		synctest.Wait()
+	}
+	time.Sleep(time.Minute)
+	for i := range begun {
+		if begun[i].Load() == 0 {
+			t.Errorf("large%d had no turn in a minute", i)
+		}
+	}
+	for range 10 {
+		start := time.Now()
+		ticket, err := h.Admit(ctx, Call{Organisation: "small", Blob: true})
+		if took := time.Since(start); err != nil || took > 2*impatience {
+			t.Errorf("a turn after %v: %v", took, err)
+		}
+		if err == nil {
+			time.Sleep(time.Second)
+			ticket.Close()
+		}
+	}
+	cancel()
+	wg.Wait()
+	if len(h.turns) != 0 {
+		t.Errorf("%d turns are lost", len(h.turns))
+	}
+}
+
+// Another registry at the same place may be counted by the minute.
+func TestHosts_CountedFromNowOn(t *testing.T) {
+	all := &Hosts{}
+	h := all.Use("hub.test:443", 0)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 100 {
+				ticket, err := h.Admit(t.Context(), Call{Organisation: "acme"})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ticket.Close()
+			}
+		})
+		wg.Go(func() { all.Use("hub.test:443", 100_000) })
+	}
+	wg.Wait()
+	if h.minute.Load() == nil {
+		t.Error("it is not counted")
+	}
 }

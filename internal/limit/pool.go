@@ -48,6 +48,7 @@ type Pool struct {
 	mu      sync.Mutex
 	used    int64
 	arrived uint64
+	granted uint64
 	waiting int // in all queues
 	parties map[share]*party
 	has     map[string]int64 // by organisation, at all its places
@@ -66,9 +67,10 @@ const idleParties = 256
 type party struct {
 	share
 
-	limit int64 // 0: the pool's Most
-	used  int64
-	queue []*waiter
+	limit  int64 // 0: the pool's Most
+	used   int64
+	served uint64 // the pool's count of grants at its last one
+	queue  []*waiter
 }
 
 // waiter is one in a queue. Admission closes admitted.
@@ -93,7 +95,12 @@ type Want struct {
 	// Past is called when there would be a wait: true lets it in all the same. If nil,
 	// it waits.
 	Past func() bool
+	// Impatient is called every two seconds of the wait. It may be nil.
+	Impatient func()
 }
+
+// impatience is how often Impatient is called.
+const impatience = 2 * time.Second
 
 // Slot is what one has until Release. The zero Slot is nothing.
 type Slot struct {
@@ -129,14 +136,9 @@ func (p *Pool) Take(ctx context.Context, w Want) (Slot, error) {
 	if waits == nil {
 		return slot, err
 	}
-	timer := time.NewTimer(cmp.Or(w.Wait, p.Wait, defaultWait))
-	defer timer.Stop()
-	select {
-	case <-waits.admitted:
+	admitted, err := p.await(ctx, waits)
+	if admitted {
 		return slot, nil
-	case <-timer.C:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
 	}
 	if refusal, ok := p.dequeue(slot.party, waits); ok {
 		if err == nil {
@@ -145,6 +147,30 @@ func (p *Pool) Take(ctx context.Context, w Want) (Slot, error) {
 		return Slot{}, err
 	}
 	return slot, nil // it was admitted in this moment
+}
+
+// await waits for admission. Without an error it is the time that was over.
+func (p *Pool) await(ctx context.Context, waits *waiter) (admitted bool, err error) {
+	timer := time.NewTimer(cmp.Or(waits.Wait, p.Wait, defaultWait))
+	defer timer.Stop()
+	var again <-chan time.Time
+	if waits.Impatient != nil {
+		ticks := time.NewTicker(impatience)
+		defer ticks.Stop()
+		again = ticks.C
+	}
+	for {
+		select {
+		case <-waits.admitted:
+			return true, nil
+		case <-again:
+			waits.Impatient()
+		case <-timer.C:
+			return false, nil
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
 }
 
 // Charge takes n, whether there is that much or not: what has been used already, or
@@ -188,6 +214,8 @@ func (p *Pool) forget(q *party) {
 }
 
 func (p *Pool) grant(q *party, n int64) Slot {
+	p.granted++
+	q.served = p.granted
 	q.used += n
 	p.used += n
 	if p.has == nil {
@@ -268,6 +296,27 @@ func (s *Slot) Shrink(n int64) {
 	}
 }
 
+// passOn is Release where it goes to somebody else who has nothing: to the one that had
+// something longest ago, and not to the one that has waited longest, who may have others
+// in line that came before.
+func (s Slot) passOn() {
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.take()
+	var next *party
+	for _, q := range p.parties {
+		if q != s.party && len(q.queue) > 0 && p.has[q.organisation] == 0 && p.fits(q, q.queue[0].Want) && (next == nil || q.served < next.served) {
+			next = q
+		}
+	}
+	if next != nil {
+		p.admitFirst(next)
+	}
+	p.admit()
+	p.forget(s.party)
+}
+
 // Release makes room for those who wait. It must be called once.
 func (s Slot) Release() {
 	if s.pool == nil {
@@ -275,13 +324,18 @@ func (s Slot) Release() {
 	}
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
+	s.take()
+	s.pool.admit()
+	s.pool.forget(s.party)
+}
+
+// take takes it from whoever has it. Caller holds the pool's mu.
+func (s Slot) take() {
 	s.party.used -= s.n
 	s.pool.used -= s.n
 	if s.pool.has[s.party.organisation] -= s.n; s.pool.has[s.party.organisation] == 0 {
 		delete(s.pool.has, s.party.organisation)
 	}
-	s.pool.admit()
-	s.pool.forget(s.party)
 }
 
 // admit lets in who waits, as many as fit: of several organisations the one that has
@@ -300,11 +354,23 @@ func (p *Pool) admit() {
 		if next == nil {
 			return
 		}
-		p.grant(next, next.queue[0].N)
-		close(next.queue[0].admitted)
-		next.queue = slices.Delete(next.queue, 0, 1)
-		p.waiting--
+		p.admitFirst(next)
 	}
+}
+
+// admitFirst lets in the first of q's queue. Caller holds mu.
+func (p *Pool) admitFirst(q *party) {
+	p.grant(q, q.queue[0].N)
+	close(q.queue[0].admitted)
+	q.queue = slices.Delete(q.queue, 0, 1)
+	p.waiting--
+}
+
+// of is how much organisation has.
+func (p *Pool) of(organisation string) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.has[organisation]
 }
 
 func (p *Pool) inUse() int64 {

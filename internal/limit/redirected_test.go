@@ -43,7 +43,7 @@ func TestHost_RedirectsLeaveTheMinuteToOthers(t *testing.T) {
 		}
 		cancel()
 		time.Sleep(10 * time.Minute) // until all has run out
-		if n := hub.minute.inUse(); n != 0 {
+		if n := hub.minute.Load().inUse(); n != 0 {
 			t.Errorf("%d are left", n)
 		}
 	})

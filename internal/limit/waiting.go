@@ -17,7 +17,7 @@ func (a *Hosts) Waiting() []Waiting {
 	var pools []*Pool
 	var keys []string
 	for key, h := range a.hosts {
-		for _, p := range []*Pool{h.requests, h.proofs, h.blobs, h.minute} {
+		for _, p := range []*Pool{h.requests, h.proofs, h.blobs, h.minute.Load()} {
 			if p != nil {
 				pools, keys = append(pools, p), append(keys, key)
 			}

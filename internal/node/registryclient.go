@@ -182,6 +182,9 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, *to
 		return nil, nil, err
 	}
 	kind, _ := dialect.TypeNamed(string(s.Type)) // the configuration was checked
+	if s.Organisation != "" {
+		kind.TokenEndpoints = nil // they are the platform's place, whatever an organisation calls its own
+	}
 	var authority *token.Client
 	o := upstream.Options{
 		Name: s.Name, Label: s.Label(), Origin: s.Origin, Type: kind,

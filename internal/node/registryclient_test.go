@@ -1,9 +1,15 @@
 package node
 
 import (
+	"log/slog"
+	"net/http"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"berth/auth/credential"
+	"berth/internal/config"
 	"berth/internal/registry"
 	"berth/upstream"
 )
@@ -29,5 +35,33 @@ func TestRetiredLines(t *testing.T) {
 	n.retire(registryClients{at: keep})
 	if len(closed) != 1 || !closed["older"] || len(n.retired) != 1 {
 		t.Errorf("closed: %v, retired: %d", closed, len(n.retired))
+	}
+}
+
+// An organisation may call its registry dockerhub: how its refusals are read is its own
+// business. Docker Hub's token endpoint is not.
+func TestOwnRegistry_TypeBringsNoTokenEndpoint(t *testing.T) {
+	t.Parallel()
+	auth, err := credential.NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{setup: setup{now: time.Now, log: slog.New(slog.DiscardHandler)}, upstream: upstream.NewMetrics(nil), auth: auth, started: config.Default(config.Options{})}
+	challenge := http.Header{"Www-Authenticate": {`Bearer realm="https://auth.docker.io/token",service="registry.docker.io"`}}
+	for organisation, allowed := range map[string]bool{"": true, "acme": false} {
+		for _, kind := range []registry.Type{registry.DockerHub, registry.Generic} {
+			spec, err := registry.New("hub.acme.example", organisation, registry.Place{Type: kind, Endpoint: "https://hub.acme.example"}, registry.Trust{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := n.newClient(spec, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if learnt := c.authority.Challenged(challenge, organisation, "acme/app"); learnt != (allowed && kind == registry.DockerHub) {
+				t.Errorf("%q, %s: the realm is taken: %v", organisation, kind, learnt)
+			}
+			c.close()
+		}
 	}
 }

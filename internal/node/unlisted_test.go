@@ -53,7 +53,7 @@ func TestUnlisted_AreBounded(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	// Another organisation comes in, up to as many as the first one has.
-	now = now.Add(time.Minute)
+	now = now.Add(unlistedLeast - time.Second)
 	if _, err := ask(0); err != nil { // in use
 		t.Fatal(err)
 	}
@@ -65,6 +65,12 @@ func TestUnlisted_AreBounded(t *testing.T) {
 	}
 	if _, err := ask(2000); err == nil || n.unlisted.known["x0.example"] == nil || len(n.unlisted.known) != maxUnlisted {
 		t.Errorf("more than half of the places: %v, of %d", err, len(n.unlisted.known))
+	}
+	// Whoever has asked for too many makes room for himself after a minute, not after an hour.
+	now = now.Add(unlistedLeast)
+	organisation = "acme"
+	if _, err := ask(3000); err != nil || n.unlisted.known["x0.example"] == nil || len(n.unlisted.known) != maxUnlisted {
+		t.Errorf("after a minute: %v, of %d", err, len(n.unlisted.known))
 	}
 	now = now.Add(unlistedFor - time.Second)
 	if _, err = ask(0); err != nil {
