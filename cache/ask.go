@@ -3,10 +3,12 @@ package cache
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"berth/cache/download"
 	"berth/cache/proof"
+	"berth/internal/flight"
 	"berth/internal/span"
 	"berth/oci"
 )
@@ -25,10 +27,35 @@ type questionKey struct {
 	principal oci.Principal
 	repo      string
 	ref       string // kind and digest, or tag
+	// payer is whose limits it counts against, where it is not put together with others'.
+	payer string
 }
 
 func (s *source) questionKey(principal oci.Principal, o oci.Object) questionKey {
-	return questionKey{s.origin, principal, o.Repo, o.Kind.String() + o.Digest.String()}
+	return questionKey{origin: s.origin, principal: principal, repo: o.Repo, ref: o.Kind.String() + o.Digest.String()}
+}
+
+// together puts a question once for all who have it at the same time as the same
+// principal. As the shared one these are many organisations, and one of them pays: where
+// it waits for a limit of that one's, or was refused by it, the others put it themselves.
+func together[V any](ctx context.Context, s *source, g *flight.Group[questionKey, V], q questionKey, put func(context.Context) (V, error)) (V, error) {
+	if !q.principal.Shared() {
+		return g.Do(ctx, q, put)
+	}
+	alone := q
+	alone.payer = "organisation " + s.u.Organisation
+	if s.c.insistence.waits(slowKey{q.origin, q.principal, q.repo}) {
+		return g.Do(ctx, alone, put)
+	}
+	var mine atomic.Bool
+	v, err := g.Do(ctx, q, func(ctx context.Context) (V, error) {
+		mine.Store(true)
+		return put(ctx)
+	})
+	if oci.ClassOf(err) == oci.Policy && !mine.Load() {
+		return g.Do(ctx, alone, put)
+	}
+	return v, err
 }
 
 // ask puts o to upstream as principal: once for all who want to know at the same
@@ -39,7 +66,7 @@ func (s *source) ask(ctx context.Context, principal oci.Principal, o oci.Object)
 		return nil, err
 	}
 	ctx, asking := span.Begin(ctx, "proof")
-	content, err := s.c.stats.Do(ctx, mk, s.question(principal, o, mk))
+	content, err := together(ctx, s, s.c.stats, mk, s.question(principal, o, mk))
 	span.End(asking, err)
 	return content, err
 }

@@ -204,7 +204,8 @@ type Upstream struct {
 	Organisation string
 	// As asks the origin as the organisation.
 	As oci.Source
-	// Shared asks as the shared principal, for nobody in particular.
+	// Shared asks as the shared principal, for nobody in particular: what it answers names
+	// no organisation, and what it asks counts against this one's limits.
 	Shared oci.Source
 	// Without says why the shared principal does without this node's account there now,
 	// although it has one; nil: it does not. If the func is nil, it never does.

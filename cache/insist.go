@@ -47,9 +47,6 @@ func (i *insistence) take(key proof.Access, ttl time.Duration) bool {
 
 // insisting is ctx for a question about key, until end.
 func (s *source) insisting(ctx context.Context, key proof.Access) (_ context.Context, end func()) {
-	if key.Principal.Shared() {
-		return ctx, func() {}
-	}
 	i, repo := s.c.insistence, slowKey{s.origin, key.Principal, key.Repo}
 	var insists, stopped bool
 	sent := func() {
@@ -60,7 +57,7 @@ func (s *source) insisting(ctx context.Context, key proof.Access) (_ context.Con
 	}
 	return oci.WithQuestion(ctx, oci.Question{
 		Stopped: func() bool {
-			if age, _ := s.proofs.Access(key); !insists && age != proof.None {
+			if age, _ := s.proofs.Access(key); !insists && age != proof.None && !key.Principal.Shared() {
 				insists = i.take(key, s.proofs.AccessTTL())
 			}
 			if !insists && !stopped {

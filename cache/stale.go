@@ -63,7 +63,7 @@ func (s *source) askOrStale(ctx context.Context, principal oci.Principal, repo s
 	case !errors.Is(err, errStaleWait):
 		return err
 	case why != nil:
-	case s.c.insistence.waits(key):
+	case !principal.Shared() && s.c.insistence.waits(key): // to the shared one nothing is secret
 		return s.unsent(repo)
 	default:
 		why = s.late(repo)

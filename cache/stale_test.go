@@ -280,3 +280,39 @@ func TestServed_NothingStaleForOurOwnQueue(t *testing.T) {
 		})
 	}
 }
+
+// Nobody waits for a limit of another organisation's, or is refused by it, although what
+// has no account is asked for as one.
+func TestShare_AnothersQueueIsNotMine(t *testing.T) {
+	for name, refused := range map[string]bool{"it waits": false, "it was refused": true} {
+		t.Run(name, func(t *testing.T) {
+			in(t, func(t *testing.T, h *house) {
+				h.image("library/app", "1", 1)
+				var asked atomic.Int32
+				h.set(func() {
+					h.fault = func(c call) error {
+						if asked.Add(1) > 1 {
+							return nil
+						}
+						if !refused {
+							c.past()
+						}
+						time.Sleep(10 * time.Second)
+						return &oci.Error{Class: oci.Policy, Message: "organisation globex: too many"}
+					}
+				})
+				go func() { _, _ = h.source("globex", "").Resolve(t.Context(), "library/app", "1") }()
+				synctest.Wait()
+				start := time.Now()
+				if _, err := h.source("acme", "").Resolve(t.Context(), "library/app", "1"); err != nil {
+					t.Errorf("%v", err)
+				}
+				if took := time.Since(start); took > 0 && !refused {
+					t.Errorf("it took %v", took)
+				}
+				time.Sleep(11 * time.Second)
+				synctest.Wait()
+			})
+		})
+	}
+}

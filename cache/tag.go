@@ -76,11 +76,11 @@ func (s *source) outcomeOf(r *oci.Resolution, known proof.Tag) *oci.Resolution {
 // askTag asks upstream what the tag means now, once for all who ask as the same
 // principal, and records what the answer proves or denies.
 func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.TagKey) (*oci.Resolution, error) {
-	mk := questionKey{s.origin, principal, key.Repo, "tag " + key.Tag}
+	mk := questionKey{origin: s.origin, principal: principal, repo: key.Repo, ref: "tag " + key.Tag}
 	if err := s.c.knownMissing(mk); err != nil {
 		return nil, err
 	}
-	return s.c.resolves.Do(ctx, mk, func(ctx context.Context) (*oci.Resolution, error) {
+	return together(ctx, s, s.c.resolves, mk, func(ctx context.Context) (*oci.Resolution, error) {
 		known, fresh := s.freshTag(principal, key)
 		if fresh { // an answer came while this one was on its way here
 			return resolution(known, oci.Outcome{}), nil

@@ -28,6 +28,7 @@ type asker struct {
 	registry     string
 	owner        string // whose registry it is, empty: the platform's
 	organisation string // empty: nobody
+	payer        string // whose limits it counts against
 	account      string
 	repo         string
 	principal    oci.Principal

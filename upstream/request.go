@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -213,7 +214,7 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 // count: it is ours, and the registry has nothing to do with it.
 func (r *Registry) within(parent context.Context, c *call, most time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
 	ticket, err := r.host.Admit(parent, limit.Call{
-		Organisation: who.organisation, Blob: c.op == opBlob, Proof: c.op == opHead || c.op == opProbe || c.explains,
+		Organisation: who.payer, Blob: c.op == opBlob, Proof: c.op == opHead || c.op == opProbe || c.explains,
 		Past: func() bool { return oci.Insists(parent) },
 	})
 	if err != nil {
@@ -276,7 +277,7 @@ func readUpTo(r io.Reader, limit int64) ([]byte, error) {
 
 // asker names who asks in messages.
 func (s *source) asker(cred *credential.Credential, repo string) asker {
-	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, repo: repo, principal: cred.Principal()}
+	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, payer: cmp.Or(s.id.Payer, s.id.Organisation), repo: repo, principal: cred.Principal()}
 	if cred != nil {
 		w.account = cred.Name
 	}

@@ -15,6 +15,8 @@ type Identity struct {
 	// Organisation is for whom, for messages and labels. Empty: for nobody, or
 	// for everyone.
 	Organisation string
+	// Payer is whose limits a request counts against. Empty: Organisation's.
+	Payer string
 	// Credential finds the credential for a repository; nil, and no error, where
 	// there is none: then it is the shared principal. If the func is nil, there never
 	// is one. It is called for every request, so it answers from memory.

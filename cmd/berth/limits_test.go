@@ -210,6 +210,45 @@ func TestLimiter_AFloodOfHEADs(t *testing.T) {
 	}
 }
 
+// Who has no account is asked for as everybody else without one, and pays by his own
+// limits all the same: a flood takes nothing from the others, also of what they ask for in
+// the same words.
+func TestLimiter_WithoutAnAccount(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	public := ocitest.New(t, ocitest.Options{Now: s.clock.now})
+	image := public.AddImage("library/app", "1", ocitest.Image{Layers: []int64{10_000}})
+	s.save(strings.Replace(s.read("berth.yaml"), "registries:", fmt.Sprintf("registries:\n  quay.io: {endpoint: %q}", public.URL()), 1))
+	s.dropIn("globex", "limits: {rate: 1, burst: 5}")
+	n := s.serve()
+	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
+	ctx, cancel := context.WithCancel(t.Context())
+	begun := time.Now()
+	var wg sync.WaitGroup
+	for i := range 200 {
+		wg.Go(func() {
+			tag := "1"
+			if i < 100 { // these first
+				tag = fmt.Sprint("none", i)
+			} else {
+				<-ctx.Done()
+			}
+			resp, err := globex.send(t.Context(), http.MethodHead, "/v2/quay.io/library/app/manifests/"+tag)
+			if err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	ofGlobex := ocitest.Match{Kind: ocitest.Manifest, Where: func(r ocitest.Request) bool { return strings.HasPrefix(r.Tag, "none") }}
+	await(t, "the flood", func() bool { return public.Count(ofGlobex) >= 5 })
+	cancel() // it asks for what acme asks for, too
+	acme.mustPull("quay.io/library/app", image, "")
+	wg.Wait()
+	if got, most := public.Count(ofGlobex), 5+int(time.Since(begun).Seconds()+2); got > most {
+		t.Errorf("%d of 100 reached the registry, want %d at most", got, most)
+	}
+}
+
 // The downloads of one organisation share its bandwidth, and another's are as fast as
 // ever.
 func TestBandwidth_OfOneOrganisationOverSockets(t *testing.T) {

@@ -149,7 +149,7 @@ func (g *generation) newSource(n *node, at sourceKey) oci.Source {
 	s := at.registry
 	share := g.cfg.Organisations[at.organisation].Limits.AnonymousShare
 	cached := n.cache.Through(cache.Upstream{
-		Spec: s.spec, Organisation: at.organisation, Shared: s.shared,
+		Spec: s.spec, Organisation: at.organisation, Shared: s.client.upstream.As(upstream.Identity{Payer: at.organisation, Credential: s.sharedCredential}),
 		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
 		Scopes: g.scopes(n, at),
 		Spend:  func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },

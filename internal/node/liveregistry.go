@@ -8,7 +8,6 @@ import (
 	"berth/auth/credential"
 	"berth/internal/registry"
 	"berth/oci"
-	"berth/upstream"
 )
 
 // liveRegistry is one registry as a generation serves it: the client that asks it, and
@@ -18,13 +17,11 @@ type liveRegistry struct {
 	client      *registryClient
 	credentials *credential.Table
 	hasAccount  bool // this node has an account there
-	shared      oci.Source
 }
 
 func (g *generation) newLiveRegistry(spec *registry.Spec, c *registryClient) *liveRegistry {
 	s := &liveRegistry{spec: spec, client: c, credentials: g.credentials}
 	s.hasAccount = spec.Organisation == "" && g.cfg.Registries[spec.Name].Credential != nil
-	s.shared = c.upstream.As(upstream.Identity{Credential: s.sharedCredential})
 	return s
 }
 
