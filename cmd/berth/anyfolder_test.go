@@ -104,7 +104,7 @@ func (f *anyFolder) mustSayNothing(n *running) {
 
 // said counts log lines of one level with the text.
 func (n *running) said(level, text string) (count int) {
-	for _, line := range n.log.lines() {
+	for _, line := range n.log.Lines() {
 		if line["level"] == level && strings.Contains(fmt.Sprint(line["msg"]), text) {
 			count++
 		}

@@ -17,7 +17,7 @@ func TestTheStartIsTold(t *testing.T) {
 	s := newStage(t)
 	n := s.serve()
 	var line map[string]any
-	for _, l := range n.log.lines() {
+	for _, l := range n.log.Lines() {
 		if l["msg"] == "berth started" {
 			line = l
 		}
@@ -59,7 +59,7 @@ func TestSecretsAreReadBeforeTheyAreNeeded(t *testing.T) {
 	told := func(organisations ...string) func() bool {
 		return func() bool {
 			var bad []string
-			for _, l := range n.log.lines() {
+			for _, l := range n.log.Lines() {
 				if l["msg"] == "a secret cannot be used" {
 					bad = append(bad, l["organisation"].(string))
 				}

@@ -164,7 +164,7 @@ func TestOneLinePerRequest(t *testing.T) {
 	want := 2*perPull + 4
 	n.await("the log has every request", func() bool {
 		requests = 0
-		for _, line := range n.log.lines() {
+		for _, line := range n.log.Lines() {
 			if line["msg"] == "request" {
 				requests++
 			}

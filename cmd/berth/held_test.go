@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"berth/internal/admin"
+	"berth/internal/nodetest"
 )
 
 // keeper does what systemd does: it holds sockets, hands them to each berth that
@@ -70,7 +71,7 @@ func (k *keeper) startOn(config string, env ...string) *running {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	n := &running{t: k.t, log: newLogbook(), clients: k.transport, ended: make(chan struct{})}
+	n := &running{t: k.t, log: nodetest.NewLog(), clients: k.transport, ended: make(chan struct{})}
 	// Whoever is exec'ed keeps the number of the process, which the variable is about.
 	cmd := exec.Command("sh", "-c", k.limits+`LISTEN_PID=$$ exec "$0" "$@"`, path, "serve", "--config", config)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+k.notices.name, "LISTEN_FDS="+strconv.Itoa(len(k.sockets)), "LISTEN_FDNAMES="+strings.Join(k.names, ":"))

@@ -33,7 +33,7 @@ func TestStandardLog(t *testing.T) {
 	n := h.run()
 	h.client(n.doors[openDoor]).get("/v2/" + app + "/manifests/1")
 	n.await("net/http complains", func() bool {
-		for _, line := range n.log.lines() {
+		for _, line := range n.log.Lines() {
 			if line["msg"] == "Unsolicited response received on idle HTTP channel" && line["level"] == "WARN" {
 				return true
 			}

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,12 +9,12 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"berth/internal/hung"
+	"berth/internal/nodetest"
 )
 
 // How long a stop takes at most: for running answers, and for connections on which
@@ -29,7 +27,7 @@ const (
 // running is a berth that serves.
 type running struct {
 	t   testing.TB
-	log *logbook
+	log *nodetest.Log
 	// doors and admin are base URLs, the doors in the order of the listeners in
 	// the configuration.
 	doors []string
@@ -70,7 +68,7 @@ func (h *home) build() *running {
 
 func (h *home) start(cmd *exec.Cmd, env ...string) *running {
 	h.t.Helper()
-	n := &running{t: h.t, log: newLogbook(), clients: h.transport, ended: make(chan struct{})}
+	n := &running{t: h.t, log: nodetest.NewLog(), clients: h.transport, ended: make(chan struct{})}
 	args := []string{"serve", "--config", h.config()}
 	if cmd == nil {
 		n.inside(args, h.clock)
@@ -111,40 +109,13 @@ func (n *running) outside(cmd *exec.Cmd) {
 // awaitAddresses learns from the log where it listens.
 func (n *running) awaitAddresses(listeners int) {
 	n.t.Helper()
-	n.await("it serves", func() bool {
-		n.doors, n.admin = nil, ""
-		for _, line := range n.log.lines() {
-			switch line["msg"] {
-			case "answering pulls":
-				n.doors = append(n.doors, fmt.Sprint("http://", line["address"]))
-			case "showing metrics":
-				n.admin = fmt.Sprint("http://", line["address"])
-			}
-		}
-		return len(n.doors) == listeners && n.admin != ""
-	})
+	n.doors, n.admin = n.log.AwaitAddresses(n.t, n.ended, listeners)
 }
 
 // await waits until the log shows what, at the latest when berth has ended.
 func (n *running) await(what string, ok func() bool) {
 	n.t.Helper()
-	ctx := soon(n.t)
-	for {
-		changed := n.log.changes()
-		if ok() {
-			return
-		}
-		select {
-		case <-changed:
-		case <-n.ended:
-			if !ok() {
-				n.t.Fatalf("berth ended with %d before %s:\n%s", n.code, what, n.log)
-			}
-			return
-		case <-ctx.Done():
-			n.t.Fatalf("waiting until %s:\n%s", what, n.log)
-		}
-	}
+	n.log.Await(n.t, n.ended, what, ok)
 }
 
 // stop ends it in good order, and holds it to that: whoever stops it expects
@@ -228,48 +199,4 @@ func (n *running) metrics() string {
 		n.t.Fatalf("metrics: %d, %v", resp.StatusCode, err)
 	}
 	return string(page)
-}
-
-// logbook keeps what a berth writes to its standard error.
-type logbook struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	changed chan struct{}
-}
-
-func newLogbook() *logbook { return &logbook{changed: make(chan struct{})} }
-
-// Write keeps p.
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(l.changed)
-	l.changed = make(chan struct{})
-	return l.text.Write(p)
-}
-
-// changes is closed at the next Write.
-func (l *logbook) changes() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.changed
-}
-
-// String is everything so far.
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// lines are the log lines so far, without what is none.
-func (l *logbook) lines() []map[string]any {
-	var all []map[string]any
-	for line := range strings.Lines(l.String()) {
-		var fields map[string]any
-		if json.Unmarshal([]byte(line), &fields) == nil {
-			all = append(all, fields)
-		}
-	}
-	return all
 }

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/nodetest"
 	"berth/internal/ocitest"
 )
 
@@ -41,7 +42,7 @@ func newMute(t *testing.T) *mute {
 	h.admin = ownAddress(t)
 	h.listeners = []string{fmt.Sprintf("{address: %q}", door)}
 	m.client = h.client("http://" + door)
-	m.running = &running{t: t, log: newLogbook(), clients: h.transport, ended: make(chan struct{}), admin: "http://" + h.admin}
+	m.running = &running{t: t, log: nodetest.NewLog(), clients: h.transport, ended: make(chan struct{}), admin: "http://" + h.admin}
 	return m
 }
 
@@ -295,7 +296,7 @@ func TestSignals_HangUpWithoutAFile(t *testing.T) {
 		t.Skipf("there is a %s on this machine", defaultConfig)
 	}
 	h := newHome(t)
-	n := &running{t: t, log: newLogbook(), clients: h.transport, ended: make(chan struct{})}
+	n := &running{t: t, log: nodetest.NewLog(), clients: h.transport, ended: make(chan struct{})}
 	path, err := exec.LookPath("berth")
 	if err != nil {
 		t.Fatal(err)
@@ -330,7 +331,7 @@ func TestSignals_BackgroundOfATerminal(t *testing.T) {
 	if err := unix.IoctlSetTermios(int(slave.Fd()), unix.TCSETS, modes); err != nil {
 		t.Fatal(err)
 	}
-	shown := newLogbook()
+	shown := nodetest.NewLog()
 	go func() { _, _ = io.Copy(shown, master) }() // until it is closed
 	number, pid, err := os.Pipe()
 	if err != nil {
@@ -357,7 +358,7 @@ func TestSignals_BackgroundOfATerminal(t *testing.T) {
 	m.client.mustPull("nginx", m.image, "")
 	for ctx := soon(t); !strings.Contains(shown.String(), "request_id"); { // a request's line: written while it serves
 		select {
-		case <-shown.changes():
+		case <-shown.Changes():
 		case <-ctx.Done():
 			t.Fatalf("the terminal shows\n%s", shown)
 		}

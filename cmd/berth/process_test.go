@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/nodetest"
 	"berth/internal/ocitest"
 	"berth/oci"
 )
@@ -49,7 +50,7 @@ func TestServesWithoutAFile(t *testing.T) {
 	h := newHome(t)
 	fastest := time.Hour
 	for range 3 { // whatever else this machine does may take one of them
-		n := &running{t: t, log: newLogbook(), clients: h.transport, ended: make(chan struct{})}
+		n := &running{t: t, log: nodetest.NewLog(), clients: h.transport, ended: make(chan struct{})}
 		cmd := exec.Command(program(t, berthProgram), "serve", "--listen", "127.0.0.1:0")
 		cmd.Env = append(os.Environ(), "CACHE_DIRECTORY=", "XDG_CACHE_HOME=", "HOME="+h.dir)
 		begin := time.Now()

@@ -14,6 +14,7 @@ import (
 
 	"berth/internal/admin"
 	"berth/internal/hung"
+	"berth/internal/nodetest"
 	"berth/internal/ocitest"
 )
 
@@ -106,7 +107,7 @@ func (s *stage) serve() *running {
 
 func (s *stage) serveWith(listeners int) *running {
 	s.t.Helper()
-	n := &running{t: s.t, log: newLogbook(), clients: s.transport, hung: s.hung, ended: make(chan struct{})}
+	n := &running{t: s.t, log: nodetest.NewLog(), clients: s.transport, hung: s.hung, ended: make(chan struct{})}
 	n.inside([]string{"serve", "--config", s.path("berth.yaml")}, s.clock)
 	s.t.Cleanup(n.stop)
 	n.awaitAddresses(listeners)

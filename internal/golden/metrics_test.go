@@ -129,7 +129,7 @@ func (c *city) metrics(t *testing.T) {
 // logged are the keys of the lines that a running node logged.
 func (c *city) logged(t *testing.T) {
 	lines := map[string]map[string]bool{}
-	for _, line := range c.log.lines() {
+	for _, line := range c.log.Lines() {
 		head := fmt.Sprint(line["level"], "  ", line["msg"])
 		if result, ok := line["result"]; ok {
 			head += fmt.Sprint("  result=", result)

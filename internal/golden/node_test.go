@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"berth/internal/nodetest"
 )
 
 // programs is the folder of what is built here.
@@ -64,7 +66,7 @@ type node struct {
 	file  string // its configuration
 	doors []string
 	admin string
-	log   *book
+	log   *nodetest.Log
 	cmd   *exec.Cmd
 	ended chan struct{}
 	http  *http.Client
@@ -74,7 +76,7 @@ type node struct {
 // under, if any, are the words of a program that runs it.
 func serve(t *testing.T, config string, doors int, env []string, under ...string) *node {
 	t.Helper()
-	n := &node{t: t, file: filepath.Join(t.TempDir(), "berth.yaml"), log: newBook(), ended: make(chan struct{})}
+	n := &node{t: t, file: filepath.Join(t.TempDir(), "berth.yaml"), log: nodetest.NewLog(), ended: make(chan struct{})}
 	write(t, n.file, config)
 	words := append(under, program(t), "serve", "--config", n.file)
 	n.cmd = exec.Command(words[0], words[1:]...)
@@ -92,38 +94,14 @@ func serve(t *testing.T, config string, doors int, env []string, under ...string
 		_ = n.cmd.Wait() // stop looks at the state
 	}()
 	t.Cleanup(n.stop)
-	n.await("it serves", func() bool {
-		n.doors, n.admin = nil, ""
-		for _, line := range n.log.lines() {
-			switch line["msg"] {
-			case "answering pulls":
-				n.doors = append(n.doors, fmt.Sprint("http://", line["address"]))
-			case "showing metrics":
-				n.admin = fmt.Sprint("http://", line["address"])
-			}
-		}
-		return len(n.doors) == doors && n.admin != ""
-	})
+	n.doors, n.admin = n.log.AwaitAddresses(t, n.ended, doors)
 	return n
 }
 
-// await waits until ok, which is asked at each line of the log.
+// await waits until the log shows what, at the latest when berth has ended.
 func (n *node) await(what string, ok func() bool) {
 	n.t.Helper()
-	late := time.After(patience)
-	for {
-		changed := n.log.changes()
-		if ok() {
-			return
-		}
-		select {
-		case <-changed:
-		case <-n.ended:
-			n.t.Fatalf("berth ended before %s:\n%s", what, n.log)
-		case <-late:
-			n.t.Fatalf("waiting until %s:\n%s", what, n.log)
-		}
-	}
+	n.log.Await(n.t, n.ended, what, ok)
 }
 
 // stop ends it in good order.
@@ -232,48 +210,4 @@ func write(t *testing.T, file, content string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// book keeps what a berth writes to its standard error.
-type book struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	changed chan struct{}
-}
-
-func newBook() *book { return &book{changed: make(chan struct{})} }
-
-// Write keeps p.
-func (l *book) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	close(l.changed)
-	l.changed = make(chan struct{})
-	return l.text.Write(p)
-}
-
-// changes is closed at the next Write.
-func (l *book) changes() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.changed
-}
-
-// String is everything so far.
-func (l *book) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// lines are the log lines so far, without what is none.
-func (l *book) lines() []map[string]any {
-	var all []map[string]any
-	for line := range strings.Lines(l.String()) {
-		var fields map[string]any
-		if json.Unmarshal([]byte(line), &fields) == nil {
-			all = append(all, fields)
-		}
-	}
-	return all
 }
