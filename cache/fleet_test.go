@@ -71,7 +71,7 @@ func (w *crowd) add(name string, hosts ...string) *member {
 	}
 	m.tier = fleet.New(fleet.Options{
 		Bucket: w.bucket, Coordinator: w.coordinator.Node(name),
-		Public: []seal.Scope{seal.Public(key("everyone"))},
+		Public: func() []seal.Scope { return []seal.Scope{seal.Public(key("everyone"))} },
 	})
 	m.cache = open(w.t, cache.Options{Dir: m.dir, Now: w.clock, Fleet: m.tier})
 	w.t.Cleanup(m.tier.Close) // before the cache, whose files it reads

@@ -33,7 +33,7 @@ type Options struct {
 	Bucket      Bucket
 	Coordinator Coordinator
 	// Public are the scopes of what everyone is shown: the first is written, all are read.
-	Public []seal.Scope
+	Public func() []seal.Scope
 	// Patience is how long to wait without a sign of life. If 0, 4 s.
 	Patience time.Duration
 	// Verified withholds bytes that are not verified yet from clients.
@@ -101,7 +101,12 @@ func (t *Tier) Close() {
 }
 
 // Public are the scopes of what everyone is shown.
-func (t *Tier) Public() []seal.Scope { return t.o.Public }
+func (t *Tier) Public() []seal.Scope {
+	if t.o.Public == nil {
+		return nil
+	}
+	return t.o.Public()
+}
 
 // Object is the blob in these scopes: the first is written, all are read. Nil: it is
 // nothing to share.

@@ -54,12 +54,6 @@ func (f File) read(limit int64) ([]byte, fileid.ID, error) {
 	return content, fileid.Of(info), nil
 }
 
-// Read returns the content, of less than limit bytes.
-func (f File) Read(limit int64) ([]byte, error) {
-	content, _, err := f.read(limit)
-	return content, err
-}
-
 // Check says whether the file may hold a secret, by its owner and mode. It is for
 // files that somebody else reads.
 func (f File) Check() error {

@@ -86,6 +86,17 @@ func parsePassword(content []byte) (secret.Text, error) {
 	return secret.New(text), nil
 }
 
+// SecretFile is a Source for a secret of a form of its own, which is all of a file, if
+// check takes it; a nil check takes one line. It has no user name.
+func SecretFile(f File, check func([]byte) error) Source {
+	if check == nil {
+		return PasswordFile(f, "")
+	}
+	return &fileSource{file: f, limit: maxSecretFile, parse: func(content []byte) (Login, error) {
+		return Login{Password: secret.New(string(content))}, check(content)
+	}}
+}
+
 // fileSource reads and parses a file once per version of it.
 type fileSource struct {
 	file  File

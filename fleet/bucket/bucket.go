@@ -3,6 +3,7 @@ package bucket
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,16 @@ type AccessKey struct {
 	Secret secret.Text
 }
 
+// ParseAccessKey reads ID:SECRET on one line, the form in which s3fs keeps keys. No
+// error repeats it.
+func ParseAccessKey(file []byte) (AccessKey, error) {
+	id, key, ok := strings.Cut(strings.TrimSpace(string(file)), ":")
+	if !ok || id == "" || key == "" || strings.ContainsAny(id+key, ": \t\r\n\x00") {
+		return AccessKey{}, errors.New("it is no access key: write ACCESS-KEY-ID:SECRET on one line")
+	}
+	return AccessKey{ID: id, Secret: secret.New(key)}, nil
+}
+
 // Options say which bucket, and as whom.
 type Options struct {
 	// Endpoint is the service's. Where its host begins with the bucket's name and a
@@ -56,7 +67,8 @@ type Options struct {
 	Region string
 	// AccessKey is asked at each request, so that a new key is in use at once. nil:
 	// the machine's own role is asked instead.
-	AccessKey func() (AccessKey, error)
+	AccessKey func(context.Context) (AccessKey, error)
+	TLS       *tls.Config // nil: the system's authorities
 	// Transport sends requests; it is not closed. nil: one that connects anywhere.
 	Transport http.RoundTripper
 	Metrics   *gate.Metrics
@@ -89,7 +101,7 @@ func New(o Options) (*Bucket, error) {
 	}
 	transport := o.Transport
 	if transport == nil {
-		t := newTransport()
+		t := newTransport(o.TLS)
 		transport, b.close = t, t.CloseIdleConnections
 	}
 	b.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
@@ -98,8 +110,8 @@ func New(o Options) (*Bucket, error) {
 	b.signer = v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true }) // as S3 signs
 	b.credentials = role()
 	if o.AccessKey != nil {
-		b.credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			k, err := o.AccessKey()
+		b.credentials = aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
+			k, err := o.AccessKey(ctx)
 			return aws.Credentials{AccessKeyID: k.ID, SecretAccessKey: k.Secret.Reveal()}, err
 		})
 	}

@@ -20,7 +20,7 @@ import (
 
 func open(t *testing.T, s *engines.S3, change func(*Options)) *Bucket {
 	t.Helper()
-	o := Options{Endpoint: s.Endpoint, Name: s.Bucket, AccessKey: func() (AccessKey, error) {
+	o := Options{Endpoint: s.Endpoint, Name: s.Bucket, AccessKey: func(context.Context) (AccessKey, error) {
 		return AccessKey{ID: s.AccessKey, Secret: secret.New(s.Secret)}, nil
 	}}
 	if change != nil {
@@ -73,13 +73,17 @@ func TestBucket_SaysWhyItRefuses(t *testing.T) {
 	s := engines.StartS3(t)
 	for what, change := range map[string]func(*Options){
 		"wrong secret": func(o *Options) {
-			o.AccessKey = func() (AccessKey, error) { return AccessKey{s.AccessKey, secret.New("canary-secret")}, nil }
+			o.AccessKey = func(context.Context) (AccessKey, error) {
+				return AccessKey{s.AccessKey, secret.New("canary-secret")}, nil
+			}
 		},
 		"unknown key": func(o *Options) {
-			o.AccessKey = func() (AccessKey, error) { return AccessKey{"canary-id", secret.New("canary-secret")}, nil }
+			o.AccessKey = func(context.Context) (AccessKey, error) {
+				return AccessKey{"canary-id", secret.New("canary-secret")}, nil
+			}
 		},
 		"no key": func(o *Options) {
-			o.AccessKey = func() (AccessKey, error) { return AccessKey{}, errors.New("no file") }
+			o.AccessKey = func(context.Context) (AccessKey, error) { return AccessKey{}, errors.New("no file") }
 		},
 		"another bucket": func(o *Options) { o.Name = "absent" },
 	} {
@@ -143,7 +147,7 @@ func (a answers) bucket(t *testing.T) *Bucket {
 	t.Helper()
 	b, err := New(Options{
 		Endpoint: &url.URL{Scheme: "https", Host: "s3.example.com"}, Name: "b", Transport: a,
-		AccessKey: func() (AccessKey, error) { return AccessKey{"id", secret.New("s")}, nil },
+		AccessKey: func(context.Context) (AccessKey, error) { return AccessKey{"id", secret.New("s")}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +304,7 @@ func TestBucket_StylesAndRegions(t *testing.T) {
 		var asked, signed string
 		b, err := New(Options{
 			Endpoint: u, Name: "b", Region: c.region,
-			AccessKey: func() (AccessKey, error) { return AccessKey{"id", secret.New("s")}, nil },
+			AccessKey: func(context.Context) (AccessKey, error) { return AccessKey{"id", secret.New("s")}, nil },
 			Transport: answers(func(r *http.Request) (*http.Response, error) {
 				asked, signed = r.URL.String(), r.Header.Get("Authorization")
 				return answer(200, strings.NewReader("")), nil

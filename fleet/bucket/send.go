@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"encoding/xml"
 	"fmt"
@@ -89,9 +90,10 @@ func answered(resp *http.Response) error {
 	return &answerError{status: resp.StatusCode, code: doc.Code}
 }
 
-func newTransport() *http.Transport {
+func newTransport(secure *tls.Config) *http.Transport {
 	return &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: time.Second}).DialContext,
+		TLSClientConfig:        secure,
 		TLSHandshakeTimeout:    2 * time.Second,
 		ResponseHeaderTimeout:  timeout,
 		MaxResponseHeaderBytes: 64 << 10,

@@ -96,12 +96,15 @@ func (k Key) Equal(other Key) bool {
 	return subtle.ConstantTimeCompare([]byte(*k.bytes), []byte(*other.bytes)) == 1
 }
 
+// FingerprintSize is the length of a fingerprint.
+const FingerprintSize = 8
+
 // Fingerprint is 8 hex digits by which people compare the keys of two nodes.
 func (k Key) Fingerprint() string {
 	if k.bytes == nil {
 		return ""
 	}
-	return hex.EncodeToString(derive(*k.bytes, salt, "fingerprint", 4))
+	return hex.EncodeToString(derive(*k.bytes, salt, "fingerprint", FingerprintSize/2))
 }
 
 // String is redacted.

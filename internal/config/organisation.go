@@ -43,6 +43,14 @@ type Organisation struct {
 	File string `yaml:"-"`
 }
 
+// Folder is what its files may not leave, as Account.Folder; empty in the main file.
+func (o *Organisation) Folder() string {
+	if o.File == "" {
+		return ""
+	}
+	return folderOf(o.File)
+}
+
 // Token is one password of an organisation's callers.
 type Token struct {
 	// What it is called in the log, such as the node it is for. Required, once

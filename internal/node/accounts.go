@@ -50,11 +50,13 @@ func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credentia
 			})
 		}
 	}
+	o.Entries = append(o.Entries, g.fleetSecrets(n, before)...)
 	return credential.NewTable(o)
 }
 
 // secretFiles are those that the accounts of cfg have their secrets from.
 func secretFiles(cfg *config.Config) (files []string) {
+	files = fleetFiles(cfg)
 	add := func(a *config.Account) {
 		switch {
 		case a.PasswordFile != "":

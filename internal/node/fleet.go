@@ -1,16 +1,15 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
-	"sync"
 	"time"
 
+	"berth/auth/credential"
 	"berth/fleet"
 	"berth/fleet/bucket"
 	"berth/fleet/coordinator"
@@ -18,9 +17,96 @@ import (
 	"berth/fleet/seal"
 	"berth/internal/config"
 	"berth/internal/secret"
-
-	"berth/auth/credential"
 )
+
+// inFleet is what the fleet's secrets are for, where accounts have a registry. No
+// registry can be called so.
+const inFleet = "the fleet"
+
+// The fleet's secrets, by their keys in the configuration.
+const (
+	fleetKey         = "key_file"
+	fleetAccessKey   = "bucket.access_key_file"
+	fleetPassword    = "coordinator.password_file"
+	organisationsKey = "fleet_key_file"
+)
+
+// fleetSecrets are the accounts of the fleet: its own, and each organisation's key. They
+// are kept, watched and reported as all secrets are.
+func (g *generation) fleetSecrets(n *node, before secrets) []credential.Entry {
+	f := g.cfg.Fleet
+	if n.started != nil {
+		f = n.started.Fleet // another one takes a restart
+	}
+	if f == nil {
+		return nil
+	}
+	var all []credential.Entry
+	add := func(organisation, name, path, folder string, check func([]byte) error) {
+		if path == "" {
+			return
+		}
+		source := g.secrets.keep(before, []string{"fleet", name, path, folder}, func() credential.Source {
+			return credential.SecretFile(n.fileOf(path, folder), check)
+		})
+		all = append(all, credential.Entry{Name: name, Organisation: organisation, Registry: inFleet, Source: source})
+	}
+	add("", fleetKey, f.KeyFile, "", checkKeys)
+	add("", fleetAccessKey, f.Bucket.AccessKeyFile, "", func(file []byte) error { _, err := bucket.ParseAccessKey(file); return err })
+	add("", fleetPassword, f.Coordinator.PasswordFile, "", nil)
+	for name, o := range g.cfg.Organisations {
+		add(name, organisationsKey, o.FleetKeyFile, o.Folder(), checkKeys)
+	}
+	return all
+}
+
+func checkKeys(file []byte) error { _, err := seal.ParseKeys(file); return err }
+
+// fleetFiles are the secret files of the fleet.
+func fleetFiles(cfg *config.Config) (files []string) {
+	f := cfg.Fleet
+	if f == nil {
+		return nil
+	}
+	for _, path := range []string{f.KeyFile, f.Bucket.AccessKeyFile, f.Coordinator.PasswordFile} {
+		if path != "" {
+			files = append(files, path)
+		}
+	}
+	for _, o := range cfg.Organisations {
+		if o.FleetKeyFile != "" {
+			files = append(files, o.FleetKeyFile)
+		}
+	}
+	return files
+}
+
+// fleetSecret is one of the fleet's secrets as it is now.
+func fleetSecret(ctx context.Context, t *credential.Table, organisation, name string) (secret.Text, error) {
+	c, err := t.Account(ctx, organisation, name, inFleet)
+	if err != nil || c == nil {
+		return secret.Text{}, err
+	}
+	return c.Password, nil
+}
+
+// fleetKeys are the keys of organisation in the fleet, or the fleet's own; none where
+// they cannot be read, which is logged when it happens.
+func fleetKeys(ctx context.Context, t *credential.Table, organisation string) []seal.Key {
+	name := organisationsKey
+	if organisation == "" {
+		name = fleetKey
+	}
+	text, err := fleetSecret(ctx, t, organisation, name)
+	if err != nil || text.Empty() {
+		return nil
+	}
+	keys, err := seal.ParseKeys([]byte(text.Reveal()))
+	if err != nil {
+		return nil
+	}
+	return keys
+}
 
 // engines are what makes this node one of a fleet. A nil *engines is a node that is
 // alone.
@@ -30,40 +116,32 @@ type engines struct {
 	coordinator *coordinator.Coordinator
 }
 
-// maxFleetKey bounds a file with fleet keys: two lines.
-const maxFleetKey = 4 << 10
-
-// newEngines makes those of the configuration. It asks them nothing: engines that are
-// away cost a pull a moment, and no start.
-func (n *node) newEngines(f *config.Fleet) (*engines, error) {
+// newEngines makes those of the configuration, with the secrets that table gives. It
+// asks them nothing: engines that are away cost a pull a moment, and no start.
+func (n *node) newEngines(f *config.Fleet, table func() *credential.Table) (*engines, error) {
 	if f == nil {
 		return nil, nil //nolint:nilnil // a node that is alone
-	}
-	keys, err := fleetKeys(n.fileOf(f.KeyFile, ""))
-	if err != nil {
-		return nil, fmt.Errorf("fleet.key_file: %w", err)
 	}
 	gates, err := gate.NewMetrics(n.registry)
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := fleet.NewMetrics(n.registry)
+	counts, err := fleet.NewMetrics(n.registry)
 	if err != nil {
 		return nil, err
 	}
 	e := &engines{}
-	if e.bucket, err = n.newBucket(&f.Bucket, gates); err != nil {
+	if e.bucket, err = n.newBucket(&f.Bucket, table, gates); err != nil {
 		return nil, fmt.Errorf("fleet.bucket: %w", err)
 	}
-	if e.coordinator, err = n.newCoordinator(f, gates); err != nil {
+	if e.coordinator, err = n.newCoordinator(f, table, gates); err != nil {
 		e.bucket.Close()
 		return nil, fmt.Errorf("fleet.coordinator: %w", err)
 	}
-	o := fleet.Options{Bucket: e.bucket, Coordinator: e.coordinator, Patience: f.Patience, Verified: f.Stream == config.StreamVerified, Metrics: metrics, Log: n.log}
-	for _, k := range keys {
-		o.Public = append(o.Public, seal.Public(k))
-	}
-	e.tier = fleet.New(o)
+	e.tier = fleet.New(fleet.Options{
+		Bucket: e.bucket, Coordinator: e.coordinator, Patience: f.Patience, Verified: f.Stream == config.StreamVerified, Metrics: counts, Log: n.log,
+		Public: func() []seal.Scope { return publicScopes(table()) },
+	})
 	return e, nil
 }
 
@@ -84,121 +162,104 @@ func (e *engines) tierOf() *fleet.Tier {
 	return e.tier
 }
 
-func (n *node) newBucket(f *config.FleetBucket, m *gate.Metrics) (*bucket.Bucket, error) {
+func (n *node) newBucket(f *config.FleetBucket, table func() *credential.Table, m *gate.Metrics) (*bucket.Bucket, error) {
 	endpoint, err := url.Parse(f.Endpoint)
 	if err != nil {
-		return nil, err
+		return nil, errors.New("endpoint: no URL") // the error would repeat it
 	}
 	o := bucket.Options{Endpoint: endpoint, Name: f.Name, Region: f.Region, Metrics: m}
 	if f.AccessKeyFile != "" {
-		file := n.fileOf(f.AccessKeyFile, "")
-		o.AccessKey = func() (bucket.AccessKey, error) {
-			content, err := file.Read(maxFleetKey)
-			id, key, _ := bytes.Cut(bytes.TrimSpace(content), []byte(":"))
-			return bucket.AccessKey{ID: string(id), Secret: secret.New(string(key))}, err
+		o.AccessKey = func(ctx context.Context) (bucket.AccessKey, error) {
+			text, err := fleetSecret(ctx, table(), "", fleetAccessKey)
+			if err != nil {
+				return bucket.AccessKey{}, err
+			}
+			return bucket.ParseAccessKey([]byte(text.Reveal()))
 		}
 	}
-	if f.CAFile != "" {
-		cas, err := n.trusted(f.CAFile, endpoint.Hostname())
-		if err != nil {
-			return nil, err
-		}
-		o.Transport = &http.Transport{TLSClientConfig: cas, MaxIdleConnsPerHost: 16, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: 5 * time.Second, ResponseHeaderTimeout: 5 * time.Second}
+	if o.TLS, err = n.fleetTLS(f.CAFile, endpoint.Hostname()); err != nil {
+		return nil, err
 	}
 	return bucket.New(o)
 }
 
-func (n *node) newCoordinator(f *config.Fleet, m *gate.Metrics) (*coordinator.Coordinator, error) {
+func (n *node) newCoordinator(f *config.Fleet, table func() *credential.Table, m *gate.Metrics) (*coordinator.Coordinator, error) {
 	c := &f.Coordinator
-	password := n.fileOf(c.PasswordFile, "")
 	o := coordinator.Options{
 		Address: c.Address, Node: c.Username, Zone: f.Zone, Metrics: m,
 		Password: func() (secret.Text, error) {
-			content, err := password.Read(maxFleetKey)
-			return secret.New(string(bytes.TrimSuffix(content, []byte("\n")))), err
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return fleetSecret(ctx, table(), "", fleetPassword)
 		},
 	}
-	if c.TLS {
-		host, _, err := net.SplitHostPort(c.Address)
-		if err != nil {
-			return nil, err
-		}
-		if o.TLS, err = n.trusted(c.CAFile, host); err != nil {
-			return nil, err
-		}
+	host, _, err := net.SplitHostPort(c.Address)
+	if err == nil && c.TLS {
+		o.TLS, err = n.fleetTLS(c.CAFile, host)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return coordinator.New(o)
 }
 
-// trusted is TLS to host, with the certificates of a file instead of the system's.
-func (n *node) trusted(caFile, host string) (*tls.Config, error) {
+// publicScopes are those of what everyone is shown.
+func publicScopes(t *credential.Table) []seal.Scope {
+	var scopes []seal.Scope
+	for _, k := range fleetKeys(context.Background(), t, "") {
+		scopes = append(scopes, seal.Public(k))
+	}
+	return scopes
+}
+
+// scopes are those of the fleet in which at's account shares what it may see of a
+// repository: the first is written, all are read.
+func (g *generation) scopes(at sourceKey) func(ctx context.Context, repo string) []seal.Scope {
+	if g.cfg.Organisations[at.organisation].FleetKeyFile == "" {
+		return nil
+	}
+	return func(ctx context.Context, repo string) []seal.Scope {
+		keys := fleetKeys(ctx, g.credentials, at.organisation)
+		if len(keys) == 0 {
+			return nil
+		}
+		c, err := g.credential(ctx, at, repo)
+		if err != nil || c.Shared() {
+			return nil
+		}
+		scopes := make([]seal.Scope, 0, len(keys))
+		for _, k := range keys {
+			scopes = append(scopes, seal.Private(k, at.registry.spec.Origin.Dir(), c.Username.Reveal(), c.ScopeSecret().Reveal()))
+		}
+		return scopes
+	}
+}
+
+func (n *node) fleetTLS(caFile, host string) (*tls.Config, error) {
 	pem, err := n.readCAs(caFile)
 	if err != nil {
 		return nil, err
 	}
 	cas, err := pool(caFile, pem)
-	return &tls.Config{RootCAs: cas, ServerName: host, MinVersion: tls.VersionTLS12}, err
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cas, ServerName: host}, err
 }
 
-func fleetKeys(f credential.File) ([]seal.Key, error) {
-	content, err := f.Read(maxFleetKey)
-	if err != nil {
-		return nil, err
-	}
-	return seal.ParseKeys(content)
-}
+// helloEvery is how often a node shows others which key it has. They keep it for a day.
+const helloEvery = 6 * time.Hour
 
-// fleetKey is an organisation's key file, which is looked at once a second while it is
-// used.
-type fleetKey struct {
-	file credential.File
-
-	mu     sync.Mutex
-	looked time.Time
-	keys   []seal.Key
-	err    error
-}
-
-// read gives the keys; none where the file cannot be used.
-func (k *fleetKey) read(n *node, organisation string) []seal.Key {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if now := n.now(); now.Sub(k.looked).Abs() >= time.Second {
-		before := k.err
-		k.keys, k.err = fleetKeys(k.file)
-		k.looked = now
-		if k.err != nil && before == nil {
-			n.log.Error("what an organisation's accounts pull is shared with no other node: its fleet_key_file cannot be used", "organisation", organisation, "err", k.err)
+// greet shows other nodes which fleet key this one has, by its fingerprint, so that
+// diagnose finds nodes that have another.
+func (n *node) greet(ctx context.Context) {
+	t := time.NewTicker(helloEvery)
+	defer t.Stop()
+	for {
+		if keys := fleetKeys(ctx, n.credentials(), ""); len(keys) > 0 {
+			_ = n.engines.coordinator.Greet(ctx, keys[0].Fingerprint()) // away: it is shown in the metrics
 		}
-	}
-	return k.keys
-}
-
-// newFleetKeys are the key files of the organisations that have one.
-func (g *generation) newFleetKeys(n *node) {
-	for name, o := range g.cfg.Organisations {
-		if o.FleetKeyFile != "" && n.engines != nil {
-			g.fleetKeys[name] = &fleetKey{file: n.fileOf(o.FleetKeyFile, "")}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
 		}
-	}
-}
-
-// scopes are those of the fleet for the account that an organisation asks about repo
-// with.
-func (g *generation) scopes(n *node, at sourceKey) func(ctx context.Context, repo string) []seal.Scope {
-	key := g.fleetKeys[at.organisation]
-	if key == nil {
-		return nil
-	}
-	return func(ctx context.Context, repo string) []seal.Scope {
-		c, err := g.credential(ctx, at, repo)
-		if err != nil || c.Shared() {
-			return nil
-		}
-		var scopes []seal.Scope
-		for _, k := range key.read(n, at.organisation) {
-			scopes = append(scopes, seal.Private(k, at.registry.spec.Origin.Dir(), c.Username.Reveal(), c.ScopeSecret().Reveal()))
-		}
-		return scopes
 	}
 }

@@ -32,9 +32,6 @@ type generation struct {
 	settings    []config.Listener // in force, for each listener
 	handlers    []http.Handler    // likewise
 
-	// fleetKeys are the organisations' that have one.
-	fleetKeys map[string]*fleetKey
-
 	sources  sync.Map        // sourceKey to oci.Source
 	accounts map[string]bool // organisation+account, as configured
 }
@@ -42,7 +39,7 @@ type generation struct {
 // newGeneration makes that of cfg, with the clients and secrets of the one in force
 // where they will do. On an error nothing has changed.
 func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
-	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}, fleetKeys: map[string]*fleetKey{}}
+	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}}
 	if err := d.build(n); err != nil {
 		d.clients.closeAllBut(n.registryClients())
 		return nil, err
@@ -51,7 +48,6 @@ func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
 }
 
 func (g *generation) build(n *node) error {
-	g.newFleetKeys(n)
 	specs, err := g.cfg.Specs()
 	if err != nil {
 		return err
@@ -151,7 +147,7 @@ func (g *generation) newSource(n *node, at sourceKey) oci.Source {
 	cached := n.cache.Through(cache.Upstream{
 		Spec: s.spec, Organisation: at.organisation, Shared: s.client.upstream.As(upstream.Identity{Payer: at.organisation, Credential: s.sharedCredential}),
 		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
-		Scopes: g.scopes(n, at),
+		Scopes: g.scopes(at),
 		Spend:  func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
 		As: s.client.upstream.As(upstream.Identity{
 			Organisation: at.organisation,

@@ -208,6 +208,9 @@ func (n *node) run(ctx context.Context, sockets *inheritedSockets, hangUps <-cha
 	g.Go(func() error { n.keepHistory(ctx); return nil })
 	g.Go(func() error { n.readSecrets(ctx); return nil })
 	g.Go(func() error { n.feedWatchdog(ctx); return nil })
+	if n.engines != nil {
+		g.Go(func() error { n.greet(ctx); return nil })
+	}
 	n.logStart(beside, commands != nil)
 	for _, l := range n.listeners {
 		for _, at := range l.sockets {

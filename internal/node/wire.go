@@ -43,7 +43,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 	if n.listeners, err = newListeners(cfg, open, proxy.NewConnections(mostConnections(descriptor.Limit()), 0, n.log)); err != nil {
 		return nil, err
 	}
-	if n.engines, err = n.newEngines(cfg.Fleet); err != nil {
+	if n.engines, err = n.newEngines(cfg.Fleet, n.credentials); err != nil {
 		return nil, err
 	}
 	if n.cache, err = n.openCache(cfg.Cache, cfg.Upstream); err != nil {
