@@ -282,8 +282,10 @@ func testNamesContainerd(t *testing.T, v containerdVersion) {
 // podman: names are moved to berth, and its login says who it is.
 func TestNames_Podman(t *testing.T) {
 	n := newNamed(t)
+	var last puller
 	for organisation, i := range map[string]image{"acme": pushImage(t, n.ghcr, "acme/app", 64<<10), "globex": pushImage(t, n.globex, "globex/app", 64<<10)} {
 		c := startPodman(t)
+		last = c
 		n.setUp(t, "podman", "--org", organisation, "--write", "--file", filepath.Join(c.dir, "registries.conf.d/berth.conf"))
 		must(t, os.Rename(filepath.Join(c.dir, "registries.conf.d/berth.conf"), filepath.Join(c.dir, "registries.conf")))
 		dockerConfig(t, c.dir, n.address, login{organisation, callerToken(organisation)})
@@ -293,6 +295,16 @@ func TestNames_Podman(t *testing.T) {
 		if organisation == "globex" {
 			mustRefuse(t, c, ownName(nil, pushImage(t, n.ghcr, "acme/secret", 4<<10)), login{}, anything)
 		}
+		to := "reg.example:5443/pushed-" + organisation + ":1"
+		_, err := c.podmanIn(t, n.leadsTo(n.open), "push", "--tls-verify=false", "--signature-policy", filepath.Join(c.dir, "policy.json"), "reg.example:5443/x:1", to)
+		must(t, err)
+		if len(n.open.requests("/v2/pushed-"+organisation+"/manifests/1")) == 0 {
+			t.Error("the registry has not seen the push")
+		}
+	}
+	n.fails(t, last, ownName(nil, pushImage(t, n.ghcr, "acme/down", 4<<10)))
+	if strings.Contains(n.log(t), "pushed") {
+		t.Error("a push came to berth")
 	}
 }
 

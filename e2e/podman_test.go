@@ -76,13 +76,19 @@ func (p podmanClient) pull(t *testing.T, ref string, as login) ([]string, error)
 
 func (p podmanClient) podman(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	env := []string{
+	return p.podmanIn(t, nil, args...)
+}
+
+// podmanIn is podman in an environment with more in it.
+func (p podmanClient) podmanIn(t *testing.T, more []string, args ...string) (string, error) {
+	t.Helper()
+	env := append([]string{
 		"CONTAINERS_CONF=" + filepath.Join(p.dir, "containers.conf"),
 		"CONTAINERS_STORAGE_CONF=" + filepath.Join(p.dir, "storage.conf"),
 		"CONTAINERS_REGISTRIES_CONF=" + filepath.Join(p.dir, "registries.conf"),
 		"REGISTRY_AUTH_FILE=" + filepath.Join(p.dir, "config.json"),
 		"XDG_RUNTIME_DIR=" + p.dir,
-	}
+	}, more...)
 	global := []string{"--tmpdir", filepath.Join(p.dir, "tmp"), "--cgroup-manager", "cgroupfs"}
 	return run(t, p.dir, env, p.path, append(global, args...)...)
 }

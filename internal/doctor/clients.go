@@ -196,7 +196,7 @@ func (l *look) conf(r setup.Registry, e registryConf) {
 		l.find(Finding{Problem: WrongMirror, Registries: []string{r.Name}, File: e.file, Message: "pulls go around berth, to " + e.Location, Cure: "put that file aside and write berth's", Run: l.anew(e.file)})
 		return
 	}
-	way.Through, way.Push, way.Who = at.URL(), at.URL(), who(at, "")
+	way.Through, way.Who = at.URL(), who(at, "")
 	if len(way.Around) > 0 {
 		l.find(Finding{Problem: Bypass, Registries: []string{r.Name}, File: e.file, Message: "pulls go to " + strings.Join(way.Around, ", ") + " first", Cure: "take the mirrors away", Run: l.anew(e.file)})
 	}
