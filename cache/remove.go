@@ -156,19 +156,21 @@ func (r *removal) do(ctx context.Context) error {
 	return failed
 }
 
-// OnlyOf are the repositories, by origin, that an organisation has proven it may pull from
-// and nobody else has, as far as the last 30 days tell.
-func (c *Cache) OnlyOf(ctx context.Context, organisation string) (func(origin, repo string) bool, error) {
+// Of are the repositories, by origin, that an organisation has proven it may pull from, and
+// those of them that nobody else has, as far as the last 30 days tell.
+func (c *Cache) Of(ctx context.Context, organisation string) (all, only func(origin, repo string) bool, err error) {
 	its, others := map[repository]bool{}, map[repository]bool{}
-	err := c.proofs.Proven(ctx, func(a proof.Access) {
+	err = c.proofs.Proven(ctx, func(a proof.Access) {
 		if a.Principal.Organisation == organisation {
 			its[repository{a.Origin, a.Repo}] = true
 		} else {
 			others[repository{a.Origin, a.Repo}] = true
 		}
 	})
-	return func(origin, repo string) bool {
+	all = func(origin, repo string) bool { return its[repository{origin, repo}] }
+	only = func(origin, repo string) bool {
 		at := repository{origin, repo}
 		return its[at] && !others[at]
-	}, err
+	}
+	return all, only, err
 }

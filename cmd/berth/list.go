@@ -14,12 +14,17 @@ import (
 
 func listCommand(o *options) *cobra.Command {
 	var a nodeFlags
+	var organisation string
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "Show which images the running node keeps",
 		Long: `Show which images the running node keeps: their tags when they were last asked, how
 much of each is here, and when it was last used. Layers that images share count in
-each of them. Being in this list gives nobody the right to an image.`,
+each of them: what berth remove frees may be less. Being in this list gives nobody the
+right to an image.
+
+With --org: what that organisation has pulled as itself in the last 30 days, and what is
+from its own registries. Public images that it pulls without an account are nobody's.`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, err := a.client(o)
@@ -27,7 +32,7 @@ each of them. Being in this list gives nobody the right to an image.`,
 				return err
 			}
 			defer client.Close()
-			all, err := client.Images(c.Context())
+			all, err := client.Images(c.Context(), organisation)
 			if err != nil {
 				return err
 			}
@@ -35,6 +40,7 @@ each of them. Being in this list gives nobody the right to an image.`,
 		},
 	}
 	a.flags(c)
+	organisationFlag(c, &organisation, "only what this organisation has pulled as itself")
 	return c
 }
 

@@ -101,6 +101,7 @@ func rootCommand(o *options) *cobra.Command {
 		serveCommand(o), checkCommand(o), reloadCommand(o), statusCommand(o), failuresCommand(o), diagnoseCommand(o), purgeCommand(o), removeCommand(o),
 		listCommand(o), prewarmCommand(o), nameCommand(o), setupCommand(o), doctorCommand(o), tokenCommand(o), versionCommand(),
 	)
+	completes(root, o)
 	addManual(root)
 	knowTopics(root)
 	nameTheShells(root)

@@ -5,13 +5,32 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
 	"time"
 )
 
 // Images are what the cache keeps.
 type Images struct {
 	Images []Image `json:"images"`
+}
+
+// ImagesRequest says which images are wanted. As a GET, its field may be a parameter of the
+// URL.
+type ImagesRequest struct {
+	// Organisation: only what it has pulled as itself. Empty: all.
+	Organisation string `json:"organisation,omitempty"`
+}
+
+func (r *ImagesRequest) query(parameters url.Values) error {
+	for name, values := range parameters {
+		if name != "organisation" && name != "org" {
+			return fmt.Errorf("unknown parameter %.40q: there is organisation", name)
+		}
+		r.Organisation = values[0]
+	}
+	return nil
 }
 
 // Image is an image that is kept.
@@ -92,9 +111,9 @@ func addPrewarm(mux *http.ServeMux, o Options) {
 	})
 }
 
-// Images lists what the cache keeps.
-func (c *Client) Images(ctx context.Context) (i Images, err error) {
-	err = c.do(ctx, http.MethodGet, "images", nil, &i)
+// Images lists what the cache keeps, for organisation if it is not empty.
+func (c *Client) Images(ctx context.Context, organisation string) (i Images, err error) {
+	err = c.do(ctx, http.MethodGet, "images", ImagesRequest{organisation}, &i)
 	return i, err
 }
 

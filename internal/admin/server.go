@@ -47,7 +47,7 @@ type Options struct {
 	// Diagnose walks the way of a pull.
 	Diagnose func(context.Context, DiagnoseRequest) (*diagnose.Report, error)
 	// Images lists what the cache keeps.
-	Images func(context.Context) (Images, error)
+	Images func(context.Context, ImagesRequest) (Images, error)
 	// Prewarm fetches an image, telling how far it is, and last how it ended.
 	Prewarm func(ctx context.Context, request PrewarmRequest, hear func(Progress)) (Progress, error)
 	// Page is the status as HTML, at /.
@@ -81,7 +81,7 @@ func NewServer(o Options) *http.Server {
 	add(mux, "GET /v1/failures", nil, o.Failures)
 	add(mux, "POST /v1/diagnose", o.Logger, o.Diagnose)
 	add(mux, "GET /v1/ready", nil, withoutAnswer(o.Ready))
-	add(mux, "GET /v1/images", nil, withoutRequest(o.Images))
+	add(mux, "GET /v1/images", nil, o.Images)
 	addPrewarm(mux, o)
 	if o.Page != nil {
 		mux.Handle("GET /", o.Page)

@@ -2,17 +2,29 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
+	"berth/cache"
 	"berth/internal/admin"
+	"berth/internal/config"
 )
 
 // images answers berth list.
-func (n *node) images(ctx context.Context) (admin.Images, error) {
+func (n *node) images(ctx context.Context, r admin.ImagesRequest) (admin.Images, error) {
 	kept, err := n.cache.Images(ctx)
 	if err != nil {
 		return admin.Images{}, err
+	}
+	if r.Organisation != "" {
+		its, err := n.imagesOf(ctx, r.Organisation)
+		if err != nil {
+			return admin.Images{}, err
+		}
+		kept = slices.DeleteFunc(kept, func(i cache.Image) bool { return !its(i.Origin, i.Repository) })
 	}
 	names := n.origins()
 	all := admin.Images{Images: make([]admin.Image, 0, len(kept))}
@@ -27,6 +39,17 @@ func (n *node) images(ctx context.Context) (admin.Images, error) {
 		})
 	}
 	return all, nil
+}
+
+// imagesOf tells whether an organisation, which may be gone by now, has pulled from a
+// repository as itself, or has it at a registry of its own.
+func (n *node) imagesOf(ctx context.Context, organisation string) (func(origin, repo string) bool, error) {
+	if !config.ValidOrganisation(organisation) {
+		return nil, &admin.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("%.100q is no organisation", organisation)}
+	}
+	its, _, err := n.cache.Of(ctx, organisation)
+	own := n.ownOrigins(organisation)
+	return func(origin, repo string) bool { return own[origin] || its(origin, repo) }, err
 }
 
 // formerly is the host of a registry that is not configured any more, as far as the

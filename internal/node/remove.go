@@ -50,7 +50,15 @@ func (n *node) chooseOf(ctx context.Context, organisation string) (cache.Choice,
 	if !config.ValidOrganisation(organisation) {
 		return cache.Choice{}, &admin.Error{Status: http.StatusBadRequest, Message: fmt.Sprintf("%.100q is no organisation", organisation)}
 	}
-	only, err := n.cache.OnlyOf(ctx, organisation)
+	_, only, err := n.cache.Of(ctx, organisation)
+	own := n.ownOrigins(organisation)
+	return cache.Choice{Image: func(origin, repo string, _ []string, _ oci.Digest) bool {
+		return own[origin] || only(origin, repo)
+	}}, err
+}
+
+// ownOrigins are those that only registries of organisation's own lead to.
+func (n *node) ownOrigins(organisation string) map[string]bool {
 	own := map[string]bool{}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -64,9 +72,7 @@ func (n *node) chooseOf(ctx context.Context, organisation string) (cache.Choice,
 			delete(own, s.Origin.Dir()) // others reach the same place under a name of theirs
 		}
 	}
-	return cache.Choice{Image: func(origin, repo string, _ []string, _ oci.Digest) bool {
-		return own[origin] || only(origin, repo)
-	}}, err
+	return own
 }
 
 // chooseImage reads a name as berth list prints it, or as users write it.
