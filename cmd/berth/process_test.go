@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -338,10 +339,11 @@ func TestNobodyReadsTheLog(t *testing.T) {
 	unread.Close()
 }
 
-// freeAddress was free a moment ago.
+// freeAddress was free a moment ago. On 127.0.0.1 somebody else's client might connect
+// from its port, or to it, before it is used.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,12 +98,6 @@ func serve(t *testing.T, config string, doors int, env []string, under ...string
 	return n
 }
 
-// await waits until the log shows what, at the latest when berth has ended.
-func (n *node) await(what string, ok func() bool) {
-	n.t.Helper()
-	n.log.Await(n.t, n.ended, what, ok)
-}
-
 // stop ends it in good order.
 func (n *node) stop() {
 	n.http.CloseIdleConnections()
