@@ -11,7 +11,8 @@
 //	name      hex of the first 16 bytes of HMAC(naming key, enc(origin) enc(kind) enc(digest))
 //	part      0x01, 12 random bytes, AES-256-GCM with the key
 //	          HKDF(sealing key, no salt, info "writing" writing, 32 bytes) and the additional data
-//	          0x01 name writing part size; part is four bytes big-endian, size is
+//	          0x01 name writing part size; the name is in hex, the writing is its
+//	          16 bytes, part is four bytes big-endian, size is
 //	          the whole object's, eight. A record about the object has part 0xffffffff
 //	object    v1/<first 2 of name>/<name>/<writing in hex>/<part number>; the record of a
 //	          finished one v1/<first 2 of name>/<name>/done
