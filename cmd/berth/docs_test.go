@@ -421,3 +421,50 @@ func TestReadmeKnowsTheCommands(t *testing.T) {
 		}
 	}
 }
+
+// What a page leads to is there, pictures included.
+func TestDocuments_LinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	var pages []string
+	for _, pattern := range []string{"*.md", "doc/*.md", "doc/platform/*.md", "observability/*.md"} {
+		found, err := filepath.Glob(filepath.Join("../..", pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	if len(pages) < 20 {
+		t.Fatalf("%d pages", len(pages))
+	}
+	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
+	anchors := func(file string) map[string]bool {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string]bool{}
+		for _, m := range heading.FindAllStringSubmatch(string(text), -1) {
+			all[strings.ReplaceAll(regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+		}
+		return all
+	}
+	for _, file := range pages {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^) :#]*)(?:#([^)]*))?\)`).FindAllStringSubmatch(string(text), -1) {
+			to := file
+			if link[1] != "" {
+				to = filepath.Join(filepath.Dir(file), link[1])
+			}
+			if _, err := os.Stat(to); err != nil {
+				t.Errorf("%s: %v", file, err)
+				continue
+			}
+			if link[2] != "" && !anchors(to)[link[2]] {
+				t.Errorf("%s: %s has no heading #%s", file, to, link[2])
+			}
+		}
+	}
+}

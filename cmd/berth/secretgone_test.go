@@ -173,3 +173,37 @@ func TestSecret_ThatIsGoneFromADockerConfig(t *testing.T) {
 		})
 	}
 }
+
+// doc/secrets.md: an agent of Vault or OpenBao writes each new secret beside the old one and
+// renames it. It is taken up by itself, and no pull of the organisation fails that comes
+// after it.
+func TestSecret_FromAnAgent(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	acme := s.caller(n, "acme")
+	for i := range 6 {
+		secret := fmt.Sprintf("lease-%d-of-the-agent", i)
+		acme.mustPull(app, s.image, "")
+		s.metric(n, ciOK, 1)
+		s.registry.SetPassword("acme-bot", secret)
+		s.registry.ExpireTokens()
+		// As the agent does: a file of another name in the same folder, its rights, a rename.
+		beside := s.path("organisations.d/acme/.token.tmp")
+		s.write(beside, secret)
+		if err := os.Chmod(beside, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(beside, s.path("organisations.d/acme/token")); err != nil {
+			t.Fatal(err)
+		}
+		n.await("the new secret", func() bool { return n.sample(ciOK) == -1 })
+		if got := s.command("status"); strings.Contains(got.out, "lease-") || !strings.Contains(got.out, "new secret, not tried yet") {
+			t.Errorf("%s", got.out)
+		}
+	}
+	acme.mustPull(app, s.image, "")
+	if got := s.registry.Count(ocitest.Match{Kind: ocitest.Token, Status: http.StatusUnauthorized}); got != 0 {
+		t.Errorf("%d logins with an old secret", got)
+	}
+}
