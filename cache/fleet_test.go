@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"berth/cache"
 	"berth/fleet"
 	"berth/fleet/memfleet"
@@ -29,6 +31,7 @@ type crowd struct {
 	bucket      *memfleet.Bucket
 	coordinator *memfleet.Coordinator
 	nodes       []*member
+	dead        string // the node that was killed
 }
 
 // member is one node of a crowd.
@@ -38,7 +41,10 @@ type member struct {
 	name  string
 	cache *cache.Cache
 	tier  *fleet.Tier
-	dir   string
+	at    *memfleet.Node
+	// numbers are the metrics.
+	numbers *prometheus.Registry
+	dir     string
 	// hosts are the organisations whose fleet keys are here.
 	hosts map[string]bool
 }
@@ -69,8 +75,13 @@ func (w *crowd) add(name string, hosts ...string) *member {
 	for _, h := range hosts {
 		m.hosts[h] = true
 	}
+	m.at, m.numbers = w.coordinator.Node(name), prometheus.NewRegistry()
+	metrics, err := fleet.NewMetrics(m.numbers)
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	m.tier = fleet.New(fleet.Options{
-		Bucket: w.bucket, Coordinator: w.coordinator.Node(name),
+		Bucket: m.at.In(w.bucket), Coordinator: m.at, Metrics: metrics,
 		Public: func() []seal.Scope { return []seal.Scope{seal.Public(key("everyone"))} },
 	})
 	m.cache = open(w.t, cache.Options{Dir: m.dir, Now: w.clock, Fleet: m.tier})
@@ -83,7 +94,7 @@ func (w *crowd) add(name string, hosts ...string) *member {
 // a secret.
 func (m *member) as(organisation, secret string) oci.Source {
 	return m.cache.Through(cache.Upstream{
-		Organisation: organisation, As: m.origin.as(organisation, secret), Shared: m.origin.as("", ""),
+		Organisation: organisation, As: m.origin.as(organisation, secret), Shared: m.origin.as(m.name, ""),
 		Spec: &registry.Spec{Name: "registry.example", Origin: m.id, Trust: registry.Trust{UniformView: true}},
 		Scopes: func(context.Context, string) []seal.Scope {
 			if !m.hosts[organisation] {
@@ -92,6 +103,25 @@ func (m *member) as(organisation, secret string) oci.Source {
 			return []seal.Scope{seal.Private(key(organisation), m.id.Dir(), organisation, secret)}
 		},
 	})
+}
+
+// faults is how often this node has counted a fault of another.
+func (m *member) faults(node string) (n float64) {
+	m.t.Helper()
+	families, err := m.numbers.Gather()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, s := range f.GetMetric() {
+			for _, l := range s.GetLabel() {
+				if f.GetName() == "berth_fleet_faults_total" && l.GetName() == "node" && l.GetValue() == node {
+					n += s.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return n
 }
 
 // image adds an image of these layers. The last object is its manifest.

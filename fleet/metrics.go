@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,17 +27,24 @@ const (
 	Out Direction = "out"
 )
 
+// maxNodes bounds the series of other nodes' faults.
+const maxNodes = 64
+
 // Metrics of the fleet. A nil *Metrics counts nothing.
 type Metrics struct {
 	sent      *prometheus.CounterVec
 	downloads *prometheus.CounterVec
 	wait      prometheus.Histogram
 	faults    *prometheus.CounterVec
+
+	mu    sync.Mutex
+	nodes map[string]bool // that have series
 }
 
 // NewMetrics registers the metrics of the fleet.
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
+		nodes:     map[string]bool{},
 		sent:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_fleet_bytes_total", Help: "Bytes of blobs that came from the fleet (in) or were given to it (out)."}, []string{"direction"}),
 		downloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_fleet_downloads_total", Help: "Downloads by how the fleet took part: complete (all of it lay there), in_progress (another node was fetching it), lease (this node fetched it for all), fallback (the fleet was of no help)."}, []string{"result"}),
 		wait:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "berth_fleet_wait_seconds", Help: "How long downloads waited for the fleet to say where the next bytes come from.", Buckets: []float64{.01, .05, .1, .5, 1, 2, 4, 8, 15}}),
@@ -79,7 +87,14 @@ func (m *Metrics) wrong(node string) { m.fault(node, "wrong") }
 func (m *Metrics) vain(node string) { m.fault(node, "vain") }
 
 func (m *Metrics) fault(node, fault string) {
-	if m != nil {
-		m.faults.WithLabelValues(node, fault).Inc()
+	if m == nil {
+		return
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.nodes[node] && len(m.nodes) >= maxNodes { // whoever writes a lease may write any name there
+		node = "other"
+	}
+	m.nodes[node] = true
+	m.faults.WithLabelValues(node, fault).Inc()
 }

@@ -77,6 +77,7 @@ type observed struct {
 
 	part  time.Time // when the last part came
 	parts int
+	vain  bool // that nothing came of it was noted
 	// turns is how many leases there were since the last part.
 	turns int
 }
@@ -152,10 +153,8 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 	case fallen:
 		o.count(Fallback)
 		return true
-	case lease.held() && now.Sub(lease.part) >= partFor:
-		if lease.parts == 0 {
-			o.t.inVain(lease.Node)
-		}
+	case lease.held() && lease.dead(now, o.t.o.Patience):
+		o.inVain(lease.Writing)
 	case lease.held() && o.t.ignoresLeases(), now.Sub(began) > maxWait:
 	case !lease.held():
 		return o.takeLease(ctx)
@@ -165,6 +164,23 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 	o.fall(ctx)
 	o.count(Fallback)
 	return true
+}
+
+// dead says whether a lease is passed by: nothing has come of it for patience, or no part
+// for partFor. A lease lives only while bytes move, so more need not be known.
+func (l *observed) dead(now time.Time, patience time.Duration) bool {
+	quiet := now.Sub(l.part)
+	return quiet >= partFor || l.parts == 0 && quiet >= patience
+}
+
+// inVain notes once that the lease of writing w has brought nothing, if that is so.
+func (o *Object) inVain(w seal.Writing) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if l := &o.lease; l.Writing == w && l.parts == 0 && !l.vain {
+		l.vain = true
+		o.t.inVain(l.Node)
+	}
 }
 
 // look asks the coordinator what there is, unless somebody has done so since.
@@ -219,7 +235,7 @@ func (o *Object) see(found coordinator.Found) {
 	}
 	if holder != l.Holder {
 		fresh := observed{Holder: holder, part: now, turns: l.turns + 1}
-		if l.held() && l.parts == 0 && now.Sub(l.part) >= coordinator.LeaseTime { // else it was given back
+		if l.held() && l.parts == 0 && !l.vain && now.Sub(l.part) >= coordinator.LeaseTime { // else it was given back
 			o.t.inVain(l.Node)
 		}
 		if fresh.turns > maxTurns { // whoever changes leases without end is not waited for without end

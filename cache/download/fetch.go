@@ -42,12 +42,12 @@ func (d *Download) run() {
 	}
 	err := d.fetch(d.table.ctx)
 	for copies := 1; errors.Is(err, store.ErrMismatch); copies++ {
+		err = d.corrupt(err)
 		if d.mixed() {
 			d.share.Wrong() // the registry has not sent all of it
 		} else {
 			report.Corrupt(d.key, d.fetchedAs())
 		}
-		err = Corrupt(d.key.Digest, err)
 		if !d.startOver(copies, err) {
 			break
 		}
@@ -76,6 +76,17 @@ func (d *Download) run() {
 		report.Kept()
 	}
 	d.move(Done, nil)
+}
+
+// corrupt is the error of bytes that were wrong, which says who sent them.
+func (d *Download) corrupt(err error) error {
+	if _, done := errors.AsType[*oci.Error](err); done || !d.mixed() {
+		return Corrupt(d.key.Digest, err)
+	}
+	return &oci.Error{
+		Class: oci.Corrupt, Err: err, RetryAfter: time.Second,
+		Message: fmt.Sprintf("another node has shared wrong bytes for %s; nothing of them was kept: try again, they come from the registry then", d.key.Digest),
+	}
 }
 
 // mixed says whether some of the bytes came from other nodes.
@@ -176,7 +187,7 @@ func (d *Download) fetch(ctx context.Context) error {
 func (d *Download) unsound(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, store.ErrMismatch):
-		return Corrupt(d.key.Digest, err)
+		return d.corrupt(err)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/fleet/bucket"
@@ -122,12 +123,34 @@ func (c *Coordinator) Flush() {
 }
 
 // Node is the coordinator as the node of that name sees it.
-func (c *Coordinator) Node(name string) *Node { return &Node{c, name} }
+func (c *Coordinator) Node(name string) *Node { return &Node{c: c, name: name} }
 
 // Node is a fleet.Coordinator.
 type Node struct {
 	c    *Coordinator
 	name string
+	dead atomic.Bool
+}
+
+// Kill ends all that the node says and writes, as a SIGKILL does.
+func (n *Node) Kill() { n.dead.Store(true) }
+
+// In is the bucket as the node sees it.
+func (n *Node) In(b *Bucket) *NodeBucket { return &NodeBucket{b, n} }
+
+// NodeBucket is a bucket as a node sees it.
+type NodeBucket struct {
+	*Bucket
+
+	n *Node
+}
+
+// Put is the bucket's, while the node lives.
+func (b *NodeBucket) Put(ctx context.Context, key string, body []byte) error {
+	if b.n.dead.Load() {
+		return ErrAway
+	}
+	return b.Bucket.Put(ctx, key, body)
 }
 
 func (c *Coordinator) of(name string) *object {
@@ -146,6 +169,9 @@ func (c *Coordinator) of(name string) *object {
 }
 
 func (n *Node) do(ctx context.Context, op, name string, f func(*object)) error {
+	if n.dead.Load() {
+		return ErrAway
+	}
 	n.c.mu.Lock()
 	fault := n.c.fault
 	n.c.mu.Unlock()
