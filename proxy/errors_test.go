@@ -165,8 +165,8 @@ func TestSourcesMayRefuse(t *testing.T) {
 // What the shared principal was refused is told to an organisation in its own name.
 func TestNoAccountIsTheOrganisations(t *testing.T) {
 	for organisation, want := range map[string]string{
-		"acme": "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: connect one and pull again",
-		"":     "acme/app of ghcr.io is not public, or does not exist, and no account for ghcr.io is connected: connect one and pull again",
+		"acme": "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: add one to its credentials and pull again",
+		"":     "acme/app of ghcr.io is not public, or does not exist, and no account for ghcr.io is configured for this caller: add one to credentials and pull again",
 	} {
 		s := newSite(t, func(o *Options) { o.Organisation = organisation })
 		s.fake.fails["resolve"] = classify.NoCredential("", "ghcr.io", "acme/app")
@@ -181,7 +181,7 @@ func TestMessage_OfAccountsThatDoNotCoverTheRepository(t *testing.T) {
 		accounts map[string][]string // by organisation; "" is this node
 		want     string
 	}{
-		"nobody has one":     {nil, "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: connect one and pull again"},
+		"nobody has one":     {nil, "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: add one to its credentials and pull again"},
 		"one for others":     {map[string][]string{"acme": {"ci"}}, begin + `"ci" for ghcr.io does not cover acme/app, which is not public, or does not exist: add it to the account's repositories`},
 		"several for others": {map[string][]string{"acme": {"ci", "web"}}, begin + `"ci, web" for ghcr.io does not cover`},
 		"the node has one":   {map[string][]string{"": {"-"}}, "organisation acme has no account for ghcr.io, and acme/app is not public, or does not exist, and this node's account may not read it either: check the name"},
@@ -199,7 +199,7 @@ func TestMessage_OfAccountsThatDoNotCoverTheRepository(t *testing.T) {
 		})
 		s.fake.fails["resolve"] = classify.NoCredential("", "ghcr.io", "acme/app")
 		entry := s.get("/v2/ghcr.io/acme/app/manifests/1").refuses(t, http.StatusForbidden, oci.CodeDenied, c.want)
-		if one := strings.Contains(entry.Message, "connect one"); one && len(c.accounts["acme"])+len(c.accounts[""]) > 0 {
+		if one := strings.Contains(entry.Message, "add one to"); one && len(c.accounts["acme"])+len(c.accounts[""]) > 0 {
 			t.Errorf("%s: %s", name, entry.Message)
 		}
 	}

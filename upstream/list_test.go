@@ -82,7 +82,7 @@ func TestTagList_RefusedInItsOwnWords(t *testing.T) {
 		{ocitest.Problem(501, "UNSUPPORTED", "no lists here"), 404, "no lists here"},
 		{ocitest.Problem(414, "X", "?secret=abc http://h/p?signature=1"), 414, "(414)"},
 		{ocitest.Problem(404, "NAME_UNKNOWN", "no"), 404, "no repository"},
-		{ocitest.Problem(403, "DENIED", "no"), 403, "connect one"},
+		{ocitest.Problem(403, "DENIED", "no"), 403, "add one to"},
 	} {
 		up := ocitest.New(t, ocitest.Options{})
 		up.AddRepo("acme/app")

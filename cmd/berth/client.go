@@ -100,7 +100,7 @@ func outcome(s admin.State) string {
 	case admin.Kept:
 		return "the file is bad, what was in force before stays"
 	case admin.Failed:
-		return "the file is bad, the organisation is out"
+		return "the file is bad, the organisation cannot pull"
 	case admin.Removed:
 		return "removed"
 	}

@@ -152,8 +152,8 @@ type Cache struct {
 // Upstream says how registries are reached.
 type Upstream struct {
 	// Connections that one large download may use at once, 1 to 64. Not more than
-	// connections. If more than one, a reader that waits far ahead of the others gets
-	// one besides, for a moment. Default: 4. Needs a restart.
+	// connections. If this is more than 1, a client that reads far ahead of the others
+	// briefly gets an extra connection. Default: 4. Needs a restart.
 	Parallel int `yaml:"parallel" restart:"yes"`
 
 	// Connections to one registry at once, 1 to 1024: so many for blobs and so many

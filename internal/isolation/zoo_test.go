@@ -208,7 +208,7 @@ func (i *standIn) isRefused() {
 	if _, err := remote.Index(i.ref(":v1"), i.options()...); err != nil {
 		i.t.Fatal(err) // it is here from now on
 	}
-	for who, says := range map[string]string{"globex": "denied account", "initech": "connect one"} {
+	for who, says := range map[string]string{"globex": "denied account", "initech": "add one to"} {
 		for _, path := range []string{anImage + "v1", anImage + i.Image.Digest.String(), "/v2/reg.test/" + zoo.Repo + "/blobs/" + i.Image.Platforms[0].Layers[0].String()} {
 			a := i.w.as(who).get(path)
 			if i.Refused == oci.Unclassified {

@@ -55,10 +55,10 @@ type Place struct {
 	Aliases []string `yaml:"aliases"`
 
 	// Copies of this registry, asked in this order for the bytes that it cannot give,
-	// when it cannot be reached or limits us. They get no credential, and what a tag
-	// means and who may have what is never theirs to say: they help with images that
-	// the registry itself has shown to the caller within grace. They are reached as
-	// the registry is, with its ca_file and allow_private. Default: none.
+	// when it cannot be reached or limits us. They get no credential and decide neither
+	// tags nor access. They only supply content of images that the registry has shown
+	// this caller within grace. They are reached as the registry is, with its ca_file
+	// and allow_private. Default: none.
 	Mirrors []Mirror `yaml:"mirrors"`
 }
 

@@ -234,9 +234,9 @@ func Uncovered(organisation, registry, repo string, accounts []string, ofNode bo
 	case ofNode:
 		e.Message = fmt.Sprintf("%s of %s %s: check the name, or connect an account that may, and pull again", repo, registry, private)
 	case organisation == "":
-		e.Message = fmt.Sprintf("%s of %s %s, and no account for %s is connected: connect one and pull again", repo, registry, private, registry)
+		e.Message = fmt.Sprintf("%s of %s %s, and no account for %s is configured for this caller: add one to credentials and pull again", repo, registry, private, registry)
 	default:
-		e.Message = fmt.Sprintf("organisation %s has no account for %s, and %s is not public or does not exist: connect one and pull again", organisation, registry, repo)
+		e.Message = fmt.Sprintf("organisation %s has no account for %s, and %s is not public or does not exist: add one to its credentials and pull again", organisation, registry, repo)
 	}
 	return e
 }

@@ -133,7 +133,7 @@ func TestClassify(t *testing.T) {
 }
 
 func TestNoCredentialNamesTheOrganisation(t *testing.T) {
-	if m := NoCredential("acme", "ghcr.io", "acme/app").Message; m != "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: connect one and pull again" {
+	if m := NoCredential("acme", "ghcr.io", "acme/app").Message; m != "organisation acme has no account for ghcr.io, and acme/app is not public or does not exist: add one to its credentials and pull again" {
 		t.Error(m)
 	}
 }
