@@ -25,8 +25,6 @@ const (
 	// them: an upstream that cuts every answer after some bytes would else be asked
 	// for ever.
 	leastProgress = 256 << 10
-	// copyBuffer is what one read from a connection takes in. It divides a block.
-	copyBuffer = 256 << 10
 )
 
 // errIdle ends a worker whose download has no readers left.
@@ -302,13 +300,12 @@ func (d *Download) stream(content *oci.Content, run *store.Run) error {
 	}
 	buf, _ := d.table.buffers.Get().(*[]byte)
 	defer d.table.buffers.Put(buf)
-	pace := newPace()
-	for !run.Done() {
-		// Up to a multiple of the buffer's size, so that no page of the file is written
-		// in two halves: that costs half as much again.
-		n, err := content.Body.Read((*buf)[:copyBuffer-run.Pos()%copyBuffer])
+	all, pos := newGatherer(*buf, run.Pos(), func(p []byte) error { return d.write(run, p) }), run.Pos()
+	for pace := newPace(); run.End() < 0 || pos < run.End(); {
+		n, err := content.Body.Read(all.room())
 		pace.read(n)
-		if werr := d.write(run, (*buf)[:n]); werr != nil {
+		pos += int64(n)
+		if werr := all.took(n, err != nil || run.End() >= 0 && pos >= run.End()); werr != nil {
 			return werr
 		}
 		if pace.slow() {
@@ -316,12 +313,12 @@ func (d *Download) stream(content *oci.Content, run *store.Run) error {
 		}
 		switch {
 		case err == io.EOF && run.End() < 0:
-			if run.Pos() < d.blocks.Size() { // an earlier answer said how much there is
+			if pos < d.blocks.Size() { // an earlier answer said how much there is
 				return io.ErrUnexpectedEOF
 			}
 			d.blocks.End()
 			return nil
-		case err == io.EOF && !run.Done():
+		case err == io.EOF && pos < run.End():
 			return io.ErrUnexpectedEOF
 		case err != nil && err != io.EOF:
 			return err
