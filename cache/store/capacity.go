@@ -53,6 +53,9 @@ const (
 	countWait = 2 * time.Second
 	// minInodes is how many files a filesystem has left when it counts as full.
 	minInodes = 8
+	// block is what a file takes of a disk at least, on most filesystems. Whoever keeps
+	// many tiny blobs takes blocks from others, and few bytes.
+	block = 4 << 10
 	// largestBlob is more than any registry takes. A registry can say any size: sums
 	// with larger ones could come out negative, and small.
 	largestBlob = maxNotes * 8 * BlockSize
@@ -230,11 +233,13 @@ func (c *capacity) room(has space) int64 {
 	return cmp.Or(room, math.MaxInt64/2) // where the filesystem does not say how large it is
 }
 
-// gain is what would come free: of what MaxSize limits, and of the filesystem.
-type gain struct{ kept, bytes, files int64 }
+// gain is what would come free: of what MaxSize limits, and of the filesystem. A file
+// with two names is two blobs.
+type gain struct{ kept, blobs, bytes, files int64 }
 
 func (g *gain) add(o gain) {
 	g.kept += o.kept
+	g.blobs += o.blobs
 	g.bytes += o.bytes
 	g.files += o.files
 }
@@ -263,7 +268,8 @@ func (c *capacity) free(has sight, g gain) int64 {
 	}
 	free -= max(c.unwritten, has.unwritten) + c.o.MinFree
 	if c.o.MaxSize > 0 {
-		free = min(free, c.o.MaxSize-c.kept-c.growing+g.kept)
+		tiny := max((c.blobCount-g.blobs)*block-max(c.kept-g.kept, 0), 0) // what they take beyond their bytes
+		free = min(free, c.o.MaxSize-c.kept-c.growing+g.kept-tiny)
 	}
 	return free
 }
@@ -305,7 +311,7 @@ func (c *capacity) fitsWithout(g gain, n int64) bool {
 // not, none should.
 func (c *capacity) possible(n int64) bool {
 	c.mu.Lock()
-	all := gain{c.kept, c.kept, c.blobCount}
+	all := gain{c.kept, c.blobCount, max(c.kept, c.blobCount*block), c.blobCount}
 	c.mu.Unlock()
 	select {
 	case <-c.counted:

@@ -143,7 +143,7 @@ func freedBy(info fs.FileInfo) gain {
 			bytes = st.Blocks * 512 // whatever the filesystem's own block is
 		}
 	}
-	return gain{kept: info.Size(), bytes: bytes / names, files: 1 / names}
+	return gain{kept: info.Size(), blobs: 1, bytes: bytes / names, files: 1 / names}
 }
 
 // isBlob says whether path is one that Store.path makes, "/origin/sha256/ab/ab...".

@@ -288,7 +288,7 @@ func (c *candidates) weigh(e entry) int64 {
 	if c.byFiles {
 		return 1
 	}
-	return e.size
+	return max(e.size, block)
 }
 
 // see takes e in.

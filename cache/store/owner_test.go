@@ -242,3 +242,28 @@ func TestEviction_NobodyChoosesWhoseHeIs(t *testing.T) {
 		t.Errorf("%d of acme's 30 blobs are left", n)
 	}
 }
+
+// Tiny blobs count with what they take of the disk: whoever keeps many of them pushes out
+// his own, and no more of them are kept than have blocks within the limit.
+func TestEviction_TinyBlobs(t *testing.T) {
+	for name, o := range map[string]Options{"limit": {MaxSize: 8 << 20}, "disk": {MaxSize: 1 << 30, MinFree: 8 << 20}} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t, small(t, "size=16m"), o)
+			acme := keptFor(t, s, "acme", 4, 100*kib)
+			lastUsed(t, s, acme, time.Hour)
+			for i := range 3000 {
+				data := fmt.Appendf(nil, "globex %d", i)
+				if err := s.Put("globex", here, oci.DigestOf(data), data); err != nil && !errors.Is(err, ErrNoRoom) {
+					t.Fatal(err)
+				}
+			}
+			s.capacity.settle(t)
+			if n := present(s, acme); n != 4 {
+				t.Errorf("%d of acme's 4 blobs are left", n)
+			}
+			if n := s.Usage().Blobs; n > (8<<20)/block+4 {
+				t.Errorf("%d blobs are kept, and take %d bytes", n, n*block)
+			}
+		})
+	}
+}
