@@ -17,12 +17,14 @@ func diagnoseCommand(o *options) *cobra.Command {
 	var a nodeFlags
 	var r admin.DiagnoseRequest
 	c := &cobra.Command{
-		Use:   "diagnose IMAGE|REGISTRY",
+		Use:   "diagnose IMAGE|REGISTRY|fleet",
 		Short: "Find out why a pull fails, step by step",
 		Long: `Walk the way of a pull to the registry, step by step, as an organisation: name, DNS,
 connection, TLS, /v2/, challenge, realm, token, manifest, platform, first byte of a
 layer, rate limit. The first step that fails says what is wrong and what to do.
-Given a registry instead of an image, only the account is tested.
+Given a registry instead of an image, only the account is tested. Given "fleet",
+what this node shares with others is: keys, bucket, coordinator, clock and rights. (An
+image of that name is library/fleet.)
 
 The running node does it, or else this command by itself, with the configuration.
 Nothing comes from the cache or from what is remembered about refusals: the registry
@@ -80,6 +82,10 @@ func showReport(w io.Writer, r *diagnose.Report) {
 		fmt.Fprintf(w, "hint: %s\n", h)
 	}
 	switch {
+	case r.OK && r.Fleet:
+		fmt.Fprintln(w, "this node can share")
+	case r.Fleet:
+		fmt.Fprintln(w, "this node shares nothing, or less than it could; pulls go on without")
 	case r.OK && r.Repository != "":
 		fmt.Fprintln(w, "this pull works")
 	case r.OK:

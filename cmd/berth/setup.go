@@ -89,6 +89,9 @@ func (f *setupFlags) plan(c *cobra.Command, a *nodeFlags, o *options, client str
 	if err != nil {
 		return none, err
 	}
+	if client == clientsetup.Engines { // which know nothing of this node's ports and registries
+		return clientsetup.For(client, clientsetup.Options{File: f.file, Fleet: clientsetup.Fleet(node.SetupFleet(cfg))})
+	}
 	options, err := clientOptions(c, a, o, cfg, f.organisation)
 	if err != nil {
 		return none, err

@@ -22,8 +22,12 @@ import (
 
 // send signs one request and sends it. The caller closes the body.
 func (b *Bucket) send(ctx context.Context, method, key string, body []byte) (*http.Response, error) {
+	return b.sendQuery(ctx, method, key, "", body)
+}
+
+func (b *Bucket) sendQuery(ctx context.Context, method, key, query string, body []byte) (*http.Response, error) {
 	u := b.base
-	u.Path += key
+	u.Path, u.RawQuery = u.Path+key, query
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err

@@ -1,8 +1,12 @@
 package admin
 
+// DiagnoseFleet is What of a request about the fleet.
+const DiagnoseFleet = "fleet"
+
 // DiagnoseRequest says what to diagnose.
 type DiagnoseRequest struct {
-	// What is an image as users write it, or a registry, to test the account.
+	// What is an image as users write it, or a registry, to test the account, or
+	// DiagnoseFleet.
 	What string `json:"what"`
 	// Organisation is as whom; empty: as nobody.
 	Organisation string `json:"organisation,omitempty"`

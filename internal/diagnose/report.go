@@ -53,6 +53,8 @@ type Report struct {
 	Organisation string `json:"organisation,omitempty"`
 	Account      string `json:"account,omitempty"`
 	Registry     string `json:"registry"`
+	// Fleet says that it is about what the node shares with others.
+	Fleet bool `json:"fleet,omitempty"`
 	// Repository and Reference are those of the image; empty: the account was
 	// tested.
 	Repository string `json:"repository,omitempty"`

@@ -43,6 +43,9 @@ func (n *node) diagnose(ctx context.Context, r admin.DiagnoseRequest) (*diagnose
 }
 
 func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequest) (*diagnose.Report, error) {
+	if r.What == admin.DiagnoseFleet {
+		return g.diagnoseFleet(ctx, n)
+	}
 	if err := g.mayAsk(r.Organisation); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"time"
 
@@ -15,7 +16,9 @@ import (
 	"berth/fleet/coordinator"
 	"berth/fleet/gate"
 	"berth/fleet/seal"
+	"berth/internal/admin"
 	"berth/internal/config"
+	"berth/internal/diagnose"
 	"berth/internal/secret"
 )
 
@@ -262,4 +265,73 @@ func (n *node) greet(ctx context.Context) {
 		case <-t.C:
 		}
 	}
+}
+
+// FleetSetup is what berth setup fleet prints.
+type FleetSetup struct {
+	Configured bool
+	// Node is this node's user, and ACL the line that makes it.
+	Node, ACL string
+	Bucket    string
+	// Days is after how many the bucket may delete what was written.
+	Days int
+}
+
+// SetupFleet is what the engines need of the configuration's fleet, or of one to come.
+func SetupFleet(cfg *config.Config) FleetSetup {
+	s := FleetSetup{Node: "NODE", Days: int(coordinator.KeepDone/(24*time.Hour)) + 1}
+	if f := cfg.Fleet; f != nil {
+		s.Configured, s.Node, s.Bucket = true, f.Coordinator.Username, f.Bucket.Name
+	}
+	s.ACL = coordinator.ACL(s.Node)
+	return s
+}
+
+// diagnoseFleet answers berth diagnose fleet, with clients of its own: what a gate has
+// closed is asked too.
+func (g *generation) diagnoseFleet(ctx context.Context, n *node) (*diagnose.Report, error) {
+	f := n.started.Fleet
+	if f == nil {
+		return nil, &admin.Error{Status: http.StatusNotFound, Message: "there is no fleet: in the configuration, which this node shares nothing without: berth setup fleet prints what it takes"}
+	}
+	table := func() *credential.Table { return g.credentials }
+	b, err := n.newBucket(&f.Bucket, table, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	c, err := n.newCoordinator(f, table, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	s := diagnose.FleetSubject{
+		Node: f.Coordinator.Username, Zone: f.Zone, Bucket: b, Coordinator: c,
+		Organisations: map[string][]string{}, Unusable: map[string]error{},
+	}
+	s.Keys, s.KeyErr = fingerprints(ctx, g.credentials, "", fleetKey)
+	for name, o := range g.cfg.Organisations {
+		if o.FleetKeyFile == "" {
+			continue
+		}
+		if shown, err := fingerprints(ctx, g.credentials, name, organisationsKey); err != nil {
+			s.Unusable[name] = err
+		} else {
+			s.Organisations[name] = shown
+		}
+	}
+	return diagnose.Fleet(ctx, s), nil
+}
+
+func fingerprints(ctx context.Context, t *credential.Table, organisation, name string) ([]string, error) {
+	text, err := fleetSecret(ctx, t, organisation, name)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := seal.ParseKeys([]byte(text.Reveal()))
+	shown := make([]string, 0, len(keys))
+	for _, k := range keys {
+		shown = append(shown, k.Fingerprint())
+	}
+	return shown, err
 }

@@ -23,6 +23,9 @@ type client struct {
 // metrics is the client that pulls nothing.
 const metrics = "prometheus"
 
+// Engines is what For calls those of a fleet, which are no clients.
+const Engines = "fleet"
+
 func clients() []client {
 	return []client{
 		{"docker", DaemonJSON, docker, true},
@@ -33,6 +36,7 @@ func clients() []client {
 		{"k3s", "/etc/rancher/k3s/registries.yaml", k3s, true},
 		{"crio", PodmanConf, podman, false},
 		{metrics, "/etc/prometheus/prometheus.yml", prometheus, false},
+		{Engines, "/etc/valkey/users.acl", fleet, false},
 	}
 }
 
@@ -117,6 +121,8 @@ type Options struct {
 	Unlisted bool
 	// Metrics is where the node shows them. If empty, localhost:5001.
 	Metrics string
+	// Fleet is for the plan of the fleet's engines.
+	Fleet Fleet
 	// File is the client's configuration. If empty, where the client looks for it.
 	File string
 }
