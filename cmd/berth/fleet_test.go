@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -133,4 +137,153 @@ func TestFleet_OneCopyForManyNodes(t *testing.T) {
 			t.Errorf("%d bytes of %s came from the registry, of %d", sent, d, size)
 		}
 	}
+}
+
+// The node that fetches for all is killed at any byte: no pull fails, and of what it had
+// not shared yet no more than 32 MiB come twice.
+func TestFleet_HolderIsKilled(t *testing.T) {
+	t.Parallel()
+	const size = 48 << 20
+	kills := 2
+	if os.Getenv("BERTH_LONG") != "" {
+		kills = 20
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	for kill := range kills {
+		hub := ocitest.New(t, ocitest.Options{})
+		image := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{size}, Seed: uint64(kill)})
+		layer := image.Platforms[0].Layers[0]
+		hub.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: layer}, 0, ocitest.Slow(8<<20))
+		c := newCrew(t, 4, hub, nil)
+		var nodes []*running
+		for _, h := range c.homes {
+			nodes = append(nodes, h.build())
+		}
+		var pulls sync.WaitGroup
+		first := c.homes[0].client(nodes[0].doors[openDoor])
+		pulls.Go(func() { _, _ = first.pull("app", image.Tag, "") }) // it is killed meanwhile
+		at := random.Int64N(size)
+		if err := hub.WaitSent(soon(t), ocitest.Match{Kind: ocitest.Blob, Digest: layer}, 1); err != nil {
+			t.Fatal(err)
+		}
+		for i, h := range c.homes[1:] {
+			pulls.Go(func() { h.client(nodes[i+1].doors[openDoor]).mustPull("app", image, "") })
+		}
+		if err := hub.WaitSent(soon(t), ocitest.Match{Kind: ocitest.Blob, Digest: layer}, at); err != nil {
+			t.Fatal(err)
+		}
+		nodes[0].kill()
+		pulls.Wait()
+		// What was on its way to the killed one was sent too.
+		if sent := hub.BlobBytes(layer); sent > size+(32<<20)+(16<<20) {
+			t.Errorf("killed after %d bytes: %d of %d came from the registry", at, sent, size)
+		}
+		for _, n := range nodes[1:] {
+			n.stop()
+		}
+	}
+}
+
+// Engines that die, hang or forget in the middle fail no pull.
+func TestFleet_EnginesGo(t *testing.T) {
+	t.Parallel()
+	for what, end := range map[string]func(c *crew){
+		"bucket dies":         func(c *crew) { c.s3.Stop() },
+		"bucket hangs":        func(c *crew) { c.s3.Freeze() },
+		"coordinator dies":    func(c *crew) { c.redis.Stop() },
+		"coordinator hangs":   func(c *crew) { c.redis.Freeze() },
+		"coordinator forgets": func(c *crew) { c.redis.Do("flushall") },
+		"both die":            func(c *crew) { c.redis.Stop(); c.s3.Stop() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			hub := ocitest.New(t, ocitest.Options{})
+			image := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{16 << 20}, Seed: 1})
+			layer := image.Platforms[0].Layers[0]
+			hub.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: layer}, 0, ocitest.Slow(16<<20))
+			c := newCrew(t, 3, hub, nil)
+			var pulls sync.WaitGroup
+			for _, h := range c.homes {
+				n := h.build()
+				pulls.Go(func() { h.client(n.doors[openDoor]).mustPull("app", image, "") })
+			}
+			if err := hub.WaitSent(soon(t), ocitest.Match{Kind: ocitest.Blob, Digest: layer}, 5<<20); err != nil {
+				t.Fatal(err)
+			}
+			end(c)
+			pulls.Wait()
+			// Who comes now has nothing from there, and waits for nothing either.
+			late := c.homes[0]
+			late.cacheAt = filepath.Join(late.dir, "late")
+			late.client(late.build().doors[openDoor]).mustPull("app", image, "")
+		})
+	}
+}
+
+// Of what is private nothing can be read in the bucket or the coordinator, each node asks
+// the registry whether its organisation may have it, and a revoked one has nothing from
+// the fleet on a node that never asked.
+func TestFleet_PrivateImages(t *testing.T) {
+	t.Parallel()
+	registry := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, Private: true})
+	registry.AddUser("acme-bot", "acme-secret", "acme/**")
+	secret := bytes.Repeat([]byte(canary("acme")+" "), 300_000)
+	image := registry.AddImage("acme/app", "1", ocitest.Image{LayerBytes: [][]byte{secret}})
+	hub := ocitest.New(t, ocitest.Options{})
+	c := newCrew(t, 3, hub, func(h *home) {
+		h.registry("ghcr.io", registry)
+		h.tenant("acme")
+		h.credential("acme", "ci", "ghcr.io", "acme-bot", "acme-secret")
+		key := filepath.Join(h.dir, "acme-fleet")
+		h.write(key, strings.Repeat("a1", 31)+"b2\n")
+		h.organisations["acme"].more = fmt.Sprintf("fleet_key_file: %q", key)
+	})
+	var nodes []*running
+	for _, h := range c.homes {
+		nodes = append(nodes, h.build())
+	}
+	c.homes[0].as(nodes[0], "acme").mustPull("ghcr.io/acme/app", image, "")
+	c.complete(2)
+	registry.Forget()
+	c.homes[1].as(nodes[1], "acme").mustPull("ghcr.io/acme/app", image, "")
+	if n := registry.BlobBytes(image.Platforms[0].Layers[0]); n > 1 {
+		t.Errorf("the second node has taken %d bytes of the layer from the registry", n)
+	}
+	for key, sealed := range c.s3.Objects() {
+		if bytes.Contains(sealed, []byte(canary("acme"))) || strings.Contains(key, "acme") {
+			t.Errorf("%s shows what it is", key)
+		}
+	}
+	for key := range strings.FieldsSeq(c.redis.Do("keys", "*")) {
+		if value := c.redis.Do("get", key); strings.Contains(key+value, "acme") {
+			t.Errorf("%s shows what it is", key)
+		}
+	}
+	// The right is withdrawn: the third node, which has never asked, gives nothing.
+	registry.SetRights("acme-bot")
+	if _, err := c.homes[2].as(nodes[2], "acme").pull("ghcr.io/acme/app", image.Tag, ""); err == nil {
+		t.Error("a revoked organisation has pulled")
+	}
+	for _, d := range append(image.Blobs(0), image.Digest) {
+		for _, kind := range []string{"blobs", "manifests"} {
+			a := c.homes[2].as(nodes[2], "acme").get("/v2/ghcr.io/acme/app/" + kind + "/" + d.String())
+			if a.status == http.StatusOK || bytes.Contains(a.body, []byte(canary("acme"))) {
+				t.Errorf("%s %s: %s", kind, d, a)
+			}
+		}
+	}
+}
+
+// No node learns from the fleet what a tag means.
+func TestFleet_MovedTag(t *testing.T) {
+	t.Parallel()
+	hub := ocitest.New(t, ocitest.Options{})
+	old := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{1 << 20}, Seed: 1})
+	c := newCrew(t, 2, hub, func(h *home) { h.cache["tag_ttl"] = "0s" })
+	first, second := c.homes[0].build(), c.homes[1].build()
+	c.homes[0].client(first.doors[openDoor]).mustPull("app", old, "")
+	moved := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{1 << 20}, Seed: 2})
+	c.homes[1].client(second.doors[openDoor]).mustPull("app", moved, "")
+	c.homes[0].client(first.doors[openDoor]).mustPull("app", moved, "")
 }

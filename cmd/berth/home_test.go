@@ -43,6 +43,7 @@ type tenant struct {
 	token       string
 	header      string // one that is for headers; empty: none
 	credentials []string
+	more        string // further keys
 }
 
 // newHome is a home with a listener that wants tokens and one that is open.
@@ -132,7 +133,7 @@ func (h *home) config() (file string) {
 		if o.header != "" {
 			header = fmt.Sprintf(", {name: file, sha256: %x, for: header}", sha256.Sum256([]byte(o.header)))
 		}
-		fmt.Fprintf(&b, "  %s:\n    tokens: [{name: only, sha256: %x}%s]\n    credentials: [%s]\n", name, sha256.Sum256([]byte(o.token)), header, strings.Join(o.credentials, ", "))
+		fmt.Fprintf(&b, "  %s:\n    tokens: [{name: only, sha256: %x}%s]\n    credentials: [%s]\n    %s\n", name, sha256.Sum256([]byte(o.token)), header, strings.Join(o.credentials, ", "), o.more)
 	}
 	fmt.Fprintf(&b, "cache:\n  directory: %q\n", h.cacheDir())
 	for key, value := range h.cache {
