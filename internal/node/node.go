@@ -78,12 +78,12 @@ type node struct {
 // close ends what newNode began. Nothing may be served any more.
 func (n *node) close() error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	for _, r := range n.retired {
 		r.close()
 	}
 	n.current.clients.closeAllBut(nil)
 	n.unlisted.close()
+	n.mu.Unlock() // what is waited for below may want to know the secrets in force
 	n.probes.Close()
 	n.audit.Close()
 	n.tracing.close()
