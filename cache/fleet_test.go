@@ -31,6 +31,7 @@ type crowd struct {
 	bucket      *memfleet.Bucket
 	coordinator *memfleet.Coordinator
 	nodes       []*member
+	verified    bool   // stream: verified
 	dead        string // the node that was killed
 }
 
@@ -81,7 +82,7 @@ func (w *crowd) add(name string, hosts ...string) *member {
 		w.t.Fatal(err)
 	}
 	m.tier = fleet.New(fleet.Options{
-		Bucket: m.at.In(w.bucket), Coordinator: m.at, Metrics: metrics,
+		Bucket: m.at.In(w.bucket), Coordinator: m.at, Metrics: metrics, Verified: w.verified,
 		Public: func() []seal.Scope { return []seal.Scope{seal.Public(key("everyone"))} },
 	})
 	m.cache = open(w.t, cache.Options{Dir: m.dir, Now: w.clock, Fleet: m.tier})

@@ -224,6 +224,25 @@ func TestFleet_EnginesInTrouble(t *testing.T) {
 	}
 }
 
+// With stream: verified a client sees nothing of a lie: its first try gets the image.
+func TestFleet_VerifiedStreamsAreNotCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 0)
+		w.verified = true
+		right := random(1, 12*mib)
+		blobs, manifest := w.image("library/app", right)
+		r := rogue{w, w.coordinator.Node("rogue"), seal.Public(key("everyone"))}
+		r.announce(blobs[0], random(2, len(right)), coordinator.Done)
+		n := w.add("node")
+		if err := pullImage(t.Context(), n.as("", ""), "library/app", manifest, blobs); err != nil {
+			t.Error(err)
+		}
+		if n.faults("rogue") == 0 {
+			t.Error("the rogue was not read")
+		}
+	})
+}
+
 // rogue is a node with valid rights to both engines, and the key of what is public.
 type rogue struct {
 	*crowd

@@ -93,6 +93,9 @@ func (o *Object) Mixed() bool {
 	return len(o.used) > 0
 }
 
+// Withheld reports whether clients wait until all bytes are verified.
+func (o *Object) Withheld() bool { return o.t.o.Verified }
+
 // Wrong says that the bytes, some of them from other nodes, do not match the digest. All
 // that is fetched again comes from the registry.
 func (o *Object) Wrong() {

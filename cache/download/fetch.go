@@ -165,7 +165,7 @@ func (d *Download) fetch(ctx context.Context) error {
 			cancel(hashed)
 		}
 	})
-	if size := d.blocks.Size(); size < 0 || size > VerifyFirst {
+	if size := d.blocks.Size(); (size < 0 || size > VerifyFirst) && (d.share == nil || !d.share.Withheld()) {
 		d.move(Open, nil)
 	}
 	err = d.work(ctx, cancel, content, rq)

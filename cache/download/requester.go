@@ -43,6 +43,8 @@ type Share interface {
 	Grows(b *store.Blocks)
 	// Mixed reports whether other nodes have given a part of what b has.
 	Mixed() bool
+	// Withheld reports whether readers wait until all bytes are verified.
+	Withheld() bool
 	// Wrong says that what b has, some of it from other nodes, does not match the digest.
 	Wrong()
 	// Over says that the download has ended.
