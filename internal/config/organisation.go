@@ -197,8 +197,23 @@ func (k *checker) ownRegistries(o *Organisation, path string) *names {
 	for _, name := range slices.Sorted(maps.Keys(o.Registries)) {
 		r := o.Registries[name]
 		k.registry(name, &r, key(path, name))
+		k.ownName(name, &r, key(path, name))
 	}
 	return own
+}
+
+// ownName refuses a registry that is called like another one, where the main file's
+// policy goes by names: what that allows at the other would be allowed here, and what it
+// denies here would go by the other's name.
+func (k *checker) ownName(name string, r *Registry, path string) {
+	u, why := parseURL(r.Endpoint)
+	rules := k.c.Policy.Allow != nil || k.c.Policy.Deny != nil || k.c.Policy.CooldownExcept != nil
+	if !rules || why != "" {
+		return
+	}
+	if named, why := parseURL(u.Scheme + "://" + name); why != "" || placeOf(named) != placeOf(u) {
+		k.errorf(path+".endpoint", "the operator's policy goes by the names of registries, and %s is not where %s is: call this registry %s", quote(name), u.Host, quote(u.Host))
+	}
 }
 
 func (k *checker) tokens(organisation string, o *Organisation, path string) {
