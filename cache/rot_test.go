@@ -193,6 +193,7 @@ func TestFirstReadOfALargeBlob(t *testing.T) {
 				data := random(50, 6*mib)
 				obj := h.addBlob("acme/app", data)
 				read(t, h.source("acme", "a"), obj)
+				h.settle() // it is kept after its last byte
 				h.reopen(t, cache.Options{Dir: dir})
 				if err := spoil(h.kept(dir, obj), data); err != nil {
 					t.Fatal(err)

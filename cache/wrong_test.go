@@ -80,6 +80,27 @@ func TestCorrupt_ForOneAccount(t *testing.T) {
 	}
 }
 
+// Whoever is told that a download failed, and comes back at once as somebody else,
+// finds another one: also a reader that came while the wrong bytes were being deleted.
+func TestCorrupt_FailedDownloadIsNotFoundAgain(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	h.body = garbageFor("globex")
+	for round := range 6 {
+		data := random(uint64(100+round), 4*mib+1)
+		obj := h.addBlob("acme/app", data)
+		var readers sync.WaitGroup
+		for range 8 {
+			readers.Go(func() {
+				_, _ = get(t.Context(), h.source("globex", "g"), obj, oci.Range{}) // it may join acme's
+				if _, err := get(t.Context(), h.source("acme", "a"), obj, oci.Range{Length: 1}); err != nil {
+					t.Errorf("acme: %v", err)
+				}
+			})
+		}
+		readers.Wait()
+	}
+}
+
 // Two accounts that got wrong bytes, each its own, speak for everyone.
 func TestCorrupt_ForTwoAccounts(t *testing.T) {
 	h := newHouse(t, cache.Options{})

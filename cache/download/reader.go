@@ -50,6 +50,7 @@ func (rd *Reader) content(ctx context.Context) (*oci.Content, error) {
 	if err != nil {
 		switch {
 		case rd.blocks.Err() != nil:
+			d.awaitFinal(ctx) // who is told comes back at once, and must not find this download again
 			return nil, rd.requester.errorFor(rd.blocks.Err())
 		case errors.Is(err, fs.ErrNotExist) && !rd.blocks.Gone():
 			return nil, ErrRetry // published, and evicted already
