@@ -135,7 +135,10 @@ func (l *Log) Write(e *Entry) {
 		l.lost.Inc() // only a time before history cannot be encoded
 		return
 	}
-	b, wait := l.add(e, line)
+	if !l.await(e) {
+		return
+	}
+	b, wait := l.add(line)
 	if !wait {
 		return
 	}
@@ -150,12 +153,9 @@ func (l *Log) Write(e *Entry) {
 
 // add hands over a line. It says whether to wait for it: not where others have waited
 // in vain.
-func (l *Log) add(e *Entry, line []byte) (b *batch, wait bool) {
+func (l *Log) add(line []byte) (b *batch, wait bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.mayWrite(e) {
-		return nil, false
-	}
 	b = l.waiting
 	if len(b.text)+len(line) > maxWaiting {
 		l.lost.Inc()

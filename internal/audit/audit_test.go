@@ -282,7 +282,7 @@ func TestLog_Shares(t *testing.T) {
 				l.Write(&e)
 			}
 		}
-		stranger, acme := Entry{RequestID: "stranger", Stranger: true}, Entry{RequestID: "a", Organisation: "acme"}
+		stranger, acme := Entry{RequestID: "stranger", Stranger: true}, Entry{RequestID: "a", Organisation: "acme", Verdict: Refused}
 		wants := func(id string, want int) {
 			t.Helper()
 			text, err := os.ReadFile(file)
@@ -303,7 +303,27 @@ func TestLog_Shares(t *testing.T) {
 		write(linesOfStrangersPerSecond*60+1, stranger)
 		wants("stranger", strangersAtOnce+linesOfStrangersPerSecond*60)
 		l.wantLost(t, 21)
-		if got := strings.Count(said.String(), "leaves out"); got != 3 || !strings.Contains(said.String(), "organisation=acme lines=1\n") || !strings.Contains(said.String(), "lines=10\n") {
+		// What leaves always has its line, and is slowed down for it.
+		taken, begun := Entry{RequestID: "taken", Organisation: "acme", Verdict: Allowed}, time.Now()
+		write(linesAtOnce+10*linesPerSecond, acme)
+		lost := 10 * linesPerSecond
+		write(5*linesPerSecond, taken)
+		wants("taken", 5*linesPerSecond)
+		if took := time.Since(begun); took < 4*time.Second || took > 6*time.Second {
+			t.Errorf("%d lines took %v", 5*linesPerSecond, took)
+		}
+		var many sync.WaitGroup
+		begun = time.Now()
+		for range 10 * linesPerSecond {
+			many.Go(func() { l.Write(&taken) })
+		}
+		many.Wait()
+		wants("taken", 15*linesPerSecond)
+		if took := time.Since(begun); took > patience {
+			t.Errorf("at once they took %v", took)
+		}
+		l.wantLost(t, float64(21+lost))
+		if got := strings.Count(said.String(), "leaves out"); got != 4 || !strings.Contains(said.String(), "organisation=acme lines=1\n") || !strings.Contains(said.String(), "lines=10\n") {
 			t.Errorf("it says %s", &said)
 		}
 	})

@@ -36,9 +36,35 @@ func (e *Entry) shareOf() string {
 	return e.Organisation
 }
 
-// mayWrite says whether there is room for e in its share; what is left out is counted.
-// Caller holds mu.
-func (l *Log) mayWrite(e *Entry) bool {
+// gives says whether something may leave with the answer that e is about.
+func (e *Entry) gives() bool {
+	return e.Verdict == Allowed || e.Verdict == Stale || e.Verdict == Bypassed
+}
+
+// await says whether e's line is written, after waiting for its share. Where something
+// leaves it always is, and whoever asks without end has to wait for each answer: else he
+// could take images without a line. What is left out of the others is counted.
+func (l *Log) await(e *Entry) bool {
+	l.mu.Lock()
+	s := l.share(e)
+	r := s.Reserve()
+	delay := r.Delay()
+	gives := e.gives()
+	if delay > 0 && !gives || delay > patience {
+		r.Cancel() // nobody waits for as long, so it is not charged
+	}
+	if delay > 0 && !gives {
+		l.leaveOut(e.shareOf(), s)
+	}
+	l.mu.Unlock()
+	if gives {
+		time.Sleep(min(delay, patience))
+	}
+	return delay == 0 || gives
+}
+
+// share is what e's line counts against. Caller holds mu.
+func (l *Log) share(e *Entry) *share {
 	name := e.shareOf()
 	s := l.shares[name]
 	if s == nil {
@@ -48,9 +74,11 @@ func (l *Log) mayWrite(e *Entry) bool {
 		}
 		l.shares[name] = s
 	}
-	if s.Allow() {
-		return true
-	}
+	return s
+}
+
+// leaveOut counts a line that is not written. Caller holds mu.
+func (l *Log) leaveOut(name string, s *share) {
 	l.lost.Inc()
 	s.leftOut++
 	if now := time.Now(); now.Sub(s.said) >= leftOutSaid {
@@ -58,5 +86,4 @@ func (l *Log) mayWrite(e *Entry) bool {
 			"organisation", name, "lines", s.leftOut)
 		s.leftOut, s.said = 0, now
 	}
-	return false
 }
