@@ -237,6 +237,15 @@ func TestFleet_VerifiedStreamsAreNotCutOff(t *testing.T) {
 		if err := pullImage(t.Context(), n.as("", ""), "library/app", manifest, blobs); err != nil {
 			t.Error(err)
 		}
+		// A part of a blob waits for all of it, too.
+		late := w.add("late")
+		if err := check(t.Context(), late.as("", ""), manifest); err != nil {
+			t.Fatal(err)
+		}
+		part, err := get(t.Context(), late.as("", ""), blobs[0], oci.Range{Start: 5 * mib, Length: 100})
+		if err != nil || !bytes.Equal(part, right[5*mib:5*mib+100]) {
+			t.Errorf("%d bytes, %v", len(part), err)
+		}
 		if n.faults("rogue") == 0 {
 			t.Error("the rogue was not read")
 		}

@@ -87,6 +87,12 @@ func (d *Download) corrupt(err error) error {
 	}
 }
 
+// verifiesFirst says whether the blob, whose size is known, is verified before any of it
+// leaves.
+func (d *Download) verifiesFirst() bool {
+	return d.blocks.Size() <= VerifyFirst || d.share != nil && d.share.Withheld()
+}
+
 // mixed says whether some of the bytes came from other nodes.
 func (d *Download) mixed() bool { return d.share != nil && d.share.Mixed() }
 
@@ -165,7 +171,7 @@ func (d *Download) fetch(ctx context.Context) error {
 			cancel(hashed)
 		}
 	})
-	if size := d.blocks.Size(); (size < 0 || size > VerifyFirst) && (d.share == nil || !d.share.Withheld()) {
+	if d.blocks.Size() < 0 || !d.verifiesFirst() {
 		d.move(Open, nil)
 	}
 	err = d.work(ctx, cancel, content, rq)

@@ -29,7 +29,7 @@ func (d *Download) mostUrgent() (*store.Run, bool) {
 			return run, true
 		}
 	}
-	if d.whole || d.blocks.Size() <= VerifyFirst { // what is small is verified before it leaves
+	if d.whole || d.verifiesFirst() {
 		return d.blocks.Take(0, -1, limit)
 	}
 	return nil, false
