@@ -126,6 +126,7 @@ func TestBitRot(t *testing.T) {
 	}
 	s := h.source("acme", "a")
 	every(func(_ string, b blob) { read(t, s, b.obj) })
+	h.settle() // all is kept after its last byte
 	h.reopen(t, cache.Options{Dir: dir})
 	s = h.source("acme", "a")
 	every(func(how string, b blob) {

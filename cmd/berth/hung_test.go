@@ -138,6 +138,7 @@ func TestHung_CAFile(t *testing.T) {
 // A credential helper that hangs holds up its own account alone: neither the status nor
 // what others have waits for it, while a reload does so for a moment.
 func TestHung_Helper(t *testing.T) {
+	t.Parallel()
 	s := newStage(t)
 	bin := t.TempDir()
 	pipe := filepath.Join(bin, "answer")
@@ -148,10 +149,9 @@ func TestHung_Helper(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(bin, "docker-credential-slow"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	s.main(fmt.Sprintf("helpers: [slow]\norganisations: {initrode: {tokens: [{name: x, sha256: %x}], credentials: [{name: h, registry: ghcr.io, helper: {name: slow}}]}}",
 		hashText(s.token("initrode"))))
-	n := s.serve()
+	n := s.run("PATH=" + bin + ":" + os.Getenv("PATH"))
 	n.await("it is asked", func() bool { _, err := os.Stat(filepath.Join(bin, "asked")); return err == nil })
 	s.dropIn2("initech")
 	meanwhile := false

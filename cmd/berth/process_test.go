@@ -50,7 +50,7 @@ func TestServesWithoutAFile(t *testing.T) {
 	}
 	h := newHome(t)
 	fastest := time.Hour
-	for range 3 { // whatever else this machine does may take one of them
+	for range 3 { // whatever else this machine does may take two of them
 		n := &running{t: t, log: nodetest.NewLog(), clients: h.transport, ended: make(chan struct{})}
 		cmd := exec.Command(program(t, berthProgram), "serve", "--listen", "127.0.0.1:0")
 		cmd.Env = append(os.Environ(), "CACHE_DIRECTORY=", "XDG_CACHE_HOME=", "HOME="+h.dir)
@@ -75,6 +75,9 @@ func TestServesWithoutAFile(t *testing.T) {
 			t.Errorf("the cache is not in the home folder: %v", err)
 		}
 		n.stop()
+		if fastest < time.Second {
+			break
+		}
 	}
 	if fastest >= time.Second {
 		t.Errorf("ready after %v", fastest)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -111,6 +112,22 @@ func (s *stage) serveWith(listeners int) *running {
 	n.inside([]string{"serve", "--config", s.path("berth.yaml")}, s.clock)
 	s.t.Cleanup(n.stop)
 	n.awaitAddresses(listeners)
+	return n
+}
+
+// run starts a node as a program, as home.run does.
+func (s *stage) run(env ...string) *running {
+	s.t.Helper()
+	path, err := exec.LookPath("berth")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n := &running{t: s.t, log: nodetest.NewLog(), clients: s.transport, ended: make(chan struct{})}
+	cmd := exec.Command(path, "serve", "--config", s.path("berth.yaml"))
+	cmd.Env = append(os.Environ(), env...)
+	n.outside(cmd)
+	s.t.Cleanup(n.stop)
+	n.awaitAddresses(2)
 	return n
 }
 
