@@ -123,6 +123,7 @@ func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) e
 		}
 	}
 	s.renewListed(o, asked)
+	s.askIfPublic(principal, o)
 	return nil
 }
 

@@ -58,6 +58,10 @@ type Options struct {
 	// Log gets what an operator should know. If nil, nothing is logged.
 	Log *slog.Logger
 
+	// PublicAfter is how long after a yes to an account the registry is asked whether it
+	// shows everyone the same. If 0, half a minute.
+	PublicAfter time.Duration
+
 	// fault makes file operations fail, in tests; see store.Options.
 	fault func(op store.Op, path string) error
 }
@@ -86,6 +90,10 @@ type Cache struct {
 	missing *hold.Table[questionKey]
 	// slow holds what nobody waits for where there is a stale copy.
 	slow *hold.Table[slowKey]
+	// private holds the repositories that do not show everyone what they show an account,
+	// and those where that is being asked.
+	private *hold.Table[proof.Access]
+	public  *flight.Group[proof.Access, struct{}]
 	// renewed holds the manifests that have renewed what they list.
 	renewed *hold.Table[proof.Member]
 
@@ -132,12 +140,13 @@ func New(o Options) (*Cache, error) {
 		Store: c.folder.there, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,
 		Admit: o.Admit, Report: c.trouble, Log: o.Log,
 	})
-	c.shared = newShared(o.Fleet, o.Now)
+	c.shared = newShared(o.Fleet)
 	c.manifests = newManifestGets()
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
 	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[slowKey](8192, o.Now)
 	c.insistence, c.renewed = newInsistence(o.Now), hold.New[proof.Member](8192, o.Now)
+	c.private, c.public = hold.New[proof.Access](8192, o.Now), flight.New[proof.Access, struct{}](max(o.PublicAfter, publicAfter)+askTimeout)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.wg.Go(c.keepLooking)
 	return c, nil
@@ -180,6 +189,7 @@ func (c *Cache) openProofs(usable bool) (err error) {
 // pending proofs. Nothing may call the cache any more.
 func (c *Cache) Close() error {
 	c.cancel()
+	c.public.Close()
 	c.stats.Close()
 	c.resolves.Close()
 	c.manifests.calls.Close()

@@ -11,7 +11,6 @@ import (
 	"berth/cache/store"
 	"berth/fleet"
 	"berth/fleet/seal"
-	"berth/internal/hold"
 	"berth/internal/share"
 	"berth/oci"
 )
@@ -21,8 +20,6 @@ type shared struct {
 	tier *fleet.Tier
 	// listed is which manifest of a repository lists an object, and as how large.
 	listed *share.LRU[proof.Member, listed]
-	// private holds the repositories that do not show everyone what they show an account.
-	private *hold.Table[proof.Access]
 
 	mu sync.Mutex
 	// objects are those of the downloads that run.
@@ -35,20 +32,16 @@ type listed struct {
 }
 
 const (
-	// publicWait is how long a pull waits to be told that everyone may see an image, and
-	// privateFor how long it counts that not everyone may.
+	// publicWait is how long a pull waits to be told that everyone may see an image.
 	publicWait = time.Second
-	privateFor = 24 * time.Hour
-	// unansweredFor is how long it counts that nobody said.
-	unansweredFor = time.Minute
 )
 
-func newShared(t *fleet.Tier, now func() time.Time) *shared {
+func newShared(t *fleet.Tier) *shared {
 	if t == nil {
 		return nil
 	}
 	return &shared{
-		tier: t, listed: share.New[proof.Member, listed](16384, nil), private: hold.New[proof.Access](8192, now),
+		tier: t, listed: share.New[proof.Member, listed](16384, nil),
 		objects: map[download.Key]*fleet.Object{},
 	}
 }
@@ -96,21 +89,14 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 	if age, _ := s.proofs.Access(key); age != proof.None {
 		return true
 	}
-	if _, _, held := s.c.shared.private.Held(key); held || o.Kind != oci.Manifest || !everyone.Shared() {
+	if _, _, held := s.c.private.Held(key); held || o.Kind != oci.Manifest || !everyone.Shared() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, publicWait)
 	defer cancel()
 	_, err := s.shared.ask(ctx, everyone, o)
-	switch class := oci.ClassOf(err); {
-	case err == nil:
-		return true
-	case class.Refuses(), class == oci.NotFound:
-		s.c.shared.private.For(s.u.Organisation, key, privateFor, nil)
-	default:
-		s.c.shared.private.For(s.u.Organisation, key, unansweredFor, nil)
-	}
-	return false
+	s.notPublic(key, err)
+	return err == nil
 }
 
 // openShared opens what the registry itself has not brought here: from what came out of

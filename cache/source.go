@@ -267,7 +267,7 @@ func (s *source) admit(ctx context.Context, principal oci.Principal, o oci.Objec
 	}
 	state, _ = s.state(principal, o)
 	if state.Answer = s.answerOf(principal, err); state.Answer == proof.Kept {
-		state = s.had(state, principal, o)
+		state = s.kept(ctx, state, principal, o)
 	}
 	switch proof.Decide(state) {
 	case proof.Serve:

@@ -125,14 +125,35 @@ func (s *source) tolerates404(err error) bool {
 	return s.u.Spec.OnNotFound == registry.Keep && err != nil && !oci.AsError(err).NotUnderstood && oci.ClassOf(err) == oci.NotFound && oci.AsError(err).WireCode() != oci.CodeNameUnknown
 }
 
-// had is what counts for what is kept: a proof, however old, that no denial has
-// followed.
-func (s *source) had(state proof.State, principal oci.Principal, o oci.Object) proof.State {
-	if s.proofs.HadAccess(s.accessKey(principal, o.Repo, o.Digest)) {
-		state.Access = max(state.Access, proof.Grace)
-	}
+// kept is what counts for o, which the registry no longer has: that it was there, however
+// long ago, and that principal still reads the repository.
+func (s *source) kept(ctx context.Context, state proof.State, principal oci.Principal, o oci.Object) proof.State {
+	s.stillReads(ctx, principal, o.Repo, o.Digest)
+	state.Access, _ = s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest))
 	if s.proofs.HadMember(s.memberKey(o)) {
 		state.Member = max(state.Member, proof.Grace)
 	}
 	return state
 }
+
+// stillReads has the registry asked, as principal, for other manifests of a repository
+// where it answers 404 for d and what principal had proven is over. A registry that hides
+// what one may not see answers 404 too: only another of them, shown, tells that he may
+// still read here. Whoever never could is not asked for.
+func (s *source) stillReads(ctx context.Context, principal oci.Principal, repo string, d oci.Digest) {
+	key := s.accessKey(principal, repo, d)
+	if age, _ := s.proofs.Access(key); age != proof.None || key.Digest != "" || !s.proofs.HadAccess(key) {
+		return
+	}
+	for _, other := range s.proofs.ManifestsOf(s.origin, repo, othersAsked+1) {
+		if other == d {
+			continue
+		}
+		if _, err := s.ask(ctx, principal, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: other}); err == nil {
+			return
+		}
+	}
+}
+
+// othersAsked is how many others are asked for at most.
+const othersAsked = 3

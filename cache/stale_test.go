@@ -184,12 +184,14 @@ func TestChangedSecretIsAskedAgain(t *testing.T) {
 	}
 }
 
-// What the registry no longer has is kept where that is wanted: for those who had
-// it, however long ago, until it denies them.
+// What the registry no longer has is kept where that is wanted: for those who had it,
+// however long ago, as long as it shows them something else of the repository, and until
+// it denies them.
 func TestKeep(t *testing.T) {
 	h := newHouse(t, cache.Options{})
 	h.private["acme/app"] = []string{"acme", "globex"}
 	objects := h.image("acme/app", "1", 2)
+	other := h.addManifest("acme/app", "2", `{"schemaVersion":2,"manifests":[]}`)
 	keeping := func(organisation, secret string) oci.Source {
 		u := h.upstream(organisation, secret)
 		u.Spec.OnNotFound = registry.Keep
@@ -198,9 +200,14 @@ func TestKeep(t *testing.T) {
 	acme, refusing := keeping("acme", "a"), h.source("globex", "g")
 	pull(t, acme, "acme/app", "1", objects)
 	pull(t, refusing, "acme/app", "1", objects)
+	read(t, acme, other)
 	h.set(func() {
 		clear(h.tags)
-		clear(h.objects)
+		for k := range h.objects {
+			if k.Digest != other.Digest {
+				delete(h.objects, k)
+			}
+		}
 	})
 	gone := func(who string, s oci.Source, class oci.Class) {
 		t.Helper()
@@ -225,6 +232,14 @@ func TestKeep(t *testing.T) {
 	if _, err := acme.Resolve(t.Context(), "acme/app", "mistyped"); oci.ClassOf(err) != oci.NotFound {
 		t.Errorf("a tag that never was: %v", err)
 	}
+	h.set(func() { h.fault = func(call) error { return &oci.Error{Class: oci.NotFound, Message: "not found"} } })
+	h.advance(23 * time.Hour)
+	staleAll(t, acme, objects) // the right may be gone: for grace
+	h.advance(2 * time.Hour)
+	gone("acme, who is shown nothing of the repository", acme, oci.NotFound)
+	h.set(func() { h.fault = nil })
+	h.advance(time.Minute)
+	staleAll(t, acme, objects)
 	h.advance(time.Minute)
 	h.set(func() {
 		h.fault = func(call) error {

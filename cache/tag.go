@@ -26,7 +26,11 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 	if err == nil {
 		return s.outcomeOf(r, known), nil
 	}
-	if ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged) || !s.mayResolveStale(principal, key, s.answerOf(principal, err)) {
+	answer := s.answerOf(principal, err)
+	if answer == proof.Kept {
+		s.stillReads(ctx, principal, repo, known.Digest)
+	}
+	if ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged) || !s.mayResolveStale(principal, key, answer) {
 		return nil, err
 	}
 	return resolution(known, oci.Outcome{Result: oci.Stale, Warning: staleWarning(err)}), nil
@@ -52,7 +56,8 @@ func (s *source) mayResolveStale(principal oci.Principal, key proof.TagKey, answ
 		proven, _ := s.proofs.Access(access)
 		return age != proof.None && proven >= proof.Recent
 	case proof.Kept:
-		return known.Digest != "" && s.proofs.HadAccess(access)
+		proven, _ := s.proofs.Access(access)
+		return known.Digest != "" && proven != proof.None
 	}
 	return false
 }

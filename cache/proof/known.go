@@ -3,6 +3,9 @@ package proof
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -58,6 +61,30 @@ func (f *Proofs) Proven(ctx context.Context, see func(Access)) error {
 		}
 	})
 	return errors.Join(err, ctx.Err())
+}
+
+// ManifestsOf are manifests of a repository, at most n, those first that were proven last.
+func (f *Proofs) ManifestsOf(origin, repo string, n int) []oci.Digest {
+	proven := map[oci.Digest]time.Time{}
+	see := func(m Member, w record) {
+		if m.Origin == origin && m.Repo == repo && m.Kind == oci.Manifest && w.proven() {
+			proven[m.Digest] = w.at
+		}
+	}
+	if f.disk != nil && !f.disk.broken.Load() {
+		// Only a few records are looked at, and what is not written yet is in memory.
+		_, _ = f.disk.step(memberBucket, join(origin, repo, oci.Manifest.String()), func(_ *bbolt.Tx, k, v []byte) { // it is logged
+			w, ok := decodeRecord(v)
+			if m, is := decodeMember(k); ok && is {
+				see(m, w)
+			}
+		})
+	}
+	for m, w := range f.members.recent.All() {
+		see(m, w)
+	}
+	all := slices.SortedFunc(maps.Keys(proven), func(a, b oci.Digest) int { return proven[b].Compare(proven[a]) })
+	return all[:min(n, len(all))]
 }
 
 // remembered tells what memory has, where there is no file.

@@ -27,7 +27,7 @@ func TestServed_WhatThePageSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := servedRow.FindAllStringSubmatch(string(page), -1)
-	if len(rows) < 17 {
+	if len(rows) < 18 {
 		t.Fatalf("only %d rows of the table are understood", len(rows))
 	}
 	few := make(chan struct{}, 4)
@@ -57,7 +57,7 @@ type serving struct {
 func newServing(t *testing.T, where, as string) *serving {
 	t.Helper()
 	w := newWorld(t)
-	o := ocitest.Options{Auth: ocitest.Bearer, Private: strings.HasPrefix(as, "account") && !strings.Contains(as, "others"), LiveRights: true}
+	o := ocitest.Options{Auth: ocitest.Bearer, Private: strings.HasPrefix(as, "account") && !strings.Contains(where, "public"), LiveRights: true}
 	if strings.Contains(as, "Basic") {
 		o.Auth = ocitest.Basic
 	}
@@ -71,7 +71,7 @@ func newServing(t *testing.T, where, as string) *serving {
 				p.kind = kind
 			}
 		}
-		p.uniform = strings.Contains(as, "others")
+		p.uniform = strings.Contains(where, "public")
 		p.object = strings.Contains(where, "access: object")
 		p.keep = strings.Contains(where, "on_not_found: keep")
 	})
@@ -82,14 +82,38 @@ func newServing(t *testing.T, where, as string) *serving {
 	if strings.HasPrefix(as, "account") {
 		w.account("acme", "main", s.p, acmeRepo)
 	}
+	everyone := strings.Contains(as, "everyone")
+	if everyone {
+		w.cache.PublicAfter = time.Millisecond
+	}
 	w.start()
 	s.as = w.as("acme")
-	for _, c := range []*client{w.as("bolt"), s.as} {
+	clients := []*client{w.as("bolt"), s.as}
+	if everyone {
+		clients = clients[1:]
+	}
+	for _, c := range clients {
 		if a := c.pull("reg.example/"+acmeRepo, s.img, 0); !a.ok() && (c == s.as || strings.Contains(as, "others")) {
 			t.Fatal(a)
 		}
 	}
+	if everyone {
+		s.waitsForAnonymousHEAD()
+	}
 	return s
+}
+
+// waitsForAnonymousHEAD waits until the node has asked whether the image is public.
+func (s *serving) waitsForAnonymousHEAD() {
+	s.t.Helper()
+	asked := ocitest.Match{Kind: ocitest.Manifest, Where: func(q ocitest.Request) bool {
+		return q.Method == http.MethodHead && q.User == "" && q.Status == http.StatusOK
+	}}
+	for begun := time.Now(); s.p.reg.Count(asked) == 0; time.Sleep(time.Millisecond) {
+		if time.Since(begun) > time.Minute {
+			s.t.Fatal("the node did not ask whether the image is public")
+		}
+	}
 }
 
 // answers makes the registry answer so, and holds what goes out against word.

@@ -87,8 +87,9 @@ type Trust struct {
 	AllowPrivate []netip.Prefix `yaml:"allow_private"`
 
 	// What happens to a kept image that upstream no longer has: refuse, or keep. With
-	// keep it is served on, marked as stale, to those who could pull it before, unless
-	// the registry answers that it has no such repository. Default: refuse.
+	// keep it is served on, marked as stale, to those who could pull it before, as long as
+	// the registry shows them something else of the repository, or did within grace, and
+	// does not answer that it has no such repository. Default: refuse.
 	OnNotFound OnNotFound `yaml:"on_not_found"`
 
 	// What a proven right covers: the whole repository, or just the one object
