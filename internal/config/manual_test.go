@@ -89,11 +89,15 @@ func TestExampleHasEveryKey(t *testing.T) {
 	}
 }
 
-// TestDocExamples reads every piece of YAML in the walk-through.
+// TestDocExamples reads every piece of YAML in the walk-throughs.
 func TestDocExamples(t *testing.T) {
-	text, err := os.ReadFile(docPath)
-	if err != nil {
-		t.Fatal(err)
+	var text []byte
+	for _, path := range []string{docPath, "../../doc/fleet.md"} {
+		page, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, page...)
 	}
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(text, -1)
 	if len(blocks) < 5 {

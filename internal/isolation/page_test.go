@@ -27,7 +27,7 @@ func TestSecurityPage(t *testing.T) {
 	for _, m := range row.FindAllStringSubmatch(string(page), -1) {
 		proofs[m[1]] = m[2]
 	}
-	for i := 1; i <= 26; i++ {
+	for i := 1; i <= 29; i++ {
 		s := fmt.Sprintf("S%d", i)
 		tests := named.FindAllStringSubmatch(proofs[s], -1)
 		if len(tests) == 0 && proofs[s] != "not promised" {
