@@ -305,3 +305,30 @@ func TestFleet_PlacesOnTheDisk(t *testing.T) {
 		}
 	})
 }
+
+// What came from other nodes is listed with the images, and deleted with them.
+func TestFleet_ImagesAndRemove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 2)
+		blobs, manifest := w.image("library/app", random(1, 3*mib), random(2, 100))
+		for _, n := range w.nodes {
+			if err := pullImage(t.Context(), n.as("", ""), "library/app", manifest, blobs); err != nil {
+				t.Fatal(err)
+			}
+			w.sealedUp()
+			n.cache.Settle()
+		}
+		c := w.nodes[1].cache
+		images, err := c.Images(t.Context())
+		if err != nil || len(images) != 1 || images[0].Size != images[0].Of || images[0].Size < 3*mib {
+			t.Fatalf("%+v, %v", images, err)
+		}
+		removed, err := c.Remove(t.Context(), cache.Choice{Image: func(string, string, []string, oci.Digest) bool { return true }})
+		if err != nil || removed.Manifests != 1 || removed.Blobs != 2 || removed.Freed < 3*mib {
+			t.Errorf("%+v, %v", removed, err)
+		}
+		if images, err = c.Images(t.Context()); err != nil || len(images) != 0 {
+			t.Errorf("%+v, %v", images, err)
+		}
+	})
+}

@@ -99,10 +99,7 @@ func (c *Cache) documents(at repository, s *listing) (all map[oci.Digest]*oci.Do
 		known[d] = true
 	}
 	for _, d := range s.manifests {
-		text, err := c.folder.store().Look(at.origin, d, maxManifest)
-		if err != nil {
-			continue // it is not here any more
-		}
+		text := c.lookUp(at.origin, d)
 		doc, err := oci.ParseManifest(text)
 		if err != nil {
 			continue
@@ -120,6 +117,28 @@ func (c *Cache) documents(at repository, s *listing) (all map[oci.Digest]*oci.Do
 		}
 	}
 	return all, platforms
+}
+
+// lookUp reads a manifest from wherever it lies; nil: it is not here any more.
+func (c *Cache) lookUp(origin string, d oci.Digest) []byte {
+	s := c.folder.store()
+	for _, folder := range s.Folders(origin) {
+		if text, err := s.Look(folder, d, maxManifest); err == nil {
+			return text
+		}
+	}
+	return nil
+}
+
+// stat says how large a blob is and when it was used last, wherever it lies.
+func (c *Cache) stat(origin string, d oci.Digest) (size int64, used time.Time, err error) {
+	s := c.folder.store()
+	for _, folder := range s.Folders(origin) {
+		if size, used, err = s.Stat(folder, d); err == nil {
+			break
+		}
+	}
+	return size, used, err
 }
 
 // imagesAt are the images of one repository.
@@ -140,7 +159,7 @@ func (c *Cache) imagesAt(at repository, s *listing) (all []Image) {
 
 // measure adds up what of the image is here.
 func (i *Image) measure(c *Cache, origin string, doc *oci.Document) {
-	size, used, _ := c.folder.store().Stat(origin, i.Digest)
+	size, used, _ := c.stat(origin, i.Digest)
 	i.Size, i.Of, i.LastUse = size, size, used
 	for _, d := range doc.Blobs() {
 		i.Of += max(d.Size, 0)
@@ -148,7 +167,7 @@ func (i *Image) measure(c *Cache, origin string, doc *oci.Document) {
 		if err != nil {
 			continue
 		}
-		if size, used, err := c.folder.store().Stat(origin, checked); err == nil {
+		if size, used, err := c.stat(origin, checked); err == nil {
 			i.Size += size
 			if used.After(i.LastUse) {
 				i.LastUse = used

@@ -115,7 +115,7 @@ func (r *removal) everywhere(listings map[repository]*listing, d oci.Digest) {
 	}
 	for at := range listings {
 		key := hotKey{at.origin, d}
-		if _, _, err := r.c.folder.store().Stat(at.origin, d); err == nil && !r.manifests[key] {
+		if _, _, err := r.c.stat(at.origin, d); err == nil && !r.manifests[key] {
 			r.blobs[key] = true
 		}
 		delete(r.shared, key)
@@ -126,17 +126,21 @@ func (r *removal) everywhere(listings map[repository]*listing, d oci.Digest) {
 func (r *removal) do(ctx context.Context) error {
 	var failed error
 	remove := func(key hotKey, count *int) {
-		r.c.hot.Remove(key)
-		_, _, err := r.c.folder.store().Stat(key.origin, key.digest)
-		there := err == nil
-		freed, err := r.c.folder.store().Remove(key.origin, key.digest)
-		switch {
-		case err != nil && failed == nil:
-			failed = err
-		case err == nil && there:
-			*count++
-			r.removed.Freed += freed
+		store, gone := r.c.folder.store(), 0
+		for _, folder := range store.Folders(key.origin) {
+			r.c.hot.Remove(hotKey{folder, key.digest})
+			_, _, err := store.Stat(folder, key.digest)
+			there := err == nil
+			freed, err := store.Remove(folder, key.digest)
+			switch {
+			case err != nil && failed == nil:
+				failed = err
+			case err == nil && there:
+				gone = 1
+				r.removed.Freed += freed
+			}
 		}
+		*count += gone
 	}
 	// Manifests first: what is left of an image after an error is not listed any more,
 	// and its blobs are evicted like others.

@@ -3,11 +3,26 @@ package store
 import (
 	"errors"
 	"io/fs"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"berth/oci"
 )
+
+// Folders are where blobs of origin lie: its own, and those of what other nodes have
+// shared, whose names begin with its name and a plus sign.
+func (s *Store) Folders(origin string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	folders := []string{origin}
+	for name := range s.origins {
+		if strings.HasPrefix(name, origin+"+") {
+			folders = append(folders, name)
+		}
+	}
+	return folders
+}
 
 // Remove deletes a blob of an origin, and what is there of one that has not come whole.
 // Readers that have it open read on. freed is what the disk has got back in bytes:
