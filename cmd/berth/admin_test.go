@@ -99,7 +99,7 @@ func TestPurge(t *testing.T) {
 	}
 	acme.mustRefuse(manifest, http.StatusForbidden, oci.CodeDenied)
 
-	if got := s.command("purge", "--org", "initech"); got.code != exitFailed || !strings.Contains(got.err, "there is no organisation initech") {
+	if got := s.command("purge", "--org", "initech"); got.code != exitFailed || !strings.Contains(got.err, "there is no organisation initech") || !strings.Contains(got.err, "is forgotten") {
 		t.Errorf("an unknown one: %+v", got)
 	}
 	if got := s.command("purge", "--org", "../x"); got.code != exitFailed || !strings.Contains(got.err, "is no organisation") {

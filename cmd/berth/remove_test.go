@@ -229,3 +229,24 @@ func TestEviction_OwnersAreKeyed(t *testing.T) {
 		t.Error("one number on two nodes: it is not keyed")
 	}
 }
+
+// An image that another repository has too stays, and that is no error: it is said.
+func TestRemove_AllOfItIsShared(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.registry.SetRights("globex-bot", "globex/**")
+	twin := s.registry.AddImage("globex/copy", "1", ocitest.Image{Layers: []int64{10_000, 20_000}})
+	if twin.Digest != s.image.Digest {
+		t.Fatal("they are two images: this is no test")
+	}
+	n := s.serve()
+	s.caller(n, "acme").mustPull(app, s.image, "")
+	s.caller(n, "globex").mustPull("ghcr.io/globex/copy", twin, "")
+	published(t, s.cacheDir())
+	if r := s.removed("--org", "acme"); r.Manifests != 0 || r.Blobs != 0 || r.SharedBlobs != 3 || !s.keeps(s.image.Digest) {
+		t.Errorf("%+v", r)
+	}
+	if got := s.command("remove", "--org", "acme"); !strings.Contains(got.out, "other images have them too") {
+		t.Errorf("%+v", got)
+	}
+}

@@ -176,7 +176,7 @@ func tell(r *http.Request, log *slog.Logger, order string, request any, err erro
 		log.Warn("an order on the admin socket failed", "err", err)
 		return
 	}
-	log.Info("an order was given on the admin socket")
+	log.Info("admin command")
 }
 
 // read decodes the body strictly; none is an empty document.

@@ -26,7 +26,7 @@ func (n *node) remove(ctx context.Context, r admin.RemoveRequest) (admin.Removal
 	if err != nil {
 		return removed, fmt.Errorf("%d manifests and %d blobs are removed, the rest is not: %w", done.Manifests, done.Blobs, err)
 	}
-	if done.Manifests+done.Blobs == 0 {
+	if done.Manifests+done.Blobs+done.Shared == 0 {
 		return removed, &admin.Error{Status: http.StatusNotFound, Message: "nothing of that is kept here: berth list shows what is"}
 	}
 	return removed, nil

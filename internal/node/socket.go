@@ -53,7 +53,7 @@ func (n *node) purge(_ context.Context, r admin.PurgeRequest) (admin.Purge, erro
 	}
 	if !known {
 		// What an organisation that was taken out left behind is gone all the same.
-		return admin.Purge{}, &admin.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no organisation %s on this node: berth status lists them", r.Organisation)}
+		return admin.Purge{}, &admin.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no organisation %s on this node (berth status lists them); whatever was proven to one of that name is forgotten", r.Organisation)}
 	}
 	return admin.Purge(r), nil
 }
