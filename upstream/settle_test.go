@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"berth/internal/ocitest"
@@ -232,5 +233,25 @@ func TestGzip_TokensAndErrors(t *testing.T) {
 		if e := classed(t, err, test.want); !strings.Contains(e.Message, test.says) {
 			t.Errorf("%d: %s", test.status, e.Message)
 		}
+	}
+}
+
+// Thirty repositories, one after the other, and a dead password are not thirty failed
+// logins: accounts are locked for less.
+func TestBasicAccount_DeadPasswordInManyRepositories(t *testing.T) {
+	var dead atomic.Bool
+	up := basicRegistry(t, func(ocitest.Request) bool { return dead.Load() })
+	src := over(t, up).As(as("acme", "alice", "secret"))
+	if err := pullTag(t.Context(), src, "team/app"); err != nil {
+		t.Fatal(err)
+	}
+	dead.Store(true)
+	logins := ocitest.Match{Where: func(q ocitest.Request) bool { return q.Header.Get("Authorization") != "" }}
+	before := up.Count(logins)
+	for i := range 30 {
+		classed(t, pullTag(t.Context(), src, fmt.Sprint("team/r", i)), oci.Unauthorized)
+	}
+	if n := up.Count(logins) - before; n == 0 || n > 4 { // a HEAD, the GET that reads why, and where it was taken before
+		t.Errorf("%d failed logins", n)
 	}
 }
