@@ -89,7 +89,7 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 	if age, _ := s.proofs.Access(key); age != proof.None {
 		return true
 	}
-	if _, _, held := s.c.private.Held(key); held || o.Kind != oci.Manifest || !everyone.Shared() {
+	if _, why, held := s.c.private.Held(key); held && why == nil || o.Kind != oci.Manifest || !everyone.Shared() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, publicWait)

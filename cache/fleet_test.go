@@ -332,3 +332,26 @@ func TestFleet_ImagesAndRemove(t *testing.T) {
 		}
 	})
 }
+
+// What everyone may see is shared by all who have an account, and by those who have none.
+func TestFleet_PublicImagesAreSharedByAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 3)
+		w.image("library/other", random(9, 100))
+		blobs, manifest := w.image("library/app", random(1, 3*mib), random(2, 100))
+		if err := pullImage(t.Context(), w.nodes[0].as("acme", "s1"), "library/app", manifest, blobs); err != nil {
+			t.Fatal(err)
+		}
+		w.sealedUp()
+		sent, gets := w.bytesSent(), w.count("open", oci.Manifest)
+		for i, who := range []string{"globex", ""} {
+			if err := pullImage(t.Context(), w.nodes[i+1].as(who, who), "library/app", manifest, blobs); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if w.bytesSent() != sent || w.count("open", oci.Manifest) != gets {
+			t.Errorf("others have taken %d bytes and %d manifests from the registry", w.bytesSent()-sent, w.count("open", oci.Manifest)-gets)
+		}
+		time.Sleep(5 * time.Minute) // what was going to be asked in the background is
+	})
+}

@@ -3,6 +3,7 @@ package cache
 import (
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"berth/cache/proof"
@@ -21,6 +22,9 @@ const (
 	unansweredFor = time.Minute
 )
 
+// errAsking is why a repository is not asked for as everyone: it is going to be.
+var errAsking = errors.New("it is being asked")
+
 // askIfPublic has the registry asked, in the background, whether it shows everyone the
 // repository that it has just shown principal. Where everyone here has an account nobody
 // would ever ask without one, and public images would end with the accounts' proofs, an
@@ -31,13 +35,17 @@ func (s *source) askIfPublic(principal oci.Principal, o oci.Object) {
 	}
 	everyone := s.shared.Principal(o.Repo)
 	key := s.accessKey(everyone, o.Repo, o.Digest)
-	if age, proven := s.proofs.Access(key); age != proof.None && s.c.o.Now().Sub(proven) < publicEvery || !everyone.Shared() {
+	known := func() bool {
+		age, proven := s.proofs.Access(key)
+		return age != proof.None && s.c.o.Now().Sub(proven) < publicEvery
+	}
+	if known() || !everyone.Shared() {
 		return
 	}
 	if _, _, held := s.c.private.Held(key); held {
 		return
 	}
-	s.c.private.For(s.u.Organisation, key, unansweredFor, nil)
+	s.c.private.For(s.u.Organisation, key, unansweredFor, errAsking)
 	s.c.public.Start(key, func(ctx context.Context) (struct{}, error) {
 		after := time.NewTimer(cmp.Or(s.c.o.PublicAfter, publicAfter))
 		defer after.Stop()
@@ -45,6 +53,9 @@ func (s *source) askIfPublic(principal oci.Principal, o oci.Object) {
 		case <-after.C:
 		case <-ctx.Done():
 			return struct{}{}, ctx.Err()
+		}
+		if known() { // a fleet does not wait so long
+			return struct{}{}, nil
 		}
 		_, err := s.shared.ask(ctx, everyone, o)
 		s.notPublic(key, err)
