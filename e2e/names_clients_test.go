@@ -43,7 +43,8 @@ func TestNames_Skopeo(t *testing.T) {
 	for organisation, i := range map[string]image{"acme": pushImage(t, n.ghcr, "acme/app", 64<<10), "globex": pushImage(t, n.globex, "globex/app", 64<<10)} {
 		dir := tempDir(t, "skopeo")
 		file := filepath.Join(dir, "berth.conf")
-		n.setUp(t, "podman", "--org", organisation, "--write", "--file", file)
+		client := map[string]string{"acme": "podman", "globex": "crio"}[organisation] // of one parser, containers/image
+		n.setUp(t, client, "--org", organisation, "--write", "--file", file)
 		dockerConfig(t, dir, n.address, login{organisation, callerToken(organisation)})
 		skopeo := func(conf string, args ...string) (string, error) {
 			return run(t, dir, []string{"REGISTRY_AUTH_FILE=" + filepath.Join(dir, "config.json")}, path, append([]string{"--insecure-policy", "--registries-conf", conf}, args...)...)
@@ -69,7 +70,7 @@ func TestNames_Skopeo(t *testing.T) {
 		if len(n.open.requests("/v2/pushed-"+organisation+"/manifests/1")) == 0 {
 			t.Error("the registry has not seen the push")
 		}
-		n.setUp(t, "podman", "--org", organisation, "--undo", "--file", file)
+		n.setUp(t, client, "--org", organisation, "--undo", "--file", file)
 		if _, err := os.Stat(file); err == nil {
 			t.Error("undoing leaves the file")
 		}

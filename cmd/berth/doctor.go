@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/internal/doctor"
 	clientsetup "berth/internal/setup"
@@ -18,6 +20,7 @@ import (
 func doctorCommand(o *options) *cobra.Command {
 	var a nodeFlags
 	var organisation, file, socket string
+	var canaries []string
 	c := &cobra.Command{
 		Use:   "doctor [" + strings.Join(doctor.Clients(), "|") + "]",
 		Short: "Look whether this machine's clients pull through this node",
@@ -25,7 +28,12 @@ func doctorCommand(o *options) *cobra.Command {
 this node for each registry, as whom, where they would go around it, and whether a
 push would come to it. Nothing is changed. It exits with 1 if there is something to do.
 
+Files say where a client should go. With --canary each client that can be told to is made
+to pull a tag that nobody has, of a repository of yours, and the node is asked whether it
+has seen that. It costs the registry one HEAD.
+
   sudo berth doctor
+  sudo berth doctor --canary ghcr.io/acme/app
   sudo berth doctor docker --json`,
 		ValidArgs: doctor.Clients(),
 		Args:      usage(cobra.MaximumNArgs(1)),
@@ -44,7 +52,8 @@ push would come to it. Nothing is changed. It exits with 1 if there is something
 			if options.Options, err = clientOptions(c, &a, o, cfg, organisation); err != nil {
 				return err
 			}
-			options.File = file
+			options.File, options.Canaries = file, canaries
+			options.Seen = func(ctx context.Context, tag string) (bool, error) { return a.seen(ctx, o, tag) }
 			report, err := doctor.Look(c.Context(), options)
 			if errors.Is(err, clientsetup.ErrUnknownClient) {
 				return usageError{err}
@@ -58,8 +67,20 @@ push would come to it. Nothing is changed. It exits with 1 if there is something
 	a.flags(c)
 	organisationFlag(c, &organisation, "whose node this is (default: that of the only organisation)")
 	c.Flags().StringVar(&file, "file", "", "the client's configuration (default where the client looks for it)")
+	c.Flags().StringSliceVar(&canaries, "canary", nil, "a repository that each client shall be seen to ask this node for, as in ghcr.io/acme/app")
 	c.Flags().StringVar(&socket, "docker-socket", "", "where dockerd answers (default /var/run/docker.sock)")
 	return c
+}
+
+// seen says whether the running node was asked for an image with this tag.
+func (a *nodeFlags) seen(ctx context.Context, o *options, tag string) (bool, error) {
+	client, err := a.client(o)
+	if err != nil {
+		return false, err
+	}
+	defer client.Close()
+	all, err := client.Failures(ctx, admin.FailuresRequest{})
+	return slices.ContainsFunc(all.Failures, func(f admin.Failure) bool { return f.Reference == tag }), err
 }
 
 // theOnly is the organisation whose node this is: there is one, and nobody pulls here
@@ -84,6 +105,9 @@ func showDoctor(w io.Writer, r doctor.Report) {
 			}
 			if len(way.Around) > 0 {
 				through += ", to " + strings.Join(way.Around, ", ")
+			}
+			if way.Canary {
+				through += " (seen)"
 			}
 			fmt.Fprintf(w, "  %-28s %s; pushes to %s\n", way.Registry, through, way.Push)
 		}

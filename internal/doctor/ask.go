@@ -102,6 +102,9 @@ func (l *look) ask(at, registry, authorization string, cas []string) (status int
 	return resp.StatusCode, resp.Body.Close()
 }
 
+// whoLogsIn decides as whom a pull comes where nothing in the client's files does.
+const whoLogsIn = "whoever logs in"
+
 // who is as whom pulls come to a listener.
 func who(at setup.Listener, authorization string) string {
 	if encoded, ok := strings.CutPrefix(authorization, "Basic "); ok {
@@ -112,7 +115,7 @@ func who(at setup.Listener, authorization string) string {
 	}
 	switch {
 	case at.Token:
-		return "whoever logs in"
+		return whoLogsIn
 	case at.Organisation != "":
 		return "organisation " + at.Organisation
 	}
@@ -162,17 +165,11 @@ func (e engine) readsHosts() bool {
 	return e.containerdStore()
 }
 
-// askDocker is what dockerd says at its socket.
+// askDocker is what dockerd says of itself.
 func askDocker(ctx context.Context, socket string) (e engine, err error) {
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", cmp.Or(socket, "/var/run/docker.sock"))
-	}}
-	client := &http.Client{Transport: transport, Timeout: askTime}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/info", http.NoBody)
-	if err != nil {
-		return e, err
-	}
-	resp, err := client.Do(req)
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	resp, err := askEngine(ctx, socket, http.MethodGet, "/info")
 	if err != nil {
 		return e, err
 	}
@@ -181,4 +178,16 @@ func askDocker(ctx context.Context, socket string) (e engine, err error) {
 		return e, fmt.Errorf("dockerd answers %s", resp.Status)
 	}
 	return e, json.NewDecoder(io.LimitReader(resp.Body, maxFile)).Decode(&e)
+}
+
+// askEngine asks dockerd at its socket.
+func askEngine(ctx context.Context, socket, method, path string) (*http.Response, error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", cmp.Or(socket, "/var/run/docker.sock"))
+	}}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://docker"+path, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	return client.Do(req)
 }

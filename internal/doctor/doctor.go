@@ -51,6 +51,8 @@ type Way struct {
 	Around []string `json:"around"`
 	// Push is where pushes go: the registry, or this node, which refuses them.
 	Push string `json:"push"`
+	// Canary says that a pull by the client itself was seen to come to this node.
+	Canary bool `json:"canary,omitempty"`
 }
 
 // Problem is what kind of fault there is.
@@ -94,6 +96,10 @@ type Options struct {
 	Command string
 	// DockerSocket is where dockerd answers. If empty, /var/run/docker.sock.
 	DockerSocket string
+	// Canaries are repositories, with their registries, that each client is to pull a tag
+	// of that is not there. Seen says whether the node was asked for a tag.
+	Canaries []string
+	Seen     func(ctx context.Context, tag string) (bool, error)
 }
 
 // kind is one kind of client: how it is told that it is here, and how its files are read.
@@ -102,17 +108,19 @@ type kind struct {
 	programs []string
 	files    []string
 	look     func(*look)
+	// pull has the client pull an image; nil: it cannot be told to.
+	pull func(ctx context.Context, l *look, ref string) error
 }
 
 func kinds() []kind {
 	return []kind{
-		{"docker", []string{"dockerd"}, []string{"/etc/docker/daemon.json", "/etc/docker/certs.d", "/var/run/docker.sock"}, (*look).docker},
-		{"containerd", []string{"containerd"}, []string{"/etc/containerd/certs.d"}, (*look).containerd},
-		{"nerdctl", []string{"nerdctl"}, nil, (*look).hosts},
-		{"podman", []string{"podman", "skopeo", "buildah"}, nil, (*look).registriesConf},
-		{"crio", []string{"crio"}, []string{"/etc/crio"}, (*look).registriesConf},
-		{"buildkit", []string{"buildkitd"}, []string{"/etc/buildkit/buildkitd.toml"}, (*look).buildkit},
-		{"k3s", []string{"k3s", "rke2"}, []string{"/etc/rancher"}, (*look).k3s},
+		{"docker", []string{"dockerd"}, []string{"/etc/docker/daemon.json", "/etc/docker/certs.d", "/var/run/docker.sock"}, (*look).docker, dockerPull},
+		{"containerd", []string{"containerd"}, []string{"/etc/containerd/certs.d"}, (*look).containerd, command("ctr", "--namespace", "berth-doctor", "images", "pull", "--hosts-dir", "CERTS")},
+		{"nerdctl", []string{"nerdctl"}, nil, (*look).hosts, command("nerdctl", "pull", "--quiet")},
+		{"podman", []string{"podman", "skopeo", "buildah"}, nil, (*look).registriesConf, command("podman", "pull", "--quiet")},
+		{"crio", []string{"crio"}, []string{"/etc/crio"}, (*look).registriesConf, command("crictl", "pull")},
+		{"buildkit", []string{"buildkitd"}, []string{"/etc/buildkit/buildkitd.toml"}, (*look).buildkit, nil},
+		{"k3s", []string{"k3s", "rke2"}, []string{"/etc/rancher"}, (*look).k3s, command("k3s", "crictl", "pull")},
 	}
 }
 
@@ -140,6 +148,11 @@ func Look(ctx context.Context, o Options) (Report, error) {
 			l.find(Finding{Problem: NotListening, Message: err.Error(), Cure: "change the listeners, and look again"})
 		} else {
 			k.look(l)
+		}
+		if k.pull != nil {
+			if err := l.canaries(k.pull); err != nil {
+				return r, err
+			}
 		}
 		r.Clients = append(r.Clients, l.client)
 	}

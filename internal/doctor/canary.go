@@ -1,0 +1,100 @@
+package doctor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// canaryTime bounds a pull. What a client asks of a registry that is not to be reached
+// takes long to fail.
+const canaryTime = 30 * time.Second
+
+// canaries has the client pull a tag that nobody has, of each repository, and looks whether
+// this node was asked for it. Files say where a client should go; this says where it goes:
+// a daemon may read others, or have been started before they were written. It costs the
+// registry one HEAD, and no pull.
+func (l *look) canaries(pull func(ctx context.Context, l *look, ref string) error) error {
+	for _, repository := range l.o.Canaries {
+		registry, _, _ := strings.Cut(repository, "/")
+		i := slices.IndexFunc(l.client.Ways, func(w Way) bool { return w.Registry == registry })
+		if i < 0 || l.client.Ways[i].Through == "" || l.client.Ways[i].Who == whoLogsIn {
+			continue // it is said already, or nobody here has its login
+		}
+		tag := "berth-doctor-" + strings.ToLower(rand.Text())
+		ctx, cancel := context.WithTimeout(l.ctx, canaryTime)
+		said := pull(ctx, l, repository+":"+tag)
+		cancel()
+		if errors.Is(said, exec.ErrNotFound) {
+			return nil // only its files are here
+		}
+		seen, err := l.o.Seen(l.ctx, tag)
+		if err != nil {
+			return fmt.Errorf("asking the node for what it has seen: %w", err)
+		}
+		l.client.Ways[i].Canary = seen
+		if seen {
+			continue
+		}
+		f := Finding{
+			Problem: Bypass, Registries: []string{registry},
+			Message: "its files lead here, but it was asked for " + repository + ":" + tag + ", and berth has not seen that",
+			Cure:    "restart the client if it has been running for longer than its files are there; if it goes on, it reads other files, or goes over a proxy",
+		}
+		if said != nil {
+			f.Message += "; it says: " + firstLine(said)
+		}
+		l.find(f)
+	}
+	return nil
+}
+
+// command is a pull by a command of the client's.
+func command(name string, args ...string) func(ctx context.Context, l *look, ref string) error {
+	return func(ctx context.Context, l *look, ref string) error {
+		all := make([]string, 0, len(args)+1)
+		for _, a := range args {
+			all = append(all, strings.ReplaceAll(a, "CERTS", l.beside("certs.d")))
+		}
+		out, err := exec.CommandContext(ctx, name, append(all, ref)...).CombinedOutput() //nolint:gosec // the client's own command, and an image that whoever runs this names
+		if err != nil && !errors.Is(err, exec.ErrNotFound) {
+			return fmt.Errorf("%w: %s", err, lastLine(string(out)))
+		}
+		return err
+	}
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
+}
+
+// dockerPull is docker pull.
+func dockerPull(ctx context.Context, l *look, ref string) error {
+	at := strings.LastIndex(ref, ":")
+	resp, err := askEngine(ctx, l.o.DockerSocket, http.MethodPost, "/images/create?"+url.Values{"fromImage": {ref[:at]}, "tag": {ref[at+1:]}}.Encode())
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var said struct{ Message, Error string }
+	for stream := json.NewDecoder(io.LimitReader(resp.Body, maxFile)); ; {
+		if err := stream.Decode(&said); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if said.Message+said.Error != "" { // an error may come long after the 200
+			return errors.New(said.Message + said.Error)
+		}
+	}
+}
