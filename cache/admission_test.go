@@ -247,4 +247,16 @@ func TestShareOfTheSharedView(t *testing.T) {
 	if globex.left != 2 || globex.undone != 1 {
 		t.Errorf("what did not come was paid for: %+v", globex)
 	}
+	// What came and is of no use was counted by the registry.
+	h.set(func() {
+		h.fault = func(call) error {
+			return &oci.Error{Class: oci.NotFound, Code: oci.CodeManifestUnknown, Message: "no use", Counted: true}
+		}
+	})
+	if err := check(t.Context(), as("globex", "", globex), next[0]); oci.ClassOf(err) != oci.NotFound {
+		t.Errorf("%v", err)
+	}
+	if globex.left != 1 || globex.undone != 1 {
+		t.Errorf("what came and is of no use was given back: %+v", globex)
+	}
 }

@@ -155,14 +155,12 @@ func (s *source) getManifest(ctx context.Context, principal oci.Principal, o oci
 	if err != nil {
 		return manifest{}, err
 	}
-	defer func() {
-		if err != nil {
-			undo()
-		}
-	}()
 	a := s.asker(ctx, principal, o)
 	data, asked, err := s.readManifest(ctx, a)
 	if err != nil {
+		if !oci.AsError(err).Counted {
+			undo()
+		}
 		return manifest{}, err
 	}
 	m = manifest{asked: asked, warning: a.Warning()}

@@ -50,6 +50,9 @@ type Error struct {
 	// the client is told; for rights such an answer takes nothing away, and makes
 	// what was proven before count for less long.
 	NotUnderstood bool
+	// Counted: the registry sent a manifest, which is of no use. What it counts as a pull
+	// is spent.
+	Counted bool
 	// Rule is what in the configuration refused, such as "limits.requests"; empty
 	// where it is nothing that somebody wrote.
 	Rule string

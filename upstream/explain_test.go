@@ -60,3 +60,29 @@ func TestManifest_NoIsHeardWithoutItsText(t *testing.T) {
 		})
 	}
 }
+
+// A manifest that came and is of no use has cost a pull all the same; one that did not
+// come has not.
+func TestManifest_WhatTheRegistryCounts(t *testing.T) {
+	twice := `{"schemaVersion":2,"schemaVersion":2,"layers":[]}`
+	for name, c := range map[string]struct {
+		reply   *http.Response
+		counted bool
+	}{
+		"a key twice":  {replyWith(200, twice, "Content-Type", "application/vnd.oci.image.manifest.v1+json"), true},
+		"wrong bytes":  {replyWith(200, "{}", "Content-Type", "application/vnd.oci.image.manifest.v1+json"), true},
+		"a page":       {replyWith(200, "<html>", "Content-Type", "text/html"), true},
+		"a refusal":    {replyWith(403, ""), false},
+		"a limit":      {replyWith(429, pullLimitText), false},
+		"not there":    {replyWith(404, ""), false},
+		"no such luck": {replyWith(500, ""), false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := inMemoryRegistry(t, func(*http.Request) (*http.Response, error) { again := *c.reply; return &again, nil })
+			_, err := r.As(Identity{}).Open(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: oci.DigestOf([]byte(twice))}, oci.Range{})
+			if err == nil || oci.AsError(err).Counted != c.counted {
+				t.Errorf("%s: %v is counted: %v", name, err, !c.counted)
+			}
+		})
+	}
+}

@@ -175,21 +175,27 @@ func (s *source) manifest(ctx context.Context, repo, reference string, want oci.
 		}
 		return fetched{}, err
 	}
-	who := a.body.who
+	d, err := s.readManifest(a, want)
+	if err != nil {
+		e := *oci.AsError(err)
+		e.Counted = true
+		return fetched{}, &e
+	}
+	return fetched{d, oci.Outcome{Result: oci.Pass, Asked: a.asked}}, nil
+}
+
+// readManifest reads and checks what was sent as a manifest.
+func (s *source) readManifest(a *answer, want oci.Digest) (oci.Descriptor, error) {
 	data, over, err := a.slurp(maxSmall, smallLimit)
 	switch {
 	case err != nil:
-		return fetched{}, err
+		return oci.Descriptor{}, err
 	case over:
-		e := who.nonsense("sent a manifest of more than %d MiB, the most that registries have to take", maxSmall>>20)
+		e := a.body.who.nonsense("sent a manifest of more than %d MiB, the most that registries have to take", maxSmall>>20)
 		e.Status, e.Code, e.Err = http.StatusRequestEntityTooLarge, oci.CodeManifestInvalid, nil // it will be as large the next time
-		return fetched{}, e
+		return oci.Descriptor{}, e
 	}
-	d, err := s.verified(a, data, want)
-	if err != nil {
-		return fetched{}, err
-	}
-	return fetched{d, oci.Outcome{Result: oci.Pass, Asked: a.asked}}, nil
+	return s.verified(a, data, want)
 }
 
 // verified finds what of an answer has the right digest, and its type.
