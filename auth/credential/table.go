@@ -128,7 +128,7 @@ func (c *Table) Account(ctx context.Context, organisation, account, registry str
 	if account == "" && len(entries) > 1 {
 		return nil, &oci.Error{
 			Class:   oci.Denied,
-			Message: fmt.Sprintf("%s has several accounts for %s (%s): name one", Whose(organisation), registry, strings.Join(c.Accounts(organisation, registry), ", ")),
+			Message: fmt.Sprintf("%s has several accounts for %s: add --account %s", Whose(organisation), registry, strings.Join(c.Accounts(organisation, registry), " or --account ")),
 		}
 	}
 	if account != "" {

@@ -66,3 +66,28 @@ func TestList_OfAnOrganisation(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A configuration that is named and is not there leads to no other node.
+func TestConfig_ThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"status", "failures", "list", "reload"} {
+		var out, err bytes.Buffer
+		if code := (&options{}).run(t.Context(), []string{command, "--config", "/nowhere/berth.yaml"}, &out, &err); code != exitFailed || !strings.Contains(err.String(), "/nowhere/berth.yaml") {
+			t.Errorf("%s: %d, %s%s", command, code, out.String(), err.String())
+		}
+	}
+}
+
+// With two accounts that fit, diagnose says which flag chooses one.
+func TestDiagnose_TwoAccounts(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.put("organisations.d/acme.yaml", strings.Replace(s.read("organisations.d/acme.yaml"), "credentials: [", "credentials: [{name: old, registry: ghcr.io, username: acme-bot, password_file: acme/token}, ", 1))
+	s.serve()
+	if got := s.command("diagnose", "ghcr.io", "--org", "acme"); got.code == exitOK || !strings.Contains(got.out+got.err, "--account") {
+		t.Errorf("%+v", got)
+	}
+	if got := s.command("diagnose", "ghcr.io", "--org", "acme", "--account", "old"); got.code != exitOK {
+		t.Errorf("%+v", got)
+	}
+}

@@ -50,7 +50,7 @@ func TestDiagnose(t *testing.T) {
 		if r := look(t, exitOK, "ghcr.io", "--org", "acme", "--account", "other"); r.Account != "other" {
 			t.Errorf("an account: %+v", r)
 		}
-		if r := look(t, exitFailed, "ghcr.io", "--org", "acme"); !strings.Contains(r.Steps[1].Detail, "several accounts for ghcr.io (ci, other)") {
+		if r := look(t, exitFailed, "ghcr.io", "--org", "acme"); !strings.Contains(r.Steps[1].Detail, "several accounts for ghcr.io: add --account ci or --account other") {
 			t.Errorf("one of two: %+v", r)
 		}
 		if r := look(t, exitFailed, "x.example/app", "--org", "acme"); r.Steps[0].State != diagnose.Failed || !strings.Contains(r.Steps[0].Detail, "is not configured") {
