@@ -87,9 +87,14 @@ func TestFleet_SetUpAndDiagnosed(t *testing.T) {
 		}
 	}
 	t.Run("without a node", all)
+	h.socket = filepath.Join(h.dir, "s")
 	n := h.build()
 	t.Run("with a node", all)
+	if got := h.ask("status"); got.code != exitOK || !strings.Contains(got.out, "fleet: node-7 in zone here\n") || strings.Contains(got.out, "away") {
+		t.Errorf("%+v", got)
+	}
 	n.stop()
+	h.socket = ""
 
 	key := filepath.Join(h.dir, "fleet-key")
 	h.write(key, strings.Repeat("0123456789abcdef", 4)+"\n")

@@ -49,6 +49,9 @@ func showStatus(w io.Writer, s admin.Status) {
 		showListener(w, l)
 	}
 	showCache(w, s.Cache)
+	if s.Fleet != nil {
+		fmt.Fprintf(w, "fleet: %s in zone %s\n", s.Fleet.Node, s.Fleet.Zone)
+	}
 	showConfiguration(w, s.Configuration.Reload)
 	showAccounts(w, s.Accounts)
 	showFills(w, s.Fills)

@@ -20,6 +20,8 @@ type Status struct {
 	Listeners     []Listener    `json:"listeners"`
 	Configuration Configuration `json:"configuration"`
 	Cache         Cache         `json:"cache"`
+	// Fleet is what this node shares with others; nil: nothing.
+	Fleet *Fleet `json:"fleet,omitempty"`
 	// Accounts are the organisations' at registries, and the shared view's.
 	Accounts []Account `json:"accounts"`
 	// Troubled are registries that fail so often that they are hardly asked.
@@ -51,6 +53,14 @@ type Pulls struct {
 	// for which nothing was fetched.
 	Requests uint64 `json:"requests"`
 	Hits     uint64 `json:"hits"`
+}
+
+// Fleet is a node's part in a fleet.
+type Fleet struct {
+	Node string `json:"node"`
+	Zone string `json:"zone"`
+	// Away are its engines that are not asked now (bucket, coordinator).
+	Away []string `json:"away"`
 }
 
 // Listener is one port where pulls are answered, as it is in force.
@@ -242,6 +252,11 @@ func (s *Status) Problems() []Problem {
 	}
 	for _, registry := range s.Troubled {
 		bad = append(bad, Problem{Bad: true, Text: registry + " does not answer, or not well: what is kept is served to whoever has proven access lately. berth diagnose " + registry + " says more"})
+	}
+	if s.Fleet != nil {
+		for _, engine := range s.Fleet.Away {
+			odd = append(odd, Problem{Text: "the fleet's " + engine + " is away: pulls go on without it. berth diagnose fleet says more"})
+		}
 	}
 	if p, ok := s.Cache.problem(); ok && p.Bad {
 		bad = append(bad, p)

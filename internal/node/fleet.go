@@ -157,6 +157,21 @@ func (e *engines) close() {
 	e.bucket.Close()
 }
 
+// status is what the node's status says of f, which e was made of.
+func (e *engines) status(f *config.Fleet) *admin.Fleet {
+	if e == nil {
+		return nil
+	}
+	s := &admin.Fleet{Node: f.Coordinator.Username, Zone: f.Zone, Away: []string{}}
+	if e.bucket.Away() != nil {
+		s.Away = append(s.Away, "bucket")
+	}
+	if e.coordinator.Away() != nil {
+		s.Away = append(s.Away, "coordinator")
+	}
+	return s
+}
+
 // tierOf is what the cache asks; nil: this node is alone.
 func (e *engines) tierOf() *fleet.Tier {
 	if e == nil {

@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"berth/cache"
+	"berth/fleet"
+	"berth/fleet/gate"
 	"berth/internal/audit"
 	"berth/internal/config"
 	"berth/internal/nodetest"
@@ -55,6 +57,12 @@ func metrics(t *testing.T) map[string]string {
 	})
 	kept.Through(cache.Upstream{Spec: &registry.Spec{Name: "ghcr.io"}}) // which it counts for from now on
 	r.MustRegister(droppedLines(nil), kept)
+	if _, err := gate.NewMetrics(r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fleet.NewMetrics(r); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(audit.New(audit.Options{Registerer: r}).Close)
 	found := map[string]string{}
 	for _, c := range r.all {

@@ -214,6 +214,7 @@ func (n *node) status(ctx context.Context) (admin.Status, error) {
 		Configuration: admin.Configuration{Reload: n.reloadAnswer(n.cfg), Applied: n.read},
 		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
 		Troubled: n.troubled(), Fills: fills, Held: held, Clients: n.lastPulls(), Failures: []admin.Failure{},
+		Fleet: n.engines.status(n.started.Fleet),
 	}
 	if err := openMetrics(n.cfg); err != nil {
 		s.Configuration.Warnings = append(s.Configuration.Warnings, err.Error())
