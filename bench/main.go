@@ -28,6 +28,8 @@ func command(ctx context.Context, args []string) error {
 			return serveUpstream(ctx)
 		case "bare":
 			return serveBare(ctx, args[1:])
+		case "growth":
+			return growth(ctx, args[1:])
 		}
 	}
 	p, err := parse(args)
