@@ -10,8 +10,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"berth/internal/config"
 	"berth/internal/ocitest"
@@ -207,8 +208,25 @@ func (s *script) stop(t *testing.T) {
 	for line := range strings.FieldsSeq(string(pids)) {
 		var pid int
 		if _, err := fmt.Sscan(line, &pid); err == nil {
-			_ = syscall.Kill(pid, syscall.SIGTERM)
+			end(t, pid)
 		}
+	}
+}
+
+// end asks a process to end, which is no child of ours, and waits until it has: what it
+// writes at its end is in a folder that is removed next.
+func end(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it has ended
+	}
+	defer unix.Close(fd)
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
+		return
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000); n == 0 && err == nil {
+		t.Errorf("process %d does not end", pid)
 	}
 }
 
