@@ -20,6 +20,8 @@ type shared struct {
 	tier *fleet.Tier
 	// listed is which manifest of a repository lists an object, and as how large.
 	listed *share.LRU[proof.Member, listed]
+	// public is when the registry has shown everyone a manifest.
+	public *share.LRU[proof.Member, time.Time]
 
 	mu sync.Mutex
 	// objects are those of the downloads that run.
@@ -34,6 +36,8 @@ type listed struct {
 const (
 	// publicWait is how long a pull waits to be told that everyone may see an image.
 	publicWait = time.Second
+	// publicFor is how long it counts that everyone may see an image.
+	publicFor = 24 * time.Hour
 )
 
 func newShared(t *fleet.Tier) *shared {
@@ -41,7 +45,7 @@ func newShared(t *fleet.Tier) *shared {
 		return nil
 	}
 	return &shared{
-		tier: t, listed: share.New[proof.Member, listed](16384, nil),
+		tier: t, listed: share.New[proof.Member, listed](16384, nil), public: share.New[proof.Member, time.Time](16384, nil),
 		objects: map[download.Key]*fleet.Object{},
 	}
 }
@@ -72,9 +76,11 @@ func (s *source) scoped(ctx context.Context, principal oci.Principal, o oci.Obje
 	return scoped{&there, scopes}, true
 }
 
-// isPublic says whether the registry shows everyone what it shows principal of the
-// object's repository. Where that is not known one anonymous HEAD asks; registries do not
-// count those.
+// isPublic says whether the registry shows everyone what it shows principal: the manifest,
+// or the one that lists the blob. Where that is not known one anonymous HEAD asks;
+// registries do not count those. That everyone was shown another manifest of the
+// repository says nothing: what is pushed to one that has become private meanwhile must
+// not get out.
 func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Object) bool {
 	switch {
 	case !s.u.Spec.Uniform() || s.u.Spec.Organisation != "":
@@ -84,19 +90,31 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 	case s.shared == nil:
 		return false
 	}
-	everyone := s.shared.Principal(o.Repo)
+	if o.Kind == oci.Blob {
+		l, ok := s.c.shared.listed.Get(s.memberKey(o))
+		if !ok {
+			return false
+		}
+		o = oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: l.by.Digest}
+	}
+	everyone, now := s.shared.Principal(o.Repo), s.c.o.Now()
 	key := s.accessKey(everyone, o.Repo, o.Digest)
-	if age, _ := s.proofs.Access(key); age != proof.None {
+	age, _ := s.proofs.Access(key) // None once somebody was refused
+	if at, ok := s.c.shared.public.Get(s.memberKey(o)); ok && age != proof.None && now.Sub(at) < publicFor {
 		return true
 	}
-	if _, why, held := s.c.private.Held(key); held && why == nil || o.Kind != oci.Manifest || !everyone.Shared() {
+	if _, why, held := s.c.private.Held(key); held && why == nil || !everyone.Shared() {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, publicWait)
 	defer cancel()
 	_, err := s.shared.ask(ctx, everyone, o)
 	s.notPublic(key, err)
-	return err == nil
+	if err != nil {
+		return false
+	}
+	s.c.shared.public.Add(s.u.Organisation, s.memberKey(o), now)
+	return true
 }
 
 // openShared opens what the registry itself has not brought here: from what came out of
