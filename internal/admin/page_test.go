@@ -211,6 +211,7 @@ func TestPageEscapesAndKeeps(t *testing.T) {
 		".Version": true, ".Listeners.Address": true, ".Listeners.Organisation": true, ".Listeners.Registry": true,
 		".Configuration.Reload.Organisations.Organisation": true, ".Configuration.Reload.NeedsRestart": true,
 		".Troubled":              true,
+		".Fleet.Away":            true, // "bucket" or "coordinator"
 		".Accounts.Organisation": true, ".Accounts.Registry": true, ".Accounts.Name": true,
 		".Fills.Registry": true, ".Clients.Client": true,
 		".Failures.Organisation": true, ".Failures.Registry": true, ".Failures.Class": true,

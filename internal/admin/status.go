@@ -55,14 +55,6 @@ type Pulls struct {
 	Hits     uint64 `json:"hits"`
 }
 
-// Fleet is a node's part in a fleet.
-type Fleet struct {
-	Node string `json:"node"`
-	Zone string `json:"zone"`
-	// Away are its engines that are not asked now (bucket, coordinator).
-	Away []string `json:"away"`
-}
-
 // Listener is one port where pulls are answered, as it is in force.
 type Listener struct {
 	// Address is the configured one, Sockets are those that are open.
