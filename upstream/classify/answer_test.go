@@ -42,7 +42,7 @@ func TestClassify(t *testing.T) {
 		after  time.Duration
 	}{
 		// 401 and 403
-		"Docker Hub: missing or private, anonymous token": {kind: dialect.DockerHub, status: 401, body: specBody("UNAUTHORIZED", "authentication required"), class: oci.NoCredential, code: oci.CodeDenied, says: "no account for registry.test is connected"},
+		"Docker Hub: missing or private, anonymous token": {kind: dialect.DockerHub, status: 401, body: specBody("UNAUTHORIZED", "authentication required"), class: oci.NoCredential, code: oci.CodeDenied, says: "no account for registry.test is configured"},
 		"Docker Hub: missing or private, token granted":   {kind: dialect.DockerHub, cred: acme, status: 401, body: specBody("UNAUTHORIZED", "authentication required"), class: oci.Denied, code: oci.CodeDenied, says: "may not read acme/app, or there is no such repository"},
 		"Quay: existence hidden":                          {kind: dialect.Quay, cred: acme, status: 401, body: specBody("UNAUTHORIZED", "access to the requested resource is not authorized"), class: oci.Denied, code: oci.CodeDenied, says: `denied account "ci" (401)`},
 		"Quay: disabled namespace is 405 DENIED":          {kind: dialect.Quay, cred: acme, status: 405, body: specBody("DENIED", "This namespace is disabled"), class: oci.Denied, code: oci.CodeDenied, says: "(405)"},
