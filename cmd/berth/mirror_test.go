@@ -60,7 +60,9 @@ func TestKeptUpstream(t *testing.T) {
 	acme := g.as(n, "acme")
 	acme.mustPull("ghcr.io/acme/app", g.image, "")
 	g.registry.Delete("acme/app", "")
-	g.registry.AddImage("acme/app", "other", ocitest.Image{Layers: []int64{1000}, Seed: 7})
+	// What the registry still shows of the repository tells that the right is there.
+	other := g.registry.AddImage("acme/app", "other", ocitest.Image{Layers: []int64{1000}, Seed: 7})
+	acme.mustPull("ghcr.io/acme/app", other, "")
 	for range 2 {
 		g.clock.forward(48 * time.Hour) // and so beyond grace
 		g.stale(acme)
