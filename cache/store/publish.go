@@ -90,6 +90,9 @@ func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size i
 	}
 	if err != nil {
 		s.dropFile(f, size, size)
+		if s.Gone() { // meanwhile: this is no fault of the disk's
+			err = ErrGone
+		}
 		return err
 	}
 	_ = f.Close() // fsync has told all there is to know
