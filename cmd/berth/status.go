@@ -55,6 +55,9 @@ func showStatus(w io.Writer, s admin.Status) {
 	showConfiguration(w, s.Configuration.Reload)
 	showAccounts(w, s.Accounts)
 	showFills(w, s.Fills)
+	for _, wait := range s.Waiting {
+		fmt.Fprintf(w, "waiting: %d requests of %s to %s\n", wait.Requests, nameOf(wait.Organisation), wait.Host)
+	}
 	showHeld(w, s.Held)
 	showClients(w, &s)
 	if len(s.Failures) > 0 {
@@ -172,15 +175,15 @@ func showHeld(w io.Writer, all []admin.Held) {
 			fmt.Fprintln(w)
 		}
 		fmt.Fprintf(w, "held until %s: %s serves %s for %s, not %s\n",
-			h.Until.Local().Format(time.DateTime), h.Image, shortDigest(h.Serves), heldFor(h), shortDigest(h.New))
+			h.Until.Local().Format(time.DateTime), h.Image, shortDigest(h.Serves), nameOf(h.Organisation), shortDigest(h.New))
 	}
 }
 
-func heldFor(h admin.Held) string {
-	if h.Organisation == admin.Nobody {
+func nameOf(organisation string) string {
+	if organisation == admin.Nobody {
 		return "callers without an organisation"
 	}
-	return h.Organisation
+	return organisation
 }
 
 // shortDigest is enough of one to find it in a list.

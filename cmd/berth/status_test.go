@@ -98,3 +98,14 @@ func TestStatus_AgreesWithTheMetrics(t *testing.T) {
 		}
 	}
 }
+
+// Who waits for a limit of this node's is told.
+func TestStatus_SaysWhoWaits(t *testing.T) {
+	var out strings.Builder
+	showStatus(&out, admin.Status{Waiting: []admin.Waiting{{Organisation: "acme", Host: "ghcr.io:443", Requests: 3}, {Organisation: admin.Nobody, Host: "quay.io:443", Requests: 1}}})
+	for _, want := range []string{"waiting: 3 requests of acme to ghcr.io:443\n", "waiting: 1 requests of callers without an organisation to quay.io:443\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
+}

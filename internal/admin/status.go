@@ -28,6 +28,8 @@ type Status struct {
 	Troubled []string `json:"troubled"`
 	// Fills are the downloads under way.
 	Fills []Fill `json:"fills"`
+	// Waiting are requests to registries that wait for a limit of this node's.
+	Waiting []Waiting `json:"waiting"`
 	// Held are tags that have moved and serve what they meant before.
 	Held []Held `json:"held"`
 	// Clients say when each kind of client last pulled, so that one that goes
@@ -332,6 +334,7 @@ func (s Status) Public() Status {
 		f.Repository, f.Digest = "", ""
 		return f
 	})
+	s.Waiting = []Waiting{}
 	s.Held = mapped(s.Held, func(h Held) Held { return Held{Organisation: h.Organisation, Until: h.Until} })
 	s.Failures = withoutImages(s.Failures)
 	return s

@@ -118,6 +118,7 @@ type Host struct {
 
 	mu      sync.Mutex
 	buckets map[string]bucket     // by organisation
+	paced   map[string]int        // calls that wait for a bucket, by organisation
 	empty   time.Time             // when the bucket has run out
 	turns   map[*Ticket]time.Time // of blobs, and since when
 }
@@ -160,6 +161,8 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 		cancel()
 		return h.tooFast(w.Organisation, delay)
 	}
+	h.paces(w.Organisation, 1)
+	defer h.paces(w.Organisation, -1)
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
@@ -168,6 +171,18 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 	case <-ctx.Done():
 		cancel()
 		return context.Cause(ctx)
+	}
+}
+
+// paces counts the calls that wait for their organisation's rate.
+func (h *Host) paces(organisation string, by int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.paced == nil {
+		h.paced = map[string]int{}
+	}
+	if h.paced[organisation] += by; h.paced[organisation] == 0 {
+		delete(h.paced, organisation)
 	}
 }
 

@@ -50,6 +50,15 @@ func TestHosts_Rate(t *testing.T) {
 		if n := sent(t, h, "small", 10*time.Second); n < 22 || n > 23 {
 			t.Errorf("%d were sent in ten seconds by who has a limit of his own", n)
 		}
+		go func() { _, _ = h.Admit(t.Context(), Call{Organisation: "small"}) }()
+		synctest.Wait()
+		if w := all.Waiting(); len(w) != 1 || w[0] != (Waiting{"hub.test:443", "small", 1}) {
+			t.Errorf("waiting: %+v", w)
+		}
+		time.Sleep(time.Second)
+		if w := all.Waiting(); len(w) != 0 {
+			t.Errorf("still waiting: %+v", w)
+		}
 		all.SetRates(map[string]Rate{"small": {20, 500}})
 		if n := sent(t, h, "small", 10*time.Second); n < 199 || n > 701 {
 			t.Errorf("%d were sent under a new limit", n)

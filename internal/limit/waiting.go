@@ -2,6 +2,7 @@ package limit
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -14,21 +15,24 @@ type Waiting struct {
 // Waiting says who waits, in order.
 func (a *Hosts) Waiting() []Waiting {
 	a.mu.Lock()
-	var pools []*Pool
-	var keys []string
-	for key, h := range a.hosts {
-		for _, p := range []*Pool{h.requests, h.proofs, h.blobs, h.minute.Load()} {
-			if p != nil {
-				pools, keys = append(pools, p), append(keys, key)
-			}
-		}
-	}
+	hosts := maps.Clone(a.hosts)
 	a.mu.Unlock()
 	calls := map[Waiting]int{}
-	for i, p := range pools {
-		for organisation, n := range p.Waiting() {
-			calls[Waiting{Host: keys[i], Organisation: organisation}] += n
+	for key, h := range hosts {
+		add := func(waiting map[string]int) {
+			for organisation, n := range waiting {
+				calls[Waiting{Host: key, Organisation: organisation}] += n
+			}
 		}
+		for _, p := range []*Pool{h.requests, h.proofs, h.blobs, h.minute.Load()} {
+			if p != nil {
+				add(p.Waiting())
+			}
+		}
+		h.mu.Lock()
+		paced := maps.Clone(h.paced)
+		h.mu.Unlock()
+		add(paced)
 	}
 	var all []Waiting
 	for w, n := range calls {

@@ -213,7 +213,7 @@ func (n *node) status(ctx context.Context) (admin.Status, error) {
 		Version: n.version, PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
 		Configuration: admin.Configuration{Reload: n.reloadAnswer(n.cfg), Applied: n.read},
 		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
-		Troubled: n.troubled(), Fills: fills, Held: held, Clients: n.lastPulls(), Failures: []admin.Failure{},
+		Troubled: n.troubled(), Fills: fills, Waiting: n.waitingOf(), Held: held, Clients: n.lastPulls(), Failures: []admin.Failure{},
 		Fleet: n.engines.status(n.started.Fleet),
 	}
 	if err := openMetrics(n.cfg); err != nil {
@@ -274,4 +274,12 @@ func (f *listener) status(l *config.Listener) admin.Listener {
 		shown.CertificateEnds = new(f.cert.ends())
 	}
 	return shown
+}
+
+func (n *node) waitingOf() []admin.Waiting {
+	all := []admin.Waiting{}
+	for _, w := range n.hosts.Waiting() {
+		all = append(all, admin.Waiting{Organisation: cmp.Or(w.Organisation, admin.Nobody), Host: w.Host, Requests: w.Calls})
+	}
+	return all
 }
