@@ -19,7 +19,7 @@ import (
 )
 
 // maxImage is what the image may take, in bytes.
-const maxImage = 30 << 20
+const maxImage = 34 << 20
 
 // imageUser is the user of the image, and of everything it writes.
 const imageUser = 64646

@@ -147,8 +147,8 @@ func (p prometheusClient) dashboard(t *testing.T) {
 	must(t, json.Unmarshal(text, &doc))
 	variables := regexp.MustCompile(`\$(instance|organisation|registry)\b`)
 	ranges := regexp.MustCompile(`\$__(range|rate_interval)\b`)
-	// What shows trouble only, or what not every registry has.
-	rare := regexp.MustCompile(`(>|==) (0|time\(\))|berth_ratelimit|berth_upstream_retries`)
+	// What shows trouble only, or what not every registry or node has.
+	rare := regexp.MustCompile(`(>|==) (0|time\(\))|berth_ratelimit|berth_upstream_retries|berth_fleet_|berth_(token|certificate)_expiry`)
 	for _, panel := range doc.Panels {
 		for _, target := range panel.Targets {
 			expr := ranges.ReplaceAllString(variables.ReplaceAllString(target.Expr, ".*"), "1m")

@@ -88,6 +88,9 @@ func (w *watched) doubt() {
 	w.mu.Lock()
 	read, at := w.reads, w.base+w.got
 	mine := w.waiting && w.mayCut()
+	if w.waiting && !mine { // until a neighbour that has brought more is given up
+		w.wait.begin(w.x.quiet())
+	}
 	w.mu.Unlock()
 	if !mine {
 		return
