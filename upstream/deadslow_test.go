@@ -173,3 +173,43 @@ func TestDeadConnection_NewOneThatBreaksCounts(t *testing.T) {
 		}
 	})
 }
+
+// Two blobs are under way when their connections die, for the second time within a
+// minute. The one that has brought little is given up after its neighbour.
+func TestDeadConnection_SmallBesideLarge(t *testing.T) {
+	onBrittle(t, func(*ocitest.Options) {}, func(b *brittle) {
+		small, large := b.image.Platforms[0].Layers[0], b.image.Platforms[0].Layers[1]
+		whole := func(d oci.Digest) ocitest.Match {
+			return ocitest.Match{Kind: ocitest.Blob, Digest: d, Where: func(r ocitest.Request) bool { return r.Range == "" }}
+		}
+		for range 2 {
+			b.up.Inject(whole(small), 0, ocitest.Stall(10_000))
+			b.up.Inject(whole(large), 0, ocitest.Stall(5<<20))
+			var all sync.WaitGroup
+			begun := make(chan struct{}, 2)
+			for d, n := range map[oci.Digest]int64{small: 10_000, large: 5 << 20} {
+				all.Go(func() {
+					c, err := b.src.Open(b.t.Context(), b.object(oci.Blob, d), oci.Range{})
+					if err != nil {
+						b.t.Error(err)
+						begun <- struct{}{}
+						return
+					}
+					defer c.Body.Close()
+					if _, err := io.CopyN(io.Discard, c.Body, n); err != nil {
+						b.t.Error(err)
+					}
+					begun <- struct{}{}
+					if _, err := c.Body.Read(make([]byte, 1)); oci.ClassOf(err) != oci.Timeout {
+						b.t.Errorf("%v", err)
+					}
+				})
+			}
+			<-begun
+			<-begun
+			b.freeze(1)
+			b.within(5*time.Second, all.Wait)
+			time.Sleep(10 * time.Second)
+		}
+	})
+}
