@@ -172,17 +172,16 @@ func TestSeal_OpensOnlyWhereItWasSealed(t *testing.T) {
 	}
 }
 
-// FuzzOpen looks for an input that opens and was not sealed here. What was sealed for
-// the place, and what was sealed for others, are among the seeds, so that the fuzzer
-// cuts and mixes real ones.
+// FuzzOpen looks for an input that opens, and not as what was sealed for its place. What
+// was sealed for the place, and what was sealed for others, are among the seeds, so that
+// the fuzzer cuts and mixes real ones. It runs in several processes, each of which draws
+// nonces of its own: so the text counts, and not the sealed bytes.
 func FuzzOpen(f *testing.F) {
 	s := Private(testKey(1), "o", "u", "s")
 	name, w := s.Name("o", oci.Blob, testDigest), Writing{1, 2, 3}
-	sealed := map[string]bool{}
-	for part, plain := range []string{"", "a", strings.Repeat("b", 100)} {
-		b := s.Seal(nil, w, name, part, 200, []byte(plain))
-		sealed[string(b)+fmt.Sprint(part, int64(200))] = true
-		f.Add(b, part, int64(200))
+	plains := []string{"", "a", strings.Repeat("b", 100)}
+	for part, plain := range plains {
+		f.Add(s.Seal(nil, w, name, part, 200, []byte(plain)), part, int64(200))
 		f.Add(Public(testKey(1)).Seal(nil, w, name, part, 200, []byte(plain)), part, int64(200))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, part int, size int64) {
@@ -191,9 +190,9 @@ func FuzzOpen(f *testing.F) {
 			t.Skip()
 		}
 		before := bytes.Clone(b)
-		_, err := s.Open(nil, w, name, part, size, b)
-		if opened := err == nil; opened != sealed[string(before)+fmt.Sprint(part, size)] {
-			t.Fatalf("part %d of %d, %x: opened %t", part, size, before, opened)
+		plain, err := s.Open(nil, w, name, part, size, b)
+		if err == nil && (size != 200 || part < 0 || part >= len(plains) || string(plain) != plains[part]) {
+			t.Fatalf("part %d of %d, %x: opened as %q", part, size, before, plain)
 		}
 		if !bytes.Equal(b, before) {
 			t.Fatal("Open changed its input")
