@@ -76,13 +76,30 @@ func (x *exchange) gotConn(i httptrace.GotConnInfo) {
 		return
 	}
 	x.reused, x.got, x.came, x.doubts = i.Reused, time.Now(), x.conn.came.Load(), 0
-	if !x.reused || x.limit == 0 {
+	if x.limit == 0 {
 		return
 	}
-	c, got, quiet := x.conn, x.got, x.quiet()
+	c, got, quiet, look := x.conn, x.got, x.quiet(), x.silent
+	if !x.reused {
+		look = x.beside
+	}
 	if quiet < headerTimeout {
-		x.wait = &quietTimer{f: func() { x.silent(c, got) }}
+		x.wait = &quietTimer{f: func() { look(c, got) }}
 		x.wait.begin(quiet)
+	}
+}
+
+// beside looks at c, which was new. It is as good as one that was open before once a
+// neighbour of it was in doubt: what kills connections kills the youngest too.
+func (x *exchange) beside(c *conn, got time.Time) {
+	if c.pool.of.now() != c.pool {
+		x.silent(c, got)
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.isOver() && x.conn == c {
+		x.wait.begin(x.quiet())
 	}
 }
 
