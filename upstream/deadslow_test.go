@@ -213,3 +213,37 @@ func TestDeadConnection_SmallBesideLarge(t *testing.T) {
 		}
 	})
 }
+
+// A connection that has just been made dies with those that were open before, and had no
+// time to answer. Its request is not left to wait as long as at a host that is slow.
+func TestDeadConnection_JustMade(t *testing.T) {
+	onBrittle(t, func(*ocitest.Options) {}, func(b *brittle) {
+		small, large := b.image.Platforms[0].Layers[0], b.image.Platforms[0].Layers[1]
+		whole := func(r ocitest.Request) bool { return r.Range == "" }
+		b.up.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: large, Where: whole}, 0, ocitest.Stall(5<<20))
+		c, err := b.src.Open(b.t.Context(), b.object(oci.Blob, large), oci.Range{})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		defer c.Body.Close()
+		if _, err := io.CopyN(io.Discard, c.Body, 5<<20); err != nil {
+			b.t.Fatal(err)
+		}
+		gate := ocitest.NewGate()
+		b.up.Inject(ocitest.Match{Kind: ocitest.Blob, Digest: small}, 1, ocitest.Fault{Hold: gate})
+		var pull sync.WaitGroup
+		pull.Go(func() { b.blob(small) })
+		if err := gate.Wait(b.t.Context(), 1); err != nil {
+			b.t.Fatal(err)
+		}
+		b.freeze(2)
+		gate.Open()
+		b.within(4*time.Second, func() {
+			if _, err := c.Body.Read(make([]byte, 1)); oci.ClassOf(err) != oci.Timeout {
+				b.t.Errorf("%v", err)
+			}
+			pull.Wait()
+		})
+		b.unharmed()
+	})
+}

@@ -4,9 +4,10 @@ import "context"
 
 type questionKey struct{}
 
-// Question is one about a right, as a Source that puts it off for a limit of ours tells
-// it: such a limit must neither keep the registry's no away, nor look like the registry's
-// silence. Both funcs may be called more than once, from one goroutine after another.
+// Question hears what becomes of a question about a right while it waits for a rate limit
+// or a slot of this node's. Such a limit must not keep the registry's refusal away, and the
+// wait must not look like the registry's silence: see S6 in doc/security.md.
+// Both funcs may be called more than once, and never at the same time.
 type Question struct {
 	// Stopped is called where the question would wait, or be refused without being put.
 	// If it returns true, it goes out all the same.
