@@ -78,7 +78,7 @@ func (a *Hosts) Use(key string, perMinute int64) *Host {
 	if h == nil {
 		all := int64(cmp.Or(a.Connections, 16))
 		h = &Host{
-			all: a, key: key, buckets: map[string]bucket{}, turns: map[*Ticket]time.Time{},
+			all: a, key: key, buckets: map[string]bucket{}, paced: map[string]int{}, turns: map[*Ticket]time.Time{},
 			requests: &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
 			proofs:   &Pool{Total: proofs * all, Wait: proofWait, Queue: math.MaxInt, What: "questions at once to " + key, Key: "upstream.connections"},
 			blobs:    &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "blobs at once from " + key, Key: "upstream.connections"},
@@ -178,9 +178,6 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 func (h *Host) paces(organisation string, by int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.paced == nil {
-		h.paced = map[string]int{}
-	}
 	if h.paced[organisation] += by; h.paced[organisation] == 0 {
 		delete(h.paced, organisation)
 	}

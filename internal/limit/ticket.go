@@ -69,26 +69,12 @@ func (t *Ticket) take(ctx context.Context, w Want) (Slot, error) {
 	return slot, err
 }
 
-// release gives the slot back. Caller holds mu.
-func (t *Ticket) release() {
+// release ends the turn; give is what becomes of its slot. Caller holds mu.
+func (t *Ticket) release(give func(Slot)) {
 	t.host.mu.Lock()
 	delete(t.host.turns, t)
 	t.host.mu.Unlock()
-	t.slot.Release()
-}
-
-// passOn is Pause where the slot goes to whoever has none.
-func (t *Ticket) passOn() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.away || t.closed {
-		return
-	}
-	t.away = true
-	t.host.mu.Lock()
-	delete(t.host.turns, t)
-	t.host.mu.Unlock()
-	t.slot.passOn()
+	give(t.slot)
 }
 
 // endTurn pauses, where organisation waits and has no turn, the one that has lasted longest
@@ -110,7 +96,7 @@ func (h *Host) endTurn(organisation string) {
 	}
 	h.mu.Unlock()
 	if chosen != nil {
-		chosen.passOn()
+		chosen.pause(Slot.passOn)
 	}
 }
 
@@ -150,12 +136,14 @@ func (t *Ticket) Spend(key string) error {
 }
 
 // Pause gives the slot back while nobody reads what the call brings.
-func (t *Ticket) Pause() {
+func (t *Ticket) Pause() { t.pause(Slot.Release) }
+
+func (t *Ticket) pause(give func(Slot)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.away && !t.closed {
 		t.away = true
-		t.release()
+		t.release(give)
 	}
 }
 
@@ -179,7 +167,7 @@ func (t *Ticket) Resume(ctx context.Context) error {
 	defer t.mu.Unlock()
 	t.slot, t.away = slot, false
 	if t.closed {
-		t.release()
+		t.release(Slot.Release)
 	}
 	return nil
 }
@@ -189,7 +177,7 @@ func (t *Ticket) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.closed && !t.away {
-		t.release()
+		t.release(Slot.Release)
 	}
 	t.closed = true
 }
