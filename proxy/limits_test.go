@@ -20,12 +20,7 @@ func TestLimiter_ofOneOrganisation(t *testing.T) {
 	withManifest(s, manifestThing())
 	acme, globex := basicHeader("acme", "acme-canary-secret"), basicHeader("globex", "globex-canary-secret")
 
-	inside, hold := make(chan struct{}), make(chan struct{})
-	s.fake.before = func(context.Context, string) error {
-		inside <- struct{}{}
-		<-hold
-		return nil
-	}
+	inside, open := s.fake.holds(t)
 	answers := make(chan answer, 3)
 	pull := func() { answers <- s.get("/v2/nginx/manifests/1", acme...) }
 	go pull()
@@ -41,7 +36,7 @@ func TestLimiter_ofOneOrganisation(t *testing.T) {
 	s.get("/v2/", acme...).wants(t, http.StatusOK)
 	s.fake.setBefore(nil)
 	s.get("/v2/nginx/manifests/1", globex...).wants(t, http.StatusOK)
-	close(hold)
+	open()
 	for range 2 { // or the next one might find one running and one waiting still
 		(<-answers).wants(t, http.StatusOK)
 	}
@@ -55,6 +50,19 @@ func (f *fake) setBefore(before func(context.Context, string) error) {
 	f.before = before
 }
 
+// holds lets each question to f wait until open; inside says that one does.
+func (f *fake) holds(t *testing.T) (inside <-chan struct{}, open func()) {
+	came, hold := make(chan struct{}, 10), make(chan struct{})
+	f.setBefore(func(context.Context, string) error {
+		came <- struct{}{}
+		<-hold
+		return nil
+	})
+	open = sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(open)
+	return came, open
+}
+
 // Manifests and lists are in memory until their clients have taken them: what an
 // organisation has there of one registry is bounded, and others do not wait for it.
 func TestMemory_OfManifestsAndLists(t *testing.T) {
@@ -64,14 +72,7 @@ func TestMemory_OfManifestsAndLists(t *testing.T) {
 	s.fake.page = &oci.Page{Body: bytes.Repeat([]byte(" "), maxList)}
 	acme, globex := basicHeader("acme", "acme-canary-secret"), basicHeader("globex", "globex-canary-secret")
 
-	inside, hold := make(chan struct{}, 10), make(chan struct{})
-	s.fake.setBefore(func(context.Context, string) error {
-		inside <- struct{}{}
-		<-hold
-		return nil
-	})
-	open := sync.OnceFunc(func() { close(hold) })
-	t.Cleanup(open)
+	inside, open := s.fake.holds(t)
 	var wg sync.WaitGroup
 	for range 3 { // two that the registry is slow with, and one that waits for their memory
 		wg.Go(func() { s.get("/v2/nginx/manifests/1", acme...).wants(t, http.StatusOK) })
@@ -109,14 +110,7 @@ func TestMemory_OfManifestsByHEAD(t *testing.T) {
 	s := tokenSite(t, func(o *Options) { o.Memory = memory })
 	d := s.fake.put("acme/app", oci.Manifest, manifestThing())
 	acme := basicHeader("acme", "acme-canary-secret")
-	inside, hold := make(chan struct{}, 10), make(chan struct{})
-	s.fake.setBefore(func(context.Context, string) error {
-		inside <- struct{}{}
-		<-hold
-		return nil
-	})
-	open := sync.OnceFunc(func() { close(hold) })
-	t.Cleanup(open)
+	inside, open := s.fake.holds(t)
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() { s.head("/v2/ghcr.io/acme/app/manifests/"+string(d), acme...).wants(t, http.StatusOK) })

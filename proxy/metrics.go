@@ -73,13 +73,8 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			"Manifests of images sent to clients, indexes and HEADs left out: one for each image that a client pulls.", "organisation", "registry"),
 		limited: newCounters(f, budget, "berth_limit_refusals_total",
 			"Requests that were refused since a limit of this node was reached.", "organisation", "limit"),
-		duration: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "berth_request_duration_seconds",
-			Help:    "Time until the headers of an answer left.",
-			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 20},
-			// Beside the classic buckets, for servers that ask for native histograms.
-			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
-		}, []string{"kind", "result"}),
+		duration: f.NewHistogramVec(histogram("berth_request_duration_seconds", "Time until the headers of an answer left.",
+			.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 20), []string{"kind", "result"}),
 		pulls: newPulls(o.Registerer, budget),
 		lastPull: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "berth_last_pull_timestamp_seconds",
@@ -96,6 +91,14 @@ func NewMetrics(o MetricsOptions) *Metrics {
 	m.Expect("", nobody)
 	m.limited.get(labels{nobody, "limits.requests"})
 	return m
+}
+
+func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: buckets,
+		// Beside the classic buckets, for servers that ask for native histograms.
+		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
+	}
 }
 
 // Expect makes the failure series of registry for organisation (empty: nobody)

@@ -52,21 +52,15 @@ type pulls struct {
 	open *share.LRU[pullKey, *pull]
 }
 
-var pullBuckets = []float64{.1, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800}
-
 func newPulls(r prometheus.Registerer, budget *seriesBudget) *pulls {
 	names := []string{"organisation", "registry", "result"}
-	vec := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "berth_pull_duration_seconds",
-		Help:    "Time from the first request for a manifest to the end of the last blob of a pull.",
-		Buckets: pullBuckets,
-		// Beside the classic buckets, for servers that ask for native histograms.
-		NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
-	}, names)
+	h := histogram("berth_pull_duration_seconds", "Time from the first request for a manifest to the end of the last blob of a pull.",
+		.1, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+	vec := prometheus.NewHistogramVec(h, names)
 	p := &pulls{
 		durations: &series[prometheus.Observer]{
 			with: vec.WithLabelValues, remove: vec.DeleteLabelValues, width: len(names),
-			weight: len(pullBuckets) + 3, // and +Inf, sum and count
+			weight: len(h.Buckets) + 3, // and +Inf, sum and count
 			budget: budget, known: map[labels]prometheus.Observer{},
 		},
 		vec:  vec,
