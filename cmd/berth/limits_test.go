@@ -148,6 +148,19 @@ func TestLimiter_SlowAndHungDownloadsHoldNobodyElse(t *testing.T) {
 	wg.Wait()
 }
 
+// floods sends n HEADs at once, until ctx ends; wait is for the last of them.
+func (c *client) floods(ctx context.Context, n int, path func(i int) string) (wait func()) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			if resp, err := c.send(ctx, http.MethodHead, path(i)); err == nil {
+				resp.Body.Close()
+			}
+		})
+	}
+	return wg.Wait
+}
+
 // HEADs that get no answer hold nobody else's.
 func TestLimiter_HungHEADsHoldNobodyElse(t *testing.T) {
 	t.Parallel()
@@ -159,14 +172,7 @@ func TestLimiter_HungHEADsHoldNobodyElse(t *testing.T) {
 	acme.mustPull(app, s.image, "")
 	gate := s.registry.Hold(ocitest.Match{Kind: ocitest.Manifest, Repo: "globex/own"})
 	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for i := range 100 {
-		wg.Go(func() {
-			if resp, err := globex.send(ctx, http.MethodHead, fmt.Sprintf("/v2/ghcr.io/globex/own/manifests/t%d", i)); err == nil {
-				resp.Body.Close()
-			}
-		})
-	}
+	wait := globex.floods(ctx, 100, func(i int) string { return fmt.Sprintf("/v2/ghcr.io/globex/own/manifests/t%d", i) })
 	if err := gate.Wait(soon(t), 32); err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +184,7 @@ func TestLimiter_HungHEADsHoldNobodyElse(t *testing.T) {
 	acme.mustPull(app, cold, "")
 	cancel()
 	gate.Open()
-	wg.Wait()
+	wait()
 }
 
 // A flood of one organisation's HEADs for names that it invents reaches the registry at
@@ -192,19 +198,12 @@ func TestLimiter_AFloodOfHEADs(t *testing.T) {
 	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
 	ctx, cancel := context.WithCancel(t.Context())
 	begun := time.Now()
-	var wg sync.WaitGroup
-	for i := range 200 {
-		wg.Go(func() {
-			if resp, err := globex.send(ctx, http.MethodHead, fmt.Sprintf("/v2/ghcr.io/globex/own%d/manifests/x", i)); err == nil {
-				resp.Body.Close()
-			}
-		})
-	}
+	wait := globex.floods(ctx, 200, func(i int) string { return fmt.Sprintf("/v2/ghcr.io/globex/own%d/manifests/x", i) })
 	ofGlobex := ocitest.Match{Kind: ocitest.Manifest, Where: func(r ocitest.Request) bool { return strings.HasPrefix(r.Repo, "globex/") }}
 	await(t, "the flood", func() bool { return s.registry.Count(ofGlobex) >= 20 })
 	acme.mustPull(app, s.image, "")
 	cancel()
-	wg.Wait()
+	wait()
 	if got, most := s.registry.Count(ofGlobex), 20+int(5*(time.Since(begun).Seconds()+1)); got > most {
 		t.Errorf("%d of 200 reached the registry, want %d at most", got, most)
 	}
@@ -224,26 +223,18 @@ func TestLimiter_WithoutAnAccount(t *testing.T) {
 	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
 	ctx, cancel := context.WithCancel(t.Context())
 	begun := time.Now()
-	var wg sync.WaitGroup
-	for i := range 200 {
-		wg.Go(func() {
-			tag := "1"
-			if i < 100 { // these first
-				tag = fmt.Sprint("none", i)
-			} else {
-				<-ctx.Done()
-			}
-			resp, err := globex.send(t.Context(), http.MethodHead, "/v2/quay.io/library/app/manifests/"+tag)
-			if err == nil {
-				resp.Body.Close()
-			}
-		})
-	}
+	wait := globex.floods(t.Context(), 200, func(i int) string {
+		if i < 100 { // these first
+			return fmt.Sprint("/v2/quay.io/library/app/manifests/none", i)
+		}
+		<-ctx.Done()
+		return "/v2/quay.io/library/app/manifests/1"
+	})
 	ofGlobex := ocitest.Match{Kind: ocitest.Manifest, Where: func(r ocitest.Request) bool { return strings.HasPrefix(r.Tag, "none") }}
 	await(t, "the flood", func() bool { return public.Count(ofGlobex) >= 5 })
 	cancel() // it asks for what acme asks for, too
 	acme.mustPull("quay.io/library/app", image, "")
-	wg.Wait()
+	wait()
 	if got, most := public.Count(ofGlobex), 5+int(time.Since(begun).Seconds()+2); got > most {
 		t.Errorf("%d of 100 reached the registry, want %d at most", got, most)
 	}

@@ -69,42 +69,47 @@ func TestOracle_AtOnesLimits(t *testing.T) {
 	})
 	t.Run("pulls of an account", func(t *testing.T) {
 		t.Parallel()
-		s := newStage(t)
-		hub := ocitest.New(t, ocitest.Options{Private: true, Auth: ocitest.Bearer, Refusal: ocitest.RefuseScope, PullLimit: 4, Now: s.clock.now, TokenTTL: 24 * time.Hour})
-		kept := hub.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{1000}})
-		other := hub.AddImage("acme/app", "2", ocitest.Image{Layers: []int64{1001}, Seed: 4})
-		hub.AddUser("acme-bot", "acme-secret", "acme/**")
-		hub.AddUser("globex-bot", "globex-secret", "globex/**")
-		s.hub(hub, "acme", "globex")
-		n := s.serve()
-		globex := s.caller(n, "globex")
-		s.caller(n, "acme").mustPull("acme/app", kept, "")
+		hub, globex, alikeAt := newLimitedHub(t, ocitest.Options{Private: true, PullLimit: 4}, "acme", "globex")
 		for i := range 6 {
 			own := hub.AddImage("globex/own", fmt.Sprint(i), ocitest.Image{Layers: []int64{900}, Seed: uint64(100 + i)})
 			globex.get("/v2/globex/own/manifests/" + own.Digest.String())
 		}
-		get := func(d oci.Digest) answer { return globex.get("/v2/acme/app/manifests/" + d.String()) }
-		alike(t, "a manifest", get(kept.Digest), get(other.Digest))
+		alikeAt()
 	})
 	t.Run("share of the node's pulls", func(t *testing.T) {
 		t.Parallel()
-		s := newStage(t)
-		hub := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, Refusal: ocitest.RefuseScope, PullLimit: 20, Now: s.clock.now, TokenTTL: 24 * time.Hour})
-		kept := hub.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{1000}})
-		other := hub.AddImage("acme/app", "2", ocitest.Image{Layers: []int64{1001}, Seed: 4})
-		hub.SetPrivate("acme/app", true)
-		hub.AddUser("acme-bot", "acme-secret", "acme/**")
-		s.hub(hub, "acme")
-		n := s.serve()
-		globex := s.caller(n, "globex")
-		s.caller(n, "acme").mustPull("acme/app", kept, "")
+		hub, globex, alikeAt := newLimitedHub(t, ocitest.Options{PullLimit: 20}, "acme")
 		for i := range 6 {
 			public := hub.AddImage("library/app", fmt.Sprint(i), ocitest.Image{Layers: []int64{900}, Seed: uint64(100 + i)})
 			globex.get("/v2/library/app/manifests/" + public.Digest.String())
 		}
-		get := func(d oci.Digest) answer { return globex.get("/v2/acme/app/manifests/" + d.String()) }
-		alike(t, "a manifest", get(kept.Digest), get(other.Digest))
+		alikeAt()
 	})
+}
+
+// newLimitedHub is a docker.io with a private image that acme has pulled and one that nobody
+// has, where these organisations have accounts. alikeAt holds globex's answers for the two
+// against each other.
+func newLimitedHub(t *testing.T, o ocitest.Options, organisations ...string) (hub *ocitest.Registry, globex *client, alikeAt func()) {
+	t.Helper()
+	s := newStage(t)
+	o.Auth, o.Refusal, o.Now, o.TokenTTL = ocitest.Bearer, ocitest.RefuseScope, s.clock.now, 24*time.Hour
+	hub = ocitest.New(t, o)
+	kept := hub.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{1000}})
+	other := hub.AddImage("acme/app", "2", ocitest.Image{Layers: []int64{1001}, Seed: 4})
+	hub.SetPrivate("acme/app", true)
+	for _, name := range organisations {
+		hub.AddUser(name+"-bot", name+"-secret", name+"/**")
+	}
+	s.hub(hub, organisations...)
+	n := s.serve()
+	globex = s.caller(n, "globex")
+	s.caller(n, "acme").mustPull("acme/app", kept, "")
+	get := func(d oci.Digest) answer { return globex.get("/v2/acme/app/manifests/" + d.String()) }
+	return hub, globex, func() {
+		t.Helper()
+		alike(t, "a manifest", get(kept.Digest), get(other.Digest))
+	}
 }
 
 // hub makes a registry docker.io, where these organisations have accounts.
