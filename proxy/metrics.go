@@ -185,10 +185,13 @@ func (q *request) countFailure(failure *oci.Error, organisation, registry string
 
 // limitOf is the label of a rule of package limit: the key, where there is one.
 func limitOf(rule string) string {
-	if strings.HasPrefix(rule, "limits.") {
+	switch {
+	case strings.HasPrefix(rule, "limits."), strings.HasPrefix(rule, "upstream."):
 		return rule
+	case strings.HasSuffix(rule, "memory"):
+		return "memory"
 	}
-	return "memory"
+	return "registry" // what it takes from one address
 }
 
 // fail counts e in c, unless it is one that has been counted, and keeps it for people.
