@@ -11,10 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +34,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/crypto/bcrypt"
 
+	"berth/internal/ocitest/zoo"
 	"berth/oci"
 )
 
@@ -193,7 +192,7 @@ func TestSource_AtRealRegistries(t *testing.T) {
 			r.pause = time.Millisecond
 			src := r.As(as("acme", alice, alicesPassword))
 			readReal(t, src, img)
-			listReal(t, src, map[bool]string{true: "n=2", false: "n=100"}[strings.HasPrefix(kind, "distribution")]) // the other one ends a page without a link
+			zoo.TestTags(t, src, "acme/app", map[bool]string{true: "n=2", false: "n=100"}[strings.HasPrefix(kind, "distribution")]) // the other one ends a page without a link
 			signedReal(t, src, img)
 			_, err := src.Resolve(t.Context(), "acme/app", "no-such-tag")
 			wantClass(t, err, oci.NotFound)
@@ -277,36 +276,6 @@ func readReal(t *testing.T, src oci.Source, img realImage) {
 			}
 		}
 	}
-}
-
-func listReal(t *testing.T, src oci.Source, query string) {
-	t.Helper()
-	var got []string
-	for q, pages := query, 0; q != "" && pages < 20; pages++ {
-		page, err := src.List(t.Context(), oci.ListRequest{Kind: oci.Tags, Repo: "acme/app", Query: values(t, q)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var list struct{ Tags []string }
-		if err := json.Unmarshal(page.Body, &list); err != nil {
-			t.Fatal(err)
-		}
-		got, q = append(got, list.Tags...), page.Next
-	}
-	for _, tag := range []string{"v1", "v2", "v3", "v4"} {
-		if !slices.Contains(got, tag) {
-			t.Errorf("the tags are %v", got)
-		}
-	}
-}
-
-func values(t *testing.T, query string) url.Values {
-	t.Helper()
-	q, err := url.ParseQuery(query)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
 }
 
 // signedReal finds the signature by referrers, or by the fallback tag where that is 404.
