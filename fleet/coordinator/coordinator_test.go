@@ -110,21 +110,12 @@ func TestCoordinator_ShowsWhatNodesPublish(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(found, Found{Writers: []Writer{{"node-1", writing}}}) {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	if _, got, err := b.Follow(ctx, blob, "node-1", 2); err != nil || !reflect.DeepEqual(got.Parts, []Hash{{}, {}, hash}) || got.Size != size || got.Writing != w {
-		t.Errorf("from part 2 on: %+v, %v", got, err)
-	}
-	if _, got, err := b.Follow(ctx, blob, "node-3", 0); err != nil || !reflect.DeepEqual(got, Record{}) {
-		t.Errorf("of a node that says nothing: %+v, %v", got, err)
-	}
 	done := Record{State: Done, Writing: w, Size: size, Parts: []Hash{hash, hash, hash, hash}}
 	if err := b.Publish(ctx, blob, done); err != nil {
 		t.Fatal(err)
 	}
 	if found, err = a.Look(ctx, blob); err != nil || !reflect.DeepEqual(found.Writers, []Writer{{"node-2", done}, {"node-1", writing}}) {
 		t.Errorf("%+v, %v", found, err)
-	}
-	if _, got, err := a.Follow(ctx, blob, "node-2", 3); err != nil || got.State != Done || len(got.Parts) != 4 || got.Parts[3] != hash {
-		t.Errorf("%+v, %v", got, err)
 	}
 	if found, err = open(t, r, "node-3", "y").Look(ctx, blob); err != nil || len(found.Writers) != 0 {
 		t.Errorf("in another zone: %+v, %v", found, err)
@@ -297,9 +288,6 @@ func TestCoordinator_Garbage(t *testing.T) {
 			found, err := c.Look(ctx, blob)
 			if err != nil || found.Holder != (Holder{}) || found.Writers != nil {
 				t.Errorf("lease %.60q: %+v, %v", v, found, err)
-			}
-			if _, rec, err := c.Follow(ctx, blob, "node-2", 0); err != nil || !reflect.DeepEqual(rec, Record{}) {
-				t.Errorf("%+v, %v", rec, err)
 			}
 		}
 	}

@@ -116,34 +116,6 @@ func (c *Coordinator) Look(ctx context.Context, o Object) (Found, error) {
 	return found, nil
 }
 
-// Follow asks in one round trip who holds the lease now, and what node says about the
-// object from part number from on; the hashes of earlier parts are left zero. A node
-// that says nothing has the zero Record.
-func (c *Coordinator) Follow(ctx context.Context, o Object, node string, from int) (Holder, Record, error) {
-	first := int64(headerSize + 32*from)
-	answers, err := c.do(ctx, "following", func(b valkey.Builder) valkey.Commands {
-		return valkey.Commands{
-			b.Getrange().Key(c.leaseKey(o)).Start(0).End(maxHolder).Build(),
-			b.Getrange().Key(c.recordKey(node, o)).Start(0).End(headerSize - 1).Build(),
-			b.Getrange().Key(c.recordKey(node, o)).Start(first).End(maxRecord).Build(),
-		}
-	})
-	if err != nil {
-		return Holder{}, Record{}, err
-	}
-	holder, _ := parseHolder(text(answers[0]))
-	r, err := decodeHeader([]byte(text(answers[1])))
-	if err != nil || r.State == Whole {
-		return holder, Record{}, nil //nolint:nilerr // what another node wrote is its own affair
-	}
-	fresh, err := decodeHashes([]byte(text(answers[2])), max(0, seal.Parts(r.Size)-from))
-	if err != nil || r.State == Done && (from+len(fresh) != seal.Parts(r.Size) || slices.Contains(fresh, Hash{})) {
-		return holder, Record{}, nil //nolint:nilerr // likewise
-	}
-	r.Parts = append(make([]Hash, from, from+len(fresh)), fresh...)
-	return holder, r, nil
-}
-
 // Publish says something about an object under this node's own prefix, for as long as
 // its state is kept, and puts the node first among those who did.
 func (c *Coordinator) Publish(ctx context.Context, o Object, r Record) error {

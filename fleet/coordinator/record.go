@@ -74,11 +74,15 @@ func (r Record) encode() ([]byte, error) {
 
 // decodeRecord reads what encode wrote, and nothing else.
 func decodeRecord(b []byte) (Record, error) {
-	r, err := decodeHeader(b)
-	if err != nil {
-		return Record{}, err
+	if len(b) < headerSize || b[0] != recordVersion {
+		return Record{}, errRecord
 	}
-	rest := b[headerSize:]
+	r := Record{State: State(b[1]), Writing: seal.Writing(b[2:18])}
+	size, rest := binary.BigEndian.Uint64(b[18:]), b[headerSize:]
+	if r.State < Writing || r.State > Whole || size > seal.MaxSize {
+		return Record{}, errRecord
+	}
+	r.Size = int64(size)
 	if r.State == Whole {
 		if len(rest) > MaxBody {
 			return Record{}, errRecord
@@ -86,33 +90,16 @@ func decodeRecord(b []byte) (Record, error) {
 		r.Body = rest
 		return r, nil
 	}
-	r.Parts, err = decodeHashes(rest, seal.Parts(r.Size))
-	if r.State == Done && (len(r.Parts) != seal.Parts(r.Size) || slices.Contains(r.Parts, Hash{})) {
+	parts := seal.Parts(r.Size)
+	if len(rest)%32 != 0 || len(rest)/32 > parts {
 		return Record{}, errRecord
 	}
-	return r, err
-}
-
-func decodeHeader(b []byte) (Record, error) {
-	if len(b) < headerSize || b[0] != recordVersion {
+	r.Parts = make([]Hash, len(rest)/32)
+	for i := range r.Parts {
+		r.Parts[i] = Hash(rest[32*i:])
+	}
+	if r.State == Done && (len(r.Parts) != parts || slices.Contains(r.Parts, Hash{})) {
 		return Record{}, errRecord
 	}
-	r := Record{State: State(b[1]), Writing: seal.Writing(b[2:18])}
-	size := binary.BigEndian.Uint64(b[18:])
-	if r.State < Writing || r.State > Whole || size > seal.MaxSize {
-		return Record{}, errRecord
-	}
-	r.Size = int64(size)
 	return r, nil
-}
-
-func decodeHashes(b []byte, most int) ([]Hash, error) {
-	if len(b)%32 != 0 || len(b)/32 > most {
-		return nil, errRecord
-	}
-	hashes := make([]Hash, len(b)/32)
-	for i := range hashes {
-		hashes[i] = Hash(b[32*i:])
-	}
-	return hashes, nil
 }
