@@ -56,6 +56,3 @@ func PartAt(offset int64) int {
 func ObjectKey(name string, w Writing, part int) string {
 	return "v1/" + name[:2] + "/" + name + "/" + w.String() + "/" + strconv.Itoa(part)
 }
-
-// RecordKey is where the sealed record of a finished object lies in the bucket.
-func RecordKey(name string) string { return "v1/" + name[:2] + "/" + name + "/done" }
