@@ -39,9 +39,10 @@ type place struct {
 // Object is one blob on its way to this node, in one scope. Its methods are safe for
 // concurrent use, since a download has several workers.
 type Object struct {
-	t     *Tier
-	names []named // in the scope that is written, and in those that are only read
-	size  int64
+	t       *Tier
+	names   []named // in the scope that is written, and in those that are only read
+	size    int64
+	writing seal.Writing // ours
 
 	// moved is how many bytes came from the registry.
 	moved atomic.Int64
@@ -53,8 +54,7 @@ type Object struct {
 	looked time.Time // when the coordinator was asked last
 	at     map[int][]place
 	lease  observed
-	// writing is ours, and parts are those that are in the bucket in it.
-	writing seal.Writing
+	// parts are those that are in the bucket in our writing.
 	parts   []coordinator.Hash
 	written int
 	// held is until when the lease is ours; keeping: goroutines renew it and write.
@@ -63,7 +63,7 @@ type Object struct {
 	// fallen: the fleet has cost its patience, and is not waited for again; troubled: so
 	// have its engines. alone: it has sent wrong bytes, and nothing is taken from it again.
 	fallen, troubled, alone bool
-	giveBack                func(context.Context) error // a place at the registry
+	giveBack                func(context.Context) error // the slot at the registry
 	used                    []place                     // whose parts are in the file
 	lost                    map[seal.Writing]bool       // writings with parts that are not there
 	file                    File
@@ -281,13 +281,10 @@ func (p place) same(other place) bool { return p.node == other.node && p.writing
 
 // takeLease tries to, and says whether to go to the registry.
 func (o *Object) takeLease(ctx context.Context) bool {
-	o.mu.Lock()
-	w := o.writing
-	o.mu.Unlock()
 	asked := time.Now()
 	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
 	defer cancel()
-	holder, ok, err := o.t.o.Coordinator.Take(limited, o.names[0].Object, w)
+	holder, ok, err := o.t.o.Coordinator.Take(limited, o.names[0].Object, o.writing)
 	switch {
 	case err != nil:
 		o.trouble(ctx, err)
@@ -308,13 +305,13 @@ func (o *Object) takeLease(ctx context.Context) bool {
 }
 
 // fall ends the waiting for the fleet. Who goes to the registry although somebody else
-// is said to be there takes one of the zone's few places, which is waited for once.
+// is said to be there takes one of the zone's few slots, which is waited for once.
 func (o *Object) fall(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, o.t.o.Patience)
 	defer cancel()
 	var giveBack func(context.Context) error
 	for {
-		release, ok, err := o.t.o.Coordinator.Slot(ctx, places, placeFor)
+		release, ok, err := o.t.o.Coordinator.Slot(ctx, registrySlots, slotFor)
 		if giveBack = release; ok || err != nil || ctx.Err() != nil {
 			break
 		}

@@ -46,24 +46,23 @@ type Options struct {
 const (
 	// partFor is how long a lease may bring no part.
 	partFor = 15 * time.Second
-	// places are how many go to the registry at a time, in a zone, although somebody else
-	// has the lease, each for placeFor at most.
-	places, placeFor = 4, time.Minute
+	// registrySlots are how many go to the registry at a time, in a zone, although somebody
+	// else has the lease, each for slotFor at most.
+	registrySlots, slotFor = 4, time.Minute
 	// vainWithin, vainFor: two leases that came to nothing within the first, and none is
 	// waited for during the second.
 	vainWithin, vainFor = time.Minute, 10 * time.Minute
 	// badFor is for how long a node that wrote wrong parts twice is not read.
 	badFor = time.Hour
-	// uploads is how many parts are sealed and written at a time, each in two buffers of
+	// maxUploads is how many parts are sealed and written at a time, each in two buffers of
 	// 8 MiB.
-	uploads = 2
+	maxUploads = 2
 )
 
 // Tier is the fleet as this node sees it. It is safe for concurrent use.
 type Tier struct {
-	o Options
-	// slots bound what is in memory for the bucket.
-	slots chan struct{}
+	o       Options
+	uploads chan struct{} // one for each part that is sealed and written
 	// wrong holds nodes that wrote something wrong, bad those that did so twice, and
 	// spoilt the writings in which it was.
 	wrong, bad *hold.Table[string]
@@ -87,7 +86,7 @@ func New(o Options) *Tier {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Tier{
-		o: o, slots: make(chan struct{}, uploads),
+		o: o, uploads: make(chan struct{}, maxUploads),
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())

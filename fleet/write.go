@@ -67,14 +67,13 @@ func (o *Object) renew(ctx context.Context) {
 		}
 		o.mu.Lock()
 		now := o.moved.Load() + int64(o.written)
-		w := o.writing
 		o.mu.Unlock()
 		if now == last {
 			continue
 		}
 		asked := time.Now()
 		limited, cancel := context.WithTimeout(ctx, renewEvery)
-		ours, err := o.t.o.Coordinator.Renew(limited, o.names[0].Object, w)
+		ours, err := o.t.o.Coordinator.Renew(limited, o.names[0].Object, o.writing)
 		cancel()
 		o.mu.Lock()
 		switch {
@@ -172,22 +171,19 @@ func (o *Object) nextPart() (part int, file File, finished bool) {
 // put seals a part and writes it, and tells the others.
 func (o *Object) put(ctx context.Context, file *os.File, part int) error {
 	select {
-	case o.t.slots <- struct{}{}:
+	case o.t.uploads <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	defer func() { <-o.t.slots }()
-	o.mu.Lock()
-	w := o.writing
-	o.mu.Unlock()
+	defer func() { <-o.t.uploads }()
 	from, to := seal.Range(part, o.size)
 	plain := make([]byte, to-from)
 	if _, err := file.ReadAt(plain, from); err != nil {
 		return err
 	}
 	n := o.names[0]
-	sealed := n.scope.Seal(make([]byte, 0, len(plain)+seal.Overhead), w, n.Name, part, o.size, plain)
-	if err := o.t.o.Bucket.Put(ctx, seal.ObjectKey(n.Name, w, part), sealed); err != nil {
+	sealed := n.scope.Seal(make([]byte, 0, len(plain)+seal.Overhead), o.writing, n.Name, part, o.size, plain)
+	if err := o.t.o.Bucket.Put(ctx, seal.ObjectKey(n.Name, o.writing, part), sealed); err != nil {
 		return err
 	}
 	o.t.o.Metrics.bytes(Out, len(plain))
@@ -213,7 +209,7 @@ func (o *Object) publish(ctx context.Context) error {
 // release ends the writing: with a record of all parts, if all are there and match.
 func (o *Object) release() {
 	o.mu.Lock()
-	w, parts := o.writing, o.written
+	parts := o.written
 	o.held, o.keeping = time.Time{}, false
 	o.mu.Unlock()
 	ctx, cancel := context.WithTimeout(o.t.ctx, o.t.o.Patience)
@@ -223,5 +219,5 @@ func (o *Object) release() {
 			o.t.o.Log.Debug("that an object is complete is not known to the fleet", "err", err)
 		}
 	}
-	_ = o.t.o.Coordinator.Release(ctx, o.names[0].Object, w) // it runs out by itself
+	_ = o.t.o.Coordinator.Release(ctx, o.names[0].Object, o.writing) // it runs out by itself
 }
