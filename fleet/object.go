@@ -54,14 +54,16 @@ type Object struct {
 	looked time.Time // when the coordinator was asked last
 	at     map[int][]place
 	lease  observed
-	// parts are those that are in the bucket in our writing.
-	parts   []coordinator.Hash
-	written int
+	// parts are those that are in the bucket in our writing. withdrawn: there are no longer
+	// any, and the others are to be told.
+	parts     []coordinator.Hash
+	written   int
+	withdrawn bool
 	// held is until when the lease is ours; keeping: goroutines renew it and write.
 	held    time.Time
 	keeping bool
 	// fallen: the fleet has cost its patience, and is not waited for again; troubled: so
-	// have its engines. alone: it has sent wrong bytes, and nothing is taken from it again.
+	// have its engines. alone: nothing is taken from it or given to it again.
 	fallen, troubled, alone bool
 	giveBack                func(context.Context) error // the slot at the registry
 	used                    []place                     // whose parts are in the file

@@ -96,14 +96,22 @@ func (o *Object) Mixed() bool {
 // Withheld reports whether clients wait until all bytes are verified.
 func (o *Object) Withheld() bool { return o.t.o.Verified }
 
-// Wrong says that the bytes, some of them from other nodes, do not match the digest. All
-// that is fetched again comes from the registry.
+// Wrong says that the bytes, wherever they came from, do not match the digest. All that is
+// fetched again comes from the registry, and nobody is to read what was written of them.
 func (o *Object) Wrong() {
 	o.mu.Lock()
 	used := o.used
-	o.used, o.file, o.alone = nil, nil, true
+	o.used, o.file = nil, nil
+	o.withdraw()
 	o.mu.Unlock()
 	for _, at := range used {
 		o.t.blame(at.node, at.writing)
 	}
+}
+
+// withdraw takes back what was written, and ends the writing. Caller holds mu.
+func (o *Object) withdraw() {
+	o.alone, o.withdrawn = true, o.withdrawn || o.written > 0
+	clear(o.parts)
+	o.written = 0
 }

@@ -18,10 +18,14 @@ const (
 	maxFailures = 2
 )
 
-// Grows says where the object grows from now on.
+// Grows says where the object grows from now on. Bytes that grew elsewhere before were
+// dropped.
 func (o *Object) Grows(f File) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.file != nil {
+		o.withdraw()
+	}
 	o.file = f
 }
 
@@ -138,7 +142,7 @@ func (o *Object) nextPart() (part int, file File, finished bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.file == nil || o.alone {
-		return -1, nil, o.over
+		return -1, nil, o.over || o.withdrawn
 	}
 	if o.written == len(o.parts) {
 		return -1, o.file, o.over
@@ -188,9 +192,15 @@ func (o *Object) put(ctx context.Context, file *os.File, part int) error {
 	}
 	o.t.o.Metrics.bytes(Out, len(plain))
 	o.mu.Lock()
-	o.parts[part] = sha256.Sum256(sealed)
-	o.written++
+	alone := o.alone
+	if !alone { // else it may be of bytes that were dropped meanwhile
+		o.parts[part] = sha256.Sum256(sealed)
+		o.written++
+	}
 	o.mu.Unlock()
+	if alone {
+		return nil
+	}
 	return o.publish(ctx)
 }
 
@@ -206,17 +216,18 @@ func (o *Object) publish(ctx context.Context) error {
 	return o.t.o.Coordinator.Publish(ctx, o.names[0].Object, r)
 }
 
-// release ends the writing: with a record of all parts, if all are there and match.
+// release ends the writing: with a record of all parts, if all are there and match, or of
+// none, if they are withdrawn.
 func (o *Object) release() {
 	o.mu.Lock()
-	parts := o.written
-	o.held, o.keeping = time.Time{}, false
+	tell := o.written > 0 || o.withdrawn
+	o.held, o.keeping, o.withdrawn = time.Time{}, false, false
 	o.mu.Unlock()
 	ctx, cancel := context.WithTimeout(o.t.ctx, o.t.o.Patience)
 	defer cancel()
-	if parts > 0 {
+	if tell {
 		if err := o.publish(ctx); err != nil {
-			o.t.o.Log.Debug("that an object is complete is not known to the fleet", "err", err)
+			o.t.o.Log.Debug("what there is of an object is not known to the fleet", "err", err)
 		}
 	}
 	_ = o.t.o.Coordinator.Release(ctx, o.names[0].Object, o.writing) // it runs out by itself

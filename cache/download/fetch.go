@@ -41,10 +41,11 @@ func (d *Download) run() {
 	err := d.fetch(d.table.ctx)
 	for copies := 1; errors.Is(err, store.ErrMismatch); copies++ {
 		err = d.corrupt(err)
-		if d.mixed() {
-			d.share.Wrong() // the registry has not sent all of it
-		} else {
+		if !d.mixed() { // else the registry has not sent all of it
 			report.Corrupt(d.key, d.fetchedAs())
+		}
+		if d.share != nil {
+			d.share.Wrong()
 		}
 		if !d.startOver(copies, err) {
 			break

@@ -45,7 +45,7 @@ type Share interface {
 	Mixed() bool
 	// Withheld reports whether readers wait until all bytes are verified.
 	Withheld() bool
-	// Wrong says that what b has, some of it from other nodes, does not match the digest.
+	// Wrong says that what b has does not match the digest.
 	Wrong()
 	// Over says that the download has ended.
 	Over()
