@@ -39,7 +39,7 @@ func (s *source) asker(ctx context.Context, principal oci.Principal, o oci.Objec
 
 // Open asks for r by the shortest way that is left, which may lead to other nodes.
 func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
-	if object := a.sharing(); object != nil {
+	if object := a.fleetObject(); object != nil {
 		return a.openMixed(ctx, r, object)
 	}
 	return a.openOrigin(ctx, r)

@@ -81,7 +81,7 @@ type Cache struct {
 	insistence *insistence
 	resolves   *flight.Group[questionKey, *oci.Resolution]
 
-	shared    *shared // nil: this node is alone
+	fleet     *fleetState // nil: this node is alone
 	manifests *manifestGets
 	downloads *download.Table
 	trouble   *trouble
@@ -140,7 +140,7 @@ func New(o Options) (*Cache, error) {
 		Store: c.folder.there, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,
 		Admit: o.Admit, Report: c.trouble, Log: o.Log,
 	})
-	c.shared = newShared(o.Fleet)
+	c.fleet = newFleetState(o.Fleet)
 	c.manifests = newManifestGets()
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)

@@ -15,8 +15,8 @@ import (
 	"berth/oci"
 )
 
-// shared is what the cache knows for the fleet's sake.
-type shared struct {
+// fleetState is what the cache knows for the fleet's sake.
+type fleetState struct {
 	tier *fleet.Tier
 	// listed is which manifest of a repository lists an object, and as how large.
 	listed *share.LRU[proof.Member, listed]
@@ -40,11 +40,11 @@ const (
 	publicFor = 24 * time.Hour
 )
 
-func newShared(t *fleet.Tier) *shared {
+func newFleetState(t *fleet.Tier) *fleetState {
 	if t == nil {
 		return nil
 	}
-	return &shared{
+	return &fleetState{
 		tier: t, listed: share.New[proof.Member, listed](16384, nil), public: share.New[proof.Member, time.Time](16384, nil),
 		objects: map[download.Key]*fleet.Object{},
 	}
@@ -60,7 +60,7 @@ type scoped struct {
 // scoped gives the parts of the fleet that principal may have bytes of repo out of, and
 // s for what came from there; ok is false where it has none.
 func (s *source) scoped(ctx context.Context, principal oci.Principal, o oci.Object) (_ scoped, ok bool) {
-	bytes, scopes := proof.FromPublic, s.c.shared.tier.Public()
+	bytes, scopes := proof.FromPublic, s.c.fleet.tier.Public()
 	if !s.isPublic(ctx, principal, o) {
 		bytes, scopes = proof.FromScope, nil
 		if s.u.Scopes != nil && !principal.Shared() {
@@ -91,7 +91,7 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 		return false
 	}
 	if o.Kind == oci.Blob {
-		l, ok := s.c.shared.listed.Get(s.memberKey(o))
+		l, ok := s.c.fleet.listed.Get(s.memberKey(o))
 		if !ok {
 			return false
 		}
@@ -100,7 +100,7 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 	everyone, now := s.shared.Principal(o.Repo), s.c.o.Now()
 	key := s.accessKey(everyone, o.Repo, o.Digest)
 	age, _ := s.proofs.Access(key) // None once somebody was refused
-	if at, ok := s.c.shared.public.Get(s.memberKey(o)); ok && age != proof.None && now.Sub(at) < publicFor {
+	if at, ok := s.c.fleet.public.Get(s.memberKey(o)); ok && age != proof.None && now.Sub(at) < publicFor {
 		return true
 	}
 	if _, why, held := s.c.private.Held(key); held && why == nil || !everyone.Shared() {
@@ -113,13 +113,13 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 	if err != nil {
 		return false
 	}
-	s.c.shared.public.Add(s.u.Organisation, s.memberKey(o), now)
+	s.c.fleet.public.Add(s.u.Organisation, s.memberKey(o), now)
 	return true
 }
 
-// openShared opens what the registry itself has not brought here: from what came out of
+// openWithFleet opens what the registry itself has not brought here: from what came out of
 // the fleet before, or by a download in which the fleet has a part.
-func (s *source) openShared(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
+func (s *source) openWithFleet(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
 	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
 		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
 	}
@@ -137,7 +137,7 @@ func (s *source) openShared(ctx context.Context, principal oci.Principal, o oci.
 	if s.c.downloads.Running(s.blobKey(o.Digest)) {
 		return s.fetch(ctx, principal, o, r)
 	}
-	l, ok := s.c.shared.listed.Get(s.memberKey(o))
+	l, ok := s.c.fleet.listed.Get(s.memberKey(o))
 	if !ok { // nobody knows how large it is
 		return s.fetch(ctx, principal, o, r)
 	}
@@ -148,7 +148,7 @@ func (s *source) openShared(ctx context.Context, principal oci.Principal, o oci.
 // openManifest gives a manifest that another node has fetched, and else lets origin, which
 // is s for what the registry sends itself, fetch it for the others too.
 func (s scoped) openManifest(ctx context.Context, principal oci.Principal, o oci.Object, origin *source) (*oci.Content, error) {
-	data, keep := s.c.shared.tier.Manifest(ctx, s.scopes, s.origin, o.Digest)
+	data, keep := s.c.fleet.tier.Manifest(ctx, s.scopes, s.origin, o.Digest)
 	if data != nil {
 		e, _, err := s.keep(o, data)
 		if err != nil {
@@ -167,7 +167,7 @@ func (s scoped) openManifest(ctx context.Context, principal oci.Principal, o oci
 
 // begin makes the object of a download that has just begun.
 func (s scoped) begin(o oci.Object, size int64) download.Share {
-	c, key := s.c.shared, s.blobKey(o.Digest)
+	c, key := s.c.fleet, s.blobKey(o.Digest)
 	object := c.tier.Object(s.scopes, s.origin, o.Digest, size)
 	if object == nil {
 		return nil
@@ -175,32 +175,32 @@ func (s scoped) begin(o oci.Object, size int64) download.Share {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.objects[key] = object
-	return sharing{object, c, key}
+	return fleetShare{object, c, key}
 }
 
-// sharing is an object as a download has it.
-type sharing struct {
+// fleetShare is an object as a download has it.
+type fleetShare struct {
 	*fleet.Object
 
-	c   *shared
+	c   *fleetState
 	key download.Key
 }
 
 // Grows says where the blob's bytes come.
-func (s sharing) Grows(b *store.Blocks) { s.Object.Grows(b) }
+func (s fleetShare) Grows(b *store.Blocks) { s.Object.Grows(b) }
 
 // Over ends the object's part in the download.
-func (s sharing) Over() {
+func (s fleetShare) Over() {
 	s.c.mu.Lock()
 	delete(s.c.objects, s.key)
 	s.c.mu.Unlock()
 	s.Object.Over()
 }
 
-// sharing is the object of the download that runs for what a asks for; nil: the fleet
+// fleetObject is the object of the download that runs for what a asks for; nil: the fleet
 // has no part in it.
-func (a *asker) sharing() *fleet.Object {
-	c := a.s.c.shared
+func (a *asker) fleetObject() *fleet.Object {
+	c := a.s.c.fleet
 	if c == nil || a.s.place.scope == "" {
 		return nil
 	}
@@ -219,10 +219,10 @@ func (s *source) note(o oci.Object, data []byte) {
 	add := func(kind oci.Kind, e oci.Entry) bool {
 		d, err := oci.ParseDigest(string(e.Digest))
 		key := s.memberKey(oci.Object{Repo: o.Repo, Kind: kind, Digest: d})
-		if old, ok := s.c.shared.listed.Get(key); err != nil || ok && old.by == by {
+		if old, ok := s.c.fleet.listed.Get(key); err != nil || ok && old.by == by {
 			return err != nil
 		}
-		s.c.shared.listed.Add(s.u.Organisation, key, listed{by, e.Size})
+		s.c.fleet.listed.Add(s.u.Organisation, key, listed{by, e.Size})
 		return true
 	}
 	for _, m := range doc.Manifests {
@@ -242,7 +242,7 @@ func (s *source) listedAge(o oci.Object) proof.Age {
 	if s.place.bytes != proof.FromPublic {
 		return proof.None
 	}
-	l, ok := s.c.shared.listed.Get(s.memberKey(o))
+	l, ok := s.c.fleet.listed.Get(s.memberKey(o))
 	if !ok {
 		return proof.None
 	}

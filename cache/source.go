@@ -161,7 +161,7 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 	} else {
 		content, err = s.openAbsent(ctx, principal, o, r)
 	}
-	if err == nil && s.c.shared != nil && o.Kind == oci.Manifest {
+	if err == nil && s.c.fleet != nil && o.Kind == oci.Manifest {
 		s.note(o, content.Data)
 	}
 	return content, err
@@ -175,10 +175,10 @@ func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.
 			return nil, err
 		}
 	}
-	if s.c.shared == nil {
+	if s.c.fleet == nil {
 		content, err = s.fetch(ctx, principal, o, r)
 	} else {
-		content, err = s.openShared(ctx, principal, o, r)
+		content, err = s.openWithFleet(ctx, principal, o, r)
 	}
 	return content, s.rightFirst(ctx, principal, o, err)
 }
@@ -211,7 +211,7 @@ func (s *source) right(principal oci.Principal, o oci.Object) func(context.Conte
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	principal := s.Principal(o.Repo)
 	d, err := s.describe(o)
-	if d == nil && err == nil && s.c.shared != nil {
+	if d == nil && err == nil && s.c.fleet != nil {
 		if there, ok := s.scoped(ctx, principal, o); ok {
 			if d, err = there.describe(o); d != nil {
 				s = there.source
