@@ -169,10 +169,12 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 
 // openAbsent opens what the registry itself has not brought here before.
 func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (content *oci.Content, err error) {
-	if right := s.right(principal, o); right != nil && o.Kind == oci.Manifest {
+	if o.Kind == oci.Manifest {
 		// Its GET is counted, and a HEAD is not: which of them goes out shows too.
-		if err := right(ctx); err != nil {
-			return nil, err
+		if right := s.right(principal, o); right != nil {
+			if err := right(ctx); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if s.c.fleet == nil {
