@@ -4,32 +4,22 @@ import (
 	"bytes"
 	"crypto/hkdf"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
+
+	"berth/internal/secret"
 )
 
 // KeySize is the length of a key in bytes.
 const KeySize = 32
 
-// Key is a fleet key: the fleet's own, or an organisation's. However it is printed
-// or encoded, only "[secret]" comes out. The bytes lie behind a pointer to a string:
-// package fmt prints unexported fields without asking their methods, and follows
-// pointers to arrays and structs there, but never one to a string. The zero Key is none.
-type Key struct {
-	_     [0]func() // no ==, whose time would tell
-	bytes *string
-}
+// Key is a fleet key: the fleet's own, or an organisation's. The zero Key is none.
+type Key struct{ secret.Text }
 
 // NewKey is the key of these bytes.
-func NewKey(b [KeySize]byte) Key {
-	s := string(b[:])
-	return Key{bytes: &s}
-}
+func NewKey(b [KeySize]byte) Key { return Key{secret.New(string(b[:]))} }
 
 // ParseKeys reads a key file: one key or two, a line each, in hex or base64. Objects
 // are written under the first, and read under both. No error repeats what the file
@@ -47,7 +37,7 @@ func ParseKeys(file []byte) ([]Key, error) {
 		if err != nil {
 			return nil, fmt.Errorf("key %d: %w", len(keys)+1, err)
 		}
-		if len(keys) == 1 && keys[0].Equal(k) {
+		if len(keys) == 1 && keys[0].Equal(k.Text) {
 			return nil, errors.New("both keys are the same")
 		}
 		keys = append(keys, k)
@@ -85,49 +75,19 @@ func parseKey(line []byte) (Key, error) {
 	return NewKey(k), nil
 }
 
-// Zero says whether there is no key.
-func (k Key) Zero() bool { return k.bytes == nil }
-
-// Equal compares in constant time.
-func (k Key) Equal(other Key) bool {
-	if k.bytes == nil || other.bytes == nil {
-		return k.bytes == other.bytes
-	}
-	return subtle.ConstantTimeCompare([]byte(*k.bytes), []byte(*other.bytes)) == 1
-}
-
 // FingerprintSize is the length of a fingerprint.
 const FingerprintSize = 8
 
 // Fingerprint is 8 hex digits by which people compare the keys of two nodes.
 func (k Key) Fingerprint() string {
-	if k.bytes == nil {
+	if k.Empty() {
 		return ""
 	}
-	return hex.EncodeToString(derive(*k.bytes, salt, "fingerprint", FingerprintSize/2))
+	return hex.EncodeToString(derive(k.Reveal(), salt, "fingerprint", FingerprintSize/2))
 }
 
-// String is redacted.
-func (k Key) String() string { return redacted }
-
-// GoString is redacted.
-func (k Key) GoString() string { return redacted }
-
-// Format is redacted, whatever the verb.
-func (k Key) Format(f fmt.State, _ rune) {
-	_, _ = io.WriteString(f, redacted) // a fmt.State never fails
-}
-
-// LogValue is redacted.
-func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// MarshalText is redacted: JSON, YAML and map keys go through it.
-func (k Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-const (
-	redacted = "[secret]"
-	salt     = "berth fleet 1" // of what is derived from a key file's keys
-)
+// salt is that of what is derived from a key file's keys.
+const salt = "berth fleet 1"
 
 // derive is HKDF over SHA-256.
 func derive(key, salt, info string, length int) []byte {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 
+	"berth/internal/secret"
 	"berth/oci"
 )
 
@@ -29,8 +30,7 @@ var ErrNotOpened = errors.New("not a part that was sealed with this key for this
 // everybody's. Whoever lacks its key can neither read its objects nor ask whether
 // one is there. The zero Scope is none.
 type Scope struct {
-	_    [0]func()
-	keys *string // as in Key: 32 bytes to name with, 32 to seal with
+	secret.Text // 32 bytes to name with, 32 to seal with
 }
 
 // Public is the scope of what registries show to everyone, under the fleet's key.
@@ -44,11 +44,10 @@ func Private(k Key, origin, user, secret string) Scope {
 }
 
 func newScope(k Key, info string) Scope {
-	if k.bytes == nil {
+	if k.Empty() {
 		return Scope{}
 	}
-	keys := string(derive(*k.bytes, salt, info, 64))
-	return Scope{keys: &keys}
+	return Scope{secret.New(string(derive(k.Reveal(), salt, info, 64)))}
 }
 
 // enc puts its length before x, so that no two lists of texts are one.
@@ -56,13 +55,10 @@ func enc(x string) string {
 	return string(binary.BigEndian.AppendUint32(nil, uint32(len(x)))) + x
 }
 
-// Zero says whether there is no scope.
-func (s Scope) Zero() bool { return s.keys == nil }
-
 // ID stands for the scope where it has to be told from others on this node: in file
 // names and as a key of tables. It says nothing about the key.
 func (s Scope) ID() string {
-	if s.keys == nil {
+	if s.Empty() {
 		return ""
 	}
 	return s.hmac("scope")
@@ -74,16 +70,10 @@ func (s Scope) Name(origin string, kind oci.Kind, digest oci.Digest) string {
 }
 
 func (s Scope) hmac(text string) string {
-	mac := hmac.New(sha256.New, []byte((*s.keys)[:32]))
+	mac := hmac.New(sha256.New, []byte(s.Reveal()[:32]))
 	mac.Write([]byte(text))
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
-
-// String is redacted.
-func (s Scope) String() string { return redacted }
-
-// GoString is redacted.
-func (s Scope) GoString() string { return redacted }
 
 // Writing is one attempt to write an object. It has a random name, so that nobody
 // overwrites the parts of another attempt.
@@ -123,7 +113,7 @@ func (s Scope) Seal(dst []byte, w Writing, name string, part int, size int64, pl
 // who knows the object's size compares it with what Range says. The error is always
 // ErrNotOpened, since a part's reader may be anybody.
 func (s Scope) Open(dst []byte, w Writing, name string, part int, size int64, sealed []byte) ([]byte, error) {
-	if s.keys == nil || len(sealed) < Overhead || sealed[0] != version {
+	if s.Empty() || len(sealed) < Overhead || sealed[0] != version {
 		return nil, ErrNotOpened
 	}
 	plain, err := s.gcm(w).Open(dst, nil, sealed[1:], additional(w, name, part, size))
@@ -136,7 +126,7 @@ func (s Scope) Open(dst []byte, w Writing, name string, part int, size int64, se
 // gcm has a key of its own for each writing, so that the number of random nonces
 // under one key stays as small as the number of an object's parts.
 func (s Scope) gcm(w Writing) cipher.AEAD {
-	block, err := aes.NewCipher(derive((*s.keys)[32:], "", "writing"+string(w[:]), 32))
+	block, err := aes.NewCipher(derive(s.Reveal()[32:], "", "writing"+string(w[:]), 32))
 	if err == nil {
 		var gcm cipher.AEAD
 		if gcm, err = cipher.NewGCMWithRandomNonce(block); err == nil {

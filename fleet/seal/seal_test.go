@@ -29,7 +29,7 @@ var testDigest = oci.DigestOf([]byte("x"))
 
 func TestKey_ParsesOneOrTwo(t *testing.T) {
 	one, two := testKey(1), testKey(2)
-	inHex, in64 := hex.EncodeToString([]byte(*one.bytes)), base64.StdEncoding.EncodeToString([]byte(*two.bytes))
+	inHex, in64 := hex.EncodeToString([]byte(one.Reveal())), base64.StdEncoding.EncodeToString([]byte(two.Reveal()))
 	for _, c := range []struct {
 		file string
 		want []Key
@@ -47,7 +47,7 @@ func TestKey_ParsesOneOrTwo(t *testing.T) {
 		{file: in64[:43] + "A", says: "not 32 bytes"}, // 33 bytes
 		{file: "!" + in64[1:], says: "not 32 bytes"},
 		{file: strings.Repeat("00", 32), says: "no key"},
-		{file: *one.bytes, says: "not 32 bytes"}, // as they are
+		{file: one.Reveal(), says: "not 32 bytes"}, // as they are
 	} {
 		keys, err := ParseKeys([]byte(c.file))
 		if c.says != "" {
@@ -63,7 +63,7 @@ func TestKey_ParsesOneOrTwo(t *testing.T) {
 			continue
 		}
 		for i := range keys {
-			if !keys[i].Equal(c.want[i]) {
+			if !keys[i].Equal(c.want[i].Text) {
 				t.Errorf("%q: key %d is another one", c.file, i+1)
 			}
 		}
@@ -83,7 +83,7 @@ func TestKey_DoesNotPrint(t *testing.T) {
 		}
 		slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
 	}
-	for _, bad := range []string{(*k.bytes)[:4], (*s.keys)[:4], (*s.keys)[32:36]} {
+	for _, bad := range []string{k.Reveal()[:4], s.Reveal()[:4], s.Reveal()[32:36]} {
 		for _, form := range []string{bad, hex.EncodeToString([]byte(bad)), strings.Trim(fmt.Sprintf("%d", []byte(bad)), "[]")} {
 			if strings.Contains(strings.ToLower(out.String()), form) {
 				t.Errorf("a key shows as %q", form)

@@ -91,7 +91,7 @@ func TestVectors(t *testing.T) {
 		}
 		if *update {
 			v.Fingerprint, v.Name, v.Object = k.Fingerprint(), name, object
-			v.Naming, v.Sealing = hex.EncodeToString([]byte((*s.keys)[:32])), hex.EncodeToString([]byte((*s.keys)[32:]))
+			v.Naming, v.Sealing = hex.EncodeToString([]byte(s.Reveal()[:32])), hex.EncodeToString([]byte(s.Reveal()[32:]))
 			v.Sealed = hex.EncodeToString(s.Seal(nil, w, name, v.Part, v.Size, []byte(v.Plain)))
 		}
 		sealed, err := hex.DecodeString(v.Sealed)
