@@ -86,9 +86,6 @@ func New(o Options) (*Coordinator, error) {
 	return c, nil
 }
 
-// Node is this node's name in the fleet.
-func (c *Coordinator) Node() string { return c.node }
-
 // Away is why the coordinator is not asked, or nil.
 func (c *Coordinator) Away() error { return c.gate.Away() }
 
