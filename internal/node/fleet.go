@@ -93,22 +93,18 @@ func fleetSecret(ctx context.Context, t *credential.Table, organisation, name st
 	return c.Password, nil
 }
 
-// fleetKeys are the keys of organisation in the fleet, or the fleet's own; none where
-// they cannot be read, which is logged when it happens.
-func fleetKeys(ctx context.Context, t *credential.Table, organisation string) []seal.Key {
+// fleetKeys are the keys of organisation in the fleet, or the fleet's own. That they
+// cannot be read is logged when it happens.
+func fleetKeys(ctx context.Context, t *credential.Table, organisation string) ([]seal.Key, error) {
 	name := organisationsKey
 	if organisation == "" {
 		name = fleetKey
 	}
 	text, err := fleetSecret(ctx, t, organisation, name)
-	if err != nil || text.Empty() {
-		return nil
-	}
-	keys, err := seal.ParseKeys([]byte(text.Reveal()))
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	return keys
+	return seal.ParseKeys([]byte(text.Reveal()))
 }
 
 // engines are what makes this node one of a fleet. A nil *engines is a node that is
@@ -224,7 +220,8 @@ func (n *node) newCoordinator(f *config.Fleet, table func() *credential.Table, m
 // publicScopes are those of what everyone is shown.
 func publicScopes(t *credential.Table) []seal.Scope {
 	var scopes []seal.Scope
-	for _, k := range fleetKeys(context.Background(), t, "") {
+	keys, _ := fleetKeys(context.Background(), t, "") // without, nothing is shared
+	for _, k := range keys {
 		scopes = append(scopes, seal.Public(k))
 	}
 	return scopes
@@ -237,8 +234,8 @@ func (g *generation) scopes(at sourceKey) func(ctx context.Context, repo string)
 		return nil
 	}
 	return func(ctx context.Context, repo string) []seal.Scope {
-		keys := fleetKeys(ctx, g.credentials, at.organisation)
-		if len(keys) == 0 {
+		keys, err := fleetKeys(ctx, g.credentials, at.organisation)
+		if err != nil {
 			return nil
 		}
 		c, err := g.credential(ctx, at, repo)
@@ -271,7 +268,7 @@ func (n *node) greet(ctx context.Context) {
 	t := time.NewTicker(helloEvery)
 	defer t.Stop()
 	for {
-		if keys := fleetKeys(ctx, n.credentials(), ""); len(keys) > 0 {
+		if keys, err := fleetKeys(ctx, n.credentials(), ""); err == nil {
 			_ = n.engines.coordinator.Greet(ctx, keys[0].Fingerprint()) // away: it is shown in the metrics
 		}
 		select {
@@ -324,29 +321,25 @@ func (g *generation) diagnoseFleet(ctx context.Context, n *node) (*diagnose.Repo
 		Node: f.Coordinator.Username, Zone: f.Zone, Bucket: b, Coordinator: c,
 		Organisations: map[string][]string{}, Unusable: map[string]error{},
 	}
-	s.Keys, s.KeyErr = fingerprints(ctx, g.credentials, "", fleetKey)
+	keys, err := fleetKeys(ctx, g.credentials, "")
+	s.Keys, s.KeyErr = fingerprints(keys), err
 	for name, o := range g.cfg.Organisations {
 		if o.FleetKeyFile == "" {
 			continue
 		}
-		if shown, err := fingerprints(ctx, g.credentials, name, organisationsKey); err != nil {
+		if keys, err := fleetKeys(ctx, g.credentials, name); err != nil {
 			s.Unusable[name] = err
 		} else {
-			s.Organisations[name] = shown
+			s.Organisations[name] = fingerprints(keys)
 		}
 	}
 	return diagnose.Fleet(ctx, s), nil
 }
 
-func fingerprints(ctx context.Context, t *credential.Table, organisation, name string) ([]string, error) {
-	text, err := fleetSecret(ctx, t, organisation, name)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := seal.ParseKeys([]byte(text.Reveal()))
+func fingerprints(keys []seal.Key) []string {
 	shown := make([]string, 0, len(keys))
 	for _, k := range keys {
 		shown = append(shown, k.Fingerprint())
 	}
-	return shown, err
+	return shown
 }
