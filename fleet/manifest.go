@@ -39,7 +39,7 @@ func (t *Tier) Manifest(ctx context.Context, scopes []seal.Scope, origin string,
 			}
 		}
 		if ctx.Err() != nil {
-			return nil, func(data []byte) { m.publish(data) }
+			return nil, func(data []byte) { m.t.wg.Go(func() { m.publish(data) }) }
 		}
 		pause(ctx)
 	}
