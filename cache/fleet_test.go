@@ -33,6 +33,7 @@ type crowd struct {
 	nodes       []*member
 	verified    bool   // stream: verified
 	dead        string // the node that was killed
+	more        func(*cache.Options)
 }
 
 // member is one node of a crowd.
@@ -85,7 +86,11 @@ func (w *crowd) add(name string, hosts ...string) *member {
 		Bucket: m.at.In(w.bucket), Coordinator: m.at, Metrics: metrics, Verified: w.verified,
 		Public: func() []seal.Scope { return []seal.Scope{seal.Public(key("everyone"))} },
 	})
-	m.cache = open(w.t, cache.Options{Dir: m.dir, Now: w.clock, Fleet: m.tier})
+	o := cache.Options{Dir: m.dir, Now: w.clock, Fleet: m.tier}
+	if w.more != nil {
+		w.more(&o)
+	}
+	m.cache = open(w.t, o)
 	w.t.Cleanup(m.tier.Close) // before the cache, whose files it reads
 	w.nodes = append(w.nodes, m)
 	return m

@@ -177,17 +177,23 @@ func (i *Image) measure(c *Cache, origin string, doc *oci.Document) {
 }
 
 // held names the manifests that are held, the images of an index that are here, and what
-// these list.
-func (c *Cache) held(ctx context.Context, keep func(origin string, d oci.Digest)) {
-	if c.o.Held != nil {
-		c.o.Held(ctx, func(origin string, d oci.Digest) { c.whole(origin, d, keep, 1) })
+// these list, wherever it lies.
+func (c *Cache) held(ctx context.Context, keep func(folder string, d oci.Digest)) {
+	if c.o.Held == nil {
+		return
 	}
+	everywhere := func(origin string, d oci.Digest) {
+		for _, folder := range c.folder.store().Folders(origin) {
+			keep(folder, d)
+		}
+	}
+	c.o.Held(ctx, func(origin string, d oci.Digest) { c.whole(origin, d, everywhere, 1) })
 }
 
 // whole names a manifest and all that belongs to it, as deep as an index of images goes.
 func (c *Cache) whole(origin string, d oci.Digest, keep func(origin string, d oci.Digest), deeper int) {
-	text, err := c.folder.store().Look(origin, d, maxManifest)
-	if err != nil {
+	text := c.lookUp(origin, d)
+	if text == nil {
 		return // it is not here
 	}
 	keep(origin, d)
