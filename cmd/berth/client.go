@@ -73,7 +73,19 @@ func organisationFlag(c *cobra.Command, into *string, usage string) {
 	})
 }
 
-// showConfiguration is what reload and status have in common.
+// showReload is what came of a reload.
+func showReload(w io.Writer, r admin.Reload) {
+	showConfiguration(w, r)
+	for _, key := range r.NeedsRestart {
+		fmt.Fprintf(w, "needs a restart: %s\n", key)
+	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", warning)
+	}
+}
+
+// showConfiguration is what reload and status have in common. Status has the rest among
+// what needs attention.
 func showConfiguration(w io.Writer, r admin.Reload) {
 	if r.Main == nil {
 		fmt.Fprintln(w, "configuration: the defaults, without a file")
@@ -84,12 +96,6 @@ func showConfiguration(w io.Writer, r admin.Reload) {
 	for _, o := range r.Organisations {
 		fmt.Fprintf(w, "organisation %s: %s%s\n", o.Organisation, outcome(o.State), short(o.SHA256))
 		showErrors(w, o.Errors)
-	}
-	for _, key := range r.NeedsRestart {
-		fmt.Fprintf(w, "needs a restart: %s\n", key)
-	}
-	for _, warning := range r.Warnings {
-		fmt.Fprintf(w, "warning: %s\n", warning)
 	}
 }
 

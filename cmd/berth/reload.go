@@ -1,12 +1,6 @@
 package main
 
-import (
-	"io"
-
-	"github.com/spf13/cobra"
-
-	"berth/internal/admin"
-)
+import "github.com/spf13/cobra"
 
 func reloadCommand(o *options) *cobra.Command {
 	var a nodeFlags
@@ -27,7 +21,7 @@ file is bad: then what was in force before stays.`,
 			if err != nil {
 				return err
 			}
-			err = printAnswer(c, a.json, r, func(w io.Writer, r admin.Reload) { showConfiguration(w, r) })
+			err = printAnswer(c, a.json, r, showReload)
 			if err == nil && !r.OK() {
 				return errSaid
 			}

@@ -109,3 +109,25 @@ func TestStatus_SaysWhoWaits(t *testing.T) {
 		}
 	}
 }
+
+// What needs attention stands in the first lines, and nowhere else again.
+func TestStatus_SaysEachThingOnce(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.main("policy: {deny: [nowhere.example/**, elsewhere.example/**]}\n")
+	s.serve()
+	s.save(strings.Replace(s.read("berth.yaml"), "max_size: 1GiB", "max_size: 2GiB", 1))
+	s.reload(exitOK)
+	got := s.command("status")
+	for _, what := range []string{"nowhere.example", "elsewhere.example", "cache.max_size"} {
+		if strings.Count(got.out, what) != 1 {
+			t.Errorf("%s is said %d times:\n%s", what, strings.Count(got.out, what), got.out)
+		}
+	}
+	again := s.command("reload")
+	for _, what := range []string{"warning: ", "needs a restart: cache.max_size"} {
+		if !strings.Contains(again.out, what) {
+			t.Errorf("a reload does not say %q:\n%s", what, again.out)
+		}
+	}
+}

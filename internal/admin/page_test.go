@@ -337,12 +337,20 @@ func TestProblems(t *testing.T) {
 		Account{Organisation: Nobody, Registry: "quay.io", Name: "shared", State: AccountUnused, SecretError: "mode 0644"})
 	s.Listeners[0].CertificateEnds = new(noon.AddDate(0, 0, 3))
 	s.Configuration.NeedsRestart = []string{"cache.max_size"}
-	var all []string
-	for _, p := range s.Problems() {
-		all = append(all, p.Text)
+	s.Configuration.Warnings = []string{"one thing", "another"}
+	texts := func(s *Status) (all []string) {
+		for _, p := range s.Problems() {
+			all = append(all, p.Text)
+		}
+		return all
 	}
-	want := []string{"the secret of the node's own account for quay.io cannot be used", "this node's address (without an account) has few pulls left at docker.io", "the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before it serves for the moment", "the certificate of localhost:5000 ends on 2026-03-07", "cache.max_size has changed and needs a restart"}
+	all := texts(&s)
+	want := []string{"the secret of the node's own account for quay.io cannot be used", "this node's address (without an account) has few pulls left at docker.io", "the new secret of account ci of organisation acme for ghcr.io cannot be used, the one before it serves for the moment", "the certificate of localhost:5000 ends on 2026-03-07", "cache.max_size has changed and needs a restart", "one thing", "another"}
 	if !reflect.DeepEqual(all, want) {
 		t.Errorf("%q", all)
+	}
+	public := s.Public()
+	if all := texts(&public); all[len(all)-1] != "2 warnings about the configuration: berth status has them" || len(all) != len(want)-1 {
+		t.Errorf("over TCP: %q", all)
 	}
 }

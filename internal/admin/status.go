@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -265,18 +264,10 @@ func (s *Status) Problems() []Problem {
 	for _, key := range c.NeedsRestart {
 		odd = append(odd, Problem{Text: key + " has changed and needs a restart"})
 	}
-	if len(c.Warnings) > 0 {
-		odd = append(odd, Problem{Text: warned(c.Warnings), Detail: strings.Join(c.Warnings, "\n")})
+	for _, warning := range c.Warnings {
+		odd = append(odd, Problem{Text: warning})
 	}
 	return append(bad, odd...)
-}
-
-// warned is the only warning, or how many there are.
-func warned(all []string) string {
-	if len(all) == 1 {
-		return all[0]
-	}
-	return fmt.Sprintf("%d warnings about the configuration, such as: %s", len(all), all[0])
 }
 
 // short is the file with the folder that it is in.
@@ -319,7 +310,9 @@ func (s Status) Public() Status {
 	if p := s.Cache.PastDisk; p != nil {
 		s.Cache.PastDisk = &PastDisk{Reason: p.Reason, Error: hidden(p.Error), Bytes: p.Bytes, Last: p.Last}
 	}
-	s.Configuration.Warnings = make([]string, len(s.Configuration.Warnings))
+	if n := len(s.Configuration.Warnings); n > 0 {
+		s.Configuration.Warnings = []string{plural(n, "warning") + " about the configuration: berth status has them"}
+	}
 	if m := s.Configuration.Main; m != nil {
 		s.Configuration.Main = &File{State: m.State}
 	}
