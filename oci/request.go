@@ -51,7 +51,7 @@ func ParseRequest(method string, u *url.URL) (Request, error) {
 	}
 	prefix, rest, ok := splitVersion(u.Path)
 	if !ok {
-		return Request{}, badRequest(http.StatusNotFound, CodeUnsupported, "there is only /v2/ here: this is a registry proxy")
+		return Request{}, badRequest(http.StatusNotFound, CodeUnsupported, "this port answers image pulls, below /v2/; how the node is, berth status says, and the page at its admin.address (http://localhost:5001/ unless configured)")
 	}
 	if method != http.MethodGet && method != http.MethodHead {
 		return Request{}, badRequest(http.StatusMethodNotAllowed, CodeUnsupported, "this proxy only answers pulls: push to the registry itself")

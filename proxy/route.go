@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"berth/internal/registry"
+	"berth/internal/suggest"
 	"berth/oci"
 )
 
@@ -169,8 +170,12 @@ func registryAfterOrganisation(organisation, name string, selected *registry.Spe
 	return second, own && organisation != "" && selected == nil && image != "" && hostLike(second)
 }
 
-// maxNamed is how many registries a message names.
-const maxNamed = 12
+// maxNamed is how many registries a message names, and maxCompared how many are held
+// against a mistyped one: an organisation may have a thousand.
+const (
+	maxNamed    = 12
+	maxCompared = 64
+)
 
 // unlistedRule is what notConfigured enforces.
 const unlistedRule = "unlisted_registries: refuse"
@@ -183,10 +188,14 @@ func (t *Router) notConfigured(name, organisation string) error {
 	if more := len(names) - maxNamed; more > 0 {
 		there += fmt.Sprintf(" and %d more", more)
 	}
+	todo := "add it under registries:"
+	if near := suggest.Nearest(name, names[:min(len(names), maxCompared)]); near != "" {
+		todo = fmt.Sprintf("did you mean %s? Else %s", near, todo)
+	}
 	return &oci.Error{
 		Class: oci.Policy, Rule: unlistedRule,
-		Message: oci.OneLine(fmt.Sprintf("registry %q is not configured on this node: add it under registries: or write one of those that are there (%s)",
-			oci.OneLine(name, 255), there), 600),
+		Message: oci.OneLine(fmt.Sprintf("registry %q is not configured on this node: %s or write one of those that are there (%s)",
+			oci.OneLine(name, 255), todo, there), 600),
 	}
 }
 

@@ -112,7 +112,7 @@ func TestOptionsOfTheServer(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	answer{resp, body, err}.refuses(t, http.StatusNotFound, oci.CodeUnsupported, "only /v2/ here")
+	answer{resp, body, err}.refuses(t, http.StatusNotFound, oci.CodeUnsupported, "answers image pulls, below /v2/")
 }
 
 func TestLive(t *testing.T) {

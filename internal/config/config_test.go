@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"berth/internal/registry"
+	"berth/internal/suggest"
 )
 
 func parse(t *testing.T, text string) *Config {
@@ -310,7 +311,7 @@ func TestNotAfter(t *testing.T) {
 		"2027-01-31T12:00:00Z":      "2027-01-31T12:00:00Z",
 		"2027-01-31T12:00:00+02:00": "2027-01-31T10:00:00Z",
 	} {
-		got, err := parseNotAfter(in)
+		got, err := ParseNotAfter(in)
 		if err != nil {
 			t.Errorf("%s: %v", in, err)
 		}
@@ -374,7 +375,7 @@ func TestSuggest(t *testing.T) {
 		"ddress": "address", "allowRemote": "allow_remote", "allow-remote": "allow_remote", "tsl": "tls", "name": "names",
 		"colour": "", "": "", "x": "", strings.Repeat("a", 100): "",
 	} {
-		got := suggest(in, words)
+		got := suggest.Question(in, words)
 		if want != "" {
 			want = `: did you mean "` + want + `"?`
 		}

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"berth/internal/suggest"
 )
 
 // parseYAML reads exactly one document. The library's own errors are passed on
@@ -246,7 +248,7 @@ func (d *decoder) unknown(name *yaml.Node, path string, fields map[string]reflec
 		known = append(known, f)
 	}
 	slices.Sort(known)
-	hint := suggest(name.Value, known)
+	hint := suggest.Question(name.Value, known)
 	if hint == "" {
 		hint = ": remove it; known here are " + strings.Join(known, ", ")
 	}

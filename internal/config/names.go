@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"berth/internal/registry"
+	"berth/internal/suggest"
 	"berth/oci"
 )
 
@@ -105,7 +106,7 @@ func (n *names) orMeant(s string) string {
 	}
 	known := slices.Sorted(maps.Keys(n.canonical))
 	known = slices.DeleteFunc(known, func(spelling string) bool { return spelling == s || n.canonical[spelling] != spelling })
-	if near := nearest(s, known); near != "" {
+	if near := suggest.Nearest(s, known); near != "" {
 		return ", or write " + quote(near) + " if that is meant"
 	}
 	return ""

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"berth/internal/suggest"
 )
 
 // choice is a text type with a fixed set of values.
@@ -21,7 +23,7 @@ func parser(v reflect.Value) func(string) error {
 	case *time.Duration:
 		return into(p, parseDuration)
 	case *time.Time:
-		return into(p, parseNotAfter)
+		return into(p, ParseNotAfter)
 	case *netip.Prefix:
 		return into(p, parsePrefix)
 	case *bool:
@@ -49,7 +51,7 @@ func into[T any](p *T, parse func(string) (T, error)) func(string) error {
 
 func choose(v reflect.Value, values []string, s string) error {
 	if !slices.Contains(values, s) {
-		hint := suggest(s, values)
+		hint := suggest.Question(s, values)
 		if hint == "" {
 			hint = ": write one of them"
 		}
@@ -107,8 +109,8 @@ func parseDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// parseNotAfter reads an instant, or a day, which counts to its end in UTC.
-func parseNotAfter(s string) (time.Time, error) {
+// ParseNotAfter reads an instant, or a day, which counts to its end in UTC.
+func ParseNotAfter(s string) (time.Time, error) {
 	if t, err := time.Parse(time.DateOnly, s); err == nil {
 		return t.AddDate(0, 0, 1).Add(-time.Nanosecond), nil
 	}

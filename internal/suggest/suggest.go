@@ -1,18 +1,19 @@
-package config
+// Package suggest finds the word that a mistyped one was probably meant to be.
+package suggest
 
 import "strings"
 
-// suggest is a question that names the word that s was probably meant to be,
-// with ": " before it; empty if no word is near.
-func suggest(s string, words []string) string {
-	if best := nearest(s, words); best != "" {
+// Question asks whether the nearest word was meant, with ": " before it. It is empty if
+// no word is near.
+func Question(s string, words []string) string {
+	if best := Nearest(s, words); best != "" {
 		return `: did you mean "` + best + `"?`
 	}
 	return ""
 }
 
-// nearest is the word that s was probably meant to be; empty if none is near.
-func nearest(s string, words []string) string {
+// Nearest is the word that s was probably meant to be; empty if none is near.
+func Nearest(s string, words []string) string {
 	best, at := "", 2+len(s)/5 // further away is no longer a slip of the finger
 	for _, word := range words {
 		if d := distance(plain(s), plain(word)); d < at {
