@@ -187,7 +187,7 @@ func (c *Table) Check(ctx context.Context) []error {
 	for i, e := range c.entries {
 		g.Go(func() error {
 			if _, err := e.read(ctx); err != nil {
-				problems[i] = fmt.Errorf("account %q of %s for %s: %w", e.Name, Whose(e.Organisation), e.Registry, err)
+				problems[i] = &Unusable{e.Organisation, e.Name, e.Registry, err}
 			}
 			return nil
 		})
@@ -195,6 +195,23 @@ func (c *Table) Check(ctx context.Context) []error {
 	_ = g.Wait() // there is none
 	return slices.DeleteFunc(problems, func(err error) bool { return err == nil })
 }
+
+// Unusable is an account whose secret cannot be used.
+type Unusable struct {
+	Organisation, Account, Registry string
+	Err                             error
+}
+
+func (u *Unusable) Error() string {
+	account := Called(u.Organisation, u.Account, u.Registry)
+	if u.Organisation != "" || u.Account != Shared {
+		account += fmt.Sprintf(" of %s for %s", Whose(u.Organisation), u.Registry)
+	}
+	return fmt.Sprintf("%s: %v", account, u.Err)
+}
+
+// Unwrap is why.
+func (u *Unusable) Unwrap() error { return u.Err }
 
 // Renew has helpers asked again for what may be another secret by now. It asks nobody.
 func (c *Table) Renew() {
@@ -271,10 +288,22 @@ func unreadable(e *entry, err error) *oci.Error {
 		Class:  oci.Caller,
 		Status: http.StatusServiceUnavailable,
 		Code:   oci.CodeUnknown,
-		Message: fmt.Sprintf("%s: the secret of account %q for %s cannot be read on this node: whoever runs the node finds the reason in its log",
-			Whose(e.Organisation), e.Name, e.Registry),
+		Message: fmt.Sprintf("%s: the secret of %s for %s cannot be read on this node: whoever runs the node finds the reason in its log",
+			Whose(e.Organisation), Called(e.Organisation, e.Name, e.Registry), e.Registry),
 		Err: err,
 	}
+}
+
+// Shared is what the node's own account at a registry is called, in metrics and status.
+const Shared = "shared"
+
+// Called names an account in a message. The node's own was given no name, so there it goes
+// by where it stands in the configuration.
+func Called(organisation, name, registry string) string {
+	if organisation == "" && name == Shared {
+		return "the account under registries." + registry + ".credential"
+	}
+	return fmt.Sprintf("account %q", name)
 }
 
 // Whose names the owner of an account at the start of a message.

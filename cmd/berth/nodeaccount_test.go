@@ -46,7 +46,7 @@ func TestNodeAccount_ThatIsRefused(t *testing.T) {
 	nobody, acme := s.nobody(n), s.caller(n, "acme")
 	nobody.mustPull(redis, public, "")
 	a := nobody.get("/v2/" + redis + "/manifests/7")
-	if w := a.header.Get("Warning"); !strings.HasPrefix(w, "299 ") || !strings.Contains(w, "refused account 'shared'") {
+	if w := a.header.Get("Warning"); !strings.HasPrefix(w, "299 ") || !strings.Contains(w, "refused the account under registries.ghcr.io.credential") {
 		t.Errorf("the warning is %q", w)
 	}
 	acme.mustPull(redis, public, "") // by its own account, which is good
@@ -58,7 +58,7 @@ func TestNodeAccount_ThatIsRefused(t *testing.T) {
 	}
 	// What is not public fails by the account, which whoever runs the node can renew.
 	refused := nobody.mustRefuse(manifest, http.StatusForbidden, oci.CodeDenied)
-	if !strings.Contains(refused.message(), `this node: ghcr.io refused account "shared" (401)`) {
+	if !strings.Contains(refused.message(), `this node: ghcr.io refused the account under registries.ghcr.io.credential (401)`) {
 		t.Error(refused.message())
 	}
 
@@ -98,7 +98,7 @@ func TestNodeAccount_IsLeftAlone(t *testing.T) {
 					continue
 				}
 				a := s.nobody(n).mustRefuse("/v2/"+redis+"/manifests/7", http.StatusForbidden, oci.CodeDenied)
-				if !strings.Contains(a.message(), `this node: ghcr.io refused account "shared" (401)`) {
+				if !strings.Contains(a.message(), `this node: ghcr.io refused the account under registries.ghcr.io.credential (401)`) {
 					t.Error(a.message())
 				}
 			}
@@ -134,7 +134,7 @@ func TestNodeAccount_WithoutASecret(t *testing.T) {
 	s.remove("node-secret")
 	n := s.serve()
 	s.nobody(n).mustPull(redis, public, "")
-	if w := s.nobody(n).get("/v2/" + redis + "/manifests/7").header.Get("Warning"); !strings.Contains(w, "the secret of account 'shared'") {
+	if w := s.nobody(n).get("/v2/" + redis + "/manifests/7").header.Get("Warning"); !strings.Contains(w, "the secret of the account under registries.ghcr.io.credential") {
 		t.Errorf("the warning is %q", w)
 	}
 	if got := s.logins(); got != 0 {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"berth/internal/registry"
+	"berth/internal/suggest"
 	"berth/oci"
 )
 
@@ -60,6 +61,9 @@ type Account struct {
 
 	// A credential helper, asked for the registry. Not in drop-ins.
 	Helper *Helper `yaml:"helper"`
+
+	// At is where it stands.
+	At Place `yaml:"-"`
 
 	// Folder is what PasswordFile and DockerConfig may not leave, not even by a
 	// symbolic link (open them through os.Root). Empty in the main file, whose
@@ -218,7 +222,7 @@ func (k *checker) helper(h *Helper, path string) {
 	case h.Name == "":
 		k.errorf(path+".name", "the name is missing: write one of those under helpers")
 	case !slices.Contains(k.c.Helpers, h.Name):
-		k.errorf(path+".name", "helper %s is not allowed: add it under helpers%s", quote(h.Name), suggest(h.Name, k.c.Helpers))
+		k.errorf(path+".name", "helper %s is not allowed: add it under helpers%s", quote(h.Name), suggest.Question(h.Name, k.c.Helpers))
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.Env)) {
 		if !validVariable(name) {

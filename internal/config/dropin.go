@@ -114,7 +114,7 @@ func (c *Config) dropIn(name, path string, text []byte) (Organisation, Problems,
 	o.File = path
 	in := folder{base: filepath.Dir(path), jail: folderOf(path)}
 	o.resolve(c, in)
-	o.Policy.placed(path, at, "policy", o.namesIn(c))
+	o.placed(c, path, at, "")
 	k := newChecker(c, path, at)
 	k.folder = in.jail
 	k.checkOrganisation(name, &o, "")

@@ -119,16 +119,29 @@ func parseMain(text []byte, name string, opts Options) (*Config, positions, erro
 		return nil, nil, fmt.Errorf("finding the folder of %s: %w", name, err)
 	}
 	c.resolve(folder{base: dir})
-	c.placePolicies(name, at)
+	c.placed(name, at)
 	return c, at, nil
 }
 
-// placePolicies notes where in the main file the rules of its policies stand.
-func (c *Config) placePolicies(file string, at positions) {
+// placed notes where in the main file accounts and the rules of policies stand.
+func (c *Config) placed(file string, at positions) {
 	c.Policy.placed(file, at, "policy", c.names)
+	for name, r := range c.Registries {
+		if r.Credential != nil {
+			r.Credential.At = at.place(file, dot(key("registries", name), "credential"))
+		}
+	}
 	for name, o := range c.Organisations {
-		o.Policy.placed(file, at, dot(key("organisations", name), "policy"), o.namesIn(c))
+		o.placed(c, file, at, key("organisations", name))
 		c.Organisations[name] = o
+	}
+}
+
+// placed is the same for an organisation, which stands at path.
+func (o *Organisation) placed(c *Config, file string, at positions, path string) {
+	o.Policy.placed(file, at, dot(path, "policy"), o.namesIn(c))
+	for i := range o.Credentials {
+		o.Credentials[i].At = at.place(file, indexed(dot(path, "credentials"), i))
 	}
 }
 

@@ -76,7 +76,7 @@ func (p *Policy) placed(file string, at positions, path string, n *names) {
 	for key, rules := range map[string][]Rule{"allow": p.Allow, "deny": p.Deny, "cooldown_except": p.CooldownExcept} {
 		for i := range rules {
 			r := &rules[i]
-			r.Place = Place{file, at.of(indexed(dot(path, key), i)).line}
+			r.Place = at.place(file, indexed(dot(path, key), i))
 			if name := r.Registry(); name != "" {
 				r.ImagePattern = r.At(n.resolve(name))
 			}

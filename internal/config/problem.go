@@ -31,7 +31,10 @@ func (p *Problem) Error() string {
 	if p.File != "" {
 		b.WriteString(p.File)
 		if p.Line > 0 {
-			fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
+			fmt.Fprintf(&b, ":%d", p.Line)
+		}
+		if p.Column > 0 {
+			fmt.Fprintf(&b, ":%d", p.Column)
 		}
 		b.WriteString(": ")
 	}
@@ -106,6 +109,9 @@ func (at positions) of(path string) position {
 		path = path[:max(strings.LastIndexByte(path, '.'), strings.LastIndexByte(path, '['), 0)]
 	}
 }
+
+// place is where path stands in file.
+func (at positions) place(file, path string) Place { return Place{file, at.of(path).line} }
 
 // ofListeners says whether what is said at path depends on the listeners and on
 // who there is.

@@ -20,8 +20,8 @@ type Registry struct {
 	// its rate limit. It must be able to read public images only: everyone sees
 	// what it sees. Where it is refused, or its secret cannot be used, public images
 	// go on without it (see anonymous_fallback), with a warning, and it is left
-	// alone for a while, as an organisation's is. Not for an organisation's own
-	// registry. Default: none.
+	// alone for a while, as an organisation's is. Status and metrics call this account
+	// "shared". Not for an organisation's own registry. Default: none.
 	Credential *Account `yaml:"credential"`
 
 	registry.Trust

@@ -16,9 +16,6 @@ import (
 	"berth/auth/credential"
 )
 
-// sharedAccount is what the shared principal's account at a registry is called.
-const sharedAccount = "shared"
-
 // newCredentials is the table of all accounts, the organisations' and the
 // shared principal's. It goes on with the secrets of the generation in force.
 func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credential.Table, error) {
@@ -30,7 +27,7 @@ func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credentia
 	for _, s := range specs {
 		if a := g.cfg.Registries[s.Name].Credential; a != nil && s.Organisation == "" {
 			o.Entries = append(o.Entries, credential.Entry{
-				Name: sharedAccount, Registry: s.Name, Origin: s.Origin, Source: g.secret(n, before, *a, s),
+				Name: credential.Shared, Registry: s.Name, Origin: s.Origin, Source: g.secret(n, before, *a, s),
 			})
 		}
 	}

@@ -8,6 +8,8 @@ import (
 
 	"berth/internal/audit"
 	"berth/internal/config"
+
+	"berth/auth/credential"
 )
 
 // CheckFiles adds what is wrong with the files that a good configuration names.
@@ -42,11 +44,30 @@ func CheckFiles(ctx context.Context, cfg *config.Config, r *config.Report) {
 	}
 	bad, unseen := checkSecrets(ctx, cfg)
 	for _, err := range bad {
-		add(&r.Errors, main, err)
+		p := &config.Problem{File: main, Message: err.Error()}
+		if u, ok := errors.AsType[*credential.Unusable](err); ok {
+			if at := placeOf(cfg, u); at.File != "" {
+				p.File, p.Line = at.File, at.Line
+			}
+		}
+		r.Errors = append(r.Errors, p)
 	}
 	for _, w := range unseen {
 		add(&r.Warnings, main, w)
 	}
+}
+
+// placeOf is where the account stands.
+func placeOf(cfg *config.Config, u *credential.Unusable) (at config.Place) {
+	if own := cfg.Registries[u.Registry].Credential; u.Organisation == "" && own != nil {
+		return own.At
+	}
+	for _, c := range cfg.Organisations[u.Organisation].Credentials {
+		if c.Name == u.Account && c.Registry == u.Registry {
+			return c.At
+		}
+	}
+	return at
 }
 
 // openMetrics warns of metrics that name organisations to whoever asks.

@@ -54,7 +54,7 @@ func (n *node) accountsOf() []admin.Account {
 	}
 	for name, r := range n.cfg.Registries {
 		if r.Credential != nil {
-			add(admin.Nobody, name, sharedAccount)
+			add(admin.Nobody, name, credential.Shared)
 		}
 	}
 	for account, k := range known { // whose requests without an account a registry counts, or has stopped
