@@ -14,6 +14,7 @@ import (
 
 	"berth/internal/descriptor"
 	"berth/oci"
+	"berth/upstream/classify"
 )
 
 // What ends a request from our side, as the cause of its context.
@@ -271,7 +272,7 @@ func (w asker) tlsTrouble(err error) string {
 		return "cannot be trusted: its TLS certificate is signed by an unknown authority; set ca_file for it, or find out what intercepts the connection"
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		return "cannot be trusted: its TLS certificate has expired or this node's clock is wrong"
+		return "cannot be trusted: its TLS certificate " + classify.OutOfTime(invalid)
 	}
 	if isCertificate(err) {
 		return "cannot be trusted: its TLS certificate is not valid"

@@ -45,7 +45,7 @@ func TestNetworkFaults(t *testing.T) {
 		"nobody listens":    {"https", "registry.test:1", true, oci.Unreachable, "connection was refused"},
 		"unknown authority": {"https", "registry.test:" + ok, false, oci.Unreachable, "ca_file"},
 		"another name":      {"https", "other.test:" + ok, true, oci.Unreachable, "another name"},
-		"expired":           {"https", "registry.test:" + expired, true, oci.Unreachable, "expired"},
+		"expired":           {"https", "registry.test:" + expired, true, oci.Unreachable, "UTC (current time "},
 		"TLS 1.1":           {"https", "registry.test:" + oldTLS, true, oci.Unreachable, "TLS handshake"},
 		"not TLS":           {"https", "registry.test:" + plain, true, oci.Unreachable, "speaks https"},
 		"hangs up":          {"http", "registry.test:" + hangup, true, oci.Unreachable, "broke the connection off"},

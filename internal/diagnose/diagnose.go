@@ -126,11 +126,11 @@ func (w *walk) where() string {
 func (w *walk) as() string {
 	switch {
 	case w.Credential == nil && w.Organisation == "":
-		return "none: as nobody"
+		return "no account: anonymous"
 	case w.Credential == nil && len(w.Others) == 0:
-		return fmt.Sprintf("organisation %s has none for %s: as nobody", w.Organisation, w.Registry)
+		return fmt.Sprintf("organisation %s has no account for %s: anonymous", w.Organisation, w.Registry)
 	case w.Credential == nil:
-		return fmt.Sprintf("as nobody: the repositories of %s do not include %s", strings.Join(w.Others, ", "), w.Repository)
+		return fmt.Sprintf("anonymous: the repositories of %s do not include %s", strings.Join(w.Others, ", "), w.Repository)
 	}
 	return w.Credential.String()
 }
@@ -141,16 +141,20 @@ func (w *walk) challenge(ctx context.Context) bool {
 	if !w.connection(err) {
 		return false
 	}
-	status, took := w.tap.answered()
+	status, page, took := w.tap.answered()
 	if err != nil && c.Scheme == "" {
 		w.report.fail(StepPing, err, took)
 		return false
 	}
 	w.scheme = c
-	w.report.add(StepPing, OK, fmt.Sprintf("it answers like a registry (%d)", status), took)
+	if page {
+		w.report.add(StepPing, Unknown, fmt.Sprintf("it answers with a web page (%d), as a login page or a proxy in between does", status), took)
+	} else {
+		w.report.add(StepPing, OK, fmt.Sprintf("it answers like a registry (%d)", status), took)
+	}
 	switch c.Scheme {
 	case "":
-		w.report.add(StepChallenge, OK, "none: everyone may ask", 0)
+		w.report.add(StepChallenge, OK, "none: no sign-in is asked for", 0)
 	case "basic":
 		w.report.add(StepChallenge, OK, "Basic: the account itself is sent with each request", 0)
 	case "bearer":
@@ -169,7 +173,7 @@ func (w *walk) challenge(ctx context.Context) bool {
 // connection adds dns, connect and tls. err is what became of the request.
 func (w *walk) connection(err error) bool {
 	dns, connect, handshake := w.tap.phases()
-	status, _ := w.tap.answered()
+	status, _, _ := w.tap.answered()
 	secure := w.Origin.Scheme == "https"
 	steps := []struct {
 		name string
@@ -234,7 +238,7 @@ func (w *walk) token(ctx context.Context) bool {
 		w.report.add(StepToken, OK, "anonymous token", took)
 	default:
 		w.report.Taken = true
-		w.report.add(StepToken, OK, fmt.Sprintf("account %q got one", w.Credential.Name), took)
+		w.report.add(StepToken, OK, w.account()+" got one", took)
 	}
 	return true
 }
@@ -246,6 +250,11 @@ func (w *walk) authorized(ctx context.Context) (*http.Request, error) {
 		return nil, err
 	}
 	return req, w.line.Authority.Authorize(ctx, req, w.Credential, w.Repository)
+}
+
+// account names the one that is asked with.
+func (w *walk) account() string {
+	return credential.Called(w.Credential.Organisation, w.Credential.Name, w.Credential.Registry)
 }
 
 // login asks for /v2/ as the account, as docker login does.
@@ -265,9 +274,9 @@ func (w *walk) login(ctx context.Context) bool {
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode < 300 && w.Credential == nil:
-		w.report.add(StepLogin, OK, "nobody may ask; name an image to see whether it is public", took)
+		w.report.add(StepLogin, OK, "anyone may ask without an account; name an image to see whether it is public", took)
 	case resp.StatusCode < 300:
-		w.report.add(StepLogin, OK, fmt.Sprintf("account %q is taken; name an image to see whether it may read it", w.Credential.Name), took)
+		w.report.add(StepLogin, OK, w.account()+" is taken; name an image to see whether it may read it", took)
 	default:
 		w.report.fail(StepLogin, w.refusedLogin(resp), took)
 		return false

@@ -195,6 +195,9 @@ func TestAPullThatFails(t *testing.T) {
 		"no registry": {ocitest.Options{}, func(_ *testing.T, s *stand) {
 			s.Inject(ocitest.Match{}, 0, ocitest.Status(http.StatusNotFound))
 		}, "name account dns=skipped connect tls=skipped /v2/ challenge token=skipped", StepManifest, oci.NotFound, "no such tag or digest", ""}, // as at one of static files
+		"a captive portal": {ocitest.Options{}, func(_ *testing.T, s *stand) {
+			s.Inject(ocitest.Match{}, 0, ocitest.Status(http.StatusOK, "Content-Type", "text/html"))
+		}, "name account dns=skipped connect tls=skipped /v2/=unknown challenge token=skipped", StepManifest, oci.UpstreamError, "", ""},
 		"no registry, but something": {ocitest.Options{}, func(_ *testing.T, s *stand) {
 			s.Inject(ocitest.Match{}, 0, ocitest.Status(http.StatusTeapot))
 		}, "name account dns=skipped connect tls=skipped", StepPing, oci.UpstreamError, "does not answer like a registry (418 at /v2/)", ""},
@@ -210,8 +213,12 @@ func TestAPullThatFails(t *testing.T) {
 		}, "name account", StepDNS, oci.Unreachable, "resolver", ""},
 		"an unknown authority": {ocitest.Options{TLS: true}, func(_ *testing.T, s *stand) { s.cas = x509.NewCertPool() },
 			"name account dns=skipped connect", StepTLS, oci.Unreachable, "set ca_file", ""},
-		"an expired certificate": {ocitest.Options{}, func(t *testing.T, s *stand) { s.endpoint, s.cas = expired(t) },
-			"name account dns=skipped connect", StepTLS, oci.Unreachable, "has expired", ""},
+		"an expired certificate": {ocitest.Options{}, func(t *testing.T, s *stand) {
+			s.endpoint, s.cas = outOfTime(t, time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour))
+		}, "name account dns=skipped connect", StepTLS, oci.Unreachable, "is after ", ""},
+		"a certificate of tomorrow": {ocitest.Options{}, func(t *testing.T, s *stand) {
+			s.endpoint, s.cas = outOfTime(t, time.Now().Add(time.Hour), time.Now().Add(2*time.Hour))
+		}, "name account dns=skipped connect", StepTLS, oci.Unreachable, "is before ", ""},
 		"no TLS there": {ocitest.Options{}, func(_ *testing.T, s *stand) { s.endpoint = "https://" + s.Host() },
 			"name account dns=skipped connect", StepTLS, oci.Unreachable, "speaks https", ""},
 	} {
@@ -238,14 +245,15 @@ func TestAPullThatFails(t *testing.T) {
 	}
 }
 
-// expired is a registry whose certificate has expired, and who has signed that.
-func expired(t *testing.T) (endpoint string, cas *x509.CertPool) {
+// outOfTime is a registry whose certificate is good for another time than now, and who has
+// signed that.
+func outOfTime(t *testing.T, from, until time.Time) (endpoint string, cas *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(-time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: from, NotAfter: until, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

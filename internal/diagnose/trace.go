@@ -111,6 +111,7 @@ type Tap struct {
 		sync.Mutex
 
 		status int
+		page   bool // it calls itself HTML
 		took   time.Duration
 	}
 }
@@ -127,16 +128,17 @@ func (t *Tap) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(req.WithContext(t.with(req.Context())))
 	t.last.Lock()
 	defer t.last.Unlock()
-	t.last.status, t.last.took = 0, time.Since(begun)
+	t.last.status, t.last.page, t.last.took = 0, false, time.Since(begun)
 	if err == nil {
-		t.last.status = resp.StatusCode
+		t.last.status, t.last.page = resp.StatusCode, strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
 	}
 	return resp, err
 }
 
-// answered is the status of the last answer, 0: none, and how long it took.
-func (t *Tap) answered() (status int, took time.Duration) {
+// answered is the status of the last answer, 0: none, whether that was a web page, and how
+// long it took.
+func (t *Tap) answered() (status int, page bool, took time.Duration) {
 	t.last.Lock()
 	defer t.last.Unlock()
-	return t.last.status, t.last.took
+	return t.last.status, t.last.page, t.last.took
 }

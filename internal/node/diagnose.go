@@ -65,6 +65,9 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 		return n.tapped(live.spec, tap, m)
 	}
 	report := diagnose.Run(ctx, s)
+	if !report.OK && s.Organisation == "" && s.Credential == nil && len(g.cfg.Organisations) > 0 {
+		report.Hints = append(report.Hints, "this was asked as nobody: add --org ORGANISATION to ask with its account")
+	}
 	if report.Taken { // pulls need not wait for what was held against it
 		live.client.authority.Accepted(s.Credential)
 	}

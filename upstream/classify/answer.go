@@ -170,10 +170,14 @@ func (a Response) denied() *oci.Error {
 	return deniedBecause(a, fmt.Sprintf("it may not read %s, or there is no such repository: check the name, or give the account read access, and pull again", a.Repo))
 }
 
+func called(cred *credential.Credential) string {
+	return credential.Called(cred.Organisation, cred.Name, cred.Registry)
+}
+
 func deniedBecause(a Response, why string) *oci.Error {
 	return &oci.Error{
 		Class:   oci.Denied,
-		Message: fmt.Sprintf("%s: %s denied account %q (%d): %s", credential.Whose(a.Credential.Organisation), a.Registry, a.Credential.Name, a.Status, why),
+		Message: fmt.Sprintf("%s: %s denied %s (%d): %s", credential.Whose(a.Credential.Organisation), a.Registry, called(a.Credential), a.Status, why),
 	}
 }
 
@@ -271,7 +275,7 @@ func RefusedAs(registry string, cred *credential.Credential, c *RefusedCause) *o
 	}
 	return &oci.Error{
 		Class:   oci.Unauthorized,
-		Message: fmt.Sprintf("%s: %s refused account %q (%d): %s; renew it and pull again", credential.Whose(cred.Organisation), registry, cred.Name, c.Status, why),
+		Message: fmt.Sprintf("%s: %s refused %s (%d): %s; renew it and pull again", credential.Whose(cred.Organisation), registry, called(cred), c.Status, why),
 		Err:     c,
 	}
 }
@@ -314,7 +318,7 @@ func RateLimited(registry, detail string, cred *credential.Credential, wait time
 	case cred == nil:
 		e.Message = fmt.Sprintf("%s limits this node's address (no account connected)%s: connect an account for it, or wait", registry, refills)
 	default:
-		e.Message = fmt.Sprintf("%s: %s limits account %q%s: wait, or raise its limit there", credential.Whose(cred.Organisation), registry, cred.Name, refills)
+		e.Message = fmt.Sprintf("%s: %s limits %s%s: wait, or raise its limit there", credential.Whose(cred.Organisation), registry, called(cred), refills)
 	}
 	return e
 }

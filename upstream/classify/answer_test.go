@@ -259,7 +259,7 @@ func TestClassifyFailure(t *testing.T) {
 		"DNS timeout":         {&net.DNSError{Err: "i/o timeout", IsTimeout: true}, oci.Timeout, "in time"},
 		"no route":            {&net.OpError{Op: "dial", Err: syscall.EHOSTUNREACH}, oci.Unreachable, "no route"},
 		"wrong name":          {x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"}, oci.Unreachable, "another name"},
-		"expired certificate": {x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired}, oci.Unreachable, "expired"},
+		"expired certificate": {x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired, Detail: "current time is after"}, oci.Unreachable, "is valid from 0001-01-01 00:00 to 0001-01-01 00:00 UTC (current time is after)"},
 		"deadline":            {fmt.Errorf("asking: %w", context.DeadlineExceeded), oci.Timeout, "in time"},
 		"cancelled":           {&url.Error{Op: "Get", URL: "https://x/?" + canary, Err: context.Canceled}, oci.ClientGone, ""},
 		"anything":            {errors.New("boom"), oci.Unreachable, "failed"},

@@ -84,7 +84,7 @@ func untrusted(err error) string {
 		return "its certificate is for another name"
 	}
 	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
-		return "its certificate has expired, or this node's clock is wrong"
+		return "its certificate " + OutOfTime(e)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "its certificate is not valid"
@@ -93,4 +93,12 @@ func untrusted(err error) string {
 		return "it does not speak TLS there: is the endpoint http?"
 	}
 	return ""
+}
+
+// OutOfTime says when a certificate is good that is not good now, and what this node's
+// clock says.
+func OutOfTime(e x509.CertificateInvalidError) string {
+	const minute = "2006-01-02 15:04"
+	return fmt.Sprintf("is valid from %s to %s UTC (%s): it has to be renewed, or this node's clock set",
+		e.Cert.NotBefore.UTC().Format(minute), e.Cert.NotAfter.UTC().Format(minute), e.Detail)
 }
