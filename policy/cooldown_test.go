@@ -81,6 +81,39 @@ func TestCooldown_HoldsATagThatMoves(t *testing.T) {
 	}
 }
 
+// Where rules about tags decide too, what a held tag means at the registry is that of an
+// allowed tag all the same: by digest it may be pulled at once.
+func TestCooldown_WithRulesAboutTags(t *testing.T) {
+	w := newWorld(t, "")
+	old, moved, other := w.image('a', 10), w.image('b', 10), w.image('c', 10)
+	w.tags["1"], w.tags["2"] = old.digest, other.digest
+	rules := held()
+	rules.Allow, rules.MaxImageSize = line(t, 1, "ghcr.io/acme/app:1"), 1000
+	s := w.source(rules)
+	w.means(s, "1", old.digest)
+	w.tags["1"] = moved.digest
+	ask := func(route string, d oci.Digest) string {
+		return verdict((request{route: route, digest: d}).send(t.Context(), s))
+	}
+	if got := ask("GET digest", moved.digest); got != "no" {
+		t.Errorf("before the tag was asked for: %s", got)
+	}
+	w.means(s, "1", old.digest)
+	for _, c := range []struct {
+		route string
+		d     oci.Digest
+		want  string
+	}{
+		{"HEAD digest", moved.digest, "yes"}, {"GET digest", moved.digest, "yes"}, {"GET blob", moved.blobs[0], "yes"},
+		{"GET digest", old.digest, "yes"}, {"GET blob", old.blobs[0], "yes"},
+		{"GET digest", other.digest, "no"},
+	} {
+		if got := ask(c.route, c.d); got != c.want {
+			t.Errorf("%s %s: %s, want %s", c.route, c.d, got, c.want)
+		}
+	}
+}
+
 // The longer of two cooldowns counts, whoever wrote it.
 func TestCooldown_OwnOneOnlyNarrows(t *testing.T) {
 	for _, own := range []time.Duration{time.Hour, 3 * hold} {

@@ -62,17 +62,18 @@ func (s *source) note(repo string, kind oci.Kind, d oci.Digest) note {
 	return decodeNote(s.notes.Note(s.noteKey(repo, kind, d)))
 }
 
-func (s *source) change(repo string, kind oci.Kind, d oci.Digest, how func(*note)) {
+func (s *source) change(repo string, kind oci.Kind, d oci.Digest, how func(*note)) (changed note) {
 	s.notes.Noted(s.noteKey(repo, kind, d), false, func(old string) string {
-		n := decodeNote(old)
-		how(&n)
-		return n.encode()
+		changed = decodeNote(old)
+		how(&changed)
+		return changed.encode()
 	})
+	return changed
 }
 
-// tagged notes that tag means d.
-func (s *source) tagged(repo, tag string, d oci.Digest) {
-	s.change(repo, oci.Manifest, d, func(n *note) { n.Tags = with(n.Tags, tag) })
+// tagged notes that tag means d, and is what is known of that.
+func (s *source) tagged(repo, tag string, d oci.Digest) note {
+	return s.change(repo, oci.Manifest, d, func(n *note) { n.Tags = with(n.Tags, tag) })
 }
 
 // sizeOf is the size of an image as its manifest says it. A size below 0, or a sum
@@ -92,10 +93,10 @@ func (s *source) sized(repo string, d oci.Digest, size int64) {
 	s.change(repo, oci.Manifest, d, func(n *note) { n.Size = &size })
 }
 
-// settled says whether manifest d was read, and what it lists was noted, so that nobody
-// need read it again.
-func (s *source) settled(repo string, d oci.Digest) bool {
-	n, lost := s.note(repo, oci.Manifest, d), s.note(repo, oci.Blob, nothing)
+// settled says whether the manifest that n is about was read, and what it lists was
+// noted, so that nobody need read it again.
+func (s *source) settled(repo string, n *note) bool {
+	lost := s.note(repo, oci.Blob, nothing)
 	return n.Size != nil && n.Listed != nil && s.now().Sub(*n.Listed).Abs() < listAgain && (lost.Listed == nil || n.Listed.After(*lost.Listed))
 }
 

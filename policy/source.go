@@ -49,21 +49,25 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 	if err != nil {
 		return r, err
 	}
+	moved := r.Digest
 	if r, err = s.cooled(ctx, repo, tag, before, r); err != nil {
 		return r, err
 	}
 	if !s.byImage(repo) {
 		return r, nil
 	}
-	s.tagged(repo, tag, r.Digest)
-	if s.policy.limitsSize() && s.note(repo, oci.Manifest, r.Digest).Size == nil {
+	if moved != r.Digest { // cooldown holds the tag, and not who names the new image by its digest
+		s.tagged(repo, tag, moved)
+	}
+	n := s.tagged(repo, tag, r.Digest)
+	if s.policy.limitsSize() && n.Size == nil {
 		// A tag must not promise what its manifest is refused for.
 		if _, err := s.openManifest(ctx, oci.Object{Repo: repo, Kind: oci.Manifest, Digest: r.Digest}); err != nil {
 			return oci.Resolution{}, err
 		}
 		return r, nil
 	}
-	if refused := s.manifest(repo, r.Digest, true); refused != nil {
+	if refused := s.manifest(repo, &n); refused != nil {
 		return oci.Resolution{}, s.refused(repo, ":"+tag, refused)
 	}
 	return r, nil
@@ -153,7 +157,8 @@ func (s *source) mayOpen(o oci.Object) (read bool, err error) {
 	refused := s.policy.repository(s.name(o.Repo))
 	if refused == nil && s.byImage(o.Repo) {
 		if o.Kind == oci.Manifest {
-			read, refused = !s.settled(o.Repo, o.Digest), s.manifest(o.Repo, o.Digest, true)
+			n := s.note(o.Repo, oci.Manifest, o.Digest)
+			read, refused = !s.settled(o.Repo, &n), s.manifest(o.Repo, &n)
 		} else {
 			refused = s.blob(o.Repo, o.Digest)
 		}
@@ -164,12 +169,11 @@ func (s *source) mayOpen(o oci.Object) (read bool, err error) {
 	return read, nil
 }
 
-// manifest says what refuses manifest d, as far as it is known. Where tags decide, one
-// that may be pulled must have meant it, or an index that one meant must list it. sized:
-// its size counts too.
-func (s *source) manifest(repo string, d oci.Digest, sized bool) *Refusal {
-	n := s.note(repo, oci.Manifest, d)
-	if sized && n.Size != nil {
+// manifest says what refuses the manifest that n is about, as far as it is known. Where
+// tags decide, one that may be pulled must have meant it, or an index that one meant must
+// list it.
+func (s *source) manifest(repo string, n *note) *Refusal {
+	if n.Size != nil {
 		if r := s.policy.size(*n.Size); r != nil {
 			return r
 		}
@@ -179,7 +183,7 @@ func (s *source) manifest(repo string, d oci.Digest, sized bool) *Refusal {
 		return nil
 	}
 	for _, index := range n.In {
-		if s.meant(repo, s.note(repo, oci.Manifest, index), &refused) {
+		if in := s.note(repo, oci.Manifest, index); s.meant(repo, &in, &refused) {
 			return nil
 		}
 	}
@@ -188,7 +192,7 @@ func (s *source) manifest(repo string, d oci.Digest, sized bool) *Refusal {
 
 // meant says whether a tag that may be pulled meant what n is about. Else refused is
 // what refuses the last that did, if one did.
-func (s *source) meant(repo string, n note, refused **Refusal) bool {
+func (s *source) meant(repo string, n *note, refused **Refusal) bool {
 	for _, tag := range n.Tags {
 		r := s.policy.first(func(r *Rules) *Refusal { return r.tagItself(s.name(repo), tag) })
 		if r == nil {
@@ -207,7 +211,8 @@ func (s *source) blob(repo string, d oci.Digest) *Refusal {
 		s.missed(repo)
 	}
 	for _, in := range listed {
-		r := s.manifest(repo, in, true)
+		n := s.note(repo, oci.Manifest, in)
+		r := s.manifest(repo, &n)
 		if r == nil {
 			return nil
 		}
