@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -115,9 +114,7 @@ func report(c *cobra.Command, file string, r config.Report) error {
 // reportJSON has lists even where they are empty, for programs.
 func reportJSON(c *cobra.Command, r config.Report) error {
 	r.Errors, r.Warnings = append(config.Problems{}, r.Errors...), append(config.Problems{}, r.Warnings...)
-	e := json.NewEncoder(c.OutOrStdout())
-	e.SetEscapeHTML(false)
-	if err := e.Encode(r); err != nil {
+	if err := printAnswer(c, true, r, nil); err != nil {
 		return err
 	}
 	if !r.OK() {

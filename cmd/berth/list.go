@@ -19,7 +19,7 @@ func listCommand(o *options) *cobra.Command {
 		Use:   "list",
 		Short: "Show which images the running node keeps",
 		Long: `Show which images the running node keeps: their tags when they were last asked, how
-much of each is here, and when it was last used. Layers that images share count in
+much of each is here, and when it was last used, to the minute. Layers that images share count in
 each of them: what berth remove frees may be less. Being in this list gives nobody the
 right to an image.
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -31,8 +32,13 @@ func version() string {
 	return "0.0.0-dev"
 }
 
+// released is what berth version says.
+type released struct {
+	Version string `json:"version"`
+}
+
 func versionCommand() *cobra.Command {
-	var sbom bool
+	var sbom, inJSON bool
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
@@ -41,10 +47,10 @@ func versionCommand() *cobra.Command {
 			if sbom {
 				return writeSBOM(c.OutOrStdout())
 			}
-			_, err := fmt.Fprintln(c.OutOrStdout(), "berth", version())
-			return err
+			return printAnswer(c, inJSON, released{version()}, func(w io.Writer, p released) { fmt.Fprintln(w, "berth", p.Version) })
 		},
 	}
+	c.Flags().BoolVar(&inJSON, "json", false, "answer in JSON")
 	c.Flags().BoolVar(&sbom, "sbom", false, "print what this program was built from, as CycloneDX JSON")
 	return c
 }

@@ -32,18 +32,25 @@ func (c *city) json(t *testing.T) {
 	bad := filepath.Join(c.dir, "bad.yaml")
 	write(t, bad, "listenrs: []\nlisteners: [{address: \"127.0.0.1:0\"}]\nregistries: {odd.example: {type: nonsense}}\n")
 
+	fine := filepath.Join(c.dir, "fine", "berth.yaml")
+	write(t, fine, "policy: {deny: [docker.io/library/centos], max_image_size: 1GiB}\n")
+
 	var b strings.Builder
 	for _, line := range []string{
-		"status", "failures", "list", "reload", "prewarm nginx:1", "prewarm nginx:none", "purge --org acme",
+		"status", "failures", "list", "list --org acme", "reload", "prewarm nginx:1", "prewarm nginx:none", "purge --org acme",
 		"diagnose nginx:1", "diagnose --org acme ghcr.io/acme/app:1", "diagnose --org acme quay.io", "diagnose dead.example/app:1",
 		"name nginx", "name --org acme ghcr.io/acme/app:1",
-		"setup docker", "setup containerd", "setup podman", "setup nerdctl", "setup buildkit",
+		"setup docker", "setup containerd", "setup podman", "setup nerdctl", "setup buildkit", "setup k3s", "setup crio", "setup prometheus", "setup fleet",
 		"setup docker --write --file DIR/daemon.json", "setup podman --write --file DIR/berth.conf",
-		"check BAD", "check GOOD", "version --sbom", "remove nginx:1",
+		"doctor podman --file DIR/berth.conf", "doctor podman --file DIR/none/berth.conf",
+		"check BAD", "check GOOD", "check --image nginx OK", "check --image centos OK", "token acme --not-after 2099-12-31", "version", "version --sbom", "remove nginx:1",
 	} {
-		words := strings.Fields(strings.NewReplacer("DIR", c.dir, "BAD", bad, "GOOD", c.file).Replace(line))
+		words := strings.Fields(strings.NewReplacer("DIR", c.dir, "BAD", bad, "OK", fine, "GOOD", c.file).Replace(line))
 		switch words[0] {
 		case "version":
+			if len(words) == 1 {
+				words = append(words, "--json")
+			}
 		case "check":
 			words = append(words, "--json")
 			words = append(words, asRoot()...)
