@@ -51,7 +51,7 @@ http: {addr: %s, secret: made-up}
 
 // startRegistry starts a registry that only the owner may use; with an empty
 // owner, everybody. hash is bcrypt of the owner's password.
-func startRegistry(t *testing.T, name string, owner login, hash string) *upstream {
+func startRegistry(t *testing.T, name string, owner login, hash string, env ...string) *upstream {
 	t.Helper()
 	dir := tempDir(t, "reg")
 	auth := ""
@@ -60,12 +60,12 @@ func startRegistry(t *testing.T, name string, owner login, hash string) *upstrea
 		auth = fmt.Sprintf("auth: {htpasswd: {realm: made-up, path: %s}}\n", users)
 	}
 	addr := freeAddress(t)
-	serveRegistry(t, dir, addr, auth)
+	serveRegistry(t, dir, addr, auth, env...)
 	return &upstream{name: name, owner: owner, tap: startTap(t, addr)}
 }
 
 // serveRegistry starts distribution with this part of a configuration.
-func serveRegistry(t *testing.T, dir, addr, auth string) {
+func serveRegistry(t *testing.T, dir, addr, auth string, env ...string) {
 	t.Helper()
 	path := registryProgram.find(t)
 	config := fmt.Sprintf(registryConfig, filepath.Join(dir, "data"), addr) + auth
@@ -74,6 +74,7 @@ func serveRegistry(t *testing.T, dir, addr, auth string) {
 		path:  path,
 		args:  []string{"serve", writeFile(t, filepath.Join(dir, "config.yml"), config)},
 		dir:   dir,
+		env:   env,
 		quiet: true, // every blob that is not there yet is an error to it
 		ready: answers("http://"+addr+"/v2/", http.StatusOK, http.StatusUnauthorized),
 	})

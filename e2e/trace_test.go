@@ -54,18 +54,20 @@ func startCollector(t *testing.T) (address string, spans <-chan traced) {
 }
 
 // One trace from the daemon to the registry: what dockerd of moby v2 begins goes on in
-// berth, down to its request to the registry.
+// berth, and in the registry, which sends spans of its own.
 func TestTraceFromTheDaemon(t *testing.T) {
 	onlyBehindBerth(t)
 	w := newWorld(t)
 	address, spans := startCollector(t)
+	env := []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_ENDPOINT=" + address, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "OTEL_BSP_SCHEDULE_DELAY=100"}
+	w.acme = startRegistry(t, w.acme.name, acmeUpstream, acmeHash, env...)
+	w.berth.writeConfig(t, w)
 	config, err := os.ReadFile(w.berth.config())
 	must(t, err)
 	writeFile(t, w.berth.config(), string(config)+"tracing: {endpoint: '"+address+"'}\n")
 	w.berth.stop(t)
 	w.berth.start(t)
-	env := []string{"env", "OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_ENDPOINT=" + address, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "OTEL_BSP_SCHEDULE_DELAY=100"}
-	d, _ := startDockerWith(t, dockerNew, w, env)
+	d, _ := startDockerWith(t, dockerNew, w, append([]string{"env"}, env...))
 	i := pushImage(t, w.acme, "team/traced", 64<<10)
 	mustPull(t, d, w.ref(i), w.as("acme"), i.digest)
 	w.berth.stop(t) // which sends what is left
@@ -83,7 +85,7 @@ func TestTraceFromTheDaemon(t *testing.T) {
 			} else {
 				in[s.trace][s.service] = true
 			}
-			if one := in[s.trace]; one["dockerd"] && one["GET /v2/<name>/blobs/<digest>"] && one["GET blob_get"] && one["HEAD manifest_head"] {
+			if one := in[s.trace]; one["dockerd"] && one["distribution"] && one["GET /v2/<name>/blobs/<digest>"] && one["GET blob_get"] && one["HEAD manifest_head"] {
 				return
 			}
 		case <-limit:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -162,5 +163,64 @@ func TestCooldown_HeldImageStays(t *testing.T) {
 	fill()
 	if n := kept(); n == 5 {
 		t.Error("nothing was evicted: this is no test of what is held")
+	}
+}
+
+// Each node holds a tag by what it has seen itself: a second one that knows the old image
+// goes on serving it, for its own time, also where nodes share; one that never saw it has
+// nothing to hold. Nothing is lost by a restart of one of them.
+func TestCooldown_SecondNode(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		t.Run(fmt.Sprintf("with a fleet %t", shared), func(t *testing.T) {
+			t.Parallel()
+			hub := ocitest.New(t, ocitest.Options{})
+			old := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{1 << 20}, Seed: 1})
+			cooled := func(h *home) {
+				h.cache["tag_ttl"] = "0s"
+				h.more += "policy: {cooldown: 48h}\n"
+			}
+			var homes []*home
+			if shared {
+				homes = newCrew(t, 3, hub, cooled).homes
+			}
+			for len(homes) < 3 {
+				h := newHome(t)
+				h.registry("docker.io", hub)
+				cooled(h)
+				homes = append(homes, h)
+			}
+			var nodes []*running
+			for _, h := range homes {
+				nodes = append(nodes, h.serve())
+			}
+			gives := func(when string, i int, want ocitest.Pushed) {
+				t.Helper()
+				if a := homes[i].nobody(nodes[i]).head("/v2/app/manifests/1"); a.status != http.StatusOK || a.header.Get("Docker-Content-Digest") != want.Digest.String() {
+					t.Errorf("%s, node %d: %s, %s", when, i, a, a.header.Get("Docker-Content-Digest"))
+				}
+				homes[i].nobody(nodes[i]).mustPull("app", want, "")
+			}
+			gives("at first", 0, old)
+			gives("at first", 1, old)
+			moved := hub.AddImage("library/app", "1", ocitest.Image{Layers: []int64{1 << 20}, Seed: 2})
+			homes[0].clock.forward(time.Hour)
+			gives("moved", 0, old)
+			gives("never seen before", 2, moved)
+			gives("moved", 1, old)
+			for i := range 2 {
+				if a := homes[i].nobody(nodes[i]).get("/v2/app/manifests/" + moved.Digest.String()); a.status != http.StatusOK {
+					t.Errorf("node %d, by digest: %s", i, a)
+				}
+			}
+			nodes[0].stop()
+			nodes[0] = homes[0].serve()
+			gives("after a restart", 0, old)
+			homes[1].clock.forward(49 * time.Hour)
+			gives("its time is over", 1, moved)
+			gives("its time is not over", 0, old)
+			homes[0].clock.forward(48 * time.Hour)
+			gives("its time is over", 0, moved)
+		})
 	}
 }

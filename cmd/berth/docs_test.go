@@ -19,9 +19,9 @@ import (
 	"berth/oci"
 )
 
-// These hold README.md and doc/operations.md to the program. Every fenced block
-// there is YAML, which is checked, or says before it what runs it: "run: NAME" a
-// script here, "e2e: TEST" a test with real clients, "not run: WHY" nobody.
+// These hold pages to the program. Every block of commands there says before it what runs
+// it: "run: NAME" a script here, "e2e: TEST" a test with real clients, "not run: WHY" nobody.
+// YAML is checked.
 
 // block is a fenced block of a document.
 type block struct {
@@ -35,8 +35,8 @@ func blocksOf(t *testing.T, document string) (all []block) {
 	for _, m := range fenced.FindAllStringSubmatch(page(t, document), -1) {
 		all = append(all, block{document, m[1], m[2], m[3]})
 	}
-	if len(all) < 4 {
-		t.Fatalf("%s has only %d blocks", document, len(all))
+	if len(all) == 0 {
+		t.Fatalf("%s has no blocks", document)
 	}
 	return all
 }
@@ -50,7 +50,7 @@ func page(t *testing.T, document string) string {
 	return string(text)
 }
 
-var documents = []string{"README.md", "doc/operations.md"}
+var documents = []string{"README.md", "doc/operations.md", "doc/policy.md", "doc/audit.md", "doc/fleet.md", "doc/secrets.md"}
 
 func TestDocumentsAreMarked(t *testing.T) {
 	t.Parallel()
@@ -69,6 +69,7 @@ func TestDocumentsAreMarked(t *testing.T) {
 			switch {
 			case b.language == "yaml" && b.marker == "":
 				checkYAML(t, b)
+			case b.language == "json" || b.language == "hcl": // nothing is run
 			case kind == "e2e":
 				for name := range strings.FieldsSeq(names) {
 					if !strings.Contains(tests.String(), "func "+name+"(t *testing.T)") {
@@ -132,6 +133,8 @@ var scenarios = map[string]func(*script, *testing.T){
 	"prewarm":  (*script).platform,
 	"purge":    (*script).platform,
 	"remove":   (*script).platform,
+	"policy":   (*script).platform,
+	"audit":    (*script).audited,
 }
 
 // script runs blocks in a folder.
@@ -290,6 +293,27 @@ func (s *script) platform(t *testing.T) {
 	s.run(t, "berth serve", "")
 }
 
+// audited is a node that has an audit, and something in it.
+func (s *script) audited(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("jq"); err != nil {
+		t.Skip("jq is not installed")
+	}
+	hub := ocitest.New(t, ocitest.Options{})
+	image := hub.AddImage("library/nginx", "latest", ocitest.Image{Layers: []int64{20_000}})
+	address := freeAddress(t)
+	s.conf = filepath.Join(s.dir, "config.yaml")
+	s.write(t, "config.yaml", fmt.Sprintf(`listeners: [{address: %q, organisation: acme}]
+registries: {docker.io: {endpoint: %q}}
+organisations: {acme: {policy: {deny: [docker.io/library/centos]}}}
+audit: {file: %q}
+`, address, hub.URL(), filepath.Join(s.dir, "audit.jsonl"))+s.here())
+	s.run(t, "berth serve", "")
+	c := s.home.client("http://" + address)
+	c.mustPull("nginx", image, "")
+	c.get("/v2/centos/manifests/7")
+}
+
 // TestDocumentsRun runs the scripts, each scenario's one after another, and wants
 // of what they say what the documents promise.
 func TestDocumentsRun(t *testing.T) {
@@ -304,6 +328,8 @@ func TestDocumentsRun(t *testing.T) {
 		"doc/operations.md prewarm": {"ghcr.io/acme/app:1"},
 		"doc/operations.md purge":   {"access will be checked again"},
 		"doc/operations.md remove":  {"removed 1 manifests and "},
+		"doc/policy.md policy":      {"ghcr.io/acme/app:1: allowed", "docker.io/library/centos:7: allowed"},
+		"doc/audit.md audit":        {"\tdocker.io/library/nginx:latest\tsha256:", "policy.deny docker.io/library/centos"},
 	}
 	for _, document := range documents {
 		byName := map[string][]block{}
@@ -440,10 +466,9 @@ func TestReadmeKnowsTheCommands(t *testing.T) {
 	}
 }
 
-// What a page leads to is there, pictures included.
-func TestDocuments_LinksLeadSomewhere(t *testing.T) {
-	t.Parallel()
-	var pages []string
+// allPages are the files of the documentation.
+func allPages(t *testing.T) (pages []string) {
+	t.Helper()
 	for _, pattern := range []string{"*.md", "doc/*.md", "doc/platform/*.md", "observability/*.md"} {
 		found, err := filepath.Glob(filepath.Join("../..", pattern))
 		if err != nil {
@@ -454,6 +479,12 @@ func TestDocuments_LinksLeadSomewhere(t *testing.T) {
 	if len(pages) < 20 {
 		t.Fatalf("%d pages", len(pages))
 	}
+	return pages
+}
+
+// What a page leads to is there, pictures included.
+func TestDocuments_LinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
 	heading := regexp.MustCompile(`(?m)^#+ (.*)$`)
 	anchors := func(file string) map[string]bool {
 		text, err := os.ReadFile(file)
@@ -466,7 +497,7 @@ func TestDocuments_LinksLeadSomewhere(t *testing.T) {
 		}
 		return all
 	}
-	for _, file := range pages {
+	for _, file := range allPages(t) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -2,7 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,14 +13,10 @@ import (
 	"berth/oci"
 )
 
-// Every route to an image, on a port, as clients ask for it; and the order in which.
-// What a rule refuses it refuses on all of them, and no registry hears of it.
-func TestPolicy_OnEveryRoute(t *testing.T) {
-	t.Parallel()
-	s := newStage(t)
-	p := s.image.Platforms[0]
-	at := "/v2/" + app + "/"
-	routes := map[string]func(c *client) answer{
+// routesTo are the ways to app's only image and its layer.
+func routesTo(image ocitest.Pushed) map[string]func(c *client) answer {
+	p, at := image.Platforms[0], "/v2/"+app+"/"
+	return map[string]func(c *client) answer{
 		"HEAD tag":    func(c *client) answer { return c.head(at + "manifests/1") },
 		"GET tag":     func(c *client) answer { return c.get(at + "manifests/1") },
 		"HEAD digest": func(c *client) answer { return c.head(at + "manifests/" + string(p.Manifest)) },
@@ -30,6 +29,14 @@ func TestPolicy_OnEveryRoute(t *testing.T) {
 		"referrers":   func(c *client) answer { return c.get(at + "referrers/" + string(p.Manifest)) },
 		"tags":        func(c *client) answer { return c.get(at + "tags/list") },
 	}
+}
+
+// Every route to an image, on a port, as clients ask for it; and the order in which.
+// What a rule refuses it refuses on all of them, and no registry hears of it.
+func TestPolicy_OnEveryRoute(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	routes := routesTo(s.image)
 	n := s.serve()
 	globex := s.caller(n, "globex")
 	globex.mustPull(app, s.image, "") // it is all kept
@@ -169,5 +176,70 @@ func TestPolicy_CheckOfAnImage(t *testing.T) {
 	s.write(s.path("globex.yaml"), "policy: {deny: [ghcr.io/acme/app]}\n")
 	if got := s.command("check", s.path("globex.yaml"), "--image", "ghcr.io/acme/app:1.0", "--org", "globex"); got.code != exitFailed || !strings.Contains(got.out, "globex.yaml:1)") {
 		t.Errorf("a drop-in: %+v", got)
+	}
+}
+
+// What other nodes have put into the fleet is no way around a policy: a node refuses by
+// its own rules on every route, before it asks anybody, and what it allows it may have
+// from there.
+func TestPolicy_WithAFleet(t *testing.T) {
+	t.Parallel()
+	registry := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, Private: true})
+	registry.AddUser("acme-bot", "acme-secret", "acme/**")
+	image := registry.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{100 << 10, 5 << 20}, Seed: 1})
+	key := strings.Repeat("a1", 31) + "b2\n"
+	c := newCrew(t, 2, registry, func(h *home) {
+		h.registry("ghcr.io", registry)
+		h.tenant("acme")
+		h.credential("acme", "ci", "ghcr.io", "acme-bot", "acme-secret")
+		file := filepath.Join(h.dir, "acme-fleet")
+		h.write(file, key)
+		h.organisations["acme"].more = fmt.Sprintf("fleet_key_file: %q", file)
+	})
+	first, home := c.homes[0].build(), c.homes[1]
+	c.homes[0].as(first, "acme").mustPull(app, image, "")
+	c.complete(3)
+	routes, keys := routesTo(image), home.organisations["acme"].more
+	n := home.build()
+	for i, tc := range []struct {
+		rule string
+		open []string // routes that it is not about
+	}{
+		{"deny: ['ghcr.io/acme/**']", nil},
+		{"allow: ['docker.io/**']", nil},
+		{"deny: ['ghcr.io/acme/app:1']", []string{"referrers", "tags"}},
+		{"max_image_size: 20KB", []string{"referrers", "tags"}},
+		{"digest_only: true", []string{"HEAD digest", "GET digest", "HEAD blob", "GET blob", "range", "ns", "path", "referrers", "tags"}},
+	} {
+		home.organisations["acme"].more = keys + "\n    policy: {" + tc.rule + "}"
+		home.config()
+		n.hangUp(t, i+1)
+		registry.Forget()
+		for name, ask := range routes {
+			if slices.Contains(tc.open, name) {
+				continue
+			}
+			if a := ask(home.as(n, "acme")); a.status != http.StatusForbidden {
+				t.Errorf("%s, %s: %s", tc.rule, name, a)
+			}
+		}
+		// A manifest at most, which tells the size.
+		if in := n.sample(`berth_fleet_bytes_total{direction="in"}`); in > 1<<10 {
+			t.Errorf("%s: %v bytes came from the fleet", tc.rule, in)
+		}
+	}
+	home.organisations["acme"].more = keys + "\n    policy: {max_image_size: 1GiB, allow: ['ghcr.io/acme/app:1']}"
+	home.config()
+	n.hangUp(t, 6)
+	if a := routes["GET blob"](home.as(n, "acme")); a.status != http.StatusForbidden || !strings.Contains(a.message(), "first") {
+		t.Errorf("a blob before its manifest: %s", a)
+	}
+	registry.Forget()
+	home.as(n, "acme").mustPull(app, image, "")
+	if in := n.sample(`berth_fleet_bytes_total{direction="in"}`); in < 5<<20 {
+		t.Errorf("only %v bytes came from the fleet", in)
+	}
+	if sent := registry.BlobBytes(image.Platforms[0].Layers[1]); sent > 1 {
+		t.Errorf("%d bytes of the layer came from the registry", sent)
 	}
 }
