@@ -1,19 +1,14 @@
 package token
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
-
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"berth/internal/flight"
 	"berth/oci"
@@ -98,7 +93,7 @@ func (p *prober) ask(ctx context.Context) (Challenge, error) {
 	if c := p.settled(); c != nil {
 		return *c, nil // it came while this flight was starting
 	}
-	c, err := p.ping(ctx, p.guarded)
+	c, err := p.ping(ctx)
 	p.mu.Lock()
 	p.asked = p.now()
 	known := p.known
@@ -138,138 +133,57 @@ func (p *prober) last() *Challenge {
 // overhear reads the challenge of an answer to a request without credentials. ok is
 // false for one that cannot be used: /v2/ may say it better.
 func (p *prober) overhear(header http.Header) (c Challenge, ok bool) {
-	c, err := p.ping(context.Background(), p.replay(header))
-	if err != nil || c.Scheme != schemeBasic && c.Scheme != schemeBearer {
+	c = read(header, p.mayAsk)
+	if c.Scheme != schemeBasic && c.Scheme != schemeBearer {
 		p.suspect()
 		return Challenge{}, false
 	}
 	return c, true
 }
 
-// ping lets go-containerregistry ask for /v2/ and read the challenge.
-func (p *prober) ping(ctx context.Context, via func(*answerState) http.RoundTripper) (Challenge, error) {
-	options := []name.Option{name.StrictValidation}
-	if p.base.Scheme == "http" {
-		options = append(options, name.Insecure)
-	}
-	registry, err := name.NewRegistry(p.base.Host, options...)
+// ping asks for /v2/. It does by itself what transport.Ping of go-containerregistry does
+// too: that one asks hosts that look local over http as well, takes docker.io for
+// index.docker.io, follows redirects, reads bodies to their end, and takes the last of
+// two realms in one challenge, where the first is the one that was looked at.
+func (p *prober) ping(ctx context.Context) (Challenge, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.base.JoinPath("v2/").String(), nil)
 	if err != nil {
 		return Challenge{}, fmt.Errorf("asking %s how to sign in: %w", p.registry, err)
 	}
-	var seen answerState
-	found, err := transport.Ping(ctx, registry, via(&seen))
-	if errors.Is(err, errOtherwise) {
+	req.Header.Set("User-Agent", p.userAgent)
+	resp, err := p.send.RoundTrip(req) //nolint:bodyclose // readSome closes it
+	if err != nil {
+		return Challenge{}, classify.Failure(p.registry, p.base.Host, err)
+	}
+	body, err := readSome(resp.Body, classify.MaxErrorBody)
+	if err != nil {
+		return Challenge{}, classify.Failure(p.registry, p.base.Host, err)
+	}
+	switch status := resp.StatusCode; {
+	case status == http.StatusUnauthorized:
+		return read(resp.Header, p.mayAsk), nil
+	case status == http.StatusOK && !classify.Read(resp.Header, body).Page:
+		return Challenge{}, nil
+	case answersOtherwise(status), status/100 == 3 && staysHere(p.base, resp.Header.Get("Location")):
 		return Challenge{}, errOtherwise
 	}
-	if err != nil {
-		return Challenge{}, p.failure(&seen, err)
-	}
-	c := Challenge{Scheme: strings.ToLower(oci.OneLine(found.Scheme, 40)), Realm: found.Parameters["realm"], Service: found.Parameters["service"]}
-	if seen.status == http.StatusUnauthorized && c.Scheme == schemeNone {
-		c.Scheme = schemeUnknown // Harbor and GCR send an empty challenge at times
-	}
-	return c, nil
+	return Challenge{}, p.failure(resp, body)
 }
 
-// answerState is what went by while Ping asked.
-type answerState struct {
-	mu     sync.Mutex
-	status int
-	header http.Header
-	body   []byte
-	err    error
-}
-
-func (s *answerState) set(resp *http.Response, body []byte, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err = err
-	if resp != nil {
-		s.status, s.header, s.body = resp.StatusCode, resp.Header, body
-	}
-}
-
-// errForeignPing ends requests of Ping in another scheme than the origin's.
-var errForeignPing = errors.New("an origin is asked in its own scheme only")
-
-// guarded is the transport for Ping, which by itself tries https first, falls
-// back to http for hosts that look local, follows redirects and reads bodies to
-// their end. Here only the origin is asked, in its own scheme, a redirect is an
-// error and a body has an end.
-func (p *prober) guarded(seen *answerState) http.RoundTripper {
-	return roundTripper(func(req *http.Request) (*http.Response, error) {
-		if req.URL.Scheme != p.base.Scheme {
-			return nil, errForeignPing
-		}
-		req = req.Clone(req.Context())
-		req.URL.Host, req.Host = p.base.Host, "" // Ping takes docker.io for index.docker.io
-		req.Header.Set("User-Agent", p.userAgent)
-		resp, err := p.send.RoundTrip(req)
-		if err != nil {
-			seen.set(nil, nil, err)
-			return nil, err
-		}
-		body, err := readSome(resp.Body, classify.MaxErrorBody)
-		if err != nil {
-			seen.set(nil, nil, err)
-			return nil, err
-		}
-		seen.set(resp, body, nil)
-		stays := staysHere(p.base, resp.Header.Get("Location"))
-		if resp.StatusCode/100 == 3 {
-			resp.Header.Del("Location") // Ping's client then has nowhere to go
-		}
-		if resp.StatusCode == http.StatusUnauthorized {
-			resp.Header = usable(resp.Header, p.mayAsk)
-		}
-		if answersOtherwise(resp.StatusCode) && (resp.StatusCode != http.StatusOK || classify.Read(resp.Header, body).Page) || resp.StatusCode/100 == 3 && stays {
-			return nil, errOtherwise
-		}
-		resp.Body = io.NopCloser(bytes.NewReader(body))
-		return resp, nil
-	})
-}
-
-// errOtherwise ends a Ping whose answer says that there is no challenge at /v2/.
+// errOtherwise is of an answer which says that there is no challenge at /v2/.
 var errOtherwise = errors.New("nothing is asked for at /v2/")
 
-// failure says why there is no challenge. Ping's own error may be that of a
-// scheme that was never sent, so what went by decides.
-func (p *prober) failure(seen *answerState, err error) error {
-	seen.mu.Lock()
-	defer seen.mu.Unlock()
+// failure says why there is no challenge in an answer.
+func (p *prober) failure(resp *http.Response, body []byte) error {
+	status := resp.StatusCode
 	switch {
-	case seen.err != nil:
-		return classify.Failure(p.registry, p.base.Host, seen.err)
-	case seen.status == 0:
-		return classify.Failure(p.registry, p.base.Host, err)
-	case seen.status/100 == 3:
-		return &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: fmt.Sprintf("%s sends everyone elsewhere (%d at /v2/): set its endpoint to where it really is", p.registry, seen.status)}
-	case seen.status == http.StatusTooManyRequests || seen.status >= 500:
-		return classify.Answer(classify.Response{Registry: p.registry, Status: seen.status, Header: seen.header, Body: seen.body, Now: p.now()})
+	case status/100 == 3:
+		return &oci.Error{Class: oci.UpstreamError, NotUnderstood: true, Message: fmt.Sprintf("%s sends everyone elsewhere (%d at /v2/): set its endpoint to where it really is", p.registry, status)}
+	case status == http.StatusTooManyRequests || status >= 500:
+		return classify.Answer(classify.Response{Registry: p.registry, Status: status, Header: resp.Header, Body: body, Now: p.now()})
 	}
-	return &oci.Error{Class: oci.UpstreamError, NotUnderstood: classify.IsRiddle(seen.status), Message: fmt.Sprintf("%s does not answer like a registry (%d at /v2/): check its endpoint", p.registry, seen.status)}
+	return &oci.Error{Class: oci.UpstreamError, NotUnderstood: classify.IsRiddle(status), Message: fmt.Sprintf("%s does not answer like a registry (%d at /v2/): check its endpoint", p.registry, status)}
 }
-
-// replay reads the challenge in an answer that is already here.
-func (p *prober) replay(header http.Header) func(*answerState) http.RoundTripper {
-	return func(seen *answerState) http.RoundTripper {
-		return roundTripper(func(req *http.Request) (*http.Response, error) {
-			if req.URL.Scheme != p.base.Scheme {
-				return nil, errForeignPing
-			}
-			resp := &http.Response{StatusCode: http.StatusUnauthorized, Header: usable(header, p.mayAsk), Body: http.NoBody, Request: req}
-			seen.set(resp, nil, nil)
-			return resp, nil
-		})
-	}
-}
-
-// roundTripper is a function as an http.RoundTripper.
-type roundTripper func(*http.Request) (*http.Response, error)
-
-// RoundTrip calls f.
-func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // readSome reads at most limit bytes of body and closes it.
 func readSome(body io.ReadCloser, limit int64) ([]byte, error) {

@@ -64,8 +64,7 @@ func endless(w http.ResponseWriter, r *http.Request, status int) {
 	}
 }
 
-// A https origin is never asked over http, although it lies on the loopback
-// interface, where go-containerregistry would try.
+// A https origin is never asked over http, also on the loopback interface.
 func TestNoDowngrade(t *testing.T) {
 	f := newFakeRegistry(t, true)
 	f.challenge = `Bearer realm="http://` + strings.TrimPrefix(f.URL, "https://") + `/token"`
@@ -222,6 +221,29 @@ func TestChallenged_ThatIsRefused(t *testing.T) {
 	}
 	if !a.Challenged(challenge, "acme", "x") {
 		t.Error("a challenge is no news")
+	}
+}
+
+// One challenge is read in one way, by whoever looks whether its realm may be asked and
+// by whoever asks it.
+func TestChallenge_IsReadOnce(t *testing.T) {
+	mayAsk := func(realm string) bool { return realm == "https://registry.test/token" }
+	for header, want := range map[string]Challenge{
+		`Bearer realm="https://registry.test/token",service="registry"`:                   {Scheme: "bearer", Realm: "https://registry.test/token", Service: "registry"},
+		`bearer realm="https://registry.test/token",realm="https://evil.test/t"`:          {Scheme: "bearer", Realm: "https://registry.test/token"},
+		`Bearer realm="https://evil.test/t",realm="https://registry.test/token"`:          {Scheme: "bearer", Realm: "https://evil.test/t"},
+		`Bearer realm="https://evil.test/t", Basic realm="x"`:                             {Scheme: "basic", Realm: "x"},
+		`Negotiate, Basic realm="x", Bearer realm="https://registry.test/token"`:          {Scheme: "bearer", Realm: "https://registry.test/token"},
+		`Digest realm="x", nonce="y"`:                                                     {Scheme: "digest", Realm: "x"},
+		"Bearer\tservice=\"a, b\" , realm = \"https://registry.test/token\"":              {Scheme: "bearer", Realm: "https://registry.test/token", Service: "a, b"},
+		`Bearer service="",realm="https://registry.test/token",scope="repository:x:pull"`: {Scheme: "bearer", Realm: "https://registry.test/token"},
+		`Bearer realm="https://registry.test/\\token",service="a\"b"`:                     {Scheme: "bearer", Realm: `https://registry.test/\token`, Service: `a"b`},
+		"":  {Scheme: schemeUnknown},
+		",": {Scheme: schemeUnknown},
+	} {
+		if got := read(http.Header{"Www-Authenticate": {header}}, mayAsk); got != want {
+			t.Errorf("%s is %+v, want %+v", header, got, want)
+		}
 	}
 }
 

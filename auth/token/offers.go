@@ -1,9 +1,13 @@
 package token
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+
+	"berth/oci"
 )
 
 // offers are the challenges of an answer, one by one, whether they came in a header
@@ -52,44 +56,67 @@ func isParameter(item string) bool {
 	return end > 0 && strings.HasPrefix(strings.TrimLeft(item[end:], " \t"), "=")
 }
 
-// usable is the header with the one offer of an answer that can be served: a token
-// from an endpoint that may be asked, or else Basic. Where there is none, it is what
-// came, for the message.
-func usable(header http.Header, mayAsk func(realm string) bool) http.Header {
-	all := offers(header)
-	basic := ""
-	for _, offer := range all {
-		switch scheme, rest, _ := strings.Cut(offer, " "); {
-		case strings.EqualFold(scheme, schemeBearer) && mayAsk(parameter(rest, "realm")):
-			return only(offer)
-		case strings.EqualFold(scheme, schemeBasic) && basic == "":
-			basic = offer
+// read is the one challenge of a 401 that counts: a token from an endpoint that may be
+// asked, or else Basic. Where neither is offered, it is what came, for the message.
+func read(header http.Header, mayAsk func(realm string) bool) Challenge {
+	var all []Challenge
+	for _, offer := range offers(header) {
+		c := parse(offer)
+		if c.Scheme == schemeBearer && mayAsk(c.Realm) {
+			return c
+		}
+		all = append(all, c)
+	}
+	for _, scheme := range [...]string{schemeBasic, schemeBearer} {
+		if i := slices.IndexFunc(all, func(c Challenge) bool { return c.Scheme == scheme }); i >= 0 {
+			return all[i]
 		}
 	}
-	for _, offer := range all {
-		switch scheme, _, _ := strings.Cut(offer, " "); {
-		case basic != "":
-			return only(basic)
-		case strings.EqualFold(scheme, schemeBearer):
-			return only(offer) // its realm is named in the message
-		}
+	if len(all) == 0 { // Harbor and GCR send an empty challenge at times
+		return Challenge{Scheme: schemeUnknown}
 	}
-	return header
+	return all[0]
 }
 
-func only(offer string) http.Header { return http.Header{"Www-Authenticate": {offer}} }
+func parse(offer string) Challenge {
+	scheme, parameters := offer, ""
+	if end := strings.IndexAny(offer, " \t"); end >= 0 {
+		scheme, parameters = offer[:end], offer[end:]
+	}
+	return Challenge{
+		Scheme: cmp.Or(strings.ToLower(oci.OneLine(scheme, 40)), schemeUnknown),
+		Realm:  parameter(parameters, "realm"), Service: parameter(parameters, "service"),
+	}
+}
 
-// parameter is the value of a parameter of a challenge, without its quotes.
+// parameter is the value of a parameter of a challenge.
 func parameter(parameters, name string) string {
 	for parameters != "" {
 		var item string
 		item, parameters = cutItem(parameters)
 		key, value, _ := strings.Cut(item, "=")
 		if strings.EqualFold(strings.TrimSpace(key), name) {
-			return strings.ReplaceAll(strings.Trim(strings.TrimSpace(value), `"`), `\`, "")
+			return unquoted(strings.TrimSpace(value))
 		}
 	}
 	return ""
+}
+
+// unquoted is a token as it is, and a quoted string without quotes and escapes (RFC 9110,
+// 5.6.4).
+func unquoted(value string) string {
+	inside, quoted := strings.CutPrefix(value, `"`)
+	if !quoted {
+		return value
+	}
+	var b strings.Builder
+	for i := 0; i < len(inside) && inside[i] != '"'; i++ {
+		if inside[i] == '\\' && i+1 < len(inside) {
+			i++
+		}
+		b.WriteByte(inside[i])
+	}
+	return b.String()
 }
 
 // staysHere says whether a redirect from base leads to the same host.

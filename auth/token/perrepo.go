@@ -64,14 +64,8 @@ func (a *Client) Rechallenged(req *http.Request, header http.Header, organisatio
 	if !ok || used == nil || repo == "" {
 		return false
 	}
-	c, err := a.probe.ping(context.Background(), a.probe.replay(header))
-	if err != nil || c.Scheme != schemeBearer {
-		return false
-	}
-	if strings.EqualFold(scheme, schemeBearer) && c == *used {
-		return false
-	}
-	if _, err := a.exchange.realms.Check(c.Realm); err != nil {
+	c := read(header, a.exchange.realms.allows)
+	if c.Scheme != schemeBearer || !a.exchange.realms.allows(c.Realm) || strings.EqualFold(scheme, schemeBearer) && c == *used {
 		return false
 	}
 	a.perRepo.Add(organisation, repo, c)
