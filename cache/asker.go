@@ -71,7 +71,7 @@ func (a *asker) openOrigin(ctx context.Context, r oci.Range) (*oci.Content, erro
 		return content, nil
 	}
 	if err := a.prove(content); err != nil {
-		closeBody(content.Body)
+		content.Close()
 		return nil, err
 	}
 	a.setTarget(content.Again)

@@ -60,7 +60,7 @@ func (s *source) found(o oci.Object) (*source, *oci.Content, error) {
 // intoMemory reads a small blob, which was verified before it could be read at all,
 // so that those who come next find it in memory.
 func (s *source) intoMemory(o oci.Object, c *oci.Content) (*oci.Content, error) {
-	defer closeBody(c.Body)
+	defer c.Close()
 	e, ok := s.c.hot.Get(s.hotKey(o.Digest))
 	if !ok {
 		data := make([]byte, c.Size)

@@ -77,7 +77,7 @@ func (s *source) stillSound(ctx context.Context, o oci.Object, size int64) (bool
 	if c == nil || err != nil {
 		return false, err
 	}
-	defer closeBody(c.Body)
+	defer c.Close()
 	sound, err := s.sound(ctx, o, c, oci.Range{Length: 1})
 	return sound && c.Size == size, err
 }

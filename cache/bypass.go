@@ -33,7 +33,7 @@ func (s *source) bypass(ctx context.Context, principal oci.Principal, o oci.Obje
 	whole := content.Offset == 0 && content.Length == content.Size // or both are unknown
 	if r == (oci.Range{}) && !whole {
 		// The client would take the piece for all of it, and nothing has verified it.
-		closeBody(content.Body)
+		content.Close()
 		return nil, &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("%s sent only a piece of the blob %s: try again", s.u.Spec.Name, o.Digest)}
 	}
 	passed := *content
@@ -68,7 +68,7 @@ func (a *asker) Bypass(ctx context.Context, r download.Rest, cause error) (io.Re
 	}
 	if content.Offset != r.Pos || content.Size >= 0 && content.Size != r.Size ||
 		content.End() < r.End || r.Whole && content.End() != r.End {
-		closeBody(content.Body)
+		content.Close()
 		return nil, cause
 	}
 	if r.Whole {
@@ -188,7 +188,7 @@ func (v *verifiedReader) resume(cause error) error {
 		return cause
 	}
 	if c.Offset != v.got {
-		closeBody(c.Body)
+		c.Close()
 		return cause
 	}
 	closeBody(v.body)

@@ -37,11 +37,13 @@ func check(ctx context.Context, s oci.Source, obj oci.Object) error {
 	if err != nil {
 		return err
 	}
-	h := sha256.New()
-	n, err := io.Copy(h, c.Body)
-	if cerr := c.Body.Close(); err == nil {
-		err = cerr
+	defer c.Close()
+	body := io.Reader(bytes.NewReader(c.Data))
+	if c.Body != nil {
+		body = c.Body
 	}
+	h := sha256.New()
+	n, err := io.Copy(h, body)
 	if err == nil && hex.EncodeToString(h.Sum(nil)) != obj.Digest.Encoded() {
 		err = fmt.Errorf("%d wrong bytes", n)
 	}

@@ -134,7 +134,10 @@ func getInto(buf []byte, ctx context.Context, s oci.Source, obj oci.Object) ([]b
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = c.Body.Close() }() // only read from
+	defer c.Close()
+	if c.Data != nil {
+		return buf[:copy(buf, c.Data)], nil
+	}
 	n, err := io.ReadFull(c.Body, buf)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) { // or it was cut: too few bytes tell
 		err = nil

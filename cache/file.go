@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +13,6 @@ import (
 	"berth/internal/descriptor"
 	"berth/oci"
 )
-
-// maxManifest is what the distribution specification asks registries to accept
-// at least, and more than any client takes.
-const maxManifest = 4 << 20
 
 // cached is o as it lies in memory or on disk, or nil. Whether it may be served
 // is not its business.
@@ -54,7 +49,7 @@ const blobType = "application/octet-stream"
 // again.
 func (s *source) load(o oci.Object, file *os.File, size int64) (*oci.Content, error) {
 	defer func() { _ = file.Close() }() // only read from
-	if size > maxManifest {
+	if size > oci.MaxManifest {
 		return nil, notAManifest(o.Digest, errors.New("it is too large"))
 	}
 	data := make([]byte, size)
@@ -98,17 +93,10 @@ func (e hotEntry) content(o oci.Object) *oci.Content {
 	if o.Kind == oci.Manifest {
 		mediaType = e.mediaType
 	}
-	both := &struct { // one allocation for each request, not two
-		oci.Content
-
-		body bytes.Reader
-	}{Content: oci.Content{
+	return &oci.Content{
 		Descriptor: oci.Descriptor{MediaType: mediaType, Digest: o.Digest, Size: int64(len(e.data)), Data: e.data},
 		Length:     int64(len(e.data)),
-	}}
-	both.body.Reset(e.data)
-	both.Body = memoryBody{&both.body}
-	return &both.Content
+	}
 }
 
 // describe says what o is if it is in memory or on disk, without opening it
@@ -120,7 +108,6 @@ func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
 		if err != nil || c == nil {
 			return nil, onlyExhausted(err)
 		}
-		_ = c.Body.Close() // memory: manifests always are
 		return &c.Descriptor, nil
 	}
 	size, _, err := s.c.folder.store().Stat(s.place.folder, o.Digest)
@@ -151,8 +138,3 @@ func notAManifest(d oci.Digest, err error) error {
 		Message: fmt.Sprintf("%s cannot be used as an image manifest or index: %s", d, err),
 	}
 }
-
-// memoryBody is content in memory.
-type memoryBody struct{ *bytes.Reader }
-
-func (memoryBody) Close() error { return nil }

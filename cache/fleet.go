@@ -349,7 +349,7 @@ func (b *mixedBody) next() error {
 		return err
 	}
 	if content.Offset != b.pos || content.End() != step.Until {
-		closeBody(content.Body)
+		content.Close()
 		b.object.Leave()
 		return io.ErrUnexpectedEOF
 	}

@@ -201,7 +201,7 @@ func TestFolder_GoesInMidDownload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = c.Body.Close() }()
+	defer func() { c.Close() }()
 	got := make([]byte, len(data)+1)
 	n, err := c.Body.Read(got)
 	if err != nil {
@@ -422,7 +422,7 @@ func hangs(t *testing.T, dir string, op store.Op) {
 		defer close(victim)
 		content, err := s.Open(t.Context(), second, oci.Range{})
 		if err == nil {
-			_ = content.Body.Close()
+			content.Close()
 		}
 	}()
 	time.Sleep(20 * time.Second)

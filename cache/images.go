@@ -123,7 +123,7 @@ func (c *Cache) documents(at repository, s *listing) (all map[oci.Digest]*oci.Do
 func (c *Cache) lookUp(origin string, d oci.Digest) []byte {
 	s := c.folder.store()
 	for _, folder := range s.Folders(origin) {
-		if text, err := s.Look(folder, d, maxManifest); err == nil {
+		if text, err := s.Look(folder, d, oci.MaxManifest); err == nil {
 			return text
 		}
 	}

@@ -3,15 +3,12 @@ package cache
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"berth/cache/download"
-	"berth/cache/store"
 	"berth/internal/flight"
 	"berth/internal/span"
 	"berth/oci"
@@ -156,15 +153,15 @@ func (s *source) getManifest(ctx context.Context, principal oci.Principal, o oci
 		return manifest{}, err
 	}
 	a := s.asker(ctx, principal, o)
-	data, asked, err := s.readManifest(ctx, a)
+	content, err := a.Open(ctx, oci.Range{})
 	if err != nil {
 		if !oci.AsError(err).Counted {
 			undo()
 		}
 		return manifest{}, err
 	}
-	m = manifest{asked: asked, warning: a.Warning()}
-	m.hotEntry, m.kept, err = s.keep(o, data)
+	m = manifest{asked: content.Asked, warning: a.Warning()}
+	m.hotEntry, m.kept, err = s.keep(o, content.Data)
 	return m, err
 }
 
@@ -197,60 +194,4 @@ func (s *source) putManifest(d oci.Digest, data []byte) {
 	}
 	s.c.trouble.Reserved(s.blobKey(d), int64(len(data)))
 	s.c.trouble.Kept()
-}
-
-// readManifest gives the bytes, which match the digest, and when they were asked
-// for. Wrong bytes are fetched once more.
-func (s *source) readManifest(ctx context.Context, a *asker) (data []byte, asked time.Time, err error) {
-	key := s.blobKey(a.object.Digest)
-	for range 2 {
-		content, err := a.Open(ctx, oci.Range{})
-		if err != nil {
-			return nil, time.Time{}, err
-		}
-		data, err = manifestBytes(a.object, content)
-		if err == nil {
-			s.c.trouble.Sound(key)
-			return data, content.Asked, checkManifest(a.object, data)
-		}
-		if !errors.Is(err, store.ErrMismatch) {
-			return nil, time.Time{}, err
-		}
-		s.c.trouble.Corrupt(key, []oci.Principal{a.principal})
-		a.Restart()
-	}
-	return nil, time.Time{}, download.Corrupt(a.object.Digest, store.ErrMismatch)
-}
-
-// manifestBytes reads an answer to its end.
-func manifestBytes(o oci.Object, c *oci.Content) ([]byte, error) {
-	defer closeBody(c.Body)
-	tooLarge := func(n int64) error {
-		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest %s has %d bytes; the limit is %d", o.Digest, n, maxManifest)}
-	}
-	if c.Size > maxManifest {
-		return nil, tooLarge(c.Size)
-	}
-	if c.Data != nil {
-		return c.Data, nil // verified by whoever made the Content
-	}
-	data, err := io.ReadAll(io.LimitReader(c.Body, maxManifest+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(data) > maxManifest:
-		return nil, tooLarge(int64(len(data)))
-	case !matches(o.Digest, data):
-		return nil, fmt.Errorf("%w: %d bytes", store.ErrMismatch, len(data))
-	}
-	return data, nil
-}
-
-// checkManifest refuses what nobody should get. What it was sent as does not matter:
-// one digest means one thing, and that is what the document says.
-func checkManifest(o oci.Object, data []byte) error {
-	if _, err := oci.ParseManifest(data); err != nil {
-		return notAManifest(o.Digest, err)
-	}
-	return nil
 }

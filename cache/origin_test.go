@@ -279,7 +279,24 @@ func (a *asPrincipal) Open(ctx context.Context, obj oci.Object, r oci.Range) (*o
 		src = body(c, data[start:end])
 	}
 	content.Body = &countedBody{o: a.o, ctx: ctx, r: src, left: content.Length, blob: obj.Kind == oci.Blob}
+	if obj.Kind == oci.Manifest {
+		return whole(content)
+	}
 	return content, nil
+}
+
+// whole is the content of a manifest, read and verified as upstream does it.
+func whole(c *oci.Content) (*oci.Content, error) {
+	defer c.Close()
+	data, err := io.ReadAll(c.Body)
+	if err != nil {
+		return nil, err
+	}
+	if oci.DigestOf(data) != c.Digest {
+		return nil, &oci.Error{Class: oci.Corrupt, NotUnderstood: true, Message: "a manifest that has not its digest"}
+	}
+	c.Data, c.Body, c.Size, c.Length = data, nil, int64(len(data)), int64(len(data))
+	return c, nil
 }
 
 func (a *asPrincipal) List(context.Context, oci.ListRequest) (*oci.Page, error) {
@@ -406,7 +423,17 @@ func get(ctx context.Context, s oci.Source, obj oci.Object, r oci.Range) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = c.Body.Close() }()
+	defer c.Close()
+	if c.Data != nil {
+		start, end := r.Start, int64(len(c.Data))
+		if start < 0 {
+			start = max(end+start, 0)
+		}
+		if r.Length > 0 {
+			end = min(start+r.Length, end)
+		}
+		return c.Data[min(start, end):end], nil
+	}
 	length := int64(1 << 62)
 	if seeker, ok := c.Body.(io.Seeker); ok && r.Start != 0 {
 		whence := io.SeekStart

@@ -35,7 +35,6 @@ func (s *source) renewUpTo(left *int, o oci.Object, asked time.Time) {
 	if err != nil || c == nil {
 		return // it is asked about before it is there
 	}
-	defer closeBody(c.Body)
 	l, err := oci.ParseManifest(c.Descriptor.Data)
 	if err != nil {
 		return

@@ -314,7 +314,7 @@ func (s *source) release(ctx context.Context, principal oci.Principal, o oci.Obj
 		return s.verified(ctx, principal, o, r, content)
 	}
 	if content != nil {
-		_ = content.Body.Close() // nothing was read from it
+		content.Close()
 	}
 	if denied != nil {
 		return nil, denied

@@ -50,7 +50,7 @@ func staleAll(t *testing.T, s oci.Source, objects []oci.Object) time.Duration {
 		if err != nil || c.Result != oci.Stale || c.Warning == "" {
 			t.Fatalf("%v: %v", o, err)
 		}
-		_ = c.Body.Close()
+		c.Close()
 	}
 	return time.Since(start)
 }

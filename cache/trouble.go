@@ -221,7 +221,7 @@ func (t *trouble) noRoom(reason PastReason, bytes int64) {
 	now := t.o.Now()
 	news := t.lack.Reason != reason || !now.Before(t.lackSaid.Add(lackSaid))
 	t.lack = Past{Reason: reason, Bytes: bytes, Last: now}
-	if full := reason == PastReason(store.LackBytes) || reason == PastReason(store.LackInodes); full && bytes <= maxManifest {
+	if full := reason == PastReason(store.LackBytes) || reason == PastReason(store.LackInodes); full && bytes <= oci.MaxManifest {
 		// Nothing fits then, and to try costs a request that the registry counts.
 		t.bad.until = now.Add(diskRest)
 	}

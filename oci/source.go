@@ -27,8 +27,8 @@ type Source interface {
 	// for a blob.
 	Stat(ctx context.Context, o Object) (*Content, error)
 
-	// Open returns an object, or at least the part of it that r names. The
-	// caller closes the Content's Body.
+	// Open returns an object, or at least the part of it that r names. The caller
+	// closes the Content. A manifest comes whole and verified, as its Data.
 	Open(ctx context.Context, o Object, r Range) (*Content, error)
 
 	// List asks for tags or referrers. Lists are not content-addressed: they
@@ -78,6 +78,10 @@ type Range struct {
 // open-ended range is not bounded: who sends it (containerd, a resumed docker
 // pull) wants the whole object.
 func (r Range) Bounded() bool { return r.Length > 0 || r.Start < 0 || r.Sparse }
+
+// MaxManifest is what the distribution specification asks registries to take at least,
+// and more than any client takes.
+const MaxManifest = 4 << 20
 
 // Descriptor describes content.
 type Descriptor struct {
@@ -140,12 +144,20 @@ type Content struct {
 	// Body gives the bytes. A Body that is also an io.Seeker reaches the whole
 	// object, whatever range was asked for, and starts at 0. An error other than
 	// io.EOF means that what was read may be wrong: the answer must be aborted,
-	// never ended cleanly. Nil after Stat.
+	// never ended cleanly. Nil after Stat, and where all of it is in Data.
 	Body io.ReadCloser
 	// Again opens another piece of the object the way this one came, without
 	// asking the registry (a redirect target is used again). So it proves
 	// nothing, and a refusal by it denies nothing. Nil: there is no such way.
 	Again func(ctx context.Context, r Range) (*Content, error)
+}
+
+// Close closes the Body, if there is one. What was read from it has been checked, or is
+// dropped.
+func (c *Content) Close() {
+	if c.Body != nil {
+		_ = c.Body.Close()
+	}
 }
 
 // End is where in the object Body ends, -1 when the registry did not say.

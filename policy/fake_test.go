@@ -107,6 +107,10 @@ func (s *shelf) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Conte
 	if r.Length > 0 {
 		data = data[:r.Length]
 	}
+	if o.Kind == oci.Manifest {
+		c.Data, c.Length = data, int64(len(data))
+		return c, nil
+	}
 	s.open++
 	c.Offset, c.Length, c.Body = r.Start, int64(len(data)), &body{Reader: bytes.NewReader(data), s: s}
 	if s.chunked && o.Kind == oci.Blob {
@@ -204,7 +208,7 @@ func (r request) send(ctx context.Context, s oci.Source) error {
 		if err != nil || c.Body == nil {
 			return err
 		}
-		defer c.Body.Close()
+		defer c.Close()
 		_, err = io.Copy(io.Discard, c.Body)
 		return err
 	}

@@ -18,13 +18,11 @@ func TestPolicy_ImageIsReadOnce(t *testing.T) {
 	i := w.image('a', 10)
 	s := w.source(&Rules{MaxImageSize: 1000})
 	get := func() (read bool) {
-		c, err := s.Open(t.Context(), oci.Object{Repo: repo, Kind: oci.Manifest, Digest: i.digest}, oci.Range{})
-		if err != nil {
+		w.clock = w.clock.Add(time.Second)
+		if _, err := s.Open(t.Context(), oci.Object{Repo: repo, Kind: oci.Manifest, Digest: i.digest}, oci.Range{}); err != nil {
 			t.Fatal(err)
 		}
-		read = w.open == 0 // into memory
-		_ = c.Body.Close()
-		return read
+		return s.(*source).note(repo, oci.Manifest, i.digest).Listed.Equal(w.clock)
 	}
 	step := func(what string, want bool) {
 		t.Helper()

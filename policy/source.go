@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -89,12 +88,7 @@ func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 		c, err := s.next.Stat(ctx, o)
 		return s.small(o, c, err)
 	}
-	c, err := s.openManifest(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	c.Body = nil
-	return c, nil
+	return s.openManifest(ctx, o)
 }
 
 // Open gives an object that may be pulled.
@@ -117,9 +111,7 @@ func (s *source) small(o oci.Object, c *oci.Content, err error) (*oci.Content, e
 		return c, err
 	}
 	if refused := s.policy.size(c.Size); refused != nil {
-		if c.Body != nil {
-			_ = c.Body.Close() // it was only read from
-		}
+		c.Close()
 		return nil, s.refused(o.Repo, "@"+o.Digest.String(), refused)
 	}
 	if c.Size < 0 && c.Body != nil && s.policy.limitsSize() {
@@ -239,9 +231,6 @@ func (p Policy) sizeRule() *Refusal {
 	})
 }
 
-// maxManifest bounds a manifest, as everywhere.
-const maxManifest = 4 << 20
-
 // maxListed bounds what an image may list where rules about tags or sizes decide: each
 // entry is noted. Docker takes 127 layers.
 const maxListed = 1000
@@ -251,9 +240,6 @@ const maxListed = 1000
 func (s *source) openManifest(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	c, err := s.next.Open(ctx, o, oci.Range{})
 	if err != nil {
-		return nil, err
-	}
-	if err := readAll(c); err != nil {
 		return nil, err
 	}
 	doc, err := oci.ParseManifest(c.Data)
@@ -271,25 +257,6 @@ func (s *source) openManifest(ctx context.Context, o oci.Object) (*oci.Content, 
 	}
 	s.listed(o.Repo, o.Digest, doc)
 	return c, nil
-}
-
-// readAll gets the bytes of c into memory, where most of them are.
-func readAll(c *oci.Content) (err error) {
-	if c.Body != nil {
-		defer c.Body.Close()
-	}
-	if c.Data == nil {
-		if c.Data, err = io.ReadAll(io.LimitReader(c.Body, maxManifest+1)); err != nil {
-			return err
-		}
-	}
-	if len(c.Data) > maxManifest {
-		return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest is larger than %d bytes", maxManifest)}
-	}
-	c.Size = int64(len(c.Data))
-	c.Offset, c.Length = 0, c.Size
-	c.Body = io.NopCloser(bytes.NewReader(c.Data))
-	return nil
 }
 
 // List asks for tags or referrers, which are those of the repository.

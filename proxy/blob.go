@@ -60,10 +60,7 @@ func measure(ctx context.Context, source oci.Source, o oci.Object) int64 {
 	if err != nil {
 		return -1
 	}
-	if c.Body == nil {
-		return c.Size
-	}
-	defer c.Body.Close()
+	defer c.Close()
 	if c.Size >= 0 {
 		return c.Size
 	}
@@ -79,11 +76,7 @@ func (q *request) blobBytes(ctx context.Context, source oci.Source, wanted oci.R
 	if err != nil {
 		return err
 	}
-	if c.Body != nil {
-		defer c.Body.Close()
-	} else if c.Data == nil {
-		return errors.New("the content has no body")
-	}
+	defer c.Close()
 	q.outcome = c.Outcome
 	q.describe(q.parsed.Digest, blobType)
 	return q.sendContent(c, spans)

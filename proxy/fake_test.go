@@ -41,12 +41,10 @@ type thing struct {
 	failWith error
 	// failWhen waits for the moment and says what reading fails with there.
 	failWhen func(ctx context.Context) error
-	// inResolve and inOpen say that Data comes along.
+	// inResolve says that Data comes along with the tag, inOpen that a blob is in memory.
 	inResolve, inOpen bool
 	// unknown says that sizes are not told.
 	unknown bool
-	// claims is a size that it does not have.
-	claims int64
 	// ignoresRange says that a stream always is the whole object.
 	ignoresRange bool
 	// front is how much of its beginning a stream is, whatever is asked for; 0: no.
@@ -154,8 +152,17 @@ func (f *fake) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Conten
 		return nil, &oci.Error{Class: oci.NotFound, Message: o.Repo + " has no " + o.Kind.String() + " " + string(o.Digest)}
 	}
 	c := &oci.Content{Descriptor: th.descriptor(o.Digest), Outcome: f.outcome["open"], Length: int64(len(th.data))}
+	if o.Kind == oci.Manifest {
+		if th.wait {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}
+		c.Data = th.data
+		return c, th.failWith
+	}
 	if th.inOpen {
 		c.Data = th.data
+		return c, nil
 	}
 	b := &fakeBody{f: f, ctx: ctx, th: th, end: int64(len(th.data))}
 	f.mu.Lock()
@@ -211,9 +218,6 @@ func (th *thing) descriptor(d oci.Digest) oci.Descriptor {
 	desc := oci.Descriptor{MediaType: th.mediaType, Digest: d, Size: int64(len(th.data))}
 	if th.unknown {
 		desc.Size = -1
-	}
-	if th.claims > 0 {
-		desc.Size = th.claims
 	}
 	return desc
 }

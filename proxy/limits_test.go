@@ -66,7 +66,7 @@ func (f *fake) holds(t *testing.T) (inside <-chan struct{}, open func()) {
 // Manifests and lists are in memory until their clients have taken them: what an
 // organisation has there of one registry is bounded, and others do not wait for it.
 func TestMemory_OfManifestsAndLists(t *testing.T) {
-	memory := &limit.Pool{Most: 2 * maxManifest}
+	memory := &limit.Pool{Most: 2 * oci.MaxManifest}
 	s := tokenSite(t, func(o *Options) { o.Memory = memory })
 	withManifest(s, manifestThing())
 	s.fake.page = &oci.Page{Body: bytes.Repeat([]byte(" "), maxList)}
@@ -106,7 +106,7 @@ func TestMemory_OfManifestsAndLists(t *testing.T) {
 // Where only the document tells what a manifest is, a HEAD reads it, and that counts as
 // long as it is read.
 func TestMemory_OfManifestsByHEAD(t *testing.T) {
-	memory := &limit.Pool{Most: 2 * maxManifest}
+	memory := &limit.Pool{Most: 2 * oci.MaxManifest}
 	s := tokenSite(t, func(o *Options) { o.Memory = memory })
 	d := s.fake.put("acme/app", oci.Manifest, manifestThing())
 	acme := basicHeader("acme", "acme-canary-secret")
@@ -120,7 +120,7 @@ func TestMemory_OfManifestsByHEAD(t *testing.T) {
 	waits(t, memory, "acme", 3)
 	open()
 	wg.Wait()
-	if slot, err := memory.Take(t.Context(), limit.Want{Organisation: "acme", At: "ghcr.io", N: 2 * maxManifest}); err != nil {
+	if slot, err := memory.Take(t.Context(), limit.Want{Organisation: "acme", At: "ghcr.io", N: 2 * oci.MaxManifest}); err != nil {
 		t.Errorf("memory is lost: %v", err)
 	} else {
 		slot.Release()

@@ -3,22 +3,17 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"strings"
 
 	"berth/oci"
 )
-
-// maxManifest is what the distribution specification asks registries to take.
-const maxManifest = 4 << 20
 
 // manifest answers end-3. A tag is resolved first, and everything else goes by
 // digest.
 func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	d := oci.Descriptor{Digest: q.parsed.Digest, Size: -1}
 	if !q.w.noBody {
-		if err := q.hold(ctx, maxManifest); err != nil {
+		if err := q.hold(ctx, oci.MaxManifest); err != nil {
 			return err
 		}
 	}
@@ -83,7 +78,7 @@ func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.De
 // manifestHeld is manifestBytes for a HEAD, whose client takes no bytes: they are in
 // memory as long as they are read.
 func (q *request) manifestHeld(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
-	memory, err := q.takeMemory(ctx, maxManifest)
+	memory, err := q.takeMemory(ctx, oci.MaxManifest)
 	if err != nil {
 		return d, err
 	}
@@ -93,8 +88,7 @@ func (q *request) manifestHeld(ctx context.Context, source oci.Source, d oci.Des
 
 func complete(d oci.Descriptor) bool { return d.MediaType != "" && d.Size > 0 }
 
-// manifestBytes is d with its Data. It is read before the answer begins, so
-// that whatever goes wrong with it can still be told.
+// manifestBytes is d with its Data.
 func (q *request) manifestBytes(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
 	if d.Data != nil {
 		return d, nil
@@ -103,14 +97,9 @@ func (q *request) manifestBytes(ctx context.Context, source oci.Source, d oci.De
 	if err != nil {
 		return d, err
 	}
-	if c.Body != nil {
-		defer c.Body.Close()
-	}
 	d = q.merge(d, c)
 	if d.Data == nil {
-		if d.Data, err = readManifest(c); err != nil {
-			return d, fmt.Errorf("reading manifest %s: %w", d.Digest, err)
-		}
+		return d, errors.New("a manifest came without its bytes")
 	}
 	d.Size = int64(len(d.Data))
 	return d, nil
@@ -140,40 +129,6 @@ func (q *request) merge(d oci.Descriptor, c *oci.Content) oci.Descriptor {
 		q.outcome.Warning = c.Warning
 	}
 	return d
-}
-
-func readManifest(c *oci.Content) ([]byte, error) {
-	if c.Body == nil {
-		return nil, errors.New("the content has no body")
-	}
-	if c.Size > maxManifest {
-		return nil, tooLarge()
-	}
-	data := make([]byte, 0, max(c.Size, 0)+512) // room to see the end without growing
-	for {
-		if len(data) > maxManifest {
-			return nil, tooLarge()
-		}
-		if len(data) == cap(data) {
-			data = append(data, 0)[:len(data)]
-		}
-		n, err := c.Body.Read(data[len(data):cap(data)])
-		data = data[:len(data)+n]
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	if c.Size >= 0 && int64(len(data)) != c.Size {
-		return nil, &oci.Error{Class: oci.Corrupt, Message: fmt.Sprintf("the manifest has %d bytes instead of %d: pull again", len(data), c.Size)}
-	}
-	return data, nil
-}
-
-func tooLarge() error {
-	return &oci.Error{Class: oci.UpstreamError, Message: fmt.Sprintf("the manifest is larger than %d bytes", maxManifest)}
 }
 
 // sendManifest answers a GET. Nearly all come without Range or conditions.

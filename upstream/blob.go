@@ -158,7 +158,7 @@ func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, 
 	}
 	if a.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		_ = a.Body.Close() // the text of an error
-		content.Body = inMemory{bytes.NewReader(nil)}
+		content.Body = http.NoBody
 		if p.size > 0 { // RFC 9110, 15.5.17: the size, but no 2xx, and so no proof
 			content.Asked = time.Time{}
 		}

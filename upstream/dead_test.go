@@ -110,7 +110,7 @@ func (b *brittle) manifest() {
 		b.t.Errorf("a manifest: %v", err)
 		return
 	}
-	c.Body.Close()
+	c.Close()
 }
 
 // freeze wants at least some connections, and makes them silent.

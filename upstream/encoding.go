@@ -252,8 +252,8 @@ func (s *source) small(ctx context.Context, a *answer, o oci.Object, data []byte
 func inHand(a *answer, o oci.Object, data []byte) *oci.Content {
 	size := int64(len(data))
 	return &oci.Content{
-		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: blobType, Data: data},
-		Outcome:    outcome(a), Length: size, Body: inMemory{bytes.NewReader(data)},
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: blobType},
+		Outcome:    outcome(a), Length: size, Body: io.NopCloser(bytes.NewReader(data)),
 	}
 }
 

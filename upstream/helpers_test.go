@@ -108,7 +108,10 @@ func replyWith(status int, body string, pairs ...string) *http.Response {
 
 func readAll(t testing.TB, c *oci.Content) []byte {
 	t.Helper()
-	defer c.Body.Close()
+	defer c.Close()
+	if c.Data != nil {
+		return c.Data
+	}
 	b, err := io.ReadAll(c.Body)
 	if err != nil {
 		t.Fatalf("reading the body: %v", err)

@@ -1,10 +1,8 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -45,30 +43,12 @@ func (s *source) statManifest(ctx context.Context, o oci.Object) (*oci.Content, 
 			Length:     h.size,
 		}, nil
 	}
-	c, err := s.openManifest(ctx, o, false)
+	c, err := s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest, false)
 	if err != nil {
 		return nil, h.after(err)
 	}
-	c.Body = nil
 	return c, nil
 }
-
-// openManifest fetches and verifies a manifest; first says that no HEAD came before.
-func (s *source) openManifest(ctx context.Context, o oci.Object, first bool) (*oci.Content, error) {
-	m, err := s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest, first)
-	if err != nil {
-		return nil, err
-	}
-	return &oci.Content{
-		Descriptor: m.Descriptor, Outcome: m.Outcome,
-		Length: m.Size, Body: inMemory{bytes.NewReader(m.Data)},
-	}, nil
-}
-
-// inMemory is a body that can seek.
-type inMemory struct{ *bytes.Reader }
-
-func (inMemory) Close() error { return nil }
 
 // header is what a HEAD said. All of it may be missing.
 type header struct {
@@ -149,39 +129,33 @@ func readHeader(a *answer) header {
 	return h
 }
 
-// fetched is a manifest that has been checked.
-type fetched struct {
-	oci.Descriptor
-	oci.Outcome
-}
-
-// manifest gets a manifest by tag or digest. want is what its digest must be;
-// empty for a tag.
+// manifest gets a manifest by tag or digest, and verifies it. want is what its digest
+// must be; empty for a tag. first says that no HEAD came before.
 //
 // A refusal of the first request is followed by a HEAD, whose answer is not
 // looked at. What is in the cache is asked for by HEAD and then by GET, to read
 // the refusal; what is not, by GET. Half the time would tell a stranger which of
 // the two it is, and so whether somebody on this node has the image.
-func (s *source) manifest(ctx context.Context, repo, reference string, want oci.Digest, first bool) (fetched, error) {
+func (s *source) manifest(ctx context.Context, repo, reference string, want oci.Digest, first bool) (*oci.Content, error) {
 	c := &call{op: opManifest, method: http.MethodGet, repo: repo, path: "manifests/" + reference, accept: acceptManifest, explains: !first}
 	a, err := s.do(ctx, c)
 	if err != nil {
-		return fetched{}, err
+		return nil, err
 	}
 	if a.StatusCode != http.StatusOK {
 		err := s.refused(ctx, a, c)
 		if first && a.StatusCode < 500 && needsGet(a) {
 			_, _ = s.head(ctx, repo, reference) // see above
 		}
-		return fetched{}, err
+		return nil, err
 	}
 	d, err := s.readManifest(a, want)
 	if err != nil {
 		e := *oci.AsError(err)
 		e.Counted = true
-		return fetched{}, &e
+		return nil, &e
 	}
-	return fetched{d, oci.Outcome{Result: oci.Pass, Asked: a.asked}}, nil
+	return &oci.Content{Descriptor: d, Outcome: outcome(a), Length: d.Size}, nil
 }
 
 // readManifest reads and checks what was sent as a manifest.
@@ -249,5 +223,3 @@ func unusable(who asker, err error) *oci.Error {
 	e.Status, e.Code, e.Err = http.StatusNotFound, oci.CodeManifestUnknown, err
 	return e
 }
-
-var _ io.ReadSeekCloser = inMemory{}

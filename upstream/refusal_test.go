@@ -26,7 +26,7 @@ func ways(src oci.Source, repo string, manifest, blob oci.Digest) map[string]fun
 		return func(ctx context.Context) error {
 			c, err := src.Open(ctx, oci.Object{Repo: repo, Kind: kind, Digest: d}, oci.Range{})
 			if err == nil {
-				err = c.Body.Close()
+				c.Close()
 			}
 			return err
 		}

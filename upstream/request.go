@@ -23,9 +23,8 @@ const (
 	// How often a registry is asked for another redirect target when the one
 	// that it named fails.
 	maxTargets = 3
-	// maxSmall bounds manifests and lists. The distribution specification wants
-	// registries to take manifests of 4 MiB; few take more.
-	maxSmall = 4 << 20
+	// maxSmall bounds manifests and lists.
+	maxSmall = oci.MaxManifest
 	// smallLimit is how long the body of a manifest, list or error may take.
 	smallLimit = 30 * time.Second
 	// errorLimit is how long the text of an error may take: it only explains.

@@ -34,7 +34,8 @@ func pullTag(ctx context.Context, src oci.Source, repo string) error {
 	if err != nil {
 		return err
 	}
-	return c.Body.Close()
+	c.Close()
+	return nil
 }
 
 // A 401 to Basic may be about what was asked for, and then stops nothing else.

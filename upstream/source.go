@@ -72,7 +72,7 @@ func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	switch o.Kind {
 	case oci.Manifest:
-		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.openManifest(ctx, o, true) })
+		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest, true) })
 	case oci.Blob:
 		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.openBlob(ctx, o, r) })
 	}

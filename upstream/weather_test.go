@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -99,9 +100,13 @@ func fetch(ctx context.Context, s oci.Source, o oci.Object) error {
 		return err
 	}
 	defer done()
-	defer c.Body.Close()
+	defer c.Close()
 	h := oci.DigestOf(nil).Algorithm().Hash()
-	if _, err := io.Copy(h, c.Body); err != nil {
+	body := io.Reader(bytes.NewReader(c.Data))
+	if c.Body != nil {
+		body = c.Body
+	}
+	if _, err := io.Copy(h, body); err != nil {
 		return fmt.Errorf("in the middle of %s: %w", o.Digest, err)
 	}
 	if got := fmt.Sprintf("%x", h.Sum(nil)); got != o.Digest.Encoded() {

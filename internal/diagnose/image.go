@@ -16,7 +16,7 @@ import (
 	"berth/auth/credential"
 )
 
-// maxSmall bounds what is read whole: manifests and configurations of images.
+// maxSmall bounds what is read whole: configurations of images.
 const maxSmall = 4 << 20
 
 // image pulls as much of the image as shows that all of it can be pulled.
@@ -77,14 +77,7 @@ func (w *walk) open(ctx context.Context, source oci.Source, digest oci.Digest) (
 	if err != nil {
 		return oci.Descriptor{}, err
 	}
-	d := c.Descriptor
-	if c.Body != nil {
-		defer c.Body.Close()
-	}
-	if d.Data == nil && c.Body != nil {
-		d.Data, err = io.ReadAll(io.LimitReader(c.Body, maxSmall))
-	}
-	return d, err
+	return c.Descriptor, nil
 }
 
 func (w *walk) decode(step string, data []byte) (*oci.Document, bool) {

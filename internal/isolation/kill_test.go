@@ -114,7 +114,7 @@ func TestDenialOutlivesSIGKILL(t *testing.T) {
 			if err == nil {
 				var content *oci.Content
 				if content, err = source.Open(t.Context(), oci.Object{Repo: repo, Kind: oci.Manifest, Digest: r.Digest}, oci.Range{}); err == nil {
-					_ = content.Body.Close()
+					content.Close()
 				}
 			}
 			if (err == nil) != want {

@@ -20,12 +20,10 @@ import (
 )
 
 const (
-	// warmingBlobs are fetched at once for one image, as clients do.
+	// prewarmBlobs are fetched at once for one image, as clients do.
 	prewarmBlobs = 3
-	// warmingTold is how often somebody hears how far it is.
+	// prewarmTold is how often somebody hears how far it is.
 	prewarmTold = 200 * time.Millisecond
-	// maxWarmed bounds a manifest, as it does in a pull.
-	maxManifest = 4 << 20
 )
 
 // prewarming is one image on its way into the cache: a pull whose bytes go nowhere.
@@ -116,21 +114,12 @@ func (p *prewarming) manifest(ctx context.Context, d oci.Digest) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	if c.Body != nil {
-		defer c.Body.Close()
-	}
-	text := c.Data
-	if text == nil {
-		if text, err = io.ReadAll(io.LimitReader(c.Body, maxManifest)); err != nil {
-			return nil, err
-		}
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.progress.Digest = d.String()
-	p.progress.Total += int64(len(text))
-	p.add(int64(len(text)), c.Result)
-	return text, nil
+	p.progress.Total += int64(len(c.Data))
+	p.add(int64(len(c.Data)), c.Result)
+	return c.Data, nil
 }
 
 // blobs fetches all but what clients fetch from elsewhere.
@@ -158,8 +147,8 @@ func (p *prewarming) blob(ctx context.Context, b oci.Entry) error {
 	if err != nil {
 		return err
 	}
-	defer c.Body.Close()
-	if c.Result == oci.Hit || c.Result == oci.Revalidated || c.Result == oci.Stale { // it need not be read
+	defer c.Close()
+	if c.Data != nil || c.Result == oci.Hit || c.Result == oci.Revalidated || c.Result == oci.Stale { // it need not be read
 		p.count(c.Size, c.Result)
 		return nil
 	}

@@ -89,7 +89,7 @@ func (n *naive) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	if o.Kind == oci.Manifest {
 		c, err := n.Open(ctx, o, oci.Range{})
 		if err == nil {
-			_ = c.Body.Close()
+			c.Close()
 			c.Body = nil
 		}
 		return c, err
@@ -160,6 +160,9 @@ func (n *naive) openOnce(ctx context.Context, o oci.Object, r oci.Range) (*oci.C
 			return nil, errAgain
 		}
 		c.Size, c.Length, c.Body = int64(len(data)), int64(len(data)), &closable{Reader: bytes.NewReader(data)}
+		if o.Kind == oci.Manifest {
+			c.Data, c.Body = data, nil
+		}
 	}
 	return c, nil
 }

@@ -104,8 +104,8 @@ const noEnd = 32 << 20
 // skipping where the piece begins earlier.
 func read(c *oci.Content, rng oci.Range, size int64) ([]byte, error) {
 	start, end := span(rng, size)
-	at := c.Offset
-	if k, ok := c.Body.(io.Seeker); ok {
+	at, body := c.Offset, bodyOf(c)
+	if k, ok := body.(io.Seeker); ok {
 		if _, err := k.Seek(start, io.SeekStart); err != nil {
 			return nil, err
 		}
@@ -114,18 +114,18 @@ func read(c *oci.Content, rng oci.Range, size int64) ([]byte, error) {
 	if at > start {
 		return nil, errors.New("the piece begins after what was asked for")
 	}
-	if _, err := io.CopyN(io.Discard, c.Body, start-at); err != nil {
+	if _, err := io.CopyN(io.Discard, body, start-at); err != nil {
 		return nil, err
 	}
-	if _, seeks := c.Body.(io.Seeker); seeks && rng.Length > 0 {
+	if _, seeks := body.(io.Seeker); seeks && rng.Length > 0 {
 		data := make([]byte, end-start)
-		_, err := io.ReadFull(c.Body, data)
+		_, err := io.ReadFull(body, data)
 		return data, err
 	}
 	// To the end, since only that tells whether it ends cleanly, but not for ever.
 	var buf bytes.Buffer
 	buf.Grow(int(size) + bytes.MinRead)
-	n, err := buf.ReadFrom(io.LimitReader(c.Body, noEnd))
+	n, err := buf.ReadFrom(io.LimitReader(body, noEnd))
 	if n == noEnd {
 		return nil, errors.New("the body does not end")
 	}
@@ -208,6 +208,14 @@ func rightOrError(t *testing.T, src oci.Source, o oci.Object, rng oci.Range, wan
 	return true
 }
 
+// bodyOf is what a Content is read from.
+func bodyOf(c *oci.Content) io.Reader {
+	if c.Data != nil {
+		return bytes.NewReader(c.Data)
+	}
+	return c.Body
+}
+
 func closeBody(t *testing.T, c *oci.Content) {
 	t.Helper()
 	if c.Body == nil {
@@ -275,6 +283,7 @@ func drain(ctx context.Context, s oci.Source, o oci.Object) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, c.Body)
-	return errors.Join(err, c.Body.Close())
+	defer c.Close()
+	_, err = io.Copy(io.Discard, bodyOf(c))
+	return err
 }

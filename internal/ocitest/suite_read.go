@@ -100,8 +100,8 @@ func testOpenManifest(t *testing.T, s Suite) {
 		t.Fatal(err)
 	}
 	defer closeBody(t, c)
-	if c.MediaType != v1.MediaTypeImageIndex || c.Size != int64(len(data)) {
-		t.Errorf("%s, %d bytes", c.MediaType, c.Size)
+	if c.MediaType != v1.MediaTypeImageIndex || c.Size != int64(len(data)) || !bytes.Equal(c.Data, data) || c.Body != nil {
+		t.Errorf("%s, %d bytes, %d of them in memory, body %T", c.MediaType, c.Size, len(c.Data), c.Body)
 	}
 }
 
