@@ -13,6 +13,9 @@ func DockerHubNames() []string {
 	return []string{DockerHub, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 }
 
+// PathForm is how a registry's name is written in an image name, where a colon cannot be.
+func PathForm(registry string) string { return strings.Replace(registry, ":", "_", 1) }
+
 // IsDockerHub says whether host, in any case, is a name of Docker Hub.
 func IsDockerHub(host string) bool {
 	switch strings.ToLower(host) {

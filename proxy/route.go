@@ -213,7 +213,7 @@ func organisationMissing(organisation string, s *registry.Spec, repo string) err
 	return &oci.Error{
 		Class: oci.Policy, Rule: organisationRule,
 		Message: fmt.Sprintf("organisation %s: names on this port begin with the organisation and the registry: after host and port write %s/%s/%s",
-			organisation, organisation, pathForm(s.Name), repo),
+			organisation, organisation, oci.PathForm(s.Name), repo),
 	}
 }
 

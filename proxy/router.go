@@ -64,7 +64,7 @@ func NewRouter(specs []*registry.Spec) (*Router, error) {
 
 func (t *Router) add(s *registry.Spec, table map[string]entry) error {
 	for _, spelling := range spellings(s) {
-		path := pathForm(spelling)
+		path := oci.PathForm(spelling)
 		if !oci.ValidName(path) || strings.Contains(path, "/") {
 			return fmt.Errorf("registry %s: %q cannot be part of an image name", s.Name, spelling)
 		}
@@ -142,9 +142,6 @@ func spellings(s *registry.Spec) []string {
 	}
 	return slices.Concat(all, s.Aliases)
 }
-
-// pathForm is how name is written in an image name, where a colon can't be.
-func pathForm(name string) string { return strings.Replace(name, ":", "_", 1) }
 
 // hostLike says whether s can only be meant as a host: Docker's rule for the
 // first component of an image name.

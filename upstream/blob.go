@@ -14,6 +14,7 @@ import (
 	"berth/oci"
 
 	"berth/auth/token"
+	"berth/upstream/classify"
 )
 
 // statBlob proves that a blob is there by asking for its first byte. HEAD is no
@@ -50,7 +51,7 @@ func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, erro
 // kind: a login page, or "account suspended" in JSON.
 func vouches(a *answer, o oci.Object) bool {
 	return a.StatusCode != http.StatusOK || a.ContentLength > maxSmall ||
-		a.Header.Get("Docker-Content-Digest") == o.Digest.String() && !isPage(a.Header)
+		a.Header.Get("Docker-Content-Digest") == o.Digest.String() && !classify.IsPage(a.Header)
 }
 
 // inspect reads a 200 that may be a document of another kind. What is small is held

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"berth/auth/token"
 )
 
 const (
@@ -39,7 +41,7 @@ type dialer struct {
 func newDialer(allow []netip.Prefix, named []*url.URL, resolver *net.Resolver) *dialer {
 	d := &dialer{policy: policy{allow: allow}, resolver: resolver, named: make(map[string]bool, len(named))}
 	for _, u := range named {
-		d.named[hostPort(u)] = true
+		d.named[token.HostPort(u)] = true
 	}
 	return d
 }
@@ -103,13 +105,11 @@ func (d *dialer) check(address string) error {
 // requests through a proxy, which dials in our place; names are its business.
 func (d *dialer) literal(u *url.URL) error {
 	addr, err := netip.ParseAddr(u.Hostname())
-	if err != nil || d.named[hostPort(u)] {
+	if err != nil || d.named[token.HostPort(u)] {
 		return nil //nolint:nilerr // a host that is no address is a name
 	}
 	return d.policy.check(addr)
 }
-
-var defaultPorts = map[string]string{"https": "443", "http": "80", "socks5": "1080", "socks5h": "1080"}
 
 // canonicalHost is what registries at the same host share, however it is spelt.
 func canonicalHost(u *url.URL) string {
@@ -120,15 +120,5 @@ func canonicalHost(u *url.URL) string {
 	} else if strings.Contains(host.Host, ":") {
 		host.Host = "[" + host.Host + "]"
 	}
-	return hostPort(&host)
-}
-
-// hostPort is the host and port of u in lower case, with the scheme's default
-// port where u has none: the form in which net/http asks for a connection.
-func hostPort(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = defaultPorts[u.Scheme]
-	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+	return token.HostPort(&host)
 }

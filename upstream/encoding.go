@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"berth/oci"
+
+	"berth/upstream/classify"
 )
 
 // What an encoding may be undone to: a kilobyte of deflate can stand for a megabyte of
@@ -167,7 +169,7 @@ func (l *labels) forget(host string) {
 // that nobody asked for, which may be only a label, or a web page, which may be a blob
 // that a server of static files does not know. The digest decides.
 func doubtful(a *answer) bool {
-	return a.StatusCode == http.StatusOK && (encoding(a.Header) != "" || isPage(a.Header))
+	return a.StatusCode == http.StatusOK && (encoding(a.Header) != "" || classify.IsPage(a.Header))
 }
 
 // settled is the Content of a doubtful answer to a request for the whole of o. Small
@@ -237,7 +239,7 @@ func (s *source) small(ctx context.Context, a *answer, o oci.Object, data []byte
 	}
 	name := encoding(a.Header)
 	switch {
-	case isPage(a.Header):
+	case classify.IsPage(a.Header):
 		return nil, a.body.who.notUnderstood("sent a web page instead of a blob; check that its endpoint is a registry, and who is between")
 	case name == "":
 		return nil, a.body.who.notUnderstood("sent something else than the blob %s; try again", o.Digest)

@@ -206,7 +206,7 @@ func lacksReferrers(a *answer) bool {
 		return a.target != nil
 	}
 	return a.StatusCode < 500 || a.StatusCode == http.StatusNotImplemented || a.StatusCode == http.StatusHTTPVersionNotSupported ||
-		a.target != nil && isPage(a.Header)
+		a.target != nil && classify.IsPage(a.Header)
 }
 
 // listType is the media type of a list, whatever the registry calls it.
@@ -214,7 +214,7 @@ func listType(op operation, h http.Header) string {
 	if op == opReferrers {
 		return v1.MediaTypeImageIndex
 	}
-	if t := typeOf(h); t != "" && !isPage(h) {
+	if t := typeOf(h); t != "" && !classify.IsPage(h) {
 		return t
 	}
 	return acceptTags

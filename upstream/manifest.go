@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"berth/oci"
+
+	"berth/upstream/classify"
 )
 
 func (s *source) resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
@@ -184,7 +186,7 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 	data, digest, ok := match(versions(a.Header, data), want)
 	t, err := manifestType(data)
 	switch {
-	case (!ok || err != nil) && isPage(a.Header):
+	case (!ok || err != nil) && classify.IsPage(a.Header):
 		return oci.Descriptor{}, who.notUnderstood("sent a web page instead of a manifest; check that its endpoint is a registry, and who is between")
 	case !ok:
 		e := who.corrupt("sent a manifest that has not the digest %s; try again", want)

@@ -3,7 +3,6 @@ package upstream
 import (
 	"mime"
 	"net/http"
-	"strings"
 
 	"berth/oci"
 )
@@ -30,10 +29,6 @@ func typeOf(h http.Header) string {
 	}
 	return t
 }
-
-// isPage says whether an answer is for people: a login page, or what a firewall
-// has to say.
-func isPage(h http.Header) bool { return strings.Contains(typeOf(h), "html") }
 
 // manifestType is the one media type of a manifest. What it was sent as is a hint: the
 // document says what it is, by its own media type or by its shape.

@@ -136,7 +136,7 @@ func failedTarget(a *answer, err error) bool {
 		return ok && !descriptor.Exhausted(err) // another host would have no connection either
 	}
 	refused := a.StatusCode >= 400 && a.StatusCode != http.StatusRequestedRangeNotSatisfiable && a.StatusCode != http.StatusNotFound
-	return a.target != nil && !wantsSignIn(a) && (refused || isPage(a.Header))
+	return a.target != nil && !wantsSignIn(a) && (refused || classify.IsPage(a.Header))
 }
 
 // ask asks as cred. A 401 may be about a token or a secret that was kept too long,
@@ -198,11 +198,11 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 		a.basic = false // it is about the repository
 	case a.StatusCode == http.StatusUnauthorized:
 		return s.authority.Rejected(req, a.cred, c.repo)
-	case a.basic && a.StatusCode < 300 && !isPage(a.Header):
+	case a.basic && a.StatusCode < 300 && !classify.IsPage(a.Header):
 		s.authority.Accepted(a.cred)
 		s.settlement.took(a.cred, c)
 	}
-	if a.target == nil && a.StatusCode < 300 && !isPage(a.Header) {
+	if a.target == nil && a.StatusCode < 300 && !classify.IsPage(a.Header) {
 		s.accounts.taken(a.cred, c.op)
 	}
 	return false

@@ -143,7 +143,7 @@ func (s *source) takenAt(ctx context.Context, place *call, cred *credential.Cred
 	}
 	_ = got.Body.Close() // the status is what counts
 	switch {
-	case isPage(got.Header):
+	case classify.IsPage(got.Header):
 		return false, got.StatusCode == http.StatusUnauthorized && !classify.Unexplained(got.StatusCode, got.Header)
 	case got.StatusCode == http.StatusUnauthorized:
 		return false, true

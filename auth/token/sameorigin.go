@@ -11,13 +11,13 @@ import (
 // generous: it takes sub-domains, other ports and http for the same place.
 func SameOrigin(a, b *url.URL) bool {
 	return a.Scheme == b.Scheme && a.Opaque == "" && b.Opaque == "" && a.User == nil && b.User == nil &&
-		a.Hostname() != "" && hostPort(a) == hostPort(b)
+		a.Hostname() != "" && HostPort(a) == HostPort(b)
 }
 
-// hostPort is host and port in lower case, with the port that the scheme
-// implies. Names are compared as they are: a dot at the end or another spelling
-// of an address makes another host.
-func hostPort(u *url.URL) string {
+// HostPort is the host and port of u in lower case, with the port that the scheme
+// implies: the form in which net/http asks for a connection. Names are compared as they
+// are: a dot at the end or another spelling of an address makes another host.
+func HostPort(u *url.URL) string {
 	port := u.Port()
 	if port == "" {
 		switch u.Scheme {
@@ -25,6 +25,8 @@ func hostPort(u *url.URL) string {
 			port = "443"
 		case "http":
 			port = "80"
+		case "socks5", "socks5h":
+			port = "1080"
 		}
 	}
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)

@@ -60,19 +60,15 @@ func (n *names) placeRegistries(registries map[string]Registry) {
 	}
 }
 
-// pathForm is a registry's name as the first component of a path, where a colon
-// is not allowed.
-func pathForm(name string) string { return strings.ReplaceAll(name, ":", "_") }
-
 // add makes spelling a name of the registry called name. If it belongs to
 // another registry already, nothing changes and that one is returned.
 func (n *names) add(spelling, name string) (other string) {
-	for _, s := range [...]string{spelling, pathForm(spelling)} {
+	for _, s := range [...]string{spelling, oci.PathForm(spelling)} {
 		if other, ok := n.canonical[s]; ok && other != name {
 			return other
 		}
 	}
-	n.canonical[spelling], n.canonical[pathForm(spelling)] = name, name
+	n.canonical[spelling], n.canonical[oci.PathForm(spelling)] = name, name
 	return ""
 }
 
@@ -162,7 +158,7 @@ func (k *checker) registryName(spelling, name string, n *names, path string) {
 		k.errorf(path, "%s", why)
 		return
 	}
-	if k.organisation != "" && (k.names.knows(spelling) || k.names.knows(pathForm(spelling))) {
+	if k.organisation != "" && (k.names.knows(spelling) || k.names.knows(oci.PathForm(spelling))) {
 		k.errorf(path, "the platform already has a registry %s: credentials for it go under credentials; a registry of your own needs another name", quote(spelling))
 		return
 	}

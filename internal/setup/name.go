@@ -36,8 +36,7 @@ func LocalName(image, listener, organisation string) (Name, error) {
 			n.Repository = "library/" + n.Repository
 		}
 	}
-	// A colon cannot stand within an image's name.
-	path := strings.Replace(n.Registry, ":", "_", 1) + "/" + n.Repository
+	path := oci.PathForm(n.Registry) + "/" + n.Repository
 	if organisation != "" {
 		path = organisation + "/" + path
 	}

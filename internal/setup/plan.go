@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"berth/internal/secret"
+	"berth/oci"
 )
 
 // client is a kind of client, and what is written for it.
@@ -190,7 +191,7 @@ func (o Options) beside(path ...string) string {
 // behind is where registry's images are at the listener at which o's
 // organisation pulls; for clients that can put something before a name.
 func (o Options) behind(l Listener, registry string) string {
-	path := strings.Replace(registry, ":", "_", 1)
+	path := oci.PathForm(registry)
 	if o.Organisation != "" && l.Token {
 		path = o.Organisation + "/" + path
 	}

@@ -90,7 +90,7 @@ func IsRiddle(status int) bool {
 // the challenge that every 401 must carry (RFC 9110, 15.5.2). It says nothing about
 // the credential that was sent.
 func Unexplained(status int, header http.Header) bool {
-	return status == http.StatusUnauthorized && isPage(header) && !challenges(status, header)
+	return status == http.StatusUnauthorized && IsPage(header) && !challenges(status, header)
 }
 
 func challenges(status int, header http.Header) bool {

@@ -28,7 +28,7 @@ func Read(header http.Header, body []byte) Text {
 		body = body[:MaxErrorBody]
 	}
 	body = bytes.TrimSpace(body)
-	if isPage(header) || bytes.HasPrefix(body, []byte("<")) {
+	if IsPage(header) || bytes.HasPrefix(body, []byte("<")) {
 		return Text{Page: true}
 	}
 	if !bytes.HasPrefix(body, []byte("{")) {
@@ -37,9 +37,10 @@ func Read(header http.Header, body []byte) Text {
 	return readJSON(body)
 }
 
-// isPage says that an answer is for people.
-func isPage(header http.Header) bool {
-	return strings.Contains(strings.ToLower(header.Get("Content-Type")), "html")
+// IsPage says that an answer is for people: a login page, or what a firewall has to say.
+func IsPage(header http.Header) bool {
+	mediaType, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	return strings.Contains(strings.ToLower(mediaType), "html")
 }
 
 func readJSON(body []byte) Text {
