@@ -154,11 +154,7 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	}
 	span := x.traced(ctx, x.patient)
 	start := time.Now()
-	if x.op == opAuth {
-		a.Response, a.err = hastily(x.via, x.req, x.authLimit()) //nolint:bodyclose // likewise
-	} else {
-		a.Response, a.err = x.via.RoundTrip(x.req) //nolint:bodyclose // drop closes it, or whoever gets the answer
-	}
+	a.Response, a.err = x.roundTrip() //nolint:bodyclose // drop closes it, or whoever gets the answer
 	took := time.Since(start)
 	var about bool
 	about, a.err = x.ended(a.Response, a.err)
@@ -203,32 +199,17 @@ func (x *exchange) authLimit() time.Duration {
 	return min(headerTimeout, max(least, usual))
 }
 
-// hastily sends req, whose header must be there within limit.
-func hastily(via http.RoundTripper, req *http.Request, limit time.Duration) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
-	clock := time.AfterFunc(limit, func() { cancel(errNoHeader) })
-	resp, err := via.RoundTrip(req.WithContext(ctx))
-	switch {
-	case err != nil && !clock.Stop():
-		return nil, errNoHeader
-	case err != nil:
-		cancel(nil)
-		return nil, err
+// roundTrip sends x. What asks for a token has a time for its header of its own.
+func (x *exchange) roundTrip() (*http.Response, error) {
+	if x.op != opAuth {
+		return x.via.RoundTrip(x.req)
 	}
-	clock.Stop()
-	resp.Body = &cancelling{resp.Body, cancel}
-	return resp, nil
-}
-
-// cancelling ends the request when its body is closed.
-type cancelling struct {
-	io.ReadCloser
-	cancel context.CancelCauseFunc
-}
-
-func (c *cancelling) Close() error {
-	defer c.cancel(nil)
-	return c.ReadCloser.Close()
+	clock := time.AfterFunc(x.authLimit(), func() { x.cancel(errNoHeader) })
+	resp, err := x.via.RoundTrip(x.req)
+	if !clock.Stop() && err != nil {
+		err = errNoHeader
+	}
+	return resp, err
 }
 
 // limitText is the text of a 429 that has no Retry-After: GHCR says it there.
