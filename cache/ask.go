@@ -44,7 +44,7 @@ func together[V any](ctx context.Context, s *source, g *flight.Group[questionKey
 	}
 	alone := q
 	alone.payer = "organisation " + s.u.Organisation
-	if s.c.insistence.waits(slowKey{q.origin, q.principal, q.repo}) {
+	if s.c.insistence.waits(s.repoKey(q.principal, q.repo)) {
 		return g.Do(ctx, alone, put)
 	}
 	var mine atomic.Bool

@@ -39,7 +39,7 @@ func (s *source) bypass(ctx context.Context, principal oci.Principal, o oci.Obje
 	passed := *content
 	passed.Again = nil
 	passed.Result = oci.Pass
-	passed.MediaType = blobType
+	passed.MediaType = oci.MediaTypeBlob
 	if whole {
 		v := newVerifiedReader(ctx, a, content)
 		if content.Size >= 0 { // else nobody can tell which part it is

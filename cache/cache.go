@@ -89,7 +89,7 @@ type Cache struct {
 	// missing holds the answer 404, for the principal that got it.
 	missing *hold.Table[questionKey]
 	// slow holds what nobody waits for where there is a stale copy.
-	slow *hold.Table[slowKey]
+	slow *hold.Table[proof.Access]
 	// private holds the repositories that do not show everyone what they show an account,
 	// and those where that is being asked.
 	private *hold.Table[proof.Access]
@@ -144,7 +144,7 @@ func New(o Options) (*Cache, error) {
 	c.manifests = newManifestGets()
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
-	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[slowKey](8192, o.Now)
+	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[proof.Access](8192, o.Now)
 	c.insistence, c.renewed = newInsistence(o.Now), hold.New[proof.Member](8192, o.Now)
 	c.private, c.public = hold.New[proof.Access](8192, o.Now), flight.New[proof.Access, struct{}](max(o.PublicAfter, publicAfter)+askTimeout)
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -36,13 +36,11 @@ func (s *source) cached(o oci.Object) (*oci.Content, error) {
 		return s.load(o, file, size)
 	}
 	return &oci.Content{
-		Descriptor: oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size},
+		Descriptor: oci.Descriptor{MediaType: oci.MediaTypeBlob, Digest: o.Digest, Size: size},
 		Length:     size,
 		Body:       &fileBody{file: file, size: size},
 	}, nil
 }
-
-const blobType = "application/octet-stream"
 
 // load reads a small object into memory. Its digest is checked on the way, so
 // nothing that rotted on the disk gets there: a bad file is removed and fetched
@@ -89,7 +87,7 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 }
 
 func (e hotEntry) content(o oci.Object) *oci.Content {
-	mediaType := blobType
+	mediaType := oci.MediaTypeBlob
 	if o.Kind == oci.Manifest {
 		mediaType = e.mediaType
 	}
@@ -114,7 +112,7 @@ func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
 	if err != nil {
 		return nil, onlyExhausted(err)
 	}
-	return &oci.Descriptor{MediaType: blobType, Digest: o.Digest, Size: size}, nil
+	return &oci.Descriptor{MediaType: oci.MediaTypeBlob, Digest: o.Digest, Size: size}, nil
 }
 
 // onlyExhausted is err as an answer if it says that descriptors have run out.

@@ -265,7 +265,7 @@ func (a *asker) openMixed(ctx context.Context, r oci.Range, object *fleet.Object
 		return nil, err
 	}
 	content := &oci.Content{
-		Descriptor: oci.Descriptor{MediaType: blobType, Digest: a.object.Digest, Size: object.Size()},
+		Descriptor: oci.Descriptor{MediaType: oci.MediaTypeBlob, Digest: a.object.Digest, Size: object.Size()},
 		Outcome:    oci.Outcome{Result: oci.Pass}, Offset: r.Start, Length: end - r.Start, Body: b,
 	}
 	if step.Data != nil {

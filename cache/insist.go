@@ -22,11 +22,11 @@ type insistence struct {
 	mu            sync.Mutex // held from looking to holding
 	proofs        *hold.Table[proof.Access]
 	organisations *hold.Table[string]
-	waiting       map[slowKey]int // questions that a limit of ours keeps from being put
+	waiting       map[proof.Access]int // questions that a limit of ours keeps from being put
 }
 
 func newInsistence(now func() time.Time) *insistence {
-	return &insistence{proofs: hold.New[proof.Access](8192, now), organisations: hold.New[string](8192, now), waiting: map[slowKey]int{}}
+	return &insistence{proofs: hold.New[proof.Access](8192, now), organisations: hold.New[string](8192, now), waiting: map[proof.Access]int{}}
 }
 
 // take reports whether the question about key may be put now, and notes that it is.
@@ -47,7 +47,7 @@ func (i *insistence) take(key proof.Access, ttl time.Duration) bool {
 
 // insisting is ctx for a question about key, until end.
 func (s *source) insisting(ctx context.Context, key proof.Access) (_ context.Context, end func()) {
-	i, repo := s.c.insistence, slowKey{s.origin, key.Principal, key.Repo}
+	i, repo := s.c.insistence, s.repoKey(key.Principal, key.Repo)
 	var insists, stopped bool
 	sent := func() {
 		if stopped {
@@ -71,7 +71,7 @@ func (s *source) insisting(ctx context.Context, key proof.Access) (_ context.Con
 }
 
 // stopped counts the questions about a repository that wait for a limit of ours.
-func (i *insistence) stopped(repo slowKey, by int) {
+func (i *insistence) stopped(repo proof.Access, by int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.waiting[repo] += by; i.waiting[repo] == 0 {
@@ -79,7 +79,7 @@ func (i *insistence) stopped(repo slowKey, by int) {
 	}
 }
 
-func (i *insistence) waits(repo slowKey) bool {
+func (i *insistence) waits(repo proof.Access) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.waiting[repo] > 0

@@ -139,8 +139,13 @@ func (s *source) mayFallBack(repo string, err error) bool {
 	return asked && !s.proofs.DeniedItself(s.accessKey(principal, repo, ""))
 }
 
+// repoKey stands for a repository as principal sees it.
+func (s *source) repoKey(principal oci.Principal, repo string) proof.Access {
+	return proof.Access{Origin: s.origin, Principal: principal, Repo: repo}
+}
+
 func (s *source) accessKey(principal oci.Principal, repo string, d oci.Digest) proof.Access {
-	key := proof.Access{Origin: s.origin, Principal: principal, Repo: repo}
+	key := s.repoKey(principal, repo)
 	if s.u.Spec.Access == registry.AccessObject {
 		key.Digest = d
 	}

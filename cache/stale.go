@@ -32,12 +32,6 @@ type troubled interface {
 	Trouble(repo string) error
 }
 
-type slowKey struct {
-	origin    string
-	principal oci.Principal
-	repo      string
-}
-
 var errStaleWait = errors.New("no answer in time")
 
 // askOrStale asks. Where there is a stale copy to fall back on, it waits only as
@@ -48,7 +42,7 @@ func (s *source) askOrStale(ctx context.Context, principal oci.Principal, repo s
 	if !copied {
 		return ask(ctx)
 	}
-	key := slowKey{s.origin, principal, repo}
+	key := s.repoKey(principal, repo)
 	why, wait := s.trouble(principal, repo), staleWait
 	if why != nil {
 		wait = tryWait
@@ -81,7 +75,7 @@ func (s *source) trouble(principal oci.Principal, repo string) error {
 			return err
 		}
 	}
-	if _, _, held := s.c.slow.Held(slowKey{s.origin, principal, repo}); held {
+	if _, _, held := s.c.slow.Held(s.repoKey(principal, repo)); held {
 		return s.late(repo)
 	}
 	return nil
@@ -102,7 +96,7 @@ func (s *source) unsent(repo string) error {
 
 // heard notes that principal got an answer about repo.
 func (s *source) heard(principal oci.Principal, repo string) {
-	s.c.slow.Release(slowKey{s.origin, principal, repo})
+	s.c.slow.Release(s.repoKey(principal, repo))
 }
 
 // answerOf sorts an upstream's error as proof.AnswerOf does, but for registries

@@ -17,6 +17,9 @@ const (
 	MediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 )
 
+// MediaTypeBlob is that of every blob: what it is, its manifest says.
+const MediaTypeBlob = "application/octet-stream"
+
 // mediaTypeDockerConfig is that of the configuration of Docker's images.
 const mediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
 

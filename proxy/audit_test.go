@@ -219,7 +219,7 @@ func TestAudit_HalfClosedClient(t *testing.T) {
 		withManifest(s, manifestThing())
 		h := New(Options{
 			Router: testRouter(t), Audit: l,
-			Sources: func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) { return s.fake, nil },
+			Sources: func(caller.Caller, *registry.Spec) (oci.Source, error) { return s.fake, nil },
 		})
 		client := &quietly{header: http.Header{}}
 		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v2/nginx/manifests/1", http.NoBody)

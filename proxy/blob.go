@@ -42,7 +42,7 @@ func (q *request) blobHeader(ctx context.Context, source oci.Source) error {
 	if size < 0 {
 		size = measure(ctx, source, o)
 	}
-	q.describe(q.parsed.Digest, blobType)
+	q.describe(q.parsed.Digest, oci.MediaTypeBlob)
 	if size >= 0 {
 		q.set("Accept-Ranges", "bytes")
 	}
@@ -78,6 +78,6 @@ func (q *request) blobBytes(ctx context.Context, source oci.Source, wanted oci.R
 	}
 	defer c.Close()
 	q.outcome = c.Outcome
-	q.describe(q.parsed.Digest, blobType)
+	q.describe(q.parsed.Digest, oci.MediaTypeBlob)
 	return q.sendContent(c, spans)
 }

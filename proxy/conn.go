@@ -62,13 +62,6 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// connOf is the connection of a request, if it is one of a Listener's. TLS makes
-// records of its own, so it has no use for one.
-func connOf(ctx context.Context) *conn {
-	c, _ := ctx.Value(connKey{}).(*conn)
-	return c
-}
-
 // writeWhole writes all of a body that is in memory, so that it leaves together
 // with the header.
 func (w *response) writeWhole(p []byte) (err error) {

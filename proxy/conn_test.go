@@ -22,7 +22,7 @@ func gathers(t *testing.T, panics bool) (server *httptest.Server, conns chan *co
 	conns = make(chan *conn, 1)
 	server = httptest.NewUnstartedServer(nil)
 	server.Config = Server(http.HandlerFunc(func(under http.ResponseWriter, r *http.Request) {
-		w := &response{under: under, control: *http.NewResponseController(under), stall: time.Minute, conn: connOf(r.Context()), buffers: new(sync.Pool)}
+		w := &response{under: under, control: *http.NewResponseController(under), stall: time.Minute, conn: peerOf(r.Context()), buffers: new(sync.Pool)}
 		if w.conn == nil {
 			t.Error("the connection was not found")
 			return

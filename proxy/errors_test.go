@@ -155,7 +155,7 @@ func TestUnroutableIsCountedWithoutRegistry(t *testing.T) {
 
 func TestSourcesMayRefuse(t *testing.T) {
 	s := newSite(t, func(o *Options) {
-		o.Sources = func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) {
+		o.Sources = func(caller.Caller, *registry.Spec) (oci.Source, error) {
 			return nil, &oci.Error{Class: oci.NoCredential, Message: "organisation acme has no account nope"}
 		}
 	})

@@ -22,9 +22,8 @@ import (
 type Options struct {
 	// Router is the table of registries. Required.
 	Router *Router
-	// Sources gives a registry as a caller may see it. ctx ends when the request
-	// does, or its time for headers. Required.
-	Sources func(ctx context.Context, caller caller.Caller, r *registry.Spec) (oci.Source, error)
+	// Sources gives a registry as a caller may see it. Required.
+	Sources func(caller caller.Caller, r *registry.Spec) (oci.Source, error)
 
 	// Accounts are the names of an organisation's accounts at a registry, of the node's
 	// own for the empty name: for messages. If nil, there are none.
@@ -132,7 +131,7 @@ func (q *request) answer(ctx context.Context) (err error) {
 	if err = q.admitted(ctx); err != nil {
 		return err
 	}
-	source, err := q.h.Sources(ctx, q.caller, q.route.Registry)
+	source, err := q.h.Sources(q.caller, q.route.Registry)
 	if err != nil {
 		return err
 	}

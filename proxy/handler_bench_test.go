@@ -25,7 +25,7 @@ func BenchmarkHandler_warmManifest(b *testing.B) {
 	d := oci.DigestOf(th.data)
 	h := New(Options{
 		Router: testRouter(b),
-		Sources: func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) {
+		Sources: func(caller.Caller, *registry.Spec) (oci.Source, error) {
 			return warmSource{oci.Descriptor{MediaType: th.mediaType, Digest: d, Size: int64(len(th.data)), Data: th.data}}, nil
 		},
 	})

@@ -105,7 +105,7 @@ func TestBrokenOrganisation(t *testing.T) {
 
 func TestPing(t *testing.T) {
 	s := newSite(t, func(o *Options) {
-		o.Sources = func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) {
+		o.Sources = func(caller.Caller, *registry.Spec) (oci.Source, error) {
 			t.Error("a ping asked for a source")
 			return nil, errors.New("no")
 		}

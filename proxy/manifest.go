@@ -150,5 +150,5 @@ func mediaType(d oci.Descriptor) string {
 	if kind = strings.TrimSpace(kind); kind != "" {
 		return kind
 	}
-	return blobType
+	return oci.MediaTypeBlob
 }

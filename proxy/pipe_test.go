@@ -51,7 +51,7 @@ func inBubble(t *testing.T, test func(t *testing.T, f *fake, conn net.Conn, log 
 		p := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 		server := Server(New(Options{
 			Router:  testRouter(t),
-			Sources: func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) { return f, nil },
+			Sources: func(caller.Caller, *registry.Spec) (oci.Source, error) { return f, nil },
 			Logger:  logger,
 		}), logger)
 		var wg sync.WaitGroup
@@ -182,7 +182,7 @@ func TestBodiesHaveNoTimer(t *testing.T) {
 		paused := &pausingSource{fake: f, pause: 5 * time.Minute}
 		server := New(Options{
 			Router:  testRouter(t),
-			Sources: func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) { return paused, nil },
+			Sources: func(caller.Caller, *registry.Spec) (oci.Source, error) { return paused, nil },
 		})
 		ours, theirs := net.Pipe()
 		p := &pipes{conns: make(chan net.Conn, 1), done: make(chan struct{})}

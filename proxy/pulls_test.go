@@ -43,7 +43,7 @@ func inPulls(t *testing.T, test func(p *puller)) {
 		p.fake.outcome["resolve"], p.fake.outcome["open"] = oci.Outcome{Result: oci.Hit}, oci.Outcome{Result: oci.Hit}
 		p.h = New(Options{
 			Router: testRouter(t), Organisation: "acme", Metrics: NewMetrics(MetricsOptions{Registerer: p.registry}),
-			Sources: func(context.Context, caller.Caller, *registry.Spec) (oci.Source, error) { return p.fake, nil },
+			Sources: func(caller.Caller, *registry.Spec) (oci.Source, error) { return p.fake, nil },
 		})
 		test(p)
 	})

@@ -73,11 +73,11 @@ func FuzzRange(f *testing.F) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
 		theirs := httptest.NewRecorder()
 		r.Header.Set("Range", rangeHeader(wanted))
-		theirs.Header().Set("Content-Type", blobType)
+		theirs.Header().Set("Content-Type", oci.MediaTypeBlob)
 		http.ServeContent(theirs, r, "", time.Time{}, bytes.NewReader(pattern(size)))
 		ours := httptest.NewRecorder()
 		q := &request{r: r, w: response{under: ours, control: *http.NewResponseController(ours), buffers: new(sync.Pool)}}
-		q.set("Content-Type", blobType)
+		q.set("Content-Type", oci.MediaTypeBlob)
 		data := pattern(size)
 		c := &oci.Content{Descriptor: oci.Descriptor{Size: int64(size), Data: data}}
 		if err := errors.Join(q.sendContent(c, spans), q.w.finish()); err != nil {

@@ -62,7 +62,6 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 	q := &request{h: h, r: r, id: newID(), start: now, deadline: headerDeadline{Context: r.Context(), at: now.Add(h.HeaderTimeout)}}
 	q.w = response{
 		under:    w,
-		conn:     connOf(r.Context()),
 		control:  *http.NewResponseController(w),
 		stall:    h.StallTimeout,
 		buffers:  h.buffers,
@@ -71,6 +70,9 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 		// After the time the answer is 503 and nothing of the content leaves, even
 		// if what fetches it has not been told yet.
 		deadline: &q.deadline,
+	}
+	if r.TLS == nil { // TLS makes records of its own, so it has no use for one
+		q.w.conn = peerOf(r.Context())
 	}
 	if h.Audit.On() {
 		q.w.decided = q.audit

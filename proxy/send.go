@@ -15,8 +15,6 @@ import (
 )
 
 const (
-	blobType = "application/octet-stream"
-
 	// noCache is harmless to registry clients, which look at nothing of the
 	// kind, and keeps a shared cache in front from deciding who may see what.
 	noCache = "private, no-cache"

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -93,7 +92,7 @@ func newSite(t *testing.T, change func(*Options)) *site {
 	logger := slog.New(slog.NewJSONHandler(s.log, nil))
 	o := Options{
 		Router: testRouter(t),
-		Sources: func(_ context.Context, caller caller.Caller, r *registry.Spec) (oci.Source, error) {
+		Sources: func(caller caller.Caller, r *registry.Spec) (oci.Source, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.callers, s.routed = append(s.callers, caller), append(s.routed, r)

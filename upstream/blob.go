@@ -40,7 +40,7 @@ func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, erro
 	}
 	_ = a.Body.Close() // a byte, or a whole blob that nobody wants
 	return &oci.Content{
-		Descriptor: oci.Descriptor{Digest: o.Digest, Size: p.size, MediaType: blobType},
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: p.size, MediaType: oci.MediaTypeBlob},
 		Outcome:    outcome(a),
 		Length:     p.size,
 	}, nil
@@ -64,9 +64,6 @@ func (s *source) inspect(ctx context.Context, a *answer, o oci.Object) error {
 	_, err = s.small(ctx, a, o, data)
 	return err
 }
-
-// blobType is what registries call a blob, when they call it anything.
-const blobType = "application/octet-stream"
 
 func blobCall(op operation, o oci.Object, rng string) *call {
 	return &call{op: op, method: http.MethodGet, repo: o.Repo, path: "blobs/" + o.Digest.String(), accept: acceptBlob, rng: rng}
@@ -152,7 +149,7 @@ func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, 
 	}
 	a.body.promise(p.length)
 	content := &oci.Content{
-		Descriptor: oci.Descriptor{Digest: o.Digest, Size: p.size, MediaType: blobType},
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: p.size, MediaType: oci.MediaTypeBlob},
 		Outcome:    outcome(a),
 		Offset:     p.offset, Length: p.length,
 		Body: a.Body,

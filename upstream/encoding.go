@@ -254,7 +254,7 @@ func (s *source) small(ctx context.Context, a *answer, o oci.Object, data []byte
 func inHand(a *answer, o oci.Object, data []byte) *oci.Content {
 	size := int64(len(data))
 	return &oci.Content{
-		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: blobType},
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: oci.MediaTypeBlob},
 		Outcome:    outcome(a), Length: size, Body: io.NopCloser(bytes.NewReader(data)),
 	}
 }
@@ -307,7 +307,7 @@ func (s *source) streamed(ctx context.Context, a *answer, o oci.Object, from io.
 		b.undo = func() (io.Reader, error) { return undo(ctx, name, from) }
 	}
 	return &oci.Content{
-		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: blobType},
+		Descriptor: oci.Descriptor{Digest: o.Digest, Size: size, MediaType: oci.MediaTypeBlob},
 		Outcome:    outcome(a), Length: size, Body: b,
 	}
 }

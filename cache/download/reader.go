@@ -12,9 +12,6 @@ import (
 	"berth/oci"
 )
 
-// blobType is the media type of every blob: what it is, its manifest says.
-const blobType = "application/octet-stream"
-
 // Reader is one client's position in a download, with a descriptor of its own so
 // that the kernel can send from there. It is the Body of a Content, and so used by
 // one goroutine at a time.
@@ -59,7 +56,7 @@ func (rd *Reader) content(ctx context.Context) (*oci.Content, error) {
 	}
 	rd.file = file
 	c := &oci.Content{
-		Descriptor: oci.Descriptor{MediaType: blobType, Digest: d.key.Digest, Size: size},
+		Descriptor: oci.Descriptor{MediaType: oci.MediaTypeBlob, Digest: d.key.Digest, Size: size},
 		Length:     size,
 		Body:       rd,
 	}

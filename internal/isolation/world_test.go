@@ -305,7 +305,7 @@ func (w *world) configure() {
 	w.door.Set(proxy.New(proxy.Options{
 		Accounts: func(organisation string, r *registry.Spec) []string { return creds.Accounts(organisation, r.Name) },
 		Router:   router, Callers: callers, Naming: w.naming, Logger: slog.New(w.log), Metrics: w.pulls,
-		Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
+		Sources: func(c caller.Caller, r *registry.Spec) (oci.Source, error) {
 			return n.source(w, creds, c, places[r]), nil
 		},
 	}))

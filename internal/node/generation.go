@@ -84,7 +84,7 @@ func (g *generation) makeHandlers(n *node) error {
 		}
 		o := proxy.Options{
 			Router: g.router,
-			Sources: func(_ context.Context, c caller.Caller, r *registry.Spec) (oci.Source, error) {
+			Sources: func(c caller.Caller, r *registry.Spec) (oci.Source, error) {
 				return g.source(n, c, r)
 			},
 			Accounts: func(organisation string, r *registry.Spec) []string {
