@@ -67,8 +67,8 @@ func (s *source) sound(ctx context.Context, o oci.Object, c *oci.Content, r oci.
 	return false, nil
 }
 
-// stillSound verifies, as for a small part of it, a blob of which only the size was
-// asked for.
+// stillSound says whether a kept blob, of which only the size was asked for, has that size
+// and is not known to be bad. One that was not verified since the start is verified now.
 func (s *source) stillSound(ctx context.Context, o oci.Object, size int64) (bool, error) {
 	if o.Kind == oci.Manifest || s.c.folder.store().Verified(s.place.folder, o.Digest, size) {
 		return true, nil

@@ -90,10 +90,11 @@ func (s *source) without(repo string) *oci.Error {
 	return s.u.Without(repo)
 }
 
-// asOne does what do does as s alone. Where that is the shared principal, it goes on as
-// nobody when the registry has refused this node's account: public images do not
-// hang on it. What fails then fails whoever has no name by that account, which
-// whoever runs the node can renew.
+// asOne calls do for the principal of s alone, once more where its credential was changed
+// meanwhile. The shared principal uses this node's account; where the registry has refused
+// that, do is called once more without it, so that public images can still be pulled. If
+// that fails too, a caller without an organisation gets the refusal of the account as the
+// error: whoever runs the node can renew it.
 func asOne[T answer](s *source, repo string, do func(*source) (T, error)) (t T, err error) {
 	if t, err = do(s); errors.Is(err, download.ErrCredentialChanged) {
 		t, err = do(s) // with the new one
@@ -190,9 +191,10 @@ func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.
 	return content, s.rightFirst(ctx, principal, o, err)
 }
 
-// rightFirst is why o, which is not here, could not be fetched. Where that is a limit of
-// the asker's it is what is said about his right, if that is no: for what is here the
-// right comes before the limit, and whoever is at his limit could tell one from the other.
+// rightFirst gives the error for o, which could not be fetched because of err. Where err is
+// a limit, the right is asked about, and a denial is the answer instead. For what is kept
+// the right is decided before any limit; without this an organisation at its limit could
+// tell from the answer what is kept.
 func (s *source) rightFirst(ctx context.Context, principal oci.Principal, o oci.Object, err error) error {
 	if class := oci.ClassOf(err); err == nil || class != oci.RateLimited && class != oci.Policy {
 		return err

@@ -50,7 +50,8 @@ func (h history) encode() string {
 	return string(text)
 }
 
-// now is h when the tag means d. What it meant before and means again is no news.
+// now is the history after the tag was seen to mean d. A meaning that is in it already
+// keeps the time when it was first seen.
 func (h history) now(d *oci.Descriptor, at time.Time) history {
 	m := meaning{Digest: d.Digest, MediaType: d.MediaType, Size: d.Size, Seen: at.UnixNano()}
 	if len(h) == 0 {

@@ -101,7 +101,8 @@ func (r *Rules) tag(name, tag string) *Refusal {
 	return r.tagItself(name, tag)
 }
 
-// tagItself is tag without digest_only.
+// tagItself says what refuses name:tag by deny and allow. digest_only, which is about
+// how an image is asked for and not about the tag, does not count.
 func (r *Rules) tagItself(name, tag string) *Refusal {
 	for _, p := range r.Deny {
 		if p.MatchName(name) && p.MatchTag(tag) {

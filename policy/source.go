@@ -104,8 +104,8 @@ func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 	return s.small(o, c, err)
 }
 
-// small is c, unless it is larger than a whole image may be, whatever the manifest says
-// that lists it.
+// small refuses a blob that is larger than a whole image may be, whatever the manifest
+// that lists it says about its size.
 func (s *source) small(o oci.Object, c *oci.Content, err error) (*oci.Content, error) {
 	if err != nil || o.Kind == oci.Manifest {
 		return c, err

@@ -120,7 +120,8 @@ func (f *Failures) All(since time.Time) []Failure {
 	return f.those(func(*Failure) bool { return true }, since)
 }
 
-// Of is All of one organisation; empty: of nobody.
+// Of gives those of one organisation at or after since, the latest first; empty: those of
+// callers without one.
 func (f *Failures) Of(organisation string, since time.Time) []Failure {
 	return f.those(func(e *Failure) bool { return e.Organisation == organisation }, since)
 }

@@ -75,8 +75,8 @@ func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.De
 	return q.manifestHeld(ctx, source, d)
 }
 
-// manifestHeld is manifestBytes for a HEAD, whose client takes no bytes: they are in
-// memory as long as they are read.
+// manifestHeld reads the manifest for the answer to a HEAD. No bytes are sent, so their
+// memory is given back before the answer leaves.
 func (q *request) manifestHeld(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
 	memory, err := q.takeMemory(ctx, oci.MaxManifest)
 	if err != nil {

@@ -90,7 +90,8 @@ func (b *breaker) enter(ctx context.Context, c tryOf) (fault, bool) {
 	}
 }
 
-// try is enter, or what to wait for first, and until when.
+// try looks once whether c may go out. Where another try is under way, it says what to
+// wait for, and until when.
 func (b *breaker) try(c tryOf) (f fault, found <-chan struct{}, until time.Time, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

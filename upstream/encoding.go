@@ -228,8 +228,8 @@ func choose(is bool, name string) string {
 	return ""
 }
 
-// small is the Content of an answer that has been read and may be something else. What its encoding is
-// undone to may be large.
+// small is the Content of an answer that has been read into memory, and may be another
+// document. Undoing its encoding may give more than fits into memory: that is streamed.
 func (s *source) small(ctx context.Context, a *answer, o oci.Object, data []byte) (*oci.Content, error) {
 	if plain, _, ok := match(versions(a.Header, data), o.Digest); ok {
 		if len(plain) != len(data) {

@@ -225,7 +225,7 @@ func (r *Registry) within(parent context.Context, c *call, most time.Duration, w
 	}))
 	clock := time.AfterFunc(most, func() { cancel(errNoHeader) })
 	a, err := f(ctx)
-	if !clock.Stop() && err == nil { // too late by a hair: the request is ended already
+	if !clock.Stop() && err == nil { // the clock ran out after the header came, and has ended the request
 		_ = a.Body.Close()
 		err = errNoHeader
 	}
@@ -266,8 +266,8 @@ func (a *answer) slurp(limit int64, within time.Duration) (data []byte, over boo
 	return data, false, err
 }
 
-// readUpTo is io.ReadAll of limit bytes at most, and leaves half as much garbage: of what
-// has megabytes that counts.
+// readUpTo reads limit bytes at most. A bytes.Buffer grows by doubling and leaves half as
+// much garbage as io.ReadAll, which counts for megabytes.
 func readUpTo(r io.Reader, limit int64) ([]byte, error) {
 	var b bytes.Buffer
 	_, err := b.ReadFrom(io.LimitReader(r, limit))

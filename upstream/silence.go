@@ -183,7 +183,7 @@ func (x *exchange) ended(resp *http.Response, err error) (about bool, _ error) {
 	return x.failed(c, err)
 }
 
-// failed is ended with an error. Caller holds mu.
+// failed notes that the request ended with err and without a header. Caller holds mu.
 func (x *exchange) failed(c *conn, err error) (about bool, _ error) {
 	cause := context.Cause(x.ctx)
 	x.cancel(nil)

@@ -176,7 +176,7 @@ func (e *entry) fresh(s *state) bool {
 	return now.Sub(s.checked) < e.every && !s.expired(now)
 }
 
-// old is s, to be asked for again by the next look-up.
+// old is a copy of s that the next look-up takes for too old, so that the source is asked.
 func (s *state) old() *state {
 	again := *s
 	again.checked = time.Time{}

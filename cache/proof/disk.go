@@ -248,8 +248,8 @@ func (d *disk) take() map[pendingKey][]byte {
 	return d.flushing
 }
 
-// written ends what take began. If the write failed, the batch becomes pending
-// again but for what is newer there.
+// written ends the write of a batch that take gave. If it failed, its records become
+// pending again, except those of which a newer one is pending.
 func (d *disk) written(ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -245,7 +245,7 @@ func (f *Proofs) Missed(m Member) {
 	f.members.mustSet(f.by, m, w)
 }
 
-// news says whether a proof that was asked for at asked replaces old. Against a
+// supersedes says whether a proof that was asked for at asked replaces old. Against a
 // denial it must have been asked for later. A proof from the future (the clock
 // was set back) gives way to any: the new one has a time that can be trusted.
 func (f *Proofs) supersedes(old record, asked time.Time) bool {

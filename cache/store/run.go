@@ -2,9 +2,9 @@ package store
 
 import "fmt"
 
-// Take claims the first run of absent, unclaimed bytes in [from, to), at most
-// limit long but for the rest of a block; ok is false when there is none. to < 0:
-// the end of the blob. Release must follow.
+// Take claims the first run of absent, unclaimed bytes in [from, to). It is at most limit
+// long, rounded up to the end of a block; ok is false when there is none. to < 0: the end
+// of the blob. Release must follow.
 func (b *Blocks) Take(from, to, limit int64) (r *Run, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -171,7 +171,7 @@ func (c *Coordinator) ask(ctx context.Context, commands func(valkey.Builder) val
 	return results, nil
 }
 
-// do is ask for callers' work: not asked at all while the coordinator is away.
+// do sends commands for a caller, unless the gate says that the coordinator is away.
 func (c *Coordinator) do(ctx context.Context, what string, commands func(valkey.Builder) valkey.Commands) ([]valkey.ValkeyResult, error) {
 	err := c.gate.Enter()
 	if err == nil {

@@ -47,7 +47,7 @@ func (k *checker) warnf(path, format string, args ...any) {
 
 func indexed(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
 
-// dot is path.name, for a drop-in, whose path is empty, name.
+// dot joins path and name. The path of a drop-in is empty.
 func dot(path, name string) string {
 	if path == "" {
 		return name

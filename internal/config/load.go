@@ -55,9 +55,9 @@ func load(path string, opts Options) (*Config, error) {
 	return c, err
 }
 
-// Parse is Load for a main file that is in memory. name stands for it in
-// messages and says what its file names are relative to. Drop-ins are not read,
-// and a listener's organisation may be one of them.
+// Parse reads a main file that is in memory. name stands for it in messages and says what
+// its file names are relative to. Drop-ins are not read, so a listener may name an
+// organisation that is not in the file.
 func Parse(text []byte, name string, opts Options) (*Config, error) {
 	c, at, err := parseMain(text, name, opts)
 	if err == nil {

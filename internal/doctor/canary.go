@@ -78,7 +78,7 @@ func lastLine(text string) string {
 	return lines[len(lines)-1]
 }
 
-// dockerPull is docker pull.
+// dockerPull asks the Docker engine to pull ref, as docker pull does.
 func dockerPull(ctx context.Context, l *look, ref string) error {
 	at := strings.LastIndex(ref, ":")
 	resp, err := askEngine(ctx, l.o.DockerSocket, http.MethodPost, "/images/create?"+url.Values{"fromImage": {ref[:at]}, "tag": {ref[at+1:]}}.Encode())

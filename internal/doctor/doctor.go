@@ -206,7 +206,7 @@ func (l *look) write() string {
 	return c
 }
 
-// anew is write after the file in the way has been put aside.
+// anew is the command that puts the file in the way aside and writes a new one.
 func (l *look) anew(file string) string {
 	return fmt.Sprintf("mv %s %s && %s", quote(file), quote(file+".before-berth-doctor"), l.write())
 }

@@ -117,7 +117,8 @@ func outOfSight(a config.Account) bool {
 	return a.Helper != nil || a.PasswordCredential != "" && os.Getenv("CREDENTIALS_DIRECTORY") == ""
 }
 
-// inSight is cfg without the accounts that are out of sight.
+// inSight is a copy of cfg without the accounts whose secrets only the service sees: those
+// of helpers, and those that systemd hands to it.
 func inSight(cfg *config.Config) (seen *config.Config, skipped []error) {
 	next := *cfg
 	next.Registries = map[string]config.Registry{}

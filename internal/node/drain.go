@@ -28,7 +28,7 @@ type serving func(*http.Server, net.Listener) error
 // plainly is HTTP without TLS.
 func plainly(s *http.Server, l net.Listener) error { return s.Serve(l) }
 
-// serveBeside is serveOn for what pulls do not depend on.
+// serveBeside serves l until ctx ends. Pulls do not depend on it, so an error is logged.
 func (n *node) serveBeside(ctx context.Context, s *http.Server, l net.Listener, serve serving) {
 	if err := serveOn(ctx, s, l, serve); err != nil {
 		n.log.Error("pulls go on, but nothing is shown or ordered here any more", "err", err)

@@ -231,7 +231,7 @@ func (n *node) status(ctx context.Context) (admin.Status, error) {
 	return s, nil
 }
 
-// namelessStatus is status for whom no organisation is named to.
+// namelessStatus gives the status for whoever may not learn the names of organisations.
 func (n *node) namelessStatus(ctx context.Context) (admin.Status, error) {
 	s, err := n.status(ctx)
 	if err != nil {

@@ -221,8 +221,9 @@ func NoCredential(organisation, registry, repo string) *oci.Error {
 	return Uncovered(organisation, registry, repo, nil, false)
 }
 
-// Uncovered is NoCredential where the organisation has accounts for other repositories
-// of the registry, or this node has one of its own, which was shown in vain.
+// Uncovered is the error for a repository that none of the organisation's accounts is for:
+// accounts are those for other repositories of the registry. ofNode says that this node
+// has an account of its own there, which was shown in vain.
 func Uncovered(organisation, registry, repo string, accounts []string, ofNode bool) *oci.Error {
 	e := &oci.Error{Class: oci.NoCredential}
 	private := "is not public, or does not exist"
@@ -245,8 +246,8 @@ func Uncovered(organisation, registry, repo string, accounts []string, ofNode bo
 	return e
 }
 
-// notPublic is NoCredential for those without an account of their own. Where cred,
-// this node's, was shown, nobody should be told that there is none.
+// notPublic is the error for those without an account of their own. cred is this node's
+// account, where that was shown: then nobody should be told that there is none.
 func notPublic(cred *credential.Credential, registry, repo string) *oci.Error {
 	return Uncovered("", registry, repo, nil, cred != nil)
 }
