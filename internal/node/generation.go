@@ -63,10 +63,9 @@ func (g *generation) build(n *node) error {
 		g.clients[keyOf(spec)] = c
 		g.registries[spec] = g.newLiveRegistry(spec, c)
 	}
-	if g.router, err = proxy.NewRouter(specs); err != nil {
+	if g.router, err = newRouter(g.cfg, specs); err != nil {
 		return err
 	}
-	g.router.Unlisted = g.cfg.UnlistedRegistries == config.UnlistedPublic
 	return g.makeHandlers(n)
 }
 

@@ -29,10 +29,7 @@ func (n *node) images(ctx context.Context, r admin.ImagesRequest) (admin.Images,
 	names := n.origins()
 	all := admin.Images{Images: make([]admin.Image, 0, len(kept))}
 	for _, i := range kept {
-		registry, ok := names[i.Origin]
-		if !ok {
-			registry = formerly(i.Origin)
-		}
+		registry, ok := registryAt(names, i.Origin)
 		all.Images = append(all.Images, admin.Image{
 			Registry: registry, Unconfigured: !ok, Repository: i.Repository, Tags: append([]string{}, i.Tags...), Digest: i.Digest.String(),
 			Platform: i.Platform, Bytes: i.Size, TotalBytes: i.Of, LastUse: i.LastUse.UTC(),
@@ -50,6 +47,15 @@ func (n *node) imagesOf(ctx context.Context, organisation string) (func(origin, 
 	its, _, err := n.cache.Of(ctx, organisation)
 	own := n.ownOrigins(organisation)
 	return func(origin, repo string) bool { return own[origin] || its(origin, repo) }, err
+}
+
+// registryAt names the registry whose images are in a folder: by names, or, where it is not
+// configured any more, by the folder.
+func registryAt(names map[string]string, dir string) (name string, configured bool) {
+	if name, configured = names[dir]; configured {
+		return name, true
+	}
+	return formerly(dir), false
 }
 
 // formerly is the host of a registry that is not configured any more, as far as the

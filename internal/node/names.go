@@ -17,6 +17,10 @@ func NewRouter(cfg *config.Config) (*proxy.Router, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newRouter(cfg, specs)
+}
+
+func newRouter(cfg *config.Config, specs []*registry.Spec) (*proxy.Router, error) {
 	router, err := proxy.NewRouter(specs)
 	if err == nil {
 		router.Unlisted = cfg.UnlistedRegistries == config.UnlistedPublic

@@ -80,10 +80,7 @@ func (n *node) chooseImage(image string) (cache.Choice, error) {
 	below := strings.TrimSuffix(image, "/*")
 	names := n.origins()
 	inside := func(origin, repo string, _ []string, _ oci.Digest) bool {
-		registry, ok := names[origin]
-		if !ok {
-			registry = formerly(origin)
-		}
+		registry, _ := registryAt(names, origin)
 		return strings.HasPrefix(registry+"/"+repo+"/", below+"/")
 	}
 	if below != image {
@@ -117,10 +114,7 @@ func (n *node) repositoryNamed(ref reference.Named) func(origin, repo string) bo
 		if err == nil && origin == route.Registry.Origin.Dir() && repo == route.Repo {
 			return true
 		}
-		registry, ok := names[origin]
-		if !ok {
-			registry = formerly(origin)
-		}
+		registry, _ := registryAt(names, origin)
 		return registry+"/"+repo == ref.Name()
 	}
 }
