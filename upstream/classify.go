@@ -14,7 +14,6 @@ import (
 
 	"berth/internal/descriptor"
 	"berth/oci"
-	"berth/upstream/classify"
 )
 
 // What ends a request from our side, as the cause of its context.
@@ -272,12 +271,20 @@ func (w asker) tlsTrouble(err error) string {
 		return "cannot be trusted: its TLS certificate is signed by an unknown authority; set ca_file for it, or find out what intercepts the connection"
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		return "cannot be trusted: its TLS certificate " + classify.OutOfTime(invalid)
+		return "cannot be trusted: its TLS certificate " + outOfTime(invalid)
 	}
 	if isCertificate(err) {
 		return "cannot be trusted: its TLS certificate is not valid"
 	}
 	return "cannot be reached: the TLS handshake failed; check that the endpoint speaks https"
+}
+
+// outOfTime says when a certificate is good that is not good now, and what this node's
+// clock says.
+func outOfTime(e x509.CertificateInvalidError) string {
+	const minute = "2006-01-02 15:04"
+	return fmt.Sprintf("is valid from %s to %s UTC (%s): it has to be renewed, or this node's clock set",
+		e.Cert.NotBefore.UTC().Format(minute), e.Cert.NotAfter.UTC().Format(minute), e.Detail)
 }
 
 // refusedAddress says what to add to the configuration. The address itself is

@@ -35,7 +35,8 @@ type Options struct {
 	// those of the Type: scheme, host, port and path must be these.
 	TokenEndpoints []string
 	// Transport sends the requests: it dials, retries and limits headers. It
-	// must follow no redirects, which no http.Transport does. Required.
+	// must follow no redirects, which no http.Transport does, and its errors are
+	// *oci.Errors, or those of the request's context. Required.
 	Transport http.RoundTripper
 	// Timeout bounds one exchange, retries and all. If 0, 10 s.
 	Timeout time.Duration

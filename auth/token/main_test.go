@@ -116,6 +116,17 @@ func (f *fakeRegistry) origin() oci.Origin {
 	return oci.Origin{Scheme: scheme, Host: host}
 }
 
+// classified is a transport whose errors are *oci.Errors, as those of upstream are.
+type classified struct{ http.RoundTripper }
+
+func (c classified) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := c.RoundTripper.RoundTrip(r)
+	if err != nil && r.Context().Err() == nil {
+		err = &oci.Error{Class: oci.Unreachable, Message: "the connection failed", Err: err}
+	}
+	return resp, err
+}
+
 // authority speaks for f until the test ends.
 func (f *fakeRegistry) authority(o Options) *Client {
 	f.t.Helper()
@@ -126,6 +137,7 @@ func (f *fakeRegistry) authority(o Options) *Client {
 	if o.Transport == nil {
 		o.Transport = f.Client().Transport
 	}
+	o.Transport = classified{o.Transport}
 	a, err := New(o)
 	if err != nil {
 		f.t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"berth/upstream/classify"
 )
 
 // What a person can take in.
@@ -111,7 +113,7 @@ type Tap struct {
 		sync.Mutex
 
 		status int
-		page   bool // it calls itself HTML
+		page   bool
 		took   time.Duration
 	}
 }
@@ -130,7 +132,7 @@ func (t *Tap) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer t.last.Unlock()
 	t.last.status, t.last.page, t.last.took = 0, false, time.Since(begun)
 	if err == nil {
-		t.last.status, t.last.page = resp.StatusCode, strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html")
+		t.last.status, t.last.page = resp.StatusCode, classify.IsPage(resp.Header)
 	}
 	return resp, err
 }
