@@ -7,18 +7,32 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
+	"berth/internal/share"
 	"berth/oci"
 )
 
 const (
-	// maxFailuresEach is how many different failures of one organisation are
-	// kept. Whoever pulls ever new names fills its own list, not the others'.
-	maxFailuresEach = 100
-	// maxFailures is how many are kept of all together: a few MiB.
+	// maxFailures is how many different failures are kept: a few MiB. Beyond, those of
+	// whoever has the most are forgotten, and are counted again if they go on.
 	maxFailures = 4096
+	// maxShown is how many of them one organisation is shown.
+	maxShown = 100
+	// repeatWindow is how long a failure of the same kind is a repetition, which is not
+	// counted: clients try a few times, by HEAD and GET, with and without a platform, so
+	// that one docker pull fails several times.
+	repeatWindow = 30 * time.Second
 )
+
+// failureKey is what a failure and its repetitions have in common.
+type failureKey struct{ organisation, registry, repository, reference, reason string }
+
+// clone is a copy of f whose strings are no pieces of long requests.
+func (f failureKey) clone() failureKey {
+	return failureKey{
+		strings.Clone(f.organisation), strings.Clone(f.registry), strings.Clone(f.repository),
+		strings.Clone(f.reference), strings.Clone(f.reason),
+	}
+}
 
 // Failure is one way in which pulls of one image fail.
 type Failure struct {
@@ -37,123 +51,87 @@ type Failure struct {
 	First, Last time.Time
 }
 
-// Failures keeps the last failures of each organisation, for whoever asks why
-// a pull failed: some clients show an error's status and hide its text. Its size
-// is bounded, whatever clients send. A nil *Failures keeps nothing. Safe for
-// concurrent use.
+// Failures tells the failures of pulls from their repetitions, and keeps the last ones for
+// whoever asks why a pull failed: some clients show an error's status and hide its text.
+// Its size is bounded, whatever clients send. Safe for concurrent use.
 type Failures struct {
 	now func() time.Time
 
-	mu    sync.Mutex // guards all below
-	lists map[string]*failureList
-	kept  int
+	mu   sync.Mutex // guards what kept leads to
+	kept *share.LRU[failureKey, *keptFailure]
 }
 
-// failureList has the failures of one organisation, the latest last.
-type failureList = simplelru.LRU[failureKey, *Failure]
+type keptFailure struct {
+	Failure
+
+	counted time.Time // when it was last counted
+}
 
 // NewFailures makes an empty one. If now is nil, time.Now is the clock.
 func NewFailures(now func() time.Time) *Failures {
 	if now == nil {
 		now = time.Now
 	}
-	return &Failures{now: now, lists: map[string]*failureList{}}
+	return &Failures{now: now, kept: share.New[failureKey, *keptFailure](maxFailures, nil)}
 }
 
-// add keeps of under key; counted: it is no repetition. Strings are copied: they
-// may be pieces of long requests.
-func (f *Failures) add(key failureKey, of Failure, counted bool) {
-	if f == nil {
-		return
-	}
+// add keeps of under key, and says whether it counts: whether it is no repetition. What
+// fails without end counts every repeatWindow. Strings are copied: they may be pieces of
+// long requests.
+func (f *Failures) add(key failureKey, of Failure) (counts bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	list := f.list(of.Organisation)
-	kept, ok := list.Get(key)
+	now := f.now()
+	kept, ok := f.kept.Get(key)
 	if !ok {
-		kept = f.enter(list, key, of)
+		key = key.clone()
+		kept = &keptFailure{Failure: of}
+		kept.Organisation, kept.Registry = strings.Clone(of.Organisation), strings.Clone(of.Registry)
+		kept.Repository, kept.Reference, kept.First = key.repository, key.reference, now
+		f.kept.Add(key.organisation, key, kept)
 	}
-	if counted || !ok {
+	if counts = now.Sub(kept.counted) >= repeatWindow; counts {
 		kept.Count++
+		kept.counted = now
 	}
-	kept.Last = f.now()
+	kept.Last = now
 	kept.Message, kept.RequestID, kept.Client = of.Message, of.RequestID, of.Client
+	return counts
 }
 
-func (f *Failures) list(organisation string) *failureList {
-	list, ok := f.lists[organisation]
-	if !ok {
-		list, _ = simplelru.NewLRU[failureKey, *Failure](maxFailuresEach, nil) // fails only for a size that is not positive
-		f.lists[strings.Clone(organisation)] = list
-	}
-	return list
-}
-
-// enter makes room for a new failure and keeps it.
-func (f *Failures) enter(list *failureList, key failureKey, of Failure) *Failure {
-	if f.kept == maxFailures && list.Len() < maxFailuresEach {
-		f.longest().RemoveOldest()
-		f.kept--
-	}
-	key = key.clone()
-	of.Organisation, of.Registry = strings.Clone(of.Organisation), strings.Clone(of.Registry)
-	of.Repository, of.Reference = key.repository, key.reference
-	of.First, of.Count = f.now(), 0
-	if evicted := list.Add(key, &of); !evicted {
-		f.kept++
-	}
-	return &of
-}
-
-// longest is the list that can best do without one.
-func (f *Failures) longest() (list *failureList) {
-	for _, l := range f.lists {
-		if list == nil || l.Len() > list.Len() {
-			list = l
-		}
-	}
-	return list
-}
-
-// All gives key failureKey at or after since, the latest first.
+// All gives those at or after since, the latest first.
 func (f *Failures) All(since time.Time) []Failure {
-	return f.those(func(*Failure) bool { return true }, since)
+	return f.those(func(*keptFailure) bool { return true }, since)
 }
 
 // Of gives those of one organisation at or after since, the latest first; empty: those of
 // callers without one.
 func (f *Failures) Of(organisation string, since time.Time) []Failure {
-	return f.those(func(e *Failure) bool { return e.Organisation == organisation }, since)
+	return f.those(func(e *keptFailure) bool { return e.Organisation == organisation }, since)
 }
 
-func (f *Failures) those(wanted func(*Failure) bool, since time.Time) (all []Failure) {
-	if f == nil {
-		return nil
-	}
+func (f *Failures) those(wanted func(*keptFailure) bool, since time.Time) (all []Failure) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, list := range f.lists {
-		for _, e := range list.Values() {
-			if wanted(e) && !e.Last.Before(since) {
-				all = append(all, *e)
-			}
+	for _, e := range f.kept.All() {
+		if wanted(e) && !e.Last.Before(since) {
+			all = append(all, e.Failure)
 		}
 	}
 	slices.SortFunc(all, func(a, b Failure) int {
 		return cmp.Or(b.Last.Compare(a.Last), strings.Compare(a.Organisation, b.Organisation),
 			strings.Compare(a.Repository, b.Repository), strings.Compare(a.Reference, b.Reference))
 	})
-	return all
+	shown := map[string]int{}
+	return slices.DeleteFunc(all, func(e Failure) bool {
+		shown[e.Organisation]++
+		return shown[e.Organisation] > maxShown
+	})
 }
 
 // Keep drops what belongs to organisations that there are no more.
 func (f *Failures) Keep(there func(organisation string) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for name, list := range f.lists {
-		if name != "" && !there(name) {
-			f.kept -= list.Len()
-			delete(f.lists, name)
-		}
-	}
+	f.kept.RemoveIf(func(_ failureKey, e *keptFailure) bool { return e.Organisation != "" && !there(e.Organisation) })
 }

@@ -17,7 +17,6 @@ func keeping(t *testing.T, change func(*Options)) (*site, *Failures, *time.Time)
 	f := NewFailures(func() time.Time { return *now })
 	s := newSite(t, func(o *Options) {
 		o.Organisation, o.Failures = "acme", f
-		o.Metrics.repeats.now = func() time.Time { return *now }
 		if change != nil {
 			change(o)
 		}
@@ -58,7 +57,7 @@ func TestFailuresOfAPull(t *testing.T) {
 		t.Error("acme's failure is not acme's")
 	}
 	f.Keep(func(string) bool { return false })
-	if left := f.All(begun); len(left) != 0 || f.kept != 0 {
+	if left := f.All(begun); len(left) != 0 {
 		t.Errorf("%+v stays of an organisation that is gone", left)
 	}
 }
@@ -101,20 +100,20 @@ func TestFailuresAreBounded(t *testing.T) {
 	f := NewFailures(nil)
 	add := func(organisation string, i int) {
 		what := failureKey{organisation: organisation, repository: fmt.Sprint("r", i)}
-		f.add(what, Failure{Organisation: organisation}, true)
+		f.add(what, Failure{Organisation: organisation})
 	}
 	add("quiet", 0)
 	for i := range 3 * maxFailures {
 		add("loud", i)
 	}
-	if n, kept := len(f.Of("loud", time.Time{})), len(f.Of("quiet", time.Time{})); n != maxFailuresEach || kept != 1 {
+	if n, kept := len(f.Of("loud", time.Time{})), len(f.Of("quiet", time.Time{})); n != maxShown || kept != 1 {
 		t.Errorf("%d of the loud one and %d of the quiet one", n, kept)
 	}
 	for i := range 2 * maxFailures {
 		add(fmt.Sprint("org", i%200), i)
 	}
-	if all := f.All(time.Time{}); len(all) != maxFailures || f.kept != maxFailures {
-		t.Errorf("%d failures, counted as %d", len(all), f.kept)
+	if n := len(f.kept.All()); n != maxFailures {
+		t.Errorf("%d failures are kept", n)
 	}
 	if len(f.Of("quiet", time.Time{})) != 1 {
 		t.Error("the quiet one has lost its failure to the loud ones")

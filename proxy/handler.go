@@ -65,8 +65,8 @@ type Options struct {
 	Audit *audit.Log
 	// Tracer makes a span of each request. If nil, nothing is traced.
 	Tracer trace.Tracer
-	// Failures keeps the last ones, for people; one for all listeners. If nil,
-	// nothing is kept.
+	// Failures tells failures from their repetitions, and keeps the last ones for people;
+	// one for all listeners. If nil, the handler has its own.
 	Failures *Failures
 }
 
@@ -81,6 +81,9 @@ func New(o Options) http.Handler {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Failures == nil {
+		o.Failures = NewFailures(nil)
 	}
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(MetricsOptions{})

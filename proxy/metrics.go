@@ -22,7 +22,7 @@ type MetricsOptions struct {
 	// MaxSeries is how many series may carry an organisation's name; beyond,
 	// organisations are counted as "other". If 0, 20000.
 	MaxSeries int
-	// Now is the clock by which repeated failures are one. If nil, time.Now.
+	// Now is the clock by which clients pulled last. If nil, time.Now.
 	Now func() time.Time
 }
 
@@ -41,7 +41,6 @@ type Metrics struct {
 	challenges    prometheus.Counter
 
 	totals  totals
-	repeats *repeats
 	indexes *indexes
 	now     func() time.Time
 }
@@ -84,7 +83,6 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			Name: "berth_challenges_total",
 			Help: "Requests without credentials that were asked for them: the first step of most pulls, no failure.",
 		}),
-		repeats: newRepeats(o.Now),
 		indexes: newIndexes(),
 		now:     o.Now,
 	}
@@ -197,14 +195,13 @@ func limitOf(rule string) string {
 // fail counts e in c, unless it is one that has been counted, and keeps it for people.
 func (q *request) fail(e *oci.Error, c *counters, l labels) (first bool) {
 	key := failureKey{organisation: l[0], registry: l[1], repository: q.repository(), reference: q.reference(), reason: e.Class.String()}
-	first = q.h.Metrics.repeats.first(key)
+	first = q.h.Failures.add(key, Failure{
+		Organisation: q.caller.Organisation, Registry: q.registryName(), Class: e.Class, Message: q.message(e),
+		RequestID: q.id, Client: clientFamily(q.r.UserAgent()),
+	})
 	if first {
 		c.get(l).Inc()
 	}
-	q.h.Failures.add(key, Failure{
-		Organisation: q.caller.Organisation, Registry: q.registryName(), Class: e.Class, Message: q.message(e),
-		RequestID: q.id, Client: clientFamily(q.r.UserAgent()),
-	}, first)
 	return first
 }
 

@@ -78,52 +78,50 @@ func TestLogOfAPull(t *testing.T) {
 	}
 }
 
-func TestRepeatedFailuresAreOne(t *testing.T) {
+func TestFailures_RepeatedAreOne(t *testing.T) {
 	now := time.Unix(1000, 0)
-	r := newRepeats(func() time.Time { return now })
+	r := NewFailures(func() time.Time { return now })
+	first := func(key failureKey) bool { return r.add(key, Failure{Organisation: key.organisation}) }
 	pull := failureKey{"acme", "docker.io", "library/nginx", "1", "denied"}
 	others := []failureKey{
 		{"globex", "docker.io", "library/nginx", "1", "denied"}, {"acme", "ghcr.io", "library/nginx", "1", "denied"},
 		{"acme", "docker.io", "library/redis", "1", "denied"}, {"acme", "docker.io", "library/nginx", "2", "denied"}, {"acme", "docker.io", "library/nginx", "1", "timeout"},
 	}
-	if !r.first(pull) || r.first(pull) {
+	if !first(pull) || first(pull) {
 		t.Error("the same failure twice at once")
 	}
 	for _, other := range others {
-		if !r.first(other) {
+		if !first(other) {
 			t.Errorf("%v was taken for %v", other, pull)
 		}
 	}
 	counted := 0
 	for range 120 {
 		now = now.Add(time.Second)
-		if r.first(pull) {
+		if first(pull) {
 			counted++
 		}
 	}
 	if counted != 4 {
 		t.Errorf("counted %d times in two minutes", counted)
 	}
-	for i := range 3 * maxRepeats {
-		r.first(failureKey{reference: fmt.Sprint(i)})
-	}
-	if n := len(r.since.All()); n != maxRepeats {
-		t.Errorf("%d failures remembered", n)
-	}
 }
 
 // Who fails most does not make what fails for others count twice, nor have their indexes
 // read again.
-func TestShare_OfRepeatsAndIndexes(t *testing.T) {
-	r := newRepeats(time.Now)
+func TestShare_OfFailuresAndIndexes(t *testing.T) {
+	r := NewFailures(nil)
 	m := NewMetrics(MetricsOptions{})
-	r.first(failureKey{organisation: "acme", reference: "1"})
+	fails := func(organisation, reference string) bool {
+		return r.add(failureKey{organisation: organisation, reference: reference}, Failure{Organisation: organisation})
+	}
+	fails("acme", "1")
 	acme := m.note(indexKey{organisation: "acme", repository: "app"})
-	for i := range 2 * maxRepeats {
-		r.first(failureKey{organisation: "globex", reference: fmt.Sprint(i)})
+	for i := range 2 * maxFailures {
+		fails("globex", fmt.Sprint(i))
 		m.note(indexKey{organisation: "globex", repository: fmt.Sprint(i)})
 	}
-	if r.first(failureKey{organisation: "acme", reference: "1"}) {
+	if fails("acme", "1") {
 		t.Error("a repetition counts")
 	}
 	if m.note(indexKey{organisation: "acme", repository: "app"}) != acme {
