@@ -25,7 +25,8 @@ With --image it also says whether an organisation may pull an image by the polic
 far as its name tells, or which rule, file and line refuses it.
 
 Root reads everything, so for root the check is made as the user that the node
-runs as: the one that --user names, else berth, if there is such a user.`,
+runs as: the one that --user names, else for files in /etc/berth the user berth, if
+there is one.`,
 		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, args []string) error {
 			opts := config.Options{}
@@ -40,7 +41,7 @@ runs as: the one that --user names, else berth, if there is such a user.`,
 			if file == "" {
 				return usageError{errors.New("there is no configuration file: name one, as in berth check berth.yaml")}
 			}
-			if id, err := identityFor(as); err != nil {
+			if id, err := identityFor(as, file); err != nil {
 				return usageError{err}
 			} else if id != nil {
 				return checkAs(c, id, checkArgs(opts.Main, file, image, organisation, inJSON))
@@ -61,7 +62,7 @@ runs as: the one that --user names, else berth, if there is such a user.`,
 	c.Flags().BoolVar(&inJSON, "json", false, "print the errors and warnings as JSON")
 	c.Flags().StringVar(&image, "image", "", "an image: say whether it may be pulled, or what refuses it")
 	organisationFlag(c, &organisation, "who pulls that image (default nobody in particular)")
-	c.Flags().StringVar(&as, "user", "", "the user that the node runs as, for root (default "+serviceUser+", if there is one)")
+	c.Flags().StringVar(&as, "user", "", "the user that the node runs as, for root (default for files in /etc/berth: "+serviceUser+", if there is one)")
 	return c
 }
 

@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -15,14 +17,24 @@ import (
 // serviceUser is who the node runs as where it is a service.
 const serviceUser = "berth"
 
-// identityFor is as whom the files are to be looked at; nil: as the user that
-// runs this command.
-func identityFor(name string) (*syscall.Credential, error) {
+// ofTheService says whether the service reads this file, or one beside it. What lies
+// elsewhere is tried by hand, by whoever starts berth with it.
+func ofTheService(file string) bool {
+	path, err := filepath.Abs(file)
+	return err == nil && strings.HasPrefix(path, filepath.Dir(defaultConfig)+"/")
+}
+
+// identityFor is as whom file and what it names are to be looked at; nil: as the user
+// that runs this command.
+func identityFor(name, file string) (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		if name != "" {
 			return nil, errors.New("only root can check as another user: use sudo, or leave out --user")
 		}
 		return nil, nil //nolint:nilnil // as this command's user
+	}
+	if name == "" && !ofTheService(file) {
+		return nil, nil //nolint:nilnil // likewise
 	}
 	u, err := user.Lookup(orServiceUser(name))
 	if _, unknown := errors.AsType[user.UnknownUserError](err); unknown && name == "" {

@@ -81,6 +81,20 @@ func TestKeyOfACertificate(t *testing.T) {
 	}
 }
 
+// Only what the service reads is looked at as its user: a configuration that root tries by
+// hand is root's.
+func TestCheckAs_OnlyWhatTheServiceReads(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]bool{
+		"/etc/berth/config.yaml": true, "/etc/berth/organisations.d/acme.yaml": true, "/etc/berth/./new.yaml": true,
+		"/etc/berth.yaml": false, "/root/berth.yaml": false, "berth.yaml": false, "/etc/berth/../berth.yaml": false,
+	} {
+		if got := ofTheService(file); got != want {
+			t.Errorf("%s: %v", file, got)
+		}
+	}
+}
+
 // For root, files are looked at as the node will: as the service's user.
 func TestCheckAsTheServicesUser(t *testing.T) {
 	t.Parallel()
