@@ -177,7 +177,11 @@ func TestFleet_EnginesInTrouble(t *testing.T) {
 			}
 			return nil
 		}},
-		{what: "bucket slow", bucket: func(ctx context.Context, _, _ string) error { return hang(ctx) }},
+		{what: "bucket slow", bucket: func(ctx context.Context, _, _ string) error {
+			ctx, cancel := context.WithTimeout(ctx, 4*time.Second) // it gives up by itself
+			defer cancel()
+			return hang(ctx)
+		}},
 		{what: "bucket forgets", body: nil, bucket: func(_ context.Context, op, _ string) error {
 			if op == "get" {
 				return bucket.ErrNotFound

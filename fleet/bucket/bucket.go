@@ -2,6 +2,7 @@ package bucket
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -21,10 +22,15 @@ import (
 )
 
 const (
-	// timeout bounds one try: 8 MiB at less than 1 MB/s are no help to anybody.
+	// timeout bounds one try to write: 8 MiB at less than 1 MB/s are no help to anybody.
 	timeout = 10 * time.Second
-	tries   = 2
-	pause   = 100 * time.Millisecond // before the second try, jittered
+	// least is what reading has to bring within Patience, again and again. A time limit for
+	// the whole would be wrong: of a thousand nodes at one server of 10 Gbit/s each waits
+	// longer for a part than it would for a bucket that is ill, and all of them together
+	// would go to the registry.
+	least = 64 << 10
+	tries = 2
+	pause = 100 * time.Millisecond // before the second try, jittered
 	// maxError is how much of an error document is read.
 	maxError = 4 << 10
 
@@ -71,7 +77,9 @@ type Options struct {
 	TLS       *tls.Config // nil: the system's authorities
 	// Transport sends requests; it is not closed. nil: one that connects anywhere.
 	Transport http.RoundTripper
-	Metrics   *gate.Metrics
+	// Patience is how long reading may bring next to nothing. If 0, 4 s.
+	Patience time.Duration
+	Metrics  *gate.Metrics
 }
 
 // Bucket is safe for concurrent use.
@@ -81,6 +89,7 @@ type Bucket struct {
 	credentials aws.CredentialsProvider
 	client      *http.Client
 	signer      *v4.Signer
+	patience    time.Duration
 	reads       *gate.Gate
 	writes      *gate.Gate
 	close       func()
@@ -94,7 +103,7 @@ func New(o Options) (*Bucket, error) {
 	if o.Name == "" {
 		return nil, errors.New("the bucket has no name")
 	}
-	b := &Bucket{base: *o.Endpoint, region: region(o), close: func() {}}
+	b := &Bucket{base: *o.Endpoint, region: region(o), patience: cmp.Or(o.Patience, 4*time.Second), close: func() {}}
 	b.base.Path = strings.TrimSuffix(b.base.Path, "/") + "/"
 	if !strings.HasPrefix(b.base.Hostname(), o.Name+".") {
 		b.base.Path += o.Name + "/"
@@ -150,8 +159,8 @@ func (b *Bucket) Away() error { return errors.Join(b.reads.Away(), b.writes.Away
 // Get reads a whole object of at most limit bytes.
 func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
 	var body []byte
-	err := b.through(ctx, b.reads, func(ctx context.Context) (err error) {
-		body, err = b.get(ctx, key, limit)
+	err := b.through(ctx, b.reads, b.patience, func(ctx context.Context, moved func()) (err error) {
+		body, err = b.get(ctx, key, limit, moved)
 		return err
 	})
 	if err != nil {
@@ -162,15 +171,16 @@ func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, erro
 
 // Put writes an object.
 func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
-	err := b.through(ctx, b.writes, func(ctx context.Context) error { return b.put(ctx, key, body) })
+	err := b.through(ctx, b.writes, timeout, func(ctx context.Context, _ func()) error { return b.put(ctx, key, body) })
 	if err != nil {
 		return fmt.Errorf("writing to the bucket: %w", err)
 	}
 	return nil
 }
 
-// through does one thing, a second time if that may help, and tells the gate.
-func (b *Bucket) through(ctx context.Context, g *gate.Gate, do func(context.Context) error) error {
+// through does one thing, a second time if that may help, and tells the gate. Each try may
+// take as long as within, counted anew from each call of moved.
+func (b *Bucket) through(ctx context.Context, g *gate.Gate, within time.Duration, do func(ctx context.Context, moved func()) error) error {
 	if err := g.Enter(); err != nil {
 		return err
 	}
@@ -179,12 +189,14 @@ func (b *Bucket) through(ctx context.Context, g *gate.Gate, do func(context.Cont
 		if try > 0 && !sleep(ctx, pause/2+rand.N(pause)) {
 			break
 		}
-		one, cancel := context.WithTimeoutCause(ctx, timeout, errSlow)
-		err = do(one)
+		one, cancel := context.WithCancelCause(ctx)
+		limit := time.AfterFunc(within, func() { cancel(errSlow) })
+		err = do(one, func() { limit.Reset(within) })
+		limit.Stop()
 		if err != nil && errors.Is(context.Cause(one), errSlow) {
 			err = errSlow
 		}
-		cancel()
+		cancel(nil)
 		if !again(ctx, err) {
 			break
 		}
@@ -200,7 +212,7 @@ func (b *Bucket) through(ctx context.Context, g *gate.Gate, do func(context.Cont
 	return err
 }
 
-var errSlow = fmt.Errorf("no whole answer within %v", timeout)
+var errSlow = errors.New("it is too slow")
 
 // again says whether a second try may help. One that took all its time would cost
 // as much again.
@@ -225,7 +237,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func (b *Bucket) get(ctx context.Context, key string, limit int64) ([]byte, error) {
+// get reads an object, and calls moved whenever a little more has come.
+func (b *Bucket) get(ctx context.Context, key string, limit int64, moved func()) ([]byte, error) {
 	resp, err := b.send(ctx, http.MethodGet, key, nil)
 	if err != nil {
 		return nil, err
@@ -241,8 +254,12 @@ func (b *Bucket) get(ctx context.Context, key string, limit int64) ([]byte, erro
 	if resp.ContentLength > 0 {
 		buf.Grow(int(resp.ContentLength) + bytes.MinRead)
 	}
-	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
-		return nil, err
+	for body := io.LimitReader(resp.Body, limit+1); ; moved() {
+		if _, err := io.CopyN(&buf, body, least); err == io.EOF {
+			break
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	if int64(buf.Len()) > limit {
 		return nil, ErrTooLong
@@ -267,7 +284,7 @@ func (b *Bucket) put(ctx context.Context, key string, body []byte) error {
 
 // probeRead asks for what is not there.
 func (b *Bucket) probeRead(ctx context.Context) error {
-	if _, err := b.get(ctx, probeKey+"/absent", 0); !errors.Is(err, ErrNotFound) {
+	if _, err := b.get(ctx, probeKey+"/absent", 0, func() {}); !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	return nil

@@ -205,7 +205,7 @@ func TestBucket_ThatDripsCostsOneReader(t *testing.T) {
 			return answer(200, drip{r.Context()}), nil
 		}).bucket(t)
 		begun := time.Now()
-		if _, err := b.Get(t.Context(), "v1/x", 1<<20); !errors.Is(err, errSlow) || time.Since(begun) != timeout || asked != 1 {
+		if _, err := b.Get(t.Context(), "v1/x", 1<<20); !errors.Is(err, errSlow) || time.Since(begun) != b.patience || asked != 1 {
 			t.Fatalf("asked %d times, after %v: %v", asked, time.Since(begun), err)
 		}
 		for range 600 {
@@ -221,11 +221,47 @@ func TestBucket_ThatDripsCostsOneReader(t *testing.T) {
 	})
 }
 
-// Whoever has run out of patience is not whoever left: it is the bucket's fault.
+// flow gives so many bytes each second, for ever.
+type flow struct {
+	ctx    context.Context
+	second int
+}
+
+func (f flow) Read(p []byte) (int, error) {
+	n := min(len(p), f.second)
+	select {
+	case <-time.After(time.Duration(n) * time.Second / time.Duration(f.second)):
+		return n, nil
+	case <-f.ctx.Done():
+		return 0, f.ctx.Err()
+	}
+}
+
+// A bucket that a thousand nodes read from at once gives each of them little, and that is
+// waited for, as long as it takes.
+func TestBucket_ThatIsBusyIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for second, busy := range map[int]bool{100 << 10: true, least / 3: true, least / 5: false} {
+			b := answers(func(r *http.Request) (*http.Response, error) {
+				return answer(200, io.LimitReader(flow{r.Context(), second}, 8<<20)), nil
+			}).bucket(t)
+			begun := time.Now()
+			got, err := b.Get(t.Context(), "v1/x", 8<<20)
+			if busy && (err != nil || len(got) != 8<<20 || time.Since(begun) < time.Minute) {
+				t.Errorf("%d bytes a second: %d bytes after %v, %v", second, len(got), time.Since(begun), err)
+			}
+			if !busy && (!errors.Is(err, errSlow) || time.Since(begun) > 2*b.patience) {
+				t.Errorf("%d bytes a second: after %v, %v", second, time.Since(begun), err)
+			}
+		}
+	})
+}
+
+// Whoever has run out of time is not whoever left: it is the bucket's fault.
 func TestBucket_CallersPatienceCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := answers(func(r *http.Request) (*http.Response, error) { return answer(200, drip{r.Context()}), nil }).bucket(t)
-		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		if _, err := b.Get(ctx, "v1/x", 1<<20); !errors.Is(err, context.DeadlineExceeded) || b.Away() == nil {
 			t.Errorf("%v, away: %v", err, b.Away())

@@ -130,7 +130,7 @@ func (n *node) newEngines(f *config.Fleet, table func() *credential.Table) (*eng
 		return nil, err
 	}
 	e := &engines{}
-	if e.bucket, err = n.newBucket(&f.Bucket, table, gates); err != nil {
+	if e.bucket, err = n.newBucket(f, table, gates); err != nil {
 		return nil, fmt.Errorf("fleet.bucket: %w", err)
 	}
 	if e.coordinator, err = n.newCoordinator(f, table, gates); err != nil {
@@ -176,12 +176,13 @@ func (e *engines) tierOf() *fleet.Tier {
 	return e.tier
 }
 
-func (n *node) newBucket(f *config.FleetBucket, table func() *credential.Table, m *gate.Metrics) (*bucket.Bucket, error) {
+func (n *node) newBucket(of *config.Fleet, table func() *credential.Table, m *gate.Metrics) (*bucket.Bucket, error) {
+	f := &of.Bucket
 	endpoint, err := url.Parse(f.Endpoint)
 	if err != nil {
 		return nil, errors.New("endpoint: no URL") // the error would repeat it
 	}
-	o := bucket.Options{Endpoint: endpoint, Name: f.Name, Region: f.Region, Metrics: m}
+	o := bucket.Options{Endpoint: endpoint, Name: f.Name, Region: f.Region, Patience: of.Patience, Metrics: m}
 	if f.AccessKeyFile != "" {
 		o.AccessKey = func(ctx context.Context) (bucket.AccessKey, error) {
 			text, err := fleetSecret(ctx, table(), "", fleetAccessKey)
@@ -307,7 +308,7 @@ func (g *generation) diagnoseFleet(ctx context.Context, n *node) (*diagnose.Repo
 		return nil, &admin.Error{Status: http.StatusNotFound, Message: "there is no fleet: in the configuration, which this node shares nothing without: berth setup fleet prints what it takes"}
 	}
 	table := func() *credential.Table { return g.credentials }
-	b, err := n.newBucket(&f.Bucket, table, nil)
+	b, err := n.newBucket(f, table, nil)
 	if err != nil {
 		return nil, err
 	}
