@@ -22,7 +22,9 @@ func (t *Tier) Manifest(ctx context.Context, scopes []seal.Scope, origin string,
 	ctx, cancel := context.WithTimeout(ctx, t.o.Patience)
 	defer cancel()
 	for first := true; ; first = false {
+		asked := time.Now()
 		data, holder, err := m.look(ctx, first)
+		answer := time.Since(asked)
 		if data != nil {
 			return data, nil
 		}
@@ -41,7 +43,7 @@ func (t *Tier) Manifest(ctx context.Context, scopes []seal.Scope, origin string,
 		if ctx.Err() != nil {
 			return nil, func(data []byte) { m.t.wg.Go(func() { m.publish(data) }) }
 		}
-		pause(ctx)
+		pause(ctx, answer)
 	}
 }
 

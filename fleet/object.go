@@ -48,10 +48,11 @@ type Object struct {
 	moved atomic.Int64
 	ended chan struct{} // closed by Over
 
-	looking sync.Mutex // held while the coordinator is asked; comes before mu
+	looking chan struct{} // has one while the coordinator is asked; comes before mu
 
 	mu     sync.Mutex
-	looked time.Time // when the coordinator was asked last
+	looked time.Time     // when the coordinator was asked last
+	answer time.Duration // how long that took
 	at     map[int][]place
 	lease  observed
 	// parts are those that are in the bucket in our writing. withdrawn: there are no longer
@@ -95,8 +96,9 @@ type Step struct {
 }
 
 const (
-	// pollEvery is how often who waits looks again.
-	pollEvery = 250 * time.Millisecond
+	// pollEvery is how often who waits looks again: or after so many times as long as the
+	// last answer took, and pollRarely at the rarest.
+	pollEvery, pollFactor, pollRarely = 250 * time.Millisecond, 20, 2 * time.Second
 	// freshFor is how long a look is worth something to who does not wait.
 	freshFor = 2 * time.Second
 	// maxWait for one part, whatever the fleet says meanwhile.
@@ -125,19 +127,30 @@ func (o *Object) Next(ctx context.Context, off, end int64) (Step, error) {
 		if o.goes(ctx, began) {
 			return o.fromRegistry(part, end), nil
 		}
-		o.look(ctx, pause(ctx))
+		since := time.Now()
+		o.pause(ctx)
+		o.look(ctx, since) // unless another worker has done so since
 	}
 }
 
-// pause waits until it is time to look again, and says since when.
-func pause(ctx context.Context) time.Time {
-	timer := time.NewTimer(pollEvery/2 + rand.N(pollEvery))
+func (o *Object) pause(ctx context.Context) {
+	o.mu.Lock()
+	answer := o.answer
+	o.mu.Unlock()
+	pause(ctx, answer)
+}
+
+// pause waits until it is time to ask the coordinator again, whose last answer took that
+// long: the later they come the fewer are asked for, or ten thousand nodes that wait
+// would ask so much that it answers nobody in time, and then all go to the registry.
+func pause(ctx context.Context, answer time.Duration) {
+	every := min(max(pollEvery, pollFactor*answer), pollRarely)
+	timer := time.NewTimer(every/2 + rand.N(every))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	return time.Now()
 }
 
 // goes says whether to go to the registry now, which was first wanted at began: with the
@@ -157,7 +170,7 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 		return true
 	case lease.held() && lease.dead(now, o.t.o.Patience):
 		o.inVain(lease.Writing)
-	case lease.held() && o.t.ignoresLeases(), now.Sub(began) > maxWait:
+	case lease.held() && o.t.ignoresLeases(lease.Node), now.Sub(began) > maxWait:
 	case !lease.held():
 		return o.takeLease(ctx)
 	default:
@@ -187,8 +200,12 @@ func (o *Object) inVain(w seal.Writing) {
 
 // look asks the coordinator what there is, unless somebody has done so since.
 func (o *Object) look(ctx context.Context, since time.Time) {
-	o.looking.Lock()
-	defer o.looking.Unlock()
+	select {
+	case o.looking <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-o.looking }()
 	o.mu.Lock()
 	first, skip := o.looked.IsZero(), o.alone || o.troubled || o.looked.After(since)
 	o.mu.Unlock()
@@ -210,6 +227,7 @@ func (o *Object) look(ctx context.Context, since time.Time) {
 		o.mu.Lock()
 		o.looked = asked
 		if i == 0 {
+			o.answer = time.Since(asked)
 			o.see(found)
 		}
 		o.add(n, found)
@@ -313,11 +331,12 @@ func (o *Object) fall(ctx context.Context) {
 	defer cancel()
 	var giveBack func(context.Context) error
 	for {
+		asked := time.Now()
 		release, ok, err := o.t.o.Coordinator.Slot(ctx, registrySlots, slotFor)
 		if giveBack = release; ok || err != nil || ctx.Err() != nil {
 			break
 		}
-		pause(ctx)
+		pause(ctx, time.Since(asked))
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -343,6 +362,18 @@ func (o *Object) fromRegistry(part int, end int64) Step {
 
 // Size is how long the object is.
 func (o *Object) Size() int64 { return o.size }
+
+// Piece is how long the pieces are that the next bytes come in: parts, or, from the
+// registry, whatever is asked for. Shorter ones are better there, for the others wait for
+// each part.
+func (o *Object) Piece() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if time.Now().Before(o.held) || o.fallen || o.alone {
+		return seal.SmallPart
+	}
+	return seal.BigPart
+}
 
 // Leave says that the registry has another blob, or no pieces of it: what is left of the
 // download is nobody else's business.

@@ -44,9 +44,7 @@ func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
 		return nil, errWrong
 	}
 	from, to := seal.Range(part, o.size)
-	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
-	defer cancel()
-	sealed, err := o.t.o.Bucket.Get(limited, seal.ObjectKey(at.Name, at.writing, part), to-from+seal.Overhead)
+	sealed, err := o.t.o.Bucket.Get(ctx, seal.ObjectKey(at.Name, at.writing, part), to-from+seal.Overhead)
 	switch {
 	case errors.Is(err, bucket.ErrNotFound): // it was never written, or has expired
 		o.mu.Lock()
@@ -57,10 +55,7 @@ func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
 		o.trouble(ctx, err)
 		return nil, err
 	}
-	var data []byte
-	if err = errWrong; sha256.Sum256(sealed) == at.hash {
-		data, err = at.scope.Open(nil, at.writing, at.Name, part, o.size, sealed)
-	}
+	data, err := o.t.open(at, part, o.size, sealed)
 	if err == nil && int64(len(data)) != to-from {
 		err = errWrong
 	}
@@ -69,6 +64,14 @@ func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
 		return nil, err
 	}
 	return data, nil
+}
+
+// open gives what was sealed, if it is what was announced.
+func open(at place, part int, size int64, sealed []byte) ([]byte, error) {
+	if sha256.Sum256(sealed) != at.hash {
+		return nil, errWrong
+	}
+	return at.scope.Open(nil, at.writing, at.Name, part, size, sealed)
 }
 
 // took notes that n bytes from the fleet go into the file.

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 	"berth/oci"
 )
 
-// Bucket keeps sealed parts: package bucket.
+// Bucket keeps sealed parts: package bucket. It gives up by itself what moves no bytes.
 type Bucket interface {
 	Get(ctx context.Context, key string, limit int64) ([]byte, error)
 	Put(ctx context.Context, key string, body []byte) error
@@ -49,9 +50,11 @@ const (
 	// registrySlots are how many go to the registry at a time, in a zone, although somebody
 	// else has the lease, each for slotFor at most.
 	registrySlots, slotFor = 4, time.Minute
-	// vainWithin, vainFor: two leases that came to nothing within the first, and none is
-	// waited for during the second.
-	vainWithin, vainFor = time.Minute, 10 * time.Minute
+	// vainWithin, vainFor: when two leases of one node came to nothing within the first, none
+	// of that node's is waited for during the second. When so many of any nodes did, nobody's
+	// is: whoever takes leases without fetching can do it under any name. Of few that says
+	// nothing, where many nodes come and go: some die before they have brought anything.
+	vainWithin, vainFor, vainAll = time.Minute, 10 * time.Minute, 8
 	// badFor is for how long a node that wrote wrong parts twice is not read.
 	badFor = time.Hour
 	// maxUploads is how many parts are sealed and written at a time, each in two buffers of
@@ -63,18 +66,30 @@ const (
 type Tier struct {
 	o       Options
 	uploads chan struct{} // one for each part that is sealed and written
+	// open is the function of that name, but for ten thousand nodes in one test.
+	open func(at place, part int, size int64, sealed []byte) ([]byte, error)
 	// wrong holds nodes that wrote something wrong, bad those that did so twice, and
 	// spoilt the writings in which it was.
 	wrong, bad *hold.Table[string]
 	spoilt     *hold.Table[seal.Writing]
 
+	// idle holds nodes whose leases are not waited for.
+	idle *hold.Table[string]
+
 	mu sync.Mutex
-	// vain is when a lease came to nothing last; leases are ignored until then.
-	vain, ignored time.Time
+	// vain are the leases that came to nothing lately; until ignored, none is waited for.
+	vain    []vain
+	ignored time.Time
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+}
+
+// vain is when a lease came to nothing, and whose it was.
+type vain struct {
+	node string
+	at   time.Time
 }
 
 // New makes a tier. It asks the engines nothing.
@@ -86,8 +101,9 @@ func New(o Options) *Tier {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Tier{
-		o: o, uploads: make(chan struct{}, maxUploads),
+		o: o, uploads: make(chan struct{}, maxUploads), open: open,
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
+		idle: hold.New[string](1024, time.Now),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
@@ -113,7 +129,7 @@ func (t *Tier) Object(scopes []seal.Scope, origin string, digest oci.Digest, siz
 	if len(scopes) == 0 || size <= 0 || size > seal.MaxSize {
 		return nil
 	}
-	o := &Object{t: t, size: size, writing: seal.NewWriting(), at: map[int][]place{}, lost: map[seal.Writing]bool{}, ended: make(chan struct{})}
+	o := &Object{t: t, size: size, writing: seal.NewWriting(), at: map[int][]place{}, lost: map[seal.Writing]bool{}, looking: make(chan struct{}, 1), ended: make(chan struct{})}
 	for _, s := range scopes {
 		o.names = append(o.names, named{s, coordinator.Object{Name: s.Name(origin, oci.Blob, digest)}})
 	}
@@ -143,20 +159,30 @@ func (t *Tier) trusts(node string, w seal.Writing) bool {
 
 // inVain notes that a lease brought no part.
 func (t *Tier) inVain(node string) {
+	t.o.Metrics.vain(node)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
-	if now.Sub(t.vain) < vainWithin {
-		t.ignored = now.Add(vainFor)
-		t.o.Log.Warn("two leases in the fleet came to nothing within a minute: none is waited for in the next ten", "node", node)
+	now, same := time.Now(), 0
+	t.vain = append(slices.DeleteFunc(t.vain, func(v vain) bool { return now.Sub(v.at) >= vainWithin }), vain{node, now})
+	for _, v := range t.vain {
+		if v.node == node {
+			same++
+		}
 	}
-	t.vain = now
-	t.o.Metrics.vain(node)
+	switch {
+	case len(t.vain) >= vainAll:
+		t.ignored = now.Add(vainFor)
+		t.o.Log.Warn("many leases in the fleet came to nothing within a minute: none is waited for in the next ten", "node", node)
+	case same >= 2:
+		t.idle.For(node, node, vainFor, nil)
+		t.o.Log.Warn("two leases of a node in the fleet came to nothing within a minute: none of its leases is waited for in the next ten", "node", node)
+	}
 }
 
-// ignoresLeases says whether leases are not waited for now.
-func (t *Tier) ignoresLeases() bool {
+// ignoresLeases says whether node's leases are not waited for now.
+func (t *Tier) ignoresLeases(node string) bool {
+	_, _, idle := t.idle.Held(node)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Now().Before(t.ignored)
+	return idle || time.Now().Before(t.ignored)
 }
