@@ -194,6 +194,33 @@ func TestFleet_OneCopyForAll(t *testing.T) {
 	})
 }
 
+// Workers that go beside each other do not read the same part.
+func TestFleet_NoPartIsReadTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 2)
+		const size = 96 * mib
+		blobs, manifest := w.image("library/app", random(1, size))
+		if err := pullImage(t.Context(), w.nodes[0].as("", ""), "library/app", manifest, blobs); err != nil {
+			t.Fatal(err)
+		}
+		w.sealedUp()
+		w.bucket.Set(func(b *memfleet.Bucket) {
+			b.Fault = func(context.Context, string, string) error { time.Sleep(100 * time.Millisecond); return nil }
+		})
+		begin := time.Now()
+		if err := pullImage(t.Context(), w.nodes[1].as("", ""), "library/app", manifest, blobs); err != nil {
+			t.Fatal(err)
+		}
+		parts := seal.Parts(size)
+		if w.bucket.Gets != parts {
+			t.Errorf("%d parts were read, of %d", w.bucket.Gets, parts)
+		}
+		if took := time.Since(begin); took >= time.Duration(parts)*100*time.Millisecond {
+			t.Errorf("one worker has read them all, in %v", took)
+		}
+	})
+}
+
 // What is private goes to those alone who go by the same account, and each of their
 // nodes asks the registry whether the blob is in the repository.
 func TestFleet_PrivateStaysInItsScope(t *testing.T) {

@@ -41,6 +41,9 @@ type Asker interface {
 type Share interface {
 	// Grows says that the blob's bytes come into b from now on.
 	Grows(b *store.Blocks)
+	// Piece is how long the pieces are in which the next bytes come; runLength is a
+	// multiple of it.
+	Piece() int64
 	// Mixed reports whether other nodes have given a part of what b has.
 	Mixed() bool
 	// Withheld reports whether readers wait until all bytes are verified.

@@ -43,7 +43,12 @@ func (d *Download) runLimit() int64 {
 		return runLength
 	}
 	left := d.blocks.Size() - d.blocks.Have()
-	return min(runLength, max(4*store.BlockSize, left/int64(2*(d.pool.extras+1))))
+	limit := max(4*store.BlockSize, left/int64(2*(d.pool.extras+1)))
+	if d.share != nil { // a piece in which two runs meet would be read by both
+		piece := d.share.Piece()
+		limit = (limit + piece - 1) / piece * piece
+	}
+	return min(runLength, limit)
 }
 
 // claimAhead claims the first run that the reader will need and that nobody
