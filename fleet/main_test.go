@@ -1,0 +1,9 @@
+package fleet
+
+import (
+	"testing"
+
+	"berth/internal/ocitest"
+)
+
+func TestMain(m *testing.M) { ocitest.Main(m) }

@@ -1,0 +1,198 @@
+package fleet
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"math"
+	"sync"
+	"time"
+)
+
+// link is a line that all who use it at a time share in equal parts, as TCP does. A nil
+// link has no limit.
+type link struct {
+	rate float64 // bytes a second
+
+	mu    sync.Mutex
+	at    time.Time
+	given float64 // what each who was there all the time has been given, until at
+	flows flows
+	timer *time.Timer
+	bytes int64 // of those that have ended
+}
+
+// flow is one transfer on a link.
+type flow struct {
+	n     int64
+	until float64 // of link.given
+	index int     // in the heap; -1: it has ended
+	done  chan struct{}
+}
+
+func newLink(rate float64) *link {
+	if rate == 0 {
+		return nil
+	}
+	return &link{rate: rate, at: time.Now()}
+}
+
+// begin puts n bytes on the way.
+func (l *link) begin(n int64) *flow {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.advance()
+	f := &flow{n: n, until: l.given + float64(n), done: make(chan struct{})}
+	heap.Push(&l.flows, f)
+	l.set()
+	return f
+}
+
+// end takes a transfer off the link, and says how much of it came through.
+func (l *link) end(f *flow) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f.index < 0 {
+		return f.n
+	}
+	l.advance()
+	heap.Remove(&l.flows, f.index)
+	l.set()
+	came := f.n - int64(math.Ceil(f.until-l.given))
+	l.bytes += came
+	return came
+}
+
+// came is how much of a transfer has come through.
+func (l *link) came(f *flow) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f.index < 0 {
+		return f.n
+	}
+	l.advance()
+	return f.n - int64(math.Ceil(f.until-l.given))
+}
+
+// advance gives what was to be given since it was last called. Caller holds mu.
+func (l *link) advance() {
+	now := time.Now()
+	if n := len(l.flows); n > 0 {
+		l.given += l.rate / float64(n) * now.Sub(l.at).Seconds()
+	}
+	l.at = now
+}
+
+// set has the next one end in time. Caller holds mu.
+func (l *link) set() {
+	if len(l.flows) == 0 {
+		return
+	}
+	left := max(l.flows[0].until-l.given, 0) * float64(len(l.flows)) / l.rate
+	d := time.Duration(left*float64(time.Second)) + 1
+	if l.timer == nil {
+		l.timer = time.AfterFunc(d, l.fire)
+		return
+	}
+	l.timer.Reset(d)
+}
+
+func (l *link) fire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.advance()
+	for len(l.flows) > 0 && l.flows[0].until <= l.given+0.5 {
+		f := l.flows[0]
+		heap.Pop(&l.flows)
+		l.bytes += f.n
+		close(f.done)
+	}
+	l.set()
+}
+
+type flows []*flow
+
+func (f flows) Len() int           { return len(f) }
+func (f flows) Less(i, j int) bool { return f[i].until < f[j].until }
+func (f flows) Swap(i, j int) {
+	f[i], f[j] = f[j], f[i]
+	f[i].index, f[j].index = i, j
+}
+
+func (f *flows) Push(x any) {
+	one, _ := x.(*flow)
+	one.index = len(*f)
+	*f = append(*f, one)
+}
+
+func (f *flows) Pop() any {
+	last := len(*f) - 1
+	one := (*f)[last]
+	one.index = -1
+	*f = (*f)[:last]
+	return one
+}
+
+// path is the way of a transfer: some links, and what one connection can do.
+type path struct {
+	links         []*link
+	perConnection float64 // bytes a second; 0: no limit
+	patience      bool    // who waits gives up where little comes, as package bucket does
+}
+
+var errTooSlow = errors.New("too slow")
+
+// send takes as long as n bytes do.
+func (p path) send(ctx context.Context, n int64) error {
+	began := time.Now()
+	var on []*link
+	var flows []*flow
+	for _, l := range p.links {
+		if l != nil {
+			on, flows = append(on, l), append(flows, l.begin(n))
+		}
+	}
+	defer func() {
+		for i, f := range flows {
+			on[i].end(f)
+		}
+	}()
+	for i, f := range flows {
+		for came, done := int64(0), false; !done; {
+			look := time.NewTimer(4 * time.Second)
+			select {
+			case <-f.done:
+				done = true
+			case <-ctx.Done():
+				look.Stop()
+				return context.Cause(ctx)
+			case <-look.C:
+				now := on[i].came(f)
+				if p.patience && now-came < 64<<10 {
+					return errTooSlow
+				}
+				came = now
+			}
+			look.Stop()
+		}
+	}
+	if p.perConnection == 0 {
+		return nil
+	}
+	return rest(ctx, time.Until(began.Add(time.Duration(float64(n)/p.perConnection*float64(time.Second)))))
+}
+
+// rest is a sleep that ends with ctx.
+func rest(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
