@@ -177,7 +177,7 @@ func TestErrorsDoNotQuote(t *testing.T) {
 
 // Statuses that no pull should get are trouble at the registry, never a denial.
 func TestOddStatuses(t *testing.T) {
-	for _, code := range []int{201, 202, 203, 204, 205, 206, 300, 304, 305, 306, 418, 600, 999} {
+	for _, code := range []int{201, 202, 204, 205, 206, 300, 304, 305, 306, 418, 600, 999} {
 		up := ocitest.New(t, ocitest.Options{})
 		up.Inject(ocitest.Match{}, 0, ocitest.Status(code))
 		for way, ask := range ways(over(t, up).As(Identity{}), "acme/app", anObject.Digest, anObject.Digest) {

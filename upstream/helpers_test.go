@@ -30,6 +30,7 @@ func (nobody) Authorize(context.Context, *http.Request, *credential.Credential, 
 	return nil
 }
 func (nobody) Rejected(*http.Request, *credential.Credential, string) bool  { return false }
+func (nobody) Outlived(*http.Request, *credential.Credential, string) bool  { return false }
 func (nobody) Rechallenged(*http.Request, http.Header, string, string) bool { return false }
 func (nobody) Challenged(http.Header, string, string) bool                  { return false }
 func (nobody) Refused(*credential.Credential, error)                        {}

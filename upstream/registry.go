@@ -37,6 +37,8 @@ type Authority interface {
 	// Rejected hears that the registry answered 401 to req, which Authorize had
 	// prepared, and says whether another try can help.
 	Rejected(req *http.Request, cred *credential.Credential, repo string) (again bool)
+	// Outlived hears that the registry answered 403 to req, likewise.
+	Outlived(req *http.Request, cred *credential.Credential, repo string) (again bool)
 	// Challenged hears the header of a 401 to organisation's request for repo without
 	// Authorization, and says whether another try can help.
 	Challenged(header http.Header, organisation, repo string) (again bool)

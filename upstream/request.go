@@ -198,6 +198,8 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 		a.basic = false // it is about the repository
 	case a.StatusCode == http.StatusUnauthorized:
 		return s.authority.Rejected(req, a.cred, c.repo)
+	case a.StatusCode == http.StatusForbidden && !classify.IsPage(a.Header):
+		return s.authority.Outlived(req, a.cred, c.repo)
 	case a.basic && a.StatusCode < 300 && !classify.IsPage(a.Header):
 		s.authority.Accepted(a.cred)
 		s.settlement.took(a.cred, c)

@@ -225,6 +225,9 @@ func (a *attempt) limitText() string {
 
 // judge decides by the status whether another try may help.
 func (a *attempt) judge(now time.Time) {
+	if a.StatusCode == http.StatusNonAuthoritativeInfo {
+		a.StatusCode = http.StatusOK // of a proxy that changed something (RFC 9110, 15.3.4): the digest decides
+	}
 	text := ""
 	if a.StatusCode == http.StatusTooManyRequests && a.Header.Get("Retry-After") == "" {
 		text = a.limitText()

@@ -290,6 +290,28 @@ func (a *Client) dropToken(used secret.Text, cred *credential.Credential, repo s
 	return t.kept.Load() || a.now().Sub(t.granted) >= justNow
 }
 
+// outlives is how old a token must be for a 403 to be perhaps about its age.
+const outlives = 10 * time.Second
+
+// Outlived says that the registry answered 403 to req, which Authorize had prepared for
+// cred and repo: some say so to a token that ends before it had said, and a client that
+// pulls once has none of that age. It returns whether another token is worth a try; this
+// one is forgotten then.
+func (a *Client) Outlived(req *http.Request, cred *credential.Credential, repo string) (again bool) {
+	scheme, value, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	c := a.lastFor(repo)
+	if scheme != "Bearer" || c == nil {
+		return false
+	}
+	key := newTokenKey(*c, cred, repo)
+	t, ok := a.tokens.Get(key)
+	if !ok || !t.text.Equal(secret.New(value)) || a.now().Sub(t.granted) < outlives {
+		return false
+	}
+	a.tokens.Remove(key)
+	return true
+}
+
 // Refused says that the registry answered something that Classify calls
 // Unauthorized: ECR says so with a 403 once a password has expired. The
 // credential cools down. Errors of any other class change nothing.

@@ -99,13 +99,7 @@ func (x *exchange) get(ctx context.Context, c Challenge, cred *credential.Creden
 	if err != nil {
 		return bearerToken{}, answered{}, fmt.Errorf("asking for a token: %w", err)
 	}
-	// Not a client's Do: that would follow redirects, and this request may
-	// carry credentials.
-	resp, err := x.send.RoundTrip(req) //nolint:bodyclose // readSome closes it
-	if err != nil {
-		return bearerToken{}, answered{}, classify.Failure(x.registry, realm.Host, err)
-	}
-	body, err := readSome(resp.Body, maxTokenBody+1)
+	resp, body, err := x.ask(req) //nolint:bodyclose // it has been read and closed
 	if err != nil {
 		return bearerToken{}, answered{}, classify.Failure(x.registry, realm.Host, err)
 	}
@@ -115,6 +109,40 @@ func (x *exchange) get(ctx context.Context, c Challenge, cred *credential.Creden
 	}
 	t, err := x.read(body)
 	return t, answered{status: resp.StatusCode}, err
+}
+
+// maxMoves is how often a token endpoint may send us on.
+const maxMoves = 3
+
+// ask sends req, and again where it has moved: a slash that is missing, another path. Not
+// a client's Do, since the request may carry credentials: it goes only to where a realm
+// might lead as well.
+func (x *exchange) ask(req *http.Request) (*http.Response, []byte, error) {
+	for moves := 0; ; moves++ {
+		resp, err := x.send.RoundTrip(req)
+		if err != nil {
+			return nil, nil, err
+		}
+		body, err := readSome(resp.Body, maxTokenBody+1)
+		if err != nil || resp.StatusCode/100 != 3 || moves == maxMoves {
+			return resp, body, err
+		}
+		to := x.moved(req.URL, resp.Header.Get("Location"))
+		if to == nil {
+			return resp, body, nil
+		}
+		req = req.Clone(req.Context())
+		req.URL, req.Host = to, ""
+	}
+}
+
+// moved is where a redirect leads; nil: to nowhere that may be asked.
+func (x *exchange) moved(from *url.URL, location string) *url.URL {
+	to, err := from.Parse(location)
+	if err != nil || to.String() == from.String() || !x.realms.allows(to.String()) {
+		return nil
+	}
+	return to
 }
 
 func (x *exchange) foreignRealm(err error) *oci.Error {

@@ -3,6 +3,7 @@ package token
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -157,19 +158,28 @@ func TestTokenAnswers(t *testing.T) {
 	}
 }
 
-// A token endpoint's redirect is not followed, with or without credentials.
-func TestTokenRedirectIsNotFollowed(t *testing.T) {
-	for _, status := range []int{301, 302, 303, 307, 308} {
+// A token endpoint's redirect leads to nowhere but where a realm might lead, with or
+// without credentials; and one that leads in a circle ends.
+func TestTokenRedirect_LeadsNowhereElse(t *testing.T) {
+	thief := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s was asked", r.URL) }))
+	defer thief.Close()
+	for _, to := range []string{thief.URL + "/token", "//" + strings.TrimPrefix(thief.URL, "http://"), "http://user@127.0.0.1/", "", "%zz", "/token?again"} {
 		f := newFakeRegistry(t, false)
-		f.token = func(w http.ResponseWriter, r *http.Request, _, _ string) {
-			http.Redirect(w, r, "/stolen", status) // the fake complains about any such request
+		asked := 0
+		f.token = func(w http.ResponseWriter, _ *http.Request, _, _ string) {
+			asked++
+			w.Header()["Location"] = []string{to}
+			w.WriteHeader([]int{301, 302, 303, 307, 308}[asked%5])
 		}
 		a := f.authority(Options{})
 		for _, cred := range []*credential.Credential{testAccount("acme", "ci", "bot", "pw"), nil} {
 			_, err := f.header(a, cred, "x")
 			if e := ocitest.AsClass(t, err, oci.UpstreamError); !strings.Contains(e.Message, "elsewhere") {
-				t.Error(e)
+				t.Errorf("%q: %v", to, e)
 			}
+		}
+		if asked > 2*(maxMoves+1) {
+			t.Errorf("%q: asked %d times", to, asked)
 		}
 	}
 }

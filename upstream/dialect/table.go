@@ -89,7 +89,7 @@ func clouds() []Dialect {
 		},
 		{
 			Name: "GitLab", Host: "registry.gitlab.com", Type: Generic,
-			SignIn: "tokens of gitlab.com/jwt/auth: name it under token_endpoints", Tags: "yes", Referrers: "by release, else the fallback tag", Limits: "429",
+			SignIn: "tokens of gitlab.com/jwt/auth, which is known; that of your own is named under token_endpoints", Tags: "yes", Referrers: "by release, else the fallback tag", Limits: "429",
 			Account: "a deploy token with read_registry",
 			Ways:    []Way{{"the dependency proxy redirects manifests too", "reported: https://docs.gitlab.com/user/packages/dependency_proxy/", suite}},
 		},
