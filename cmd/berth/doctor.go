@@ -53,7 +53,9 @@ has seen that. It costs the registry one HEAD.
 				return err
 			}
 			options.File, options.Canaries = file, canaries
-			options.Seen = func(ctx context.Context, tag string) (bool, error) { return a.seen(ctx, o, tag) }
+			options.Seen = func(ctx context.Context, client, registry, tag string) (bool, error) {
+				return a.seen(ctx, o, admin.CanaryRequest{Client: client, Registry: registry, Tag: tag})
+			}
 			report, err := doctor.Look(c.Context(), options)
 			if errors.Is(err, clientsetup.ErrUnknownClient) {
 				return usageError{err}
@@ -72,15 +74,15 @@ has seen that. It costs the registry one HEAD.
 	return c
 }
 
-// seen says whether the running node was asked for an image with this tag.
-func (a *nodeFlags) seen(ctx context.Context, o *options, tag string) (bool, error) {
+// seen says whether a canary came to the running node, which remembers those that did not.
+func (a *nodeFlags) seen(ctx context.Context, o *options, canary admin.CanaryRequest) (bool, error) {
 	client, err := a.client(o)
 	if err != nil {
 		return false, err
 	}
 	defer client.Close()
-	all, err := client.Failures(ctx, admin.FailuresRequest{})
-	return slices.ContainsFunc(all.Failures, func(f admin.Failure) bool { return f.Reference == tag }), err
+	answer, err := client.Canary(ctx, canary)
+	return answer.Seen, err
 }
 
 // theOnly is the organisation whose node this is: there is one, and nobody pulls here

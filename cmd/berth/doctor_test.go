@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,8 +16,10 @@ import (
 	"strings"
 	"testing"
 
+	"berth/internal/admin"
 	"berth/internal/doctor"
 	"berth/internal/nodetest"
+	"berth/internal/ocitest"
 )
 
 // patients are a client's files in a folder, and a node that is asked about them.
@@ -57,8 +62,8 @@ func (p *patients) write(t *testing.T, name, text string) {
 	p.home.write(path, text)
 }
 
-// engine answers as a dockerd of this version and store.
-func engine(t *testing.T, version, driverType string) string {
+// engine answers as a dockerd of this version and store, which pulls as pull does.
+func engine(t *testing.T, version, driverType string, pull ...func(image, tag string) error) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "dr") //nolint:usetesting // the name of a socket has 108 bytes at most
 	if err != nil {
@@ -69,7 +74,11 @@ func engine(t *testing.T, version, driverType string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/images/create") && len(pull) > 0 {
+			_ = json.NewEncoder(w).Encode(map[string]string{"error": fmt.Sprint(pull[0](r.URL.Query().Get("fromImage"), r.URL.Query().Get("tag")))})
+			return
+		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"ServerVersion": version, "Driver": "overlay", "DriverStatus": [][2]string{{"driver-type", driverType}}})
 	})}}
 	s.Start()
@@ -257,5 +266,98 @@ func TestDoctor_EveryClient(t *testing.T) {
 	}
 	if out, code := p.berth(t, "doctor", "rkt"); code != exitUsage || !strings.Contains(out, "choose one of") {
 		t.Errorf("%d: %s", code, out)
+	}
+}
+
+// TestDoctor_BypassIsTold: where the pull that a client was made to try never comes, the
+// node itself says so from then on, until one comes.
+func TestDoctor_BypassIsTold(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	up, own := ocitest.New(t, ocitest.Options{}), ocitest.New(t, ocitest.Options{TLS: true})
+	up.AddRepo("team/app")
+	h.listeners = []string{`{address: "127.0.0.1:0", callers: open}`}
+	h.registry("reg.example", up)
+	h.registry("other.example", up)
+	h.tenant("acme").more = fmt.Sprintf("registries: {own.example: {endpoint: %q, allow_private: [127.0.0.0/8]}}", own.URL())
+	h.more = "organisation_registries: {allow: true, allow_private: [127.0.0.0/8]}\n"
+	h.socket = filepath.Join(t.TempDir(), "s")
+	p := &patients{home: h, file: filepath.Join(h.dir, "etc", "daemon.json")}
+	n := h.run()
+	p.n = n
+	p.berth(t, "setup", "docker", "--write", "--file", p.file)
+	around := engine(t, "29.1.0", containerdStore, func(string, string) error { return errors.New("manifest unknown") })
+	through := engine(t, "29.1.0", containerdStore, func(image, tag string) error {
+		host, repo, _ := strings.Cut(image, "/")
+		resp, err := http.Get(n.doors[0] + "/v2/" + repo + "/manifests/" + tag + "?ns=" + host)
+		if err == nil {
+			err = errors.New(resp.Status)
+			_ = resp.Body.Close()
+		}
+		return err
+	})
+	const series, note = `berth_client_bypass{client="docker",registry="reg.example"}`, "docker goes around this node for reg.example"
+	for _, step := range []struct {
+		name, sock   string
+		problem      bool
+		value        float64
+		inTheCommand bool
+	}{
+		{"no canary so far", "", false, -1, false},
+		{"it goes around", around, true, 1, true},
+		{"it does not run", filepath.Join(h.dir, "none"), false, 1, true},
+		{"it comes", through, false, 0, false},
+		{"it goes around again", around, true, 1, true},
+	} {
+		var args []string
+		if p.sock = step.sock; step.sock == "" {
+			p.sock = through
+		} else {
+			args = []string{"--canary", "reg.example/team/app"}
+		}
+		found := p.look(t, args...)
+		if has := slices.ContainsFunc(found.Findings, func(f doctor.Finding) bool { return f.Problem == doctor.Bypass }); has != step.problem {
+			t.Errorf("%s: %+v", step.name, found.Findings)
+		}
+		if got := n.sample(series); got != step.value {
+			t.Errorf("%s: %s is %v, want %v", step.name, series, got, step.value)
+		}
+		resp, err := http.Get(n.admin + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		status, _ := p.berth(t, "status")
+		if err != nil || strings.Contains(string(page), note) != step.inTheCommand || strings.Contains(status, note) != step.inTheCommand {
+			t.Errorf("%s: %v, the page has it: %v, the status: %s", step.name, err, strings.Contains(string(page), note), status)
+		}
+	}
+	client := admin.NewClient(h.socket)
+	defer client.Close()
+	for _, bad := range []admin.CanaryRequest{{Client: "docker", Registry: "nowhere.example", Tag: "x"}, {Registry: "reg.example", Tag: "x"}, {Client: "docker", Registry: "reg.example"}} {
+		if _, err := client.Canary(t.Context(), bad); err == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+	if _, err := client.Canary(t.Context(), admin.CanaryRequest{Client: "podman", Registry: "own.example", Tag: "x"}); err != nil {
+		t.Error(err)
+	}
+	if resp, err := http.Get(n.admin + "/"); err != nil {
+		t.Error(err)
+	} else {
+		page, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if strings.Contains(string(page), "own.example") {
+			t.Error("a page that anybody on the node reads names an organisation's own registry")
+		}
+	}
+	h.registries = h.registries[1:]
+	h.config()
+	if out, code := p.berth(t, "reload"); code != 0 {
+		t.Fatal(out)
+	}
+	if got := n.sample(series); got != -1 {
+		t.Errorf("the registry is gone, and %s is %v", series, got)
 	}
 }

@@ -73,6 +73,20 @@ type RemoveRequest struct {
 	Organisation string `json:"organisation,omitempty"`
 }
 
+// CanaryRequest asks about a tag that nobody has and that a client was made to pull.
+type CanaryRequest struct {
+	// Client is its kind, as berth setup calls it.
+	Client   string `json:"client"`
+	Registry string `json:"registry"`
+	Tag      string `json:"tag"`
+}
+
+// Canary is whether that pull came to this node. Where it did not, the client counts as
+// one that goes around the node for that registry, until the next one does.
+type Canary struct {
+	Seen bool `json:"seen"`
+}
+
 // Removal is what was deleted.
 type Removal struct {
 	// Manifests and Blobs that were deleted.

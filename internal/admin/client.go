@@ -76,6 +76,12 @@ func (c *Client) Failures(ctx context.Context, request FailuresRequest) (f Failu
 	return f, err
 }
 
+// Canary asks whether a pull that a client was made to try came to the node.
+func (c *Client) Canary(ctx context.Context, request CanaryRequest) (a Canary, err error) {
+	err = c.do(ctx, http.MethodPost, "canary", request, &a)
+	return a, err
+}
+
 // Ready asks whether pulls are answered; nil: they are.
 func (c *Client) Ready(ctx context.Context) error {
 	return c.do(ctx, http.MethodGet, "ready", nil, &nothing{})

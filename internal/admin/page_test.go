@@ -79,6 +79,7 @@ func failing() (Status, *History) {
 	s.Accounts[0].RateLeft, s.Accounts[0].State, s.Accounts[0].CoolDownUntil = new(int64(0)), AccountResting, new(noon.Add(42*time.Minute))
 	s.Accounts[2].State = AccountRefused
 	s.Troubled = []string{"quay.io"}
+	s.Bypasses = []Bypass{{"podman", "ghcr.io", noon.Add(-17 * time.Minute)}}
 	s.Cache.Unwritable, s.Cache.FreeBytes = true, 1<<30
 	s.Failures = []Failure{
 		{Organisation: "acme", Registry: "ghcr.io", Repository: "acme/app", Reference: "1.4.2", Class: "unauthorized", Owner: "tenant", Message: `organisation acme: ghcr.io refused account "ci" (401): its token has expired or the user name is wrong; renew it and pull again`, RequestID: "k7f3q", Client: "docker", Count: 41, First: noon.Add(-time.Hour), Last: noon.Add(-9 * time.Second)},
@@ -127,7 +128,7 @@ func TestPage(t *testing.T) {
 		},
 		"failing": {
 			failing,
-			[]string{"6 things to look at", "quay.io does not answer", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech cannot pull: error in", "cannot be written", "unauthorized", "9 s ago", "bad file"},
+			[]string{"7 things to look at", "podman goes around this node for ghcr.io", "went around for ghcr.io, 17 min ago", "quay.io does not answer", "account ci of organisation acme was refused by ghcr.io", "the node&#39;s own account is not used at docker.io until 12:42:00 UTC", "organisation initech cannot pull: error in", "cannot be written", "unauthorized", "9 s ago", "bad file"},
 			[]string{"acme/app:1.4.2", "renew it and pull again", "calers", "initech.yaml"}, []string{"all well"},
 		},
 	} {
@@ -213,7 +214,7 @@ func TestPageEscapesAndKeeps(t *testing.T) {
 		".Troubled":              true,
 		".Fleet.Away":            true, // "bucket" or "coordinator"
 		".Accounts.Organisation": true, ".Accounts.Registry": true, ".Accounts.Name": true,
-		".Fills.Registry": true, ".Clients.Client": true,
+		".Fills.Registry": true, ".Clients.Client": true, ".Bypasses.Client": true, ".Bypasses.Registry": true,
 		".Failures.Organisation": true, ".Failures.Registry": true, ".Failures.Class": true,
 	}
 	if len(found) < 30 {

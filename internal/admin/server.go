@@ -42,6 +42,8 @@ type Options struct {
 	Status func(context.Context) (Status, error)
 	// Failures are the last failures of pulls.
 	Failures func(context.Context, FailuresRequest) (Failures, error)
+	// Canary says whether a pull that a client was made to try came to this node.
+	Canary func(context.Context, CanaryRequest) (Canary, error)
 	// Ready says whether pulls are answered.
 	Ready func(context.Context) error
 	// Diagnose walks the way of a pull.
@@ -79,6 +81,7 @@ func NewServer(o Options) *http.Server {
 	add(mux, "POST /v1/remove", o.Logger, o.Remove)
 	add(mux, "GET /v1/status", nil, withoutRequest(o.Status))
 	add(mux, "GET /v1/failures", nil, o.Failures)
+	add(mux, "POST /v1/canary", o.Logger, o.Canary)
 	add(mux, "POST /v1/diagnose", o.Logger, o.Diagnose)
 	add(mux, "GET /v1/ready", nil, withoutAnswer(o.Ready))
 	add(mux, "GET /v1/images", nil, o.Images)

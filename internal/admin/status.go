@@ -34,6 +34,8 @@ type Status struct {
 	// Clients say when each kind of client last pulled, so that one that goes
 	// around the node is noticed.
 	Clients []ClientPull `json:"clients"`
+	// Bypasses are clients that berth doctor saw going around the node.
+	Bypasses []Bypass `json:"bypasses"`
 	// Failures are the last ones, the latest first. See also FailuresRequest.
 	Failures []Failure `json:"failures"`
 }
@@ -197,6 +199,14 @@ type ClientPull struct {
 	Last   time.Time `json:"last"`
 }
 
+// Bypass is a client that was made to pull from a registry, by berth doctor, and whose
+// pull did not come to this node.
+type Bypass struct {
+	Client   string    `json:"client"`
+	Registry string    `json:"registry"`
+	Last     time.Time `json:"last"`
+}
+
 // Problem is something that somebody should look at.
 type Problem struct {
 	// Bad says that pulls fail by it now.
@@ -250,6 +260,9 @@ func (s *Status) Problems() []Problem {
 		for _, engine := range s.Fleet.Away {
 			odd = append(odd, Problem{Text: "the fleet's " + engine + " is away: pulls go on without it. berth diagnose fleet says more"})
 		}
+	}
+	for _, b := range s.Bypasses {
+		odd = append(odd, Problem{Text: b.Client + " goes around this node for " + b.Registry + ": a pull that berth doctor had it make never came here. sudo berth doctor " + b.Client + " says where it goes"})
 	}
 	if p, ok := s.Cache.problem(); ok && p.Bad {
 		bad = append(bad, p)

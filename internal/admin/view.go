@@ -57,7 +57,7 @@ type (
 		What, Size string
 		Percent    int
 	}
-	clientRow   struct{ Client, Ago string }
+	clientRow   struct{ Client, Pulled, Mood string }
 	listenerRow struct {
 		Listener
 
@@ -79,9 +79,7 @@ func newView(s *Status, h *History, full bool) *view {
 	v.fills(s)
 	v.cache(&s.Cache)
 	v.configuration(&s.Configuration)
-	for _, c := range s.Clients {
-		v.Clients = append(v.Clients, clientRow{c.Client, lasting(s.Now.Sub(c.Last))})
-	}
+	v.clients(s)
 	for _, l := range s.Listeners {
 		v.Listeners = append(v.Listeners, listenerRow{l, whoAt(l)})
 	}
@@ -158,6 +156,24 @@ func (v *view) failures(s *Status) {
 			row.Mood = "bad"
 		}
 		v.Failures = append(v.Failures, row)
+	}
+}
+
+// silent is how long a client is unusually quiet while another one pulls each day.
+const silent = 3 * 24 * time.Hour
+
+// clients are those that have pulled here, and those that went around.
+func (v *view) clients(s *Status) {
+	for _, b := range s.Bypasses {
+		v.Clients = append(v.Clients, clientRow{b.Client, "went around for " + b.Registry + ", " + lasting(s.Now.Sub(b.Last)) + " ago", "bad"})
+	}
+	others := slices.ContainsFunc(s.Clients, func(c ClientPull) bool { return s.Now.Sub(c.Last) < 24*time.Hour })
+	for _, c := range s.Clients {
+		row := clientRow{Client: c.Client, Pulled: "last pull " + lasting(s.Now.Sub(c.Last)) + " ago"}
+		if others && s.Now.Sub(c.Last) > silent {
+			row.Mood = "odd"
+		}
+		v.Clients = append(v.Clients, row)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ const askTime = 5 * time.Second
 // ourHost looks at the host that is this node: whether it answers there, over a
 // certificate that the client trusts, and to whom.
 func (l *look) ourHost(path string, r setup.Registry, h host, at setup.Listener, way *Way) {
-	authorization, _ := h.Header["authorization"].(string)
+	authorization := h.authorization()
 	way.Who = who(at, authorization)
 	if authorization != "" {
 		if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
@@ -37,12 +38,28 @@ func (l *look) ourHost(path string, r setup.Registry, h host, at setup.Listener,
 		l.find(Finding{Problem: NotListening, Registries: []string{r.Name}, File: path, Message: "names at " + at.Address + " begin with an organisation, which this client does not add", Cure: "add a listener without organisation_in_name: required"})
 		return
 	}
-	l.answers(path, r, h.url, authorization, files(h.CA), at)
+	cas := texts(h.CA)
+	for i, file := range cas {
+		if !filepath.IsAbs(file) {
+			cas[i] = filepath.Join(filepath.Dir(path), file)
+		}
+	}
+	l.answers(path, r, door{at: h.url, root: h.root(), authorization: authorization, cas: cas, skipVerify: h.SkipVerify}, at)
+}
+
+// door is how a client comes to a listener.
+type door struct {
+	// at is what its configuration says, root below which it asks.
+	at, root      string
+	authorization string
+	cas           []string
+	skipVerify    bool
 }
 
 // answers asks the listener as the client would.
-func (l *look) answers(path string, r setup.Registry, at, authorization string, cas []string, listener setup.Listener) {
-	status, err := l.ask(at, r.Name, authorization, cas)
+func (l *look) answers(path string, r setup.Registry, d door, listener setup.Listener) {
+	at, authorization := d.at, d.authorization
+	status, err := l.ask(d, r.Name)
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	f := Finding{Registries: []string{r.Name}, File: path}
@@ -69,6 +86,9 @@ func (l *look) answers(path string, r setup.Registry, at, authorization string, 
 		if l.o.File != "" {
 			f.Run += " --file " + quote(l.o.File)
 		}
+	case status == http.StatusNotFound:
+		f.Problem, f.Message = WrongMirror, "berth answers 404 to what the client asks for: the path in "+at+" leads nowhere"
+		f.Cure, f.Run = "put that file aside and write berth's", l.anew(path)
 	default:
 		return
 	}
@@ -76,24 +96,24 @@ func (l *look) answers(path string, r setup.Registry, at, authorization string, 
 }
 
 // ask is GET /v2/ for a registry.
-func (l *look) ask(at, registry, authorization string, cas []string) (status int, err error) {
+func (l *look) ask(d door, registry string) (status int, err error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
-	for _, file := range cas {
+	for _, file := range d.cas {
 		if pem, err := readFile(file); err == nil {
 			pool.AppendCertsFromPEM(pem)
 		}
 	}
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, InsecureSkipVerify: d.skipVerify}, DisableKeepAlives: true} //nolint:gosec // G402: as the client does, which is told skip_verify
 	client := &http.Client{Transport: transport, Timeout: askTime}
-	req, err := http.NewRequestWithContext(l.ctx, http.MethodGet, at+"/v2/?ns="+url.QueryEscape(registry), http.NoBody)
+	req, err := http.NewRequestWithContext(l.ctx, http.MethodGet, d.root+"/?ns="+url.QueryEscape(registry), http.NoBody)
 	if err != nil {
 		return 0, err
 	}
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
+	if d.authorization != "" {
+		req.Header.Set("Authorization", d.authorization)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -120,21 +140,6 @@ func who(at setup.Listener, authorization string) string {
 		return "organisation " + at.Organisation
 	}
 	return "nobody: public images only"
-}
-
-// files are the values of ca: one, or a list.
-func files(v any) (all []string) {
-	switch v := v.(type) {
-	case string:
-		return []string{v}
-	case []any:
-		for _, one := range v {
-			if s, ok := one.(string); ok {
-				all = append(all, s)
-			}
-		}
-	}
-	return all
 }
 
 // engine is what dockerd says of itself.

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -9,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -34,10 +37,10 @@ func (l *look) canaries(pull func(ctx context.Context, l *look, ref string) erro
 		ctx, cancel := context.WithTimeout(l.ctx, canaryTime)
 		said := pull(ctx, l, repository+":"+tag)
 		cancel()
-		if errors.Is(said, exec.ErrNotFound) {
+		if errors.Is(said, exec.ErrNotFound) || errors.Is(said, errNotRunning) {
 			return nil // only its files are here
 		}
-		seen, err := l.o.Seen(l.ctx, tag)
+		seen, err := l.o.Seen(l.ctx, l.client.Name, registry, tag)
 		if err != nil {
 			return fmt.Errorf("asking the node for what it has seen: %w", err)
 		}
@@ -58,19 +61,42 @@ func (l *look) canaries(pull func(ctx context.Context, l *look, ref string) erro
 	return nil
 }
 
+// errNotRunning says that there is a client, and that its daemon does not answer: nothing
+// was pulled, from anywhere.
+var errNotRunning = errors.New("its daemon does not answer")
+
+// unreached are what commands say of a daemon that does not answer at its socket.
+var unreached = regexp.MustCompile(`\.sock\b.*(no such file|connection refused|permission denied)|cannot access containerd socket`)
+
 // command is a pull by a command of the client's.
 func command(name string, args ...string) func(ctx context.Context, l *look, ref string) error {
 	return func(ctx context.Context, l *look, ref string) error {
 		all := make([]string, 0, len(args)+1)
 		for _, a := range args {
-			all = append(all, strings.ReplaceAll(a, "CERTS", l.beside("certs.d")))
+			all = append(all, strings.ReplaceAll(a, "CERTS", l.certs()))
 		}
 		out, err := exec.CommandContext(ctx, name, append(all, ref)...).CombinedOutput() //nolint:gosec // the client's own command, and an image that whoever runs this names
-		if err != nil && !errors.Is(err, exec.ErrNotFound) {
-			return fmt.Errorf("%w: %s", err, lastLine(string(out)))
+		switch {
+		case err == nil || errors.Is(err, exec.ErrNotFound):
+			return err
+		case unreached.Match(out):
+			return errNotRunning
 		}
-		return err
+		return fmt.Errorf("%w: %s", err, lastLine(string(out)))
 	}
+}
+
+// containerdPull is a pull by CRI, as Kubernetes does it, where that is to be had. A ctr is
+// told where hosts.toml are, so that it says less.
+func containerdPull(ctx context.Context, l *look, ref string) error {
+	if !l.noCRI {
+		at := "unix://" + cmp.Or(os.Getenv("CONTAINERD_ADDRESS"), "/run/containerd/containerd.sock")
+		err := command("crictl", "--runtime-endpoint", at, "--image-endpoint", at, "pull")(ctx, l, ref)
+		if err == nil || !errors.Is(err, exec.ErrNotFound) && !strings.Contains(err.Error(), "nimplemented") {
+			return err
+		}
+	}
+	return command("ctr", "--namespace", "berth-doctor", "images", "pull", "--hosts-dir", "CERTS")(ctx, l, ref)
 }
 
 func lastLine(text string) string {
@@ -83,7 +109,7 @@ func dockerPull(ctx context.Context, l *look, ref string) error {
 	at := strings.LastIndex(ref, ":")
 	resp, err := askEngine(ctx, l.o.DockerSocket, http.MethodPost, "/images/create?"+url.Values{"fromImage": {ref[:at]}, "tag": {ref[at+1:]}}.Encode())
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotRunning, err)
 	}
 	defer resp.Body.Close()
 	var said struct{ Message, Error string }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -57,7 +56,8 @@ func (l *look) docker() {
 func (l *look) mirrors(all []string, way *Way) {
 	for _, m := range all {
 		m = strings.TrimSuffix(m, "/")
-		if at, ok := l.listener(strings.TrimSuffix(m, "/"+oci.DockerHub)); ok && !at.Token {
+		base, named := strings.CutSuffix(m, "/"+oci.DockerHub)
+		if at, ok := l.listener(base); ok && !at.Token && (named || at.Registry == "" || oci.IsDockerHub(at.Registry)) {
 			way.Through, way.Who = m, who(at, "")
 			return
 		}
@@ -92,37 +92,88 @@ func (l *look) daemonJSON() (mirrors []string, ok bool) {
 
 // containerd looks at its hosts.toml, and whether CRI is led to them.
 func (l *look) containerd() {
-	certs := l.beside("certs.d")
-	text, err := readFile(l.client.File)
-	var doc struct {
-		Plugins map[string]struct {
-			Registry struct {
-				ConfigPath string `toml:"config_path"`
-			} `toml:"registry"`
-		} `toml:"plugins"`
-		Disabled []string `toml:"disabled_plugins"`
-	}
-	if err == nil {
-		if err := toml.Unmarshal(text, &doc); err != nil {
-			l.unreadable(l.client.File, nil, err)
-			return
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		l.unreadable(l.client.File, nil, err)
+	cri := criConfig{file: l.client.File}
+	if file, err := cri.read(l.client.File, 0); err != nil {
+		l.unreadable(file, nil, err)
 		return
 	}
-	led := slices.Contains(doc.Disabled, "cri") // no Kubernetes here
-	for _, p := range doc.Plugins {
-		for _, dir := range filepath.SplitList(p.Registry.ConfigPath) {
-			led = true
-			certs = dir
+	f := Finding{Problem: Bypass, File: cri.file, Message: "CRI (Kubernetes) reads no hosts.toml: it has no config_path", Cure: "set it, and restart containerd, which leaves containers running", Run: l.write()}
+	l.noCRI = cri.off
+	switch {
+	case cri.off:
+	case cri.former:
+		f.Message, f.Cure, f.Run = "CRI (Kubernetes) reads no hosts.toml beside the registry.mirrors or registry.configs in it", "take those away, which config_path stands in for; then "+l.write()+", and restart containerd, which leaves containers running", ""
+		l.find(f)
+	case len(cri.roots) == 0:
+		l.find(f)
+	default:
+		l.hostsIn(cri.roots...)
+		return
+	}
+	l.hostsIn(l.certs())
+}
+
+// criConfig is what the files of containerd say about registries.
+type criConfig struct {
+	// roots are where CRI looks for a hosts.toml, and file says so.
+	roots []string
+	file  string
+	// former is CRI's older way to have mirrors, beside which it reads no hosts.toml; off:
+	// there is no CRI.
+	former, off bool
+}
+
+// read adds a file, and those that it imports, which win.
+func (c *criConfig) read(file string, depth int) (bad string, err error) {
+	text, err := readFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	var doc struct {
+		Imports  []string       `toml:"imports"`
+		Disabled []string       `toml:"disabled_plugins"`
+		Plugins  map[string]any `toml:"plugins"`
+	}
+	if err == nil {
+		err = toml.Unmarshal(text, &doc)
+	}
+	if err != nil {
+		return file, err
+	}
+	for _, name := range doc.Disabled {
+		c.off = c.off || name == "cri" || name == "io.containerd.grpc.v1.cri" || name == "io.containerd.cri.v1.images"
+	}
+	for _, plugin := range doc.Plugins {
+		settings, _ := plugin.(map[string]any)
+		registry, _ := settings["registry"].(map[string]any)
+		if path, _ := registry["config_path"].(string); path != "" {
+			c.roots, c.file = filepath.SplitList(path), file
+		}
+		for _, key := range []string{"mirrors", "configs"} {
+			if has, _ := registry[key].(map[string]any); len(has) > 0 {
+				c.former, c.file = true, file
+			}
 		}
 	}
-	if !led {
-		l.find(Finding{Problem: Bypass, File: l.client.File, Message: "CRI (Kubernetes) reads no hosts.toml: it has no config_path", Cure: "set it, and restart containerd, which leaves containers running", Run: l.write()})
+	for _, pattern := range doc.Imports {
+		if !filepath.IsAbs(pattern) {
+			pattern = filepath.Join(filepath.Dir(file), pattern)
+		}
+		files, _ := filepath.Glob(pattern) // in order; a pattern that is none has no file
+		for _, next := range files {
+			if depth >= maxImports || next == file {
+				continue
+			}
+			if bad, err := c.read(next, depth+1); err != nil {
+				return bad, err
+			}
+		}
 	}
-	l.hostsIn(certs)
+	return "", nil
 }
+
+// maxImports bounds how deep files import each other.
+const maxImports = 5
 
 // registryConf is one entry of a registries.conf.
 type registryConf struct {
@@ -167,8 +218,28 @@ func (l *look) registriesConf() {
 		}
 	}
 	for _, r := range l.o.Registries {
-		l.conf(r, entries[r.Name])
+		l.conf(r, entryFor(entries, r.Name))
+		for prefix, e := range entries { // what is more specific wins
+			if _, ours := l.listener(schemed(e.Location, e.Insecure)); !ours && strings.HasPrefix(prefix, r.Name+"/") {
+				l.find(Finding{Problem: WrongMirror, Registries: []string{r.Name}, File: e.file, Message: "pulls of " + prefix + " go around berth, to " + e.Location, Cure: "take the entry away: that of all of " + r.Name + " leads to berth"})
+			}
+		}
 	}
+}
+
+// entryFor is the entry for a registry, by its name or by a wildcard of its domain, the
+// longest.
+func entryFor(entries map[string]registryConf, registry string) registryConf {
+	if e, ok := entries[registry]; ok {
+		return e
+	}
+	for domain := registry; strings.Contains(domain, "."); {
+		_, domain, _ = strings.Cut(domain, ".")
+		if e, ok := entries["*."+domain]; ok {
+			return e
+		}
+	}
+	return registryConf{}
 }
 
 func (l *look) conf(r setup.Registry, e registryConf) {
@@ -197,10 +268,25 @@ func (l *look) conf(r setup.Registry, e registryConf) {
 		return
 	}
 	way.Through, way.Who = at.URL(), who(at, "")
+	if !behind(e.Location, r.Name, at) {
+		l.find(Finding{Problem: WrongMirror, Registries: []string{r.Name}, File: e.file, Message: e.Location + " is not where berth has " + r.Name + ", so other images than meant are pulled", Cure: "put that file aside and write berth's", Run: l.anew(e.file)})
+	}
 	if len(way.Around) > 0 {
 		l.find(Finding{Problem: Bypass, Registries: []string{r.Name}, File: e.file, Message: "pulls go to " + strings.Join(way.Around, ", ") + " first", Cure: "take the mirrors away", Run: l.anew(e.file)})
 	}
-	l.answers(e.file, r, at.URL(), "", nil, setup.Listener{})
+	l.answers(e.file, r, door{at: at.URL(), root: at.URL() + "/v2"}, setup.Listener{})
+}
+
+// behind says whether a location at a listener is where berth has a registry, perhaps as
+// an organisation: this client says the registry in no other way.
+func behind(location, registry string, at setup.Listener) bool {
+	_, path, _ := strings.Cut(location, "/")
+	path = "/" + strings.TrimSuffix(path, "/")
+	if path == "/" {
+		return at.Registry == registry || at.Registry == "" && oci.IsDockerHub(registry)
+	}
+	own, _ := strings.CutSuffix(path, "/"+strings.Replace(registry, ":", "_", 1))
+	return own != path && strings.Count(own, "/") <= 1
 }
 
 // buildkit looks at buildkitd.toml.
@@ -258,11 +344,15 @@ func (l *look) k3s() {
 	}
 	for _, r := range l.o.Registries {
 		way := Way{Registry: r.Name, Around: []string{r.Server}, Push: r.Server}
-		mirror := doc.Mirrors[r.Name]
+		mirror, named := doc.Mirrors[r.Name]
+		if !named {
+			mirror = doc.Mirrors["*"]
+		}
 		if len(mirror.Endpoint) == 0 {
 			l.find(Finding{Problem: Bypass, Registries: []string{r.Name}, File: l.client.File, Message: "pulls go around berth: the registries have no mirror in " + l.client.File, Cure: "set one", Run: l.write()})
 		} else if at, ours := l.listener(mirror.Endpoint[0]); ours {
 			way.Through, way.Who = at.URL(), who(at, "")
+			way.Around = append(mirror.Endpoint[1:len(mirror.Endpoint):len(mirror.Endpoint)], way.Around...)
 		} else {
 			l.nearly(l.client.File, r, mirror.Endpoint[0])
 		}

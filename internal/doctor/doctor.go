@@ -97,9 +97,9 @@ type Options struct {
 	// DockerSocket is where dockerd answers. If empty, /var/run/docker.sock.
 	DockerSocket string
 	// Canaries are repositories, with their registries, that each client is to pull a tag
-	// of that is not there. Seen says whether the node was asked for a tag.
+	// of that is not there. Seen says whether that pull came to the node.
 	Canaries []string
-	Seen     func(ctx context.Context, tag string) (bool, error)
+	Seen     func(ctx context.Context, client, registry, tag string) (bool, error)
 }
 
 // kind is one kind of client: how it is told that it is here, and how its files are read.
@@ -115,7 +115,7 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{"docker", []string{"dockerd"}, []string{"/etc/docker/daemon.json", "/etc/docker/certs.d", "/var/run/docker.sock"}, (*look).docker, dockerPull},
-		{"containerd", []string{"containerd"}, []string{"/etc/containerd/certs.d"}, (*look).containerd, command("ctr", "--namespace", "berth-doctor", "images", "pull", "--hosts-dir", "CERTS")},
+		{"containerd", []string{"containerd"}, []string{"/etc/containerd/certs.d"}, (*look).containerd, containerdPull},
 		{"nerdctl", []string{"nerdctl"}, nil, (*look).hosts, command("nerdctl", "pull", "--quiet")},
 		{"podman", []string{"podman", "skopeo", "buildah"}, nil, (*look).registriesConf, command("podman", "pull", "--quiet")},
 		{"crio", []string{"crio"}, []string{"/etc/crio"}, (*look).registriesConf, command("crictl", "pull")},
@@ -177,7 +177,14 @@ type look struct {
 	ctx    context.Context
 	o      Options
 	client Client
+	// roots are the folders in which a hosts.toml is looked for.
+	roots []string
+	// noCRI says that there is no CRI in this containerd.
+	noCRI bool
 }
+
+// shared says that the client's configuration is not berth's own file.
+func (l *look) shared() bool { return filepath.Base(l.client.File) != filepath.Base(setup.PodmanConf) }
 
 // find adds a fault; one that is there already gets the registries of f too.
 func (l *look) find(f Finding) {
@@ -208,11 +215,27 @@ func (l *look) write() string {
 
 // anew is the command that puts the file in the way aside and writes a new one.
 func (l *look) anew(file string) string {
+	switch {
+	case filepath.Base(file) == "hosts.toml" && filepath.Dir(filepath.Dir(file)) != l.certs():
+		return l.besides(file)
+	case file == l.client.File && l.shared(), filepath.Base(file) == "registries.conf" && file != l.client.File:
+		return l.write() // what is berth's wins there, and the rest is needed
+	}
 	return fmt.Sprintf("mv %s %s && %s", quote(file), quote(file+".before-berth-doctor"), l.write())
 }
 
-// beside is a path in the folder of the client's configuration.
-func (l *look) beside(name string) string { return filepath.Join(filepath.Dir(l.client.File), name) }
+// besides is write, after the folder of a hosts.toml has been put aside where it lies in a
+// folder that goes before berth's.
+func (l *look) besides(file string) string {
+	dir, own := filepath.Dir(file), l.certs()
+	if filepath.Dir(dir) == own || !slices.Contains(l.roots, own) {
+		return l.write()
+	}
+	return fmt.Sprintf("mv %s %s && %s", quote(dir), quote(dir+".before-berth-doctor"), l.write())
+}
+
+// certs is where berth writes a hosts.toml for each registry: beside the configuration.
+func (l *look) certs() string { return filepath.Join(filepath.Dir(l.client.File), "certs.d") }
 
 // quote is s for a shell.
 func quote(s string) string {

@@ -1,6 +1,7 @@
 package golden
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"net"
@@ -111,11 +112,27 @@ func TestGolden_Surface(t *testing.T) {
 	t.Parallel()
 	c := newCity(t)
 	t.Run("messages", c.messages)
+	t.Run("a canary", c.canary)
 	t.Run("commands", c.json)
 	t.Run("past the disk", c.pastTheDisk)
 	t.Run("metrics", c.metrics)
 	c.stop()
 	t.Run("log", c.logged)
+}
+
+// canary tells the node of a client that was made to pull, as berth doctor does.
+func (c *city) canary(t *testing.T) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(c.dir, "admin.sock"))
+	}}}
+	resp, err := client.Post("http://admin/v1/canary", "application/json", strings.NewReader(`{"client": "docker", "registry": "ghcr.io", "tag": "none"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("%s", resp.Status)
+	}
 }
 
 // pastTheDisk pulls while no file can be written.

@@ -72,6 +72,8 @@ type node struct {
 	failure *badMain  // the main file that was read last; nil: it is in force
 	retired []retired
 
+	bypasses *bypasses
+
 	unlisted unlisted
 }
 

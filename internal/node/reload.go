@@ -90,6 +90,7 @@ func (n *node) keepCounting(cfg *config.Config) {
 	}
 	n.pulls.Keep(there)
 	n.failures.Keep(there)
+	n.bypasses.keep(registryNames(cfg))
 }
 
 // limits is one of the limits of each organisation.

@@ -32,6 +32,7 @@ func (n *node) socketServer() *http.Server {
 		Remove:   n.remove,
 		Status:   n.status,
 		Failures: n.lastFailures,
+		Canary:   n.canary,
 		Diagnose: n.diagnose,
 		Ready:    n.probe,
 		Images:   n.images,

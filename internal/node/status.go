@@ -213,7 +213,7 @@ func (n *node) status(ctx context.Context) (admin.Status, error) {
 		Version: n.version, PID: os.Getpid(), Started: n.start, Now: now, UptimeSeconds: int64(now.Sub(n.start) / time.Second),
 		Configuration: admin.Configuration{Reload: n.reloadAnswer(n.cfg), Applied: n.read},
 		Pulls:         n.pullsOf(), Cache: folder, Accounts: n.accountsOf(),
-		Troubled: n.troubled(), Fills: fills, Waiting: n.waitingOf(), Held: held, Clients: n.lastPulls(), Failures: []admin.Failure{},
+		Troubled: n.troubled(), Fills: fills, Waiting: n.waitingOf(), Held: held, Clients: n.lastPulls(), Bypasses: n.bypasses.shown(), Failures: []admin.Failure{},
 		Fleet: n.engines.status(n.started.Fleet),
 	}
 	if err := openMetrics(n.cfg); err != nil {
@@ -239,14 +239,16 @@ func (n *node) namelessStatus(ctx context.Context) (admin.Status, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s.Troubled = slices.DeleteFunc(s.Troubled, func(registry string) bool {
+	own := func(registry string) bool {
 		for _, o := range n.cfg.Organisations {
 			if _, own := o.Registries[registry]; own {
 				return true
 			}
 		}
 		return false
-	})
+	}
+	s.Troubled = slices.DeleteFunc(s.Troubled, own)
+	s.Bypasses = slices.DeleteFunc(s.Bypasses, func(b admin.Bypass) bool { return own(b.Registry) })
 	return s.Nameless(), nil
 }
 

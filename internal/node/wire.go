@@ -83,6 +83,7 @@ func (n *node) measure(r prometheus.Registerer) (err error) {
 	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: r, MaxSeries: n.started.Metrics.MaxSeries, Now: n.now})
 	n.upstream = upstream.NewMetrics(r)
 	n.config = newConfigMetrics(r)
+	n.bypasses = newBypasses(r)
 	n.auth, err = credential.NewMetrics(r)
 	return err
 }

@@ -36,8 +36,21 @@ func (o Options) hostsFiles(certs string, l Listener, when string) (files []File
 	return files
 }
 
+// HostDir is the folder below certs that decides about a registry. Of one with a port there
+// may be another in containerd's spelling, which goes before (hostDirectory in its
+// core/remotes/docker/config).
+func HostDir(certs, registry string) string {
+	if host, port, ok := strings.Cut(registry, ":"); ok {
+		dir := filepath.Join(certs, host+"_"+port+"_")
+		if _, err := os.Stat(dir); err == nil {
+			return dir
+		}
+	}
+	return filepath.Join(certs, registry)
+}
+
 func (o Options) hostsFile(certs, name string, l Listener, top []setting, when string) File {
-	path := filepath.Join(certs, name, "hosts.toml")
+	path := filepath.Join(HostDir(certs, name), "hosts.toml")
 	shown := ""
 	if o.hasToken() {
 		shown = "Basic " + o.Token.String()
