@@ -14,7 +14,7 @@ import (
 // buildkit is a running buildkitd, and buildctl as its client.
 type buildkit struct{ buildctl, dir, socket string }
 
-func startBuildkit(t *testing.T, config string) buildkit {
+func startBuildkit(t *testing.T, config string, env ...string) buildkit {
 	t.Helper()
 	path := buildkitd.find(t)
 	b := buildkit{buildctl: buildctl.find(t), dir: tempDir(t, "bk")}
@@ -28,6 +28,7 @@ func startBuildkit(t *testing.T, config string) buildkit {
 			"--containerd-worker=false", "--oci-worker=true", "--oci-worker-snapshotter=native",
 		},
 		dir:   b.dir,
+		env:   env,
 		ready: accepts(filepath.Join(b.dir, "b.sock")),
 	})
 	return b
@@ -41,19 +42,24 @@ func (b buildkit) pull(t *testing.T, ref string, as login) ([]string, error) {
 	if as.user != "" {
 		t.Fatal("BuildKit has no login of one pull")
 	}
-	writeFile(t, filepath.Join(b.dir, "context", "Dockerfile"), "FROM "+ref+"\n")
-	trace := filepath.Join(b.dir, "trace.json")
-	_, err := run(t, b.dir, nil, b.buildctl, "--addr", b.socket, "build", "--no-cache", "--frontend", "dockerfile.v0",
-		"--local", "context="+filepath.Join(b.dir, "context"), "--local", "dockerfile="+filepath.Join(b.dir, "context"),
-		"--output", "type=local,dest="+filepath.Join(b.dir, "out"), "--trace", trace)
-	if err != nil {
+	if err := b.build(t, ref, "type=local,dest="+filepath.Join(b.dir, "out")); err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(trace)
+	text, err := os.ReadFile(filepath.Join(b.dir, "trace.json"))
 	if err != nil {
 		return nil, err
 	}
 	return regexp.MustCompile(`sha256:[0-9a-f]{64}`).FindAllString(strings.Join(regexp.MustCompile(`FROM [^"]+`).FindAllString(string(text), -1), " "), -1), nil
+}
+
+// build builds from the image, and puts it somewhere.
+func (b buildkit) build(t *testing.T, ref, output string) error {
+	t.Helper()
+	writeFile(t, filepath.Join(b.dir, "context", "Dockerfile"), "FROM "+ref+"\n")
+	_, err := run(t, b.dir, nil, b.buildctl, "--addr", b.socket, "build", "--no-cache", "--frontend", "dockerfile.v0",
+		"--local", "context="+filepath.Join(b.dir, "context"), "--local", "dockerfile="+filepath.Join(b.dir, "context"),
+		"--output", output, "--trace", filepath.Join(b.dir, "trace.json"))
+	return err
 }
 
 // A FROM line leads to berth by the configuration that berth setup prints, and

@@ -126,6 +126,12 @@ func (c containerd) leadTo(t *testing.T, registry, address string) {
 
 func (c containerd) explains() bool { return c.says }
 
+func (c containerd) pullFor(t *testing.T, ref, arch string, as login) error {
+	t.Helper()
+	_, err := run(t, c.dir, nil, c.ctr, "--address", c.socket, "images", "pull", "--hosts-dir", c.hosts, "--platform", "linux/"+arch, "--user", as.pair(), ref)
+	return err
+}
+
 func (c containerd) pull(t *testing.T, ref string, as login) ([]string, error) {
 	t.Helper()
 	args := append([]string{"--address", c.socket, "images", "pull", "--hosts-dir", c.hosts}, c.pulls...)

@@ -93,8 +93,20 @@ func (d docker) create(t *testing.T, ref string, as login) error {
 	return d.createAt(t, ref, host, as)
 }
 
+// pullFor is docker pull --platform.
+func (d docker) pullFor(t *testing.T, ref, arch string, as login) error {
+	t.Helper()
+	host, _, _ := strings.Cut(ref, "/")
+	return d.createFor(t, ref, host, "linux/"+arch, as)
+}
+
 // createAt is create with a login for a host that need not be the image's.
 func (d docker) createAt(t *testing.T, ref, host string, as login) error {
+	t.Helper()
+	return d.createFor(t, ref, host, "", as)
+}
+
+func (d docker) createFor(t *testing.T, ref, host, platform string, as login) error {
 	t.Helper()
 	header := http.Header{}
 	if as.user != "" {
@@ -109,6 +121,9 @@ func (d docker) createAt(t *testing.T, ref, host string, as login) error {
 		at = digest
 	}
 	query := url.Values{"fromImage": {ref[:at]}, "tag": {ref[at+1:]}}
+	if platform != "" {
+		query.Set("platform", platform)
+	}
 	resp, err := d.send(t.Context(), http.MethodPost, "/images/create?"+query.Encode(), header, nil)
 	if err != nil {
 		return err

@@ -75,11 +75,25 @@ func TestNames_Skopeo(t *testing.T) {
 			t.Error("undoing leaves the file")
 		}
 	}
-	n.stop(t)
+	dir := tempDir(t, "skopeo")
+	file := filepath.Join(dir, "berth.conf")
+	n.setUp(t, "podman", "--org", "acme", "--write", "--file", file)
+	dockerConfig(t, dir, n.address, login{"acme", callerToken("acme")})
+	n.fails(t, pulls(func(ref string) error {
+		_, err := run(t, dir, []string{"REGISTRY_AUTH_FILE=" + filepath.Join(dir, "config.json")}, path, "--insecure-policy", "--registries-conf", file, "copy", "docker://"+ref, "dir:"+filepath.Join(dir, "image"))
+		return err
+	}), ownName(nil, pushImage(t, n.ghcr, "acme/down", 4<<10)))
 	if strings.Contains(n.log(t), "pushed") {
 		t.Error("a push came to berth")
 	}
 }
+
+// pulls is a puller for what only has to fail.
+type pulls func(ref string) error
+
+func (pulls) explains() bool { return false }
+
+func (p pulls) pull(_ *testing.T, ref string, _ login) ([]string, error) { return nil, p(ref) }
 
 // leadsTo is an environment in which a name that nobody knows, as that of a registry, is
 // asked at u.
@@ -96,16 +110,25 @@ func TestNames_Buildkit(t *testing.T) {
 		n.setUp(t, "buildkit", "--org", organisation, "--write", "--file", file)
 		text, err := os.ReadFile(file)
 		must(t, err)
-		b := startBuildkit(t, string(text))
+		b := startBuildkit(t, strings.Replace(string(text), "[registry.\"reg.example:5443\"]\n", "[registry.\"reg.example:5443\"]\nhttp = true\n", 1), n.leadsTo(n.open)...)
 		dockerConfig(t, filepath.Join(b.dir, ".docker"), n.address, login{organisation, callerToken(organisation)})
 		mustPull(t, b, ownName(nil, images[organisation]), login{}, images[organisation].digest)
 		mustPull(t, b, "docker.io/library/nginx:1", login{}, pushIndex(t, n.hub, "library/nginx").digest)
 		mustPull(t, b, "reg.example:5443/x:1", login{}, pushImage(t, n.open, "x", 4<<10).digest)
 		mustRefuse(t, b, ownName(nil, images[other]), login{}, anything)
+		to := "reg.example:5443/pushed-" + organisation
+		must(t, b.build(t, "reg.example:5443/x:1", "type=image,push=true,name="+to+":1"))
+		if len(n.open.requests("/v2/pushed-"+organisation+"/manifests/1")) == 0 {
+			t.Error("the registry has not seen the push")
+		}
 		n.setUp(t, "buildkit", "--org", organisation, "--undo", "--file", file)
 		if left, err := os.ReadFile(file); err == nil && bytes.Contains(left, []byte(n.address)) {
 			t.Errorf("undoing leaves %s", left)
 		}
+	}
+	n.stop(t)
+	if strings.Contains(n.log(t), "pushed") {
+		t.Error("a push came to berth")
 	}
 }
 
@@ -126,6 +149,12 @@ func TestNames_DockerBuild(t *testing.T) {
 			t.Errorf("%s builds on %s", organisation, ownName(nil, secret))
 		}
 	}
+	s := d.as(t)
+	s.login(t, n.address, login{"acme", callerToken("acme")})
+	n.fails(t, pulls(func(ref string) error {
+		_, err := s.build(t, ref, "--pull", "--no-cache")
+		return err
+	}), ownName(nil, own(t, n.ghcr, "acme/down", "acme")))
 }
 
 // Compose with twenty services of five images with names as they are, on a node of one

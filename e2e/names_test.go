@@ -282,7 +282,7 @@ func testNamesContainerd(t *testing.T, v containerdVersion) {
 // podman: names are moved to berth, and its login says who it is.
 func TestNames_Podman(t *testing.T) {
 	n := newNamed(t)
-	var last puller
+	var last podmanClient
 	for organisation, i := range map[string]image{"acme": pushImage(t, n.ghcr, "acme/app", 64<<10), "globex": pushImage(t, n.globex, "globex/app", 64<<10)} {
 		c := startPodman(t)
 		last = c
@@ -302,7 +302,14 @@ func TestNames_Podman(t *testing.T) {
 			t.Error("the registry has not seen the push")
 		}
 	}
-	n.fails(t, last, ownName(nil, pushImage(t, n.ghcr, "acme/down", 4<<10)))
+	conf := filepath.Join(last.dir, "registries.conf")
+	down := ownName(nil, pushImage(t, n.ghcr, "acme/down", 4<<10))
+	n.setUp(t, "podman", "--undo", "--file", conf)
+	if _, err := last.pull(t, down, login{}); err == nil || !strings.Contains(err.Error(), "proxyconnect") {
+		t.Errorf("undone, and it still goes to berth: %v", err)
+	}
+	n.setUp(t, "podman", "--org", "acme", "--write", "--file", conf)
+	n.fails(t, last, down)
 	if strings.Contains(n.log(t), "pushed") {
 		t.Error("a push came to berth")
 	}

@@ -50,6 +50,12 @@ func startPodman(t *testing.T) podmanClient {
 
 func (p podmanClient) explains() bool { return true }
 
+func (p podmanClient) pullFor(t *testing.T, ref, arch string, as login) error {
+	t.Helper()
+	_, err := p.podman(t, "pull", "--quiet", "--tls-verify=false", "--signature-policy", filepath.Join(p.dir, "policy.json"), "--creds", as.pair(), "--arch", arch, ref)
+	return err
+}
+
 func (p podmanClient) pull(t *testing.T, ref string, as login) ([]string, error) {
 	t.Helper()
 	pull := []string{"pull", "--quiet", "--tls-verify=false", "--signature-policy", filepath.Join(p.dir, "policy.json")}

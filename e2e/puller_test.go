@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,11 @@ type puller interface {
 	// explains says that the client shows its user the message of a refusal, not
 	// only its status.
 	explains() bool
+}
+
+// chooser is a client that takes the image of another platform when it is told to.
+type chooser interface {
+	pullFor(t *testing.T, ref, arch string, as login) error
 }
 
 // testPuller is what every client must be able to do, and what it must not be
@@ -38,6 +44,21 @@ func testPuller(t *testing.T, name func(*world, image) string, newPuller func(*t
 		i := pushIndex(t, w.acme, "team/platforms")
 		mustPull(t, p, name(w, i), w.as("acme"), i.digest)
 	})
+	t.Run("by digest", func(t *testing.T) {
+		i := pushPlatforms(t, w.acme, "team/digest", false)
+		ref := name(w, i)
+		mustPull(t, p, ref[:strings.LastIndex(ref, ":")]+"@"+i.digest, w.as("acme"), i.digest)
+	})
+	if c, ok := p.(chooser); ok {
+		t.Run("all platforms", func(t *testing.T) {
+			i := pushIndex(t, w.acme, "team/others")
+			for _, arch := range []string{"s390x", "riscv64", runtime.GOARCH} {
+				if err := c.pullFor(t, name(w, i), arch, w.as("acme")); err != nil {
+					t.Errorf("%s: %v", arch, err)
+				}
+			}
+		})
+	}
 	t.Run("large layers side by side", func(t *testing.T) {
 		i := pushImage(t, w.acme, "team/large", 24<<20, 17<<20, 9<<20, 5<<20)
 		mustPull(t, p, name(w, i), w.as("acme"), i.digest)

@@ -28,6 +28,7 @@ var (
 	moby            = program{"dockerd", true}
 	buildkitd       = program{"buildkitd", true}
 	buildctl        = program{"buildctl", true}
+	crictl          = program{"crictl", true}
 
 	containerd1 = program{"containerd", false}
 	ctr1        = program{"ctr", false}
