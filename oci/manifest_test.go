@@ -49,6 +49,13 @@ func TestManifest_Type(t *testing.T) {
 		{`{"layers":[{"digest":"` + hex64 + `","Digest":"sha256:b"}]}`, "", errOddDescriptor},
 		{`{"manifests":[{"platform":{"os":"linux","OS":"windows"}}]}`, "", errOddDescriptor},
 
+		// What is both is neither.
+		{`{"manifests":[],"layers":[]}`, "", ErrTwoFaced},
+		{`{"manifests":[],"config":{}}`, "", ErrTwoFaced},
+		{`{"Manifests":[],"LAYERS":[]}`, "", ErrAmbiguous},
+
+		{``, "", ErrNotJSON},
+		{strings.Repeat(`{"a":`, 100_000), "", ErrNotJSON},
 		{`{"layers":[{"size":"12"}]}`, "", errOddDescriptor},
 		{`{"layers":{}}`, "", errOddDescriptor},
 		{`{"schemaVersion":1,"fsLayers":[],"signatures":[]}`, "", ErrSchema1},

@@ -184,7 +184,7 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 		want, _ = oci.ParseDigest(a.Header.Get("Docker-Content-Digest")) // then it is what the hash says
 	}
 	data, digest, ok := match(versions(a.Header, data), want)
-	t, err := manifestType(data)
+	doc, err := oci.ParseManifest(data)
 	switch {
 	case (!ok || err != nil) && classify.IsPage(a.Header):
 		return oci.Descriptor{}, who.notUnderstood("sent a web page instead of a manifest; check that its endpoint is a registry, and who is between")
@@ -199,10 +199,11 @@ func (s *source) verified(a *answer, data []byte, want oci.Digest) (oci.Descript
 	case err != nil: // what has the digest is what the registry has, if no use to anyone
 		return oci.Descriptor{}, unusable(who, err)
 	}
-	if t != typeOf(a.Header) {
-		s.types.Add(s.id.Organisation, digest, t)
+	// What it was sent as is a hint: the document says what it is.
+	if doc.MediaType != typeOf(a.Header) {
+		s.types.Add(s.id.Organisation, digest, doc.MediaType)
 	}
-	return oci.Descriptor{MediaType: t, Digest: digest, Size: int64(len(data)), Data: data}, nil
+	return oci.Descriptor{MediaType: doc.MediaType, Digest: digest, Size: int64(len(data)), Data: data}, nil
 }
 
 // match finds the version with the digest. Without a digest it is the first.

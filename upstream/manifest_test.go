@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -257,51 +256,4 @@ func TestGzipBomb(t *testing.T) {
 	if _, ok := decode("gzip", bomb.Bytes(), maxSmall); ok {
 		t.Error("8 MiB were decoded")
 	}
-}
-
-func TestManifestType(t *testing.T) {
-	const (
-		image      = "application/vnd.oci.image.manifest.v1+json"
-		dockerList = "application/vnd.docker.distribution.manifest.list.v2+json"
-	)
-	for _, test := range []struct {
-		sent, doc, want string
-		err             error
-	}{
-		{index, `{"manifests":[]}`, index, nil},
-		{dockerList, `{"manifests":[]}`, index, nil},
-		{"", `{"manifests":[]}`, index, nil},
-		{"text/plain", `{"layers":[],"config":{}}`, image, nil},
-		{"application/json", `{"mediaType":"` + dockerList + `","manifests":[]}`, dockerList, nil},
-		{index, `{"mediaType":"` + index + `","manifests":null}`, index, nil},
-		{"application/vnd.acme.thing.v1+json", `{"mediaType":"","things":[]}`, "", oci.ErrNoManifest},
-		{"", `{"mediaType":"application/vnd.acme.thing.v1+json","things":[]}`, "application/vnd.acme.thing.v1+json", nil},
-		{image, `{"mediaType":"` + index + `","manifests":[]}`, index, nil},
-		{index, `{"mediaType":"` + dockerList + `","manifests":[]}`, dockerList, nil},
-		{index, `{"manifests":[],"layers":[]}`, "", oci.ErrTwoFaced},
-		{index, `{"manifests":[],"config":{}}`, "", oci.ErrTwoFaced},
-		{index, `{"Manifests":[],"LAYERS":[]}`, "", oci.ErrAmbiguous},
-		{index, `{"layers":[]}`, image, nil},
-		{image, `{"manifests":[]}`, index, nil},
-		{"", `{"mediaType":"` + image + `","manifests":[]}`, "", oci.ErrWrongType},
-		{index, `<html>`, "", oci.ErrNotJSON},
-		{index, ``, "", oci.ErrNotJSON},
-		{index, strings.Repeat(`{"a":`, 100_000), "", oci.ErrNotJSON},
-	} {
-		got, err := manifestType([]byte(test.doc))
-		if got != test.want || err != test.err {
-			t.Errorf("%q, %.80s: %q, %v; want %q, %v", test.sent, test.doc, got, err, test.want, test.err)
-		}
-	}
-}
-
-func FuzzManifestType(f *testing.F) {
-	f.Add([]byte(`{"manifests":[]}`))
-	f.Add([]byte(`{"mediaType":"application/json","layers":[],"config":{}}`))
-	f.Fuzz(func(t *testing.T, doc []byte) {
-		got, err := manifestType(doc)
-		if err == nil && (!json.Valid(doc) || got == "") {
-			t.Errorf("%q for %q", got, doc)
-		}
-	})
 }

@@ -54,7 +54,7 @@ func TestRedirects(t *testing.T) {
 		{"https://[2001:db8::1]/x", "https://[2001:db8:0::1]/y", true, false}, // another spelling is another host
 	} {
 		from, to := mustURL(t, tc.from), mustURL(t, tc.to)
-		if err := MayFollow(from, to); (err == nil) != tc.follow {
+		if err := mayLead(from, to); (err == nil) != tc.follow {
 			t.Errorf("%s -> %s: follow %v (%v), want %v", tc.from, tc.to, err == nil, err, tc.follow)
 		}
 		if got := token.SameOrigin(from, to); got != tc.same {
@@ -76,7 +76,7 @@ func FuzzRedirect(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if MayFollow(from, to) == nil && (to.Scheme != "https" || to.User != nil || to.Hostname() == "") {
+		if mayLead(from, to) == nil && (to.Scheme != "https" || to.User != nil || to.Hostname() == "") {
 			t.Fatalf("%q may be followed", location)
 		}
 		if token.SameOrigin(from, to) && (to.Scheme != "https" || to.Hostname() == "" || to.User != nil || to.Port() != "" && to.Port() != "443") {

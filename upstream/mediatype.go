@@ -29,13 +29,3 @@ func typeOf(h http.Header) string {
 	}
 	return t
 }
-
-// manifestType is the one media type of a manifest. What it was sent as is a hint: the
-// document says what it is, by its own media type or by its shape.
-func manifestType(data []byte) (string, error) {
-	m, err := oci.ParseManifest(data)
-	if err != nil {
-		return "", err
-	}
-	return m.MediaType, nil
-}

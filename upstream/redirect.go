@@ -118,10 +118,24 @@ func mayFollow(from *url.URL, location string) (*url.URL, error) {
 		return nil, errors.New("the Location cannot be read")
 	}
 	to.Fragment, to.RawFragment = "", ""
-	if err := MayFollow(from, to); err != nil {
-		return nil, err
+	return to, mayLead(from, to)
+}
+
+// mayLead says why a redirect from one URL to another is not followed at all; nil: it is.
+// Whether credentials go along is for token.SameOrigin to say, and which addresses may be
+// dialled for the dialer.
+func mayLead(from, to *url.URL) error {
+	switch {
+	case to.Scheme != "https" && to.Scheme != "http" || to.Opaque != "":
+		return errors.New("the redirect is neither to https nor to http")
+	case to.User != nil:
+		return errors.New("the redirect carries a user name")
+	case to.Hostname() == "":
+		return errors.New("the redirect names no host")
+	case to.Scheme == "http" && from.Scheme != "http":
+		return errors.New("the redirect leads from https to http")
 	}
-	return to, nil
+	return nil
 }
 
 // redirected is req for another URL: our own headers stay, the credential only
