@@ -305,6 +305,7 @@ func TestNames_Podman(t *testing.T) {
 	conf := filepath.Join(last.dir, "registries.conf")
 	down := ownName(nil, pushImage(t, n.ghcr, "acme/down", 4<<10))
 	n.setUp(t, "podman", "--undo", "--file", conf)
+	must(t, os.WriteFile(conf, nil, 0o600)) // it was berth's alone, and podman wants one
 	if _, err := last.pull(t, down, login{}); err == nil || !strings.Contains(err.Error(), "proxyconnect") {
 		t.Errorf("undone, and it still goes to berth: %v", err)
 	}
