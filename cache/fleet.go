@@ -20,6 +20,9 @@ type fleetState struct {
 	tier *fleet.Tier
 	// listed is which manifest of a repository lists an object, and as how large.
 	listed *share.LRU[proof.Member, listed]
+	// noted is what a manifest lists first and last, which is an image's configuration.
+	// While both are in listed, all between them is.
+	noted *share.LRU[proof.Member, ends]
 	// public is when the registry has shown everyone a manifest.
 	public *share.LRU[proof.Member, time.Time]
 
@@ -33,6 +36,8 @@ type listed struct {
 	size int64
 }
 
+type ends struct{ first, last proof.Member }
+
 const (
 	// publicWait is how long a pull waits to be told that everyone may see an image.
 	publicWait = time.Second
@@ -45,8 +50,8 @@ func newFleetState(t *fleet.Tier) *fleetState {
 		return nil
 	}
 	return &fleetState{
-		tier: t, listed: share.New[proof.Member, listed](16384, nil), public: share.New[proof.Member, time.Time](16384, nil),
-		objects: map[download.Key]*fleet.Object{},
+		tier: t, listed: share.New[proof.Member, listed](16384, nil), noted: share.New[proof.Member, ends](4096, nil),
+		public: share.New[proof.Member, time.Time](16384, nil), objects: map[download.Key]*fleet.Object{},
 	}
 }
 
@@ -70,10 +75,33 @@ func (s *source) scoped(ctx context.Context, principal oci.Principal, o oci.Obje
 	if len(scopes) == 0 || s.Principal(o.Repo) != principal { // the account was changed meanwhile
 		return scoped{}, false
 	}
-	there := *s
-	there.place = place{folder: download.Folder(s.origin, scopes[0].ID()), scope: scopes[0].ID(), bytes: bytes}
+	there := s.in(bytes, scopes[0])
 	s.c.counts.know(there.place.folder, s.u.Spec.Label())
-	return scoped{&there, scopes}, true
+	return scoped{there, scopes}, true
+}
+
+// in is s for what came out of a scope of the fleet.
+func (s *source) in(bytes proof.Bytes, scope seal.Scope) *source {
+	there := *s
+	there.place = place{folder: download.Folder(s.origin, scope.ID()), scope: scope.ID(), bytes: bytes}
+	return &there
+}
+
+// places are s, and s for what may have come here out of the fleet for its account.
+func (s *source) places(repo string) []*source {
+	all := []*source{s}
+	if s.c.fleet == nil || s.place.scope != "" {
+		return all
+	}
+	if public := s.c.fleet.tier.Public(); len(public) > 0 {
+		all = append(all, s.in(proof.FromPublic, public[0]))
+	}
+	if s.u.Scopes != nil {
+		if own := s.u.Scopes(context.Background(), repo); len(own) > 0 {
+			all = append(all, s.in(proof.FromScope, own[0]))
+		}
+	}
+	return all
 }
 
 // isPublic says whether the registry shows everyone what it shows principal: the manifest,
@@ -209,44 +237,56 @@ func (a *asker) fleetObject() *fleet.Object {
 	return c.objects[a.s.blobKey(a.object.Digest)]
 }
 
-// note remembers what a manifest lists.
+// note remembers what a manifest lists. One that is served again and again is read once.
 func (s *source) note(o oci.Object, data []byte) {
-	by := s.memberKey(o)
+	c, by := s.c.fleet, s.memberKey(o)
+	if all, ok := c.noted.Get(by); ok {
+		_, first := c.listed.Get(all.first)
+		if last, ok := c.listed.Get(all.last); ok && first && last.by == by { // a layer may be in many images
+			return
+		}
+	}
 	doc, err := oci.ParseManifest(data)
 	if err != nil {
 		return
 	}
-	add := func(kind oci.Kind, e oci.Entry) bool {
+	var all ends
+	add := func(kind oci.Kind, e oci.Entry) {
 		d, err := oci.ParseDigest(string(e.Digest))
-		key := s.memberKey(oci.Object{Repo: o.Repo, Kind: kind, Digest: d})
-		if old, ok := s.c.fleet.listed.Get(key); err != nil || ok && old.by == by {
-			return err != nil
-		}
-		s.c.fleet.listed.Add(s.u.Organisation, key, listed{by, e.Size})
-		return true
-	}
-	for _, m := range doc.Manifests {
-		if !add(oci.Manifest, m) {
-			return // all of it is known
-		}
-	}
-	for _, b := range doc.Blobs() {
-		if !add(oci.Blob, b) {
+		if err != nil {
 			return
 		}
+		all.last = s.memberKey(oci.Object{Repo: o.Repo, Kind: kind, Digest: d})
+		if all.first == (proof.Member{}) {
+			all.first = all.last
+		}
+		c.listed.Add(s.u.Organisation, all.last, listed{by, e.Size})
 	}
+	for _, m := range doc.Manifests {
+		add(oci.Manifest, m)
+	}
+	for _, b := range doc.Blobs() {
+		add(oci.Blob, b)
+	}
+	c.noted.Add(s.u.Organisation, by, all)
 }
 
-// listedAge is what the proof of a manifest that lists o is worth.
+// listedAge is what the proof of a manifest that lists o is worth, or of the index that
+// lists that manifest: with an index most clients ask for no manifest by itself before.
 func (s *source) listedAge(o oci.Object) proof.Age {
+	age := proof.None
 	if s.place.bytes != proof.FromPublic {
-		return proof.None
+		return age
 	}
-	l, ok := s.c.fleet.listed.Get(s.memberKey(o))
-	if !ok {
-		return proof.None
+	for range 2 {
+		l, ok := s.c.fleet.listed.Get(s.memberKey(o))
+		if !ok {
+			break
+		}
+		age = max(age, s.proofs.Member(l.by))
+		o = oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: l.by.Digest}
 	}
-	return s.proofs.Member(l.by)
+	return age
 }
 
 // openMixed opens a part of a blob, of which some bytes may come from the fleet. Who was

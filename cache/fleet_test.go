@@ -142,6 +142,11 @@ func (w *crowd) image(repo string, layers ...[]byte) (blobs []oci.Object, manife
 	return blobs, manifest
 }
 
+// index makes the tag mean an index over manifest.
+func (w *crowd) index(repo string, manifest oci.Object) oci.Object {
+	return w.addManifest(repo, "latest", fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":%d}]}`, manifest.Digest, len(w.objects[manifest])))
+}
+
 // pullImage is what a client does: the tag, the manifest, the blobs.
 func pullImage(ctx context.Context, s oci.Source, repo string, manifest oci.Object, blobs []oci.Object) error {
 	if _, err := s.Resolve(ctx, repo, "latest"); err != nil {
@@ -386,5 +391,62 @@ func TestFleet_PublicImagesAreSharedByAll(t *testing.T) {
 			t.Errorf("others have taken %d bytes and %d manifests from the registry", w.bytesSent()-sent, w.count("open", oci.Manifest)-gets)
 		}
 		time.Sleep(5 * time.Minute) // what was going to be asked in the background is
+	})
+}
+
+// What another node has brought here stays a member of its repository as what the registry
+// sent does: while somebody asks about the tag, nobody has to ask about each blob.
+func TestFleet_RenewsWhatIsListed(t *testing.T) {
+	for what, readers := range map[string][]string{"private": {"acme"}, "public": nil} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCrowd(t, 2)
+				blobs, manifest := w.image("acme/app", random(1, 3*mib), random(2, 100))
+				if readers != nil {
+					w.set(func() { w.private["acme/app"] = readers })
+				}
+				for _, n := range w.nodes {
+					if err := pullImage(t.Context(), n.as("acme", "s1"), "acme/app", manifest, blobs); err != nil {
+						t.Fatal(err)
+					}
+					w.sealedUp()
+				}
+				sent, asked := w.bytesSent(), w.count("stat", oci.Blob)+w.count("open", oci.Blob)
+				second := w.nodes[1].as("acme", "s1")
+				for range 30 {
+					time.Sleep(time.Hour)
+					if _, err := second.Resolve(t.Context(), "acme/app", "latest"); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := pullImage(t.Context(), second, "acme/app", manifest, blobs); err != nil {
+					t.Fatal(err)
+				}
+				if again := w.count("stat", oci.Blob) + w.count("open", oci.Blob); again != asked || w.bytesSent() != sent {
+					t.Errorf("the registry was asked about blobs %d times more", again-asked)
+				}
+			})
+		})
+	}
+}
+
+// Most images are listed by an index: who has that from the registry needs no more of it.
+func TestFleet_AnIndexIsEnough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCrowd(t, 2)
+		blobs, manifest := w.image("library/app", random(1, 3*mib), random(2, 100))
+		index := w.index("library/app", manifest)
+		all := append([]oci.Object{manifest}, blobs...)
+		asked := 0
+		for _, n := range w.nodes {
+			asked = w.count("stat", oci.Blob) + w.count("open", oci.Blob)
+			if err := pullImage(t.Context(), n.as("", ""), "library/app", index, all); err != nil {
+				t.Fatal(err)
+			}
+			w.sealedUp()
+		}
+		if again := w.count("stat", oci.Blob) + w.count("open", oci.Blob); again != asked {
+			t.Errorf("the registry was asked about blobs %d times by the second node", again-asked)
+		}
 	})
 }

@@ -31,13 +31,9 @@ func (s *source) renewUpTo(left *int, o oci.Object, asked time.Time) {
 	if o.Kind != oci.Manifest || !s.renewal(s.memberKey(o)) {
 		return
 	}
-	c, err := s.cached(o)
-	if err != nil || c == nil {
+	l := s.listing(o)
+	if l == nil {
 		return // it is asked about before it is there
-	}
-	l, err := oci.ParseManifest(c.Descriptor.Data)
-	if err != nil {
-		return
 	}
 	renew := func(kind oci.Kind, d oci.Digest) bool {
 		*left--
@@ -51,6 +47,21 @@ func (s *source) renewUpTo(left *int, o oci.Object, asked time.Time) {
 	for _, blob := range l.Blobs() {
 		renew(oci.Blob, blob.Digest)
 	}
+}
+
+// listing is the manifest o, whether the registry or another node has brought it here; nil:
+// it is not here.
+func (s *source) listing(o oci.Object) *oci.Document {
+	for _, there := range s.places(o.Repo) {
+		c, err := there.cached(o)
+		if err != nil || c == nil {
+			continue
+		}
+		if l, err := oci.ParseManifest(c.Descriptor.Data); err == nil {
+			return l
+		}
+	}
+	return nil
 }
 
 // renewal says whether it is time for the manifest m to renew what it lists.
