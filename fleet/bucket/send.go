@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 )
 
 // send signs one request and sends it. The caller closes the body.
@@ -111,11 +112,26 @@ func newTransport(secure *tls.Config) *http.Transport {
 // environment names one (ECS, EKS pod identity), the instance's metadata otherwise.
 // Nothing else in the program reads the environment or dials metadata addresses.
 func role() aws.CredentialsProvider {
+	return aws.NewCredentialsCache(machine(&http.Client{
+		Timeout: timeout,
+		// No proxy of the environment, as the SDK's own client would have: it cannot answer
+		// for this machine, and would be shown the machine's secret.
+		Transport: &http.Transport{
+			DialContext:            (&net.Dialer{Timeout: time.Second}).DialContext,
+			MaxResponseHeaderBytes: 64 << 10,
+			DisableKeepAlives:      true, // it is asked every few hours
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}))
+}
+
+func machine(client *http.Client) aws.CredentialsProvider {
 	if relative := os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"); relative != "" {
-		return aws.NewCredentialsCache(endpointcreds.New("http://169.254.170.2" + relative))
+		return endpointcreds.New("http://169.254.170.2"+relative, func(o *endpointcreds.Options) { o.HTTPClient = client })
 	}
 	if full := os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI"); full != "" {
-		return aws.NewCredentialsCache(endpointcreds.New(full, func(o *endpointcreds.Options) {
+		return endpointcreds.New(full, func(o *endpointcreds.Options) {
+			o.HTTPClient = client
 			if file := os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"); file != "" {
 				o.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(func() (string, error) {
 					token, err := os.ReadFile(file)
@@ -124,7 +140,7 @@ func role() aws.CredentialsProvider {
 			} else {
 				o.AuthorizationToken = os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN")
 			}
-		}))
+		})
 	}
-	return aws.NewCredentialsCache(ec2rolecreds.New())
+	return ec2rolecreds.New(func(o *ec2rolecreds.Options) { o.Client = imds.New(imds.Options{HTTPClient: client}) })
 }
