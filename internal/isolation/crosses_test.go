@@ -21,9 +21,9 @@ import (
 )
 
 // requests is how many there are, and the seed: both may be set from outside.
-func requests(t *testing.T) (n int, seed uint64) {
+func requests(t *testing.T, short int) (n int, seed uint64) {
 	t.Helper()
-	n, seed = 5000, uint64(time.Now().UnixNano())
+	n, seed = short, uint64(time.Now().UnixNano())
 	if os.Getenv("BERTH_LONG") != "" {
 		n = 100_000
 	}
@@ -138,7 +138,7 @@ func (m *model) identity(e *errand) {
 func pick[T any](m *model, all []T) T { return all[m.rng.IntN(len(all))] }
 
 func (m *model) errand() errand {
-	e := errand{seat: seat{pick(m, m.names), pick(m, m.repos)}, method: http.MethodGet, plain: true}
+	e := errand{seat: seat{pick(m, m.names), pick(m, m.repos), m.rng.IntN(len(m.nodes))}, method: http.MethodGet, plain: true}
 	for range m.rng.IntN(40) { // mostly what is their own
 		if m.allows(e.seat) {
 			break
@@ -256,7 +256,7 @@ func (m *model) check(t *testing.T, e *errand, a answer, before []*repository) {
 		}
 	}
 	if a.err != nil {
-		if e.repo.liar || m.trouble(e.repo.at) != healthy {
+		if e.repo.liar || m.trouble(e.view()) != healthy {
 			return
 		}
 		fail("broken off")
@@ -268,7 +268,7 @@ func (m *model) check(t *testing.T, e *errand, a answer, before []*repository) {
 
 func (m *model) checkStatus(e *errand, a answer, fail func(string, ...any)) {
 	proved := m.proved(e)
-	state, may := m.trouble(e.repo.at), m.may(e.seat)
+	state, may := m.trouble(e.view()), m.may(e.seat)
 	ok := a.status < 400 || a.status == http.StatusRequestedRangeNotSatisfiable
 	allowed := m.allows(e.seat) || may
 	switch {
@@ -332,7 +332,7 @@ func (m *model) checkBody(e *errand, a answer, fail func(string, ...any)) {
 // learn brings the model up to date with an answer.
 func (m *model) learn(e *errand, a answer) {
 	now := m.clock.now()
-	state := m.trouble(e.repo.at)
+	state := m.trouble(e.view())
 	if !m.proved(e) || e.foreign {
 		return
 	}
@@ -368,7 +368,9 @@ func (m *model) event() string {
 			m.removed[a.organisation] = m.tokens[a.organisation]
 			delete(m.tokens, a.organisation)
 		}
-		m.configure()
+		for _, n := range m.nodes {
+			n.configure()
+		}
 		return "remove or return " + a.organisation
 	case 0, 1: // a new secret, here and there
 		password := "pass-" + hex.EncodeToString(m.bytes(10))
@@ -393,7 +395,7 @@ func (m *model) event() string {
 		return "rights " + a.organisation + " " + repo
 	case 5, 6:
 		state := healthy
-		if m.trouble(p) == healthy && m.rng.IntN(2) == 0 {
+		if m.calm(p) && m.rng.IntN(2) == 0 {
 			state = 1 + trouble(m.rng.IntN(int(troubles)-1))
 		}
 		if state == resetting && m.rng.IntN(3) > 0 {
@@ -405,13 +407,24 @@ func (m *model) event() string {
 		}
 		return fmt.Sprint("trouble ", p.name, state)
 	case 7:
-		m.restart()
-		m.booted = m.clock.now()
-		return "restart"
+		i := m.rng.IntN(len(m.nodes))
+		m.nodes[i].restart()
+		m.booted[i] = m.clock.now()
+		return fmt.Sprint("restart ", i)
 	}
 	d := pick(m, []time.Duration{10 * time.Second, 61 * time.Second, 4*time.Minute + 30*time.Second, 6 * time.Minute, 2 * time.Hour, 25 * time.Hour})
 	m.clock.forward(d)
 	return d.String()
+}
+
+// calm says that p is well, and that every node knows it.
+func (m *model) calm(p *place) bool {
+	for i := range m.nodes {
+		if m.trouble(view{i, p}) != healthy {
+			return false
+		}
+	}
+	return true
 }
 
 // forget drops what was proven with a secret that is gone.
@@ -424,59 +437,47 @@ func (m *model) forget(a *account) {
 // byte of what is another's, and everybody what is their own.
 func TestNothingCrosses(t *testing.T) {
 	t.Parallel()
-	n, seed := requests(t)
-	h := newHarbour(t, seed)
-	m := newModel(h)
-	h.start()
-	c := m.with("", "") // everybody's, so that organisations share connections
+	n, seed := requests(t, 5000)
+	m := newModel(newHarbour(t, seed))
+	m.start()
+	m.ask(t, n, func() []string { return nil })
+}
+
+// ask asks n times, as anybody, and looks at what comes. Between requests things happen
+// to the world, and at times also looks at what nobody has asked for.
+func (m *model) ask(t *testing.T, n int, also func() (troubles []string)) {
+	t.Helper()
+	var clients []*client
+	for _, w := range m.nodes {
+		clients = append(clients, w.with("", "")) // everybody's, so that organisations share connections
+	}
 	var events []string
+	look := func() {
+		m.lookAtLog(t)
+		for _, trouble := range also() {
+			t.Error(trouble)
+		}
+	}
 	for done := 0; done < n && !t.Failed(); {
 		m.look()
-		burst := make([]errand, 1+m.rng.IntN(8))
-		answers := make([]answer, len(burst))
-		hidden := make([][]*repository, len(burst))
-		var all sync.WaitGroup
-		for i := range burst {
-			burst[i] = m.errand()
-			e := &burst[i]
-			if i > 0 && m.rng.IntN(3) == 0 { // somebody else wants the same
-				e.path, e.kind, e.digest, e.tag, e.header, e.method = burst[0].path, burst[0].kind, burst[0].digest, burst[0].tag, burst[0].header, burst[0].method
-				e.repo, e.exists, e.plain = burst[0].repo, burst[0].exists, e.plain && burst[0].plain && !strings.HasPrefix(e.path, "/v2/org-")
-				prefix, named := strings.CutSuffix(e.path[:strings.Index(e.path+"/"+e.repo.at.name+"/", "/"+e.repo.at.name+"/")], "/v2")
-				e.foreign = !named && strings.HasPrefix(prefix, "/v2/org-") && prefix != "/v2/"+e.org
-			}
-			for _, r := range m.repos {
-				if !r.public && r.canary != "" && !m.may(seat{e.org, r}) {
-					hidden[i] = append(hidden[i], r)
-				}
-			}
-		}
-		for i := range burst {
-			e := &burst[i]
-			all.Go(func() { answers[i] = c.do(e.method, e.path, e.headers()...) })
-		}
-		all.Wait()
-		for i := range burst {
-			m.check(t, &burst[i], answers[i], hidden[i])
-		}
-		for i := range burst {
-			m.learn(&burst[i], answers[i])
+		done += m.burst(t, clients)
+		if len(m.nodes) > 1 && m.rng.IntN(10) == 0 { // chance alone pulls no whole image
+			done += m.pull(t, clients)
 		}
 		for _, p := range m.places { // once is enough: each costs the pauses of its retries
 			m.state[p].CompareAndSwap(int32(resetting), int32(failing))
 		}
-		done += len(burst)
 		if m.rng.IntN(6) == 0 {
 			events = append(events, m.event())
 		}
 		if m.rng.IntN(60) == 0 {
-			m.lookAtLog(t)
+			look()
 			for _, p := range m.places {
 				p.reg.Forget()
 			}
 		}
 	}
-	m.lookAtLog(t)
+	look()
 	if t.Failed() {
 		t.Logf("the last events: %v", events[max(0, len(events)-40):])
 	}
@@ -488,9 +489,90 @@ func TestNothingCrosses(t *testing.T) {
 	}
 }
 
+// burst asks several times at once, and says how often.
+func (m *model) burst(t *testing.T, clients []*client) int {
+	t.Helper()
+	burst := make([]errand, 1+m.rng.IntN(8))
+	answers := make([]answer, len(burst))
+	hidden := make([][]*repository, len(burst))
+	var all sync.WaitGroup
+	for i := range burst {
+		burst[i] = m.errand()
+		e := &burst[i]
+		if i > 0 && m.rng.IntN(3) == 0 { // somebody else wants the same
+			e.path, e.kind, e.digest, e.tag, e.header, e.method = burst[0].path, burst[0].kind, burst[0].digest, burst[0].tag, burst[0].header, burst[0].method
+			e.repo, e.exists, e.plain = burst[0].repo, burst[0].exists, e.plain && burst[0].plain && !strings.HasPrefix(e.path, "/v2/org-")
+			prefix, named := strings.CutSuffix(e.path[:strings.Index(e.path+"/"+e.repo.at.name+"/", "/"+e.repo.at.name+"/")], "/v2")
+			e.foreign = !named && strings.HasPrefix(prefix, "/v2/org-") && prefix != "/v2/"+e.org
+		}
+		hidden[i] = m.hidden(e)
+	}
+	for i := range burst {
+		e := &burst[i]
+		all.Go(func() { answers[i] = clients[e.node].do(e.method, e.path, e.headers()...) })
+	}
+	all.Wait()
+	for i := range burst {
+		m.check(t, &burst[i], answers[i], hidden[i])
+	}
+	for i := range burst {
+		m.learn(&burst[i], answers[i])
+	}
+	return len(burst)
+}
+
+// hidden are the repositories of which nothing must be in the answer to e.
+func (m *model) hidden(e *errand) (all []*repository) {
+	for _, r := range m.repos {
+		if !r.public && r.canary != "" && !m.may(seat{e.org, r, e.node}) {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// pull gets all of an image that somebody may have, at one node after the other, as
+// container engines do, and says how often it asked.
+func (m *model) pull(t *testing.T, clients []*client) (asked int) {
+	t.Helper()
+	s := seat{pick(m, m.names), pick(m, m.repos), 0}
+	for range 40 {
+		if m.allows(s) && m.calm(s.repo.at) && !s.repo.liar && m.tokens[s.org] != "" {
+			break
+		}
+		s = seat{pick(m, m.names), pick(m, m.repos), 0}
+	}
+	indexes := slices.Sorted(maps.Values(s.repo.tags))
+	var manifests []oci.Digest
+	for _, d := range slices.Sorted(maps.Keys(s.repo.manifests)) {
+		if !slices.Contains(indexes, d) {
+			manifests = append(manifests, d)
+		}
+	}
+	for _, s.node = range m.rng.Perm(len(m.nodes)) {
+		for i, d := range slices.Concat(indexes, manifests, slices.Sorted(maps.Keys(s.repo.blobs))) {
+			e := &errand{seat: s, method: http.MethodGet, kind: oci.Blob, digest: d, exists: true, plain: true, shown: []shown{{user: s.org, token: cmp.Or(m.tokens[s.org], m.removed[s.org])}}}
+			e.path = "/v2/" + s.repo.String() + "/blobs/" + d.String()
+			if i < len(indexes)+len(manifests) {
+				e.kind, e.path = oci.Manifest, "/v2/"+s.repo.String()+"/manifests/"+d.String()
+			}
+			m.look()
+			hidden := m.hidden(e)
+			a := clients[s.node].do(e.method, e.path, e.headers()...)
+			m.check(t, e, a, hidden)
+			m.learn(e, a)
+			asked++
+		}
+	}
+	return asked
+}
+
 func (m *model) lookAtLog(t *testing.T) {
 	t.Helper()
 	log := m.log.take()
+	if strings.Contains(log, "CANARY") {
+		t.Error("what is private is in the log")
+	}
 	for _, secret := range slices.Concat(slices.Collect(maps.Values(m.tokens)), slices.Collect(maps.Values(m.headers)), slices.Collect(maps.Values(m.removed)), m.secrets) {
 		if strings.Contains(log, secret) {
 			t.Errorf("a secret is in the log: %s", secret)

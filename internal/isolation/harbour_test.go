@@ -60,6 +60,7 @@ const (
 type harbour struct {
 	*world
 
+	nodes   []*world // the world of each, the first of which is the one above
 	rng     *rand.Rand
 	names   []string
 	repos   []*repository
@@ -68,6 +69,8 @@ type harbour struct {
 	base    []byte   // a public layer that is everywhere
 	private map[oci.Digest]*repository
 	hostile *place
+	// ever is who had a right at any time: an organisation, a registry, a repository.
+	ever map[[3]string]bool
 }
 
 const villain = "org-mallory"
@@ -79,7 +82,7 @@ func newHarbour(t testing.TB, seed uint64) *harbour {
 	h := &harbour{
 		world: w, rng: rand.New(rand.NewPCG(seed, 1)),
 		names: []string{"org-alfa", "org-bravo", "org-coral", "org-delta", villain},
-		state: map[*place]*atomic.Int32{}, private: map[oci.Digest]*repository{},
+		nodes: []*world{w}, state: map[*place]*atomic.Int32{}, private: map[oci.Digest]*repository{}, ever: map[[3]string]bool{},
 	}
 	h.base = h.noise(40<<10, "")
 	for _, name := range h.names {

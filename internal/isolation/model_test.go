@@ -7,10 +7,17 @@ import (
 	"berth/upstream"
 )
 
-// seat is as whom somebody asks for one repository.
+// seat is as whom somebody asks for one repository, and at which node.
 type seat struct {
 	org  string
 	repo *repository
+	node int
+}
+
+// view is a registry as one node sees it.
+type view struct {
+	node int
+	*place
 }
 
 // model is what the registries and the node's promises make of who may get what.
@@ -21,9 +28,9 @@ type model struct {
 	good   map[*account]bool            // the node has the password that the registry wants
 	proven map[seat]time.Time           // the last time that upstream could have said yes
 	missed map[string]time.Time         // when somebody was told 404
-	booted time.Time
+	booted []time.Time
 	counts map[string]int
-	shaken map[*place]bool // see look
+	shaken map[view]bool // see look
 	// removed are organisations that are gone, and what their callers' token was.
 	removed map[string]string
 }
@@ -31,7 +38,10 @@ type model struct {
 func newModel(h *harbour) *model {
 	m := &model{
 		harbour: h, rights: map[*account]map[string]bool{}, good: map[*account]bool{},
-		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, booted: h.clock.now(), shaken: map[*place]bool{}, removed: map[string]string{},
+		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, shaken: map[view]bool{}, removed: map[string]string{},
+	}
+	for range h.nodes {
+		m.booted = append(m.booted, h.clock.now())
 	}
 	for i, p := range h.places[:3] {
 		for n, name := range h.names {
@@ -60,6 +70,7 @@ func (m *model) grant(a *account) {
 	var repos []string
 	for repo, ok := range m.rights[a] {
 		if ok {
+			m.ever[[3]string{a.organisation, a.registry, repo}] = true
 			repos = append(repos, repo)
 		}
 	}
@@ -87,23 +98,27 @@ func (m *model) allows(s seat) bool {
 }
 
 // trouble is what the registry does, and what the node still thinks of it.
-func (m *model) trouble(p *place) trouble {
-	state := trouble(m.state[p].Load())
-	if state == healthy && m.shaken[p] {
+func (m *model) trouble(v view) trouble {
+	state := trouble(m.state[v.place].Load())
+	if state == healthy && m.shaken[v] {
 		return recovering
 	}
 	return state
 }
 
-// look finds out where the node has not noticed yet that a registry is well
+// look finds out where a node has not noticed yet that a registry is well
 // again: until then it may answer from memory.
 func (m *model) look() {
-	for _, p := range m.places {
-		m.shaken[p] = slices.ContainsFunc(m.node.lines[p].RateLimits(), func(r upstream.RateLimit) bool {
-			return r.BreakerOpen || !r.CoolDownUntil.IsZero()
-		})
+	for i, n := range m.nodes {
+		for _, p := range m.places {
+			m.shaken[view{i, p}] = slices.ContainsFunc(n.node.lines[p].RateLimits(), func(r upstream.RateLimit) bool {
+				return r.BreakerOpen || !r.CoolDownUntil.IsZero()
+			})
+		}
 	}
 }
+
+func (s seat) view() view { return view{s.node, s.repo.at} }
 
 // hears says whether somebody who asks may reach the registry, and be told the truth.
 func (s trouble) hears() bool { return s == healthy || s == tokenless || s == recovering }
@@ -116,7 +131,7 @@ const (
 
 // may says whether private bytes of the repository may be in an answer now.
 func (m *model) may(s seat) bool {
-	state := m.trouble(s.repo.at)
+	state := m.trouble(s.view())
 	if state.hears() && m.allows(s) {
 		return true
 	}
@@ -128,5 +143,5 @@ func (m *model) may(s seat) bool {
 	if state != healthy {
 		return age < grace+slack
 	}
-	return age < accessTTL+slack && !last.Before(m.booted)
+	return age < accessTTL+slack && !last.Before(m.booted[s.node])
 }

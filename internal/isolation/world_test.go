@@ -105,21 +105,40 @@ type world struct {
 	base    string
 	node    *node
 	running sync.WaitGroup // requests in flight, so that a restart can wait
+	fleet   *member        // nil: the node is alone
 }
 
 // node is what a restart takes away.
 type node struct {
 	cache *cache.Cache
 	lines map[*place]*upstream.Registry
+	leave func() // the fleet
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	reg := prometheus.NewRegistry()
-	return &world{
+	w := &world{
 		t: t, clock: &clock{}, dir: t.TempDir(), key: credential.NewKey(), log: &logBook{},
-		tokens: map[string]string{}, headers: map[string]string{}, metrics: reg, pulls: proxy.NewMetrics(proxy.MetricsOptions{Registerer: reg}),
+		tokens: map[string]string{}, headers: map[string]string{},
 	}
+	w.measure()
+	return w
+}
+
+func (w *world) measure() {
+	w.metrics = prometheus.NewRegistry()
+	w.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: w.metrics})
+}
+
+// another is one more node in the same world: what is around it is there by now.
+func (w *world) another() *world {
+	w.t.Helper()
+	o := &world{
+		t: w.t, clock: w.clock, dir: w.t.TempDir(), key: credential.NewKey(), log: w.log, cache: w.cache, resolver: w.resolver,
+		places: w.places, tokens: w.tokens, headers: w.headers, accounts: w.accounts, naming: w.naming,
+	}
+	o.measure()
+	return o
 }
 
 // organisation makes one and the token of its callers.
@@ -193,11 +212,15 @@ func (w *world) open() {
 	w.t.Helper()
 	o := w.cache
 	o.Dir, o.Now, o.Log = w.dir, w.clock.now, slog.New(w.log)
+	leave := func() {}
+	if w.fleet != nil {
+		o.Fleet, leave = w.fleet.join(w)
+	}
 	c, err := cache.New(o)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.node = &node{cache: c, lines: map[*place]*upstream.Registry{}}
+	w.node = &node{cache: c, lines: map[*place]*upstream.Registry{}, leave: leave}
 	for _, p := range w.places {
 		w.node.lines[p] = w.line(p)
 	}
@@ -208,6 +231,7 @@ func (w *world) close() {
 	for _, l := range w.node.lines {
 		l.Close()
 	}
+	w.node.leave() // before the cache, whose files it reads
 	if err := w.node.cache.Close(); err != nil {
 		w.t.Error(err)
 	}
@@ -339,6 +363,9 @@ func (n *node) source(w *world, creds *credential.Table, c caller.Caller, p *pla
 			}
 			return shared(ctx, repo)
 		}}),
+	}
+	if w.fleet != nil {
+		u.Scopes = w.fleet.scopes(creds, c, w.origin(p), p.name)
 	}
 	return n.cache.Through(u)
 }
