@@ -93,6 +93,16 @@ func TestContainerd2Ranges(t *testing.T) {
 // startContainerd starts one whose every pull goes to the front, and nowhere else.
 func startContainerd(t *testing.T, v containerdVersion, w *world) containerd {
 	t.Helper()
+	c := runContainerd(t, v)
+	for _, u := range []*upstream{w.acme, w.globex, w.hub} {
+		c.leadTo(t, u.name, w.host(u))
+	}
+	return c
+}
+
+// runContainerd starts one whose pulls lead nowhere else than where they say.
+func runContainerd(t *testing.T, v containerdVersion) containerd {
+	t.Helper()
 	path := v.daemon.find(t)
 	c := containerd{ctr: v.ctr.find(t), dir: tempDir(t, "ctd"), says: v.says, pulls: v.pulls}
 	c.socket, c.hosts = filepath.Join(c.dir, "c.sock"), filepath.Join(c.dir, "certs.d")
@@ -106,9 +116,6 @@ func startContainerd(t *testing.T, v containerdVersion, w *world) containerd {
 		dir:   c.dir,
 		ready: accepts(c.socket),
 	})
-	for _, u := range []*upstream{w.acme, w.globex, w.hub} {
-		c.leadTo(t, u.name, w.host(u))
-	}
 	return c
 }
 

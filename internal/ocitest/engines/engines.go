@@ -46,14 +46,17 @@ func program(tb testing.TB, name string) string {
 	return path
 }
 
-// begin starts the engine on a free port. Another process may take that between the
-// look and the start, so it is tried again.
-func begin(tb testing.TB, command func(addr string) *exec.Cmd) *engine {
+// loopback is where engines listen, unless a test has addresses of its own.
+const loopback = "127.0.0.1"
+
+// begin starts the engine on a free port of host. Another process may take that between
+// the look and the start, so it is tried again.
+func begin(tb testing.TB, host string, command func(addr string) *exec.Cmd) *engine {
 	tb.Helper()
 	e := &engine{tb: tb, make: command}
 	tb.Cleanup(e.Stop)
 	for range 5 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -133,13 +136,19 @@ const AdminPassword = "admin-of-this-test"
 // knows the users of these lines, written as in an ACL file.
 func StartRedis(tb testing.TB, users ...string) *Redis {
 	tb.Helper()
+	return StartRedisAt(tb, loopback, users...)
+}
+
+// StartRedisAt is StartRedis at another address of this machine.
+func StartRedisAt(tb testing.TB, host string, users ...string) *Redis {
+	tb.Helper()
 	server, cli := program(tb, "redis-server"), program(tb, "redis-cli")
 	acl := filepath.Join(tb.TempDir(), "users.acl")
 	lines := append([]string{"user default on >" + AdminPassword + " ~* &* +@all"}, users...)
 	if err := os.WriteFile(acl, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	e := begin(tb, func(addr string) *exec.Cmd {
+	e := begin(tb, host, func(addr string) *exec.Cmd {
 		host, port, _ := net.SplitHostPort(addr)
 		return exec.Command(server, "--bind", //nolint:gosec // G204: the engine under test
 			host, "--port", port, "--save", "", "--appendonly", "no", "--aclfile", acl,
@@ -173,6 +182,12 @@ type S3 struct {
 // StartS3 starts one that lasts as long as the test.
 func StartS3(tb testing.TB) *S3 {
 	tb.Helper()
+	return StartS3At(tb, loopback)
+}
+
+// StartS3At is StartS3 at another address of this machine.
+func StartS3At(tb testing.TB, host string) *S3 {
+	tb.Helper()
 	gateway := program(tb, "versitygw")
 	root, s := tb.TempDir(), &S3{Bucket: "fleet", AccessKey: "AKIATEST", Secret: "s3-secret-of-this-test"} //nolint:gosec // G101: made up
 	s.Dir = filepath.Join(root, "data", s.Bucket)
@@ -181,7 +196,7 @@ func StartS3(tb testing.TB) *S3 {
 			tb.Fatal(err)
 		}
 	}
-	s.engine = begin(tb, func(addr string) *exec.Cmd {
+	s.engine = begin(tb, host, func(addr string) *exec.Cmd {
 		cmd := exec.Command(gateway, "--port", addr, "--quiet", "--keep-alive", "posix", "--sidecar", filepath.Join(root, "meta"), filepath.Join(root, "data")) //nolint:gosec // G204: likewise
 		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s.AccessKey, "ROOT_SECRET_KEY="+s.Secret)
 		return cmd
