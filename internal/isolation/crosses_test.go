@@ -323,10 +323,20 @@ func (m *model) checkBody(e *errand, a answer, fail func(string, ...any)) {
 		}
 	case http.StatusPartialContent:
 		data, _ := e.repo.has(e.kind, e.digest)
+		if e.repo.liar && m.past(e.digest) {
+			return // a part cannot be verified, and whoever brought the registry lies to himself
+		}
 		if len(data) == 0 || !strings.HasPrefix(a.header.Get("Content-Type"), "multipart/") && !bytes.Contains(data, a.body) {
 			fail("other bytes")
 		}
 	}
+}
+
+// past says that what a registry of an organisation's has under d goes past the cache: it
+// is larger than an eighth of that, which is all that such a registry may fill.
+func (m *model) past(d oci.Digest) bool {
+	r := m.private[d]
+	return r != nil && int64(len(r.blobs[d])) > m.cache.MaxSize/8
 }
 
 // learn brings the model up to date with an answer.
