@@ -60,7 +60,7 @@ func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Ro
 		return Route{}, t.notConfigured(unknown, organisation)
 	}
 	if naming.OrganisationRequired {
-		return Route{}, organisationMissing(organisation, spec, repo)
+		return Route{}, organisationMissing(organisation, req.Name, spec, repo)
 	}
 	return Route{Registry: spec, Repo: repo}, nil
 }
@@ -202,7 +202,8 @@ func (t *Router) notConfigured(name, organisation string) error {
 // organisationRule is what organisationMissing enforces.
 const organisationRule = "organisation_in_name: required"
 
-func organisationMissing(organisation string, s *registry.Spec, repo string) error {
+// name is the whole one, repo what it means at s.
+func organisationMissing(organisation, name string, s *registry.Spec, repo string) error {
 	if organisation == "" {
 		return &oci.Error{
 			Class:   oci.Policy,
@@ -210,10 +211,19 @@ func organisationMissing(organisation string, s *registry.Spec, repo string) err
 			Message: "names on this port must begin with the caller's organisation, and this caller has none",
 		}
 	}
+	at := organisation + "/" + oci.PathForm(s.Name) + "/"
+	write := at + repo
+	rest, begins := strings.CutPrefix(repo, organisation+"/")
+	if begins && strings.HasPrefix(name, organisation+"/") {
+		// The name has the organisation, and lacks the registry; unless the organisation has
+		// a namespace of its name there.
+		if image, err := repository(s, rest); err == nil {
+			write = at + image + " (or " + at + repo + ", if that is its name there)"
+		}
+	}
 	return &oci.Error{
 		Class: oci.Policy, Rule: organisationRule,
-		Message: fmt.Sprintf("organisation %s: names on this port begin with the organisation and the registry: after host and port write %s/%s/%s",
-			organisation, organisation, oci.PathForm(s.Name), repo),
+		Message: fmt.Sprintf("organisation %s: names on this port begin with the organisation and the registry: after host and port write %s", organisation, write),
 	}
 }
 

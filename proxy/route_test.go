@@ -121,7 +121,8 @@ func TestRoute(t *testing.T) {
 		{"and not those of others", "/v2/ghrc.io/acme/app", "globex", Naming{}, `or write one of those that are there (docker.io, ghcr.io, reg.acme.com:5443, same.example.org)`},
 		{"a dot below the organisation's namespace elsewhere", "/v2/acme/reg.exmple.com/app", acme, Naming{Default: "ghcr.io"}, "ghcr.io acme/reg.exmple.com/app"},
 		{"a dot in the organisation's repository at Docker Hub", "/v2/acme/node.js", acme, Naming{}, "docker.io acme/node.js"},
-		{"required: there, before no host", "/v2/acme/team/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port begin with the organisation and the registry: after host and port write acme/docker.io/acme/team/app"},
+		{"required: there, before no host", "/v2/acme/team/app", acme, Naming{OrganisationRequired: true}, "403 organisation acme: names on this port begin with the organisation and the registry: after host and port write acme/docker.io/team/app (or acme/docker.io/acme/team/app, if that is its name there)"},
+		{"required: the organisation without a registry", "/v2/acme/nginx", acme, Naming{OrganisationRequired: true}, "after host and port write acme/docker.io/library/nginx (or acme/docker.io/acme/nginx, if that is its name there)"},
 		{"required: of nobody", "/v2/nginx", "", Naming{OrganisationRequired: true}, "403 names on this port"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
