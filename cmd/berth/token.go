@@ -5,6 +5,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -56,10 +57,18 @@ func (t *madeToken) check(organisation string) error {
 	if t.For != string(config.ForLogin) && t.For != string(config.ForHeader) {
 		return fmt.Errorf("--for: %q is not known: write login or header", t.For)
 	}
-	if t.NotAfter != "" {
-		if _, err := config.ParseNotAfter(t.NotAfter); err != nil {
-			return fmt.Errorf("--not-after: %w", err)
-		}
+	if err := config.CheckName(t.Name); err != nil {
+		return fmt.Errorf("--name: %w", err)
+	}
+	if t.NotAfter == "" {
+		return nil
+	}
+	until, err := config.ParseNotAfter(t.NotAfter)
+	if err == nil && until.Before(time.Now()) {
+		err = fmt.Errorf("%s is over: write a later day", t.NotAfter)
+	}
+	if err != nil {
+		return fmt.Errorf("--not-after: %w", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -124,15 +125,23 @@ func (k *checker) isDigitalOcean(name string, o *Organisation) bool {
 // accountName checks what a person calls an account or a token. A colon would
 // end the user name of Basic authentication (RFC 7617).
 func (k *checker) accountName(path, name, where string, seen map[string]bool) {
-	switch {
-	case name == "":
-		k.errorf(path, "the name is missing: write one")
-	case len(name) > 128 || name != strings.TrimSpace(name) || strings.ContainsAny(name, ":/") || hasControl(name):
-		k.errorf(path, "%s is no name: use at most 128 bytes, without a colon, a slash, or a space at an end", quote(name))
-	case seen[name]:
+	if err := CheckName(name); err != nil {
+		k.errorf(path, "%s", err)
+	} else if seen[name] {
 		k.errorf(path, "%s was already used %s: choose another name", quote(name), where)
 	}
 	seen[name] = true
+}
+
+// CheckName says why neither an account nor a token can be called so.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the name is missing: write one")
+	case len(name) > 128 || name != strings.TrimSpace(name) || strings.ContainsAny(name, ":/") || hasControl(name):
+		return errors.New(quote(name) + " is no name: use at most 128 bytes, without a colon, a slash, or a space at an end")
+	}
+	return nil
 }
 
 func hasControl(s string) bool {

@@ -110,6 +110,9 @@ func (k *checker) policy(p *Policy, path string, own *names) {
 	if p.DigestOnly && p.Cooldown > 0 {
 		k.warnf(dot(path, "cooldown"), "with digest_only no tag is ever served, so none is held: remove one of the two")
 	}
+	if len(p.CooldownExcept) > 0 && p.Cooldown == 0 {
+		k.warnf(dot(path, "cooldown_except"), "there is no cooldown beside it, so it excepts nothing: write it where the cooldown stands")
+	}
 	if k.organisation == "" {
 		return
 	}

@@ -67,11 +67,13 @@ func TestPolicy_BadOnes(t *testing.T) {
 
 func TestPolicy_Warns(t *testing.T) {
 	for text, want := range map[string]string{
-		"policy: {deny: [quay.oi/acme/**]}":                                                  `no registry is called "quay.oi" here, so the pattern selects nothing: name one as users write it, or add it under registries, or write "quay.io"`,
-		"policy: {digest_only: true, allow: [ghcr.io/acme/app:1]}":                           "with digest_only nothing is pulled by tag",
-		"policy: {digest_only: true, cooldown: 1h}":                                          "with digest_only no tag is ever served",
-		"policy: {cooldown: 2h}\norganisations: {a: {policy: {cooldown: 1h}}}":               "the main file holds tags for longer",
-		"policy: {max_image_size: 1GB}\norganisations: {a: {policy: {max_image_size: 2GB}}}": "the main file allows less",
+		"policy: {deny: [quay.oi/acme/**]}":                                                          `no registry is called "quay.oi" here, so the pattern selects nothing: name one as users write it, or add it under registries, or write "quay.io"`,
+		"policy: {digest_only: true, allow: [ghcr.io/acme/app:1]}":                                   "with digest_only nothing is pulled by tag",
+		"policy: {cooldown_except: [docker.io/nginx]}":                                               "there is no cooldown beside it",
+		"policy: {cooldown: 2h}\norganisations: {a: {policy: {cooldown_except: [docker.io/nginx]}}}": "there is no cooldown beside it",
+		"policy: {digest_only: true, cooldown: 1h}":                                                  "with digest_only no tag is ever served",
+		"policy: {cooldown: 2h}\norganisations: {a: {policy: {cooldown: 1h}}}":                       "the main file holds tags for longer",
+		"policy: {max_image_size: 1GB}\norganisations: {a: {policy: {max_image_size: 2GB}}}":         "the main file allows less",
 	} {
 		if c := parse(t, text); len(c.Warnings) == 0 || !strings.Contains(strings.Join(c.Warnings, "\n"), want) {
 			t.Errorf("%s: got %q, want %s", text, c.Warnings, want)

@@ -27,6 +27,9 @@ type Name struct {
 func LocalName(image, listener, organisation string) (Name, error) {
 	ref, err := reference.ParseDockerRef(image)
 	if err != nil {
+		if scheme, rest, ok := strings.Cut(image, "://"); ok {
+			return Name{}, fmt.Errorf("%q is no image name: leave out %s://, as in %s", oci.OneLine(image, 300), scheme, oci.OneLine(rest, 300))
+		}
 		return Name{}, fmt.Errorf("%q is no image name: %w", oci.OneLine(image, 300), err)
 	}
 	n := Name{Registry: strings.ToLower(reference.Domain(ref)), Repository: reference.Path(ref)}
