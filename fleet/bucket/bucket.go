@@ -30,7 +30,8 @@ const (
 	// would go to the registry.
 	least = 64 << 10
 	tries = 2
-	pause = 100 * time.Millisecond // before the second try, jittered
+	// pause is before the second try, and grows to longestPause; both are jittered.
+	pause, longestPause = 100 * time.Millisecond, 2 * time.Second
 	// maxError is how much of an error document is read.
 	maxError = 4 << 10
 
@@ -44,6 +45,8 @@ var (
 	ErrNotFound = errors.New("not in the bucket")
 	// ErrTooLong says that an object is longer than its reader allows.
 	ErrTooLong = errors.New("longer than it may be")
+	// ErrSlow says that next to nothing came.
+	ErrSlow = errors.New("it is too slow")
 )
 
 // AccessKey signs requests.
@@ -179,25 +182,25 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
 }
 
 // through does one thing, a second time if that may help, and tells the gate. Each try may
-// take as long as within, counted anew from each call of moved.
+// take as long as within, counted anew from each call of moved. A bucket that asks for
+// slower requests is asked again as long as it does others meanwhile: it has a limit, which
+// a thousand nodes come to together.
 func (b *Bucket) through(ctx context.Context, g *gate.Gate, within time.Duration, do func(ctx context.Context, moved func()) error) error {
 	if err := g.Enter(); err != nil {
 		return err
 	}
+	began := time.Now()
 	var err error
-	for try := range tries {
-		if try > 0 && !sleep(ctx, pause/2+rand.N(pause)) {
-			break
-		}
+	for try, wait := 1, pause; ; try, wait = try+1, min(2*wait, longestPause) {
 		one, cancel := context.WithCancelCause(ctx)
-		limit := time.AfterFunc(within, func() { cancel(errSlow) })
+		limit := time.AfterFunc(within, func() { cancel(ErrSlow) })
 		err = do(one, func() { limit.Reset(within) })
 		limit.Stop()
-		if err != nil && errors.Is(context.Cause(one), errSlow) {
-			err = errSlow
+		if err != nil && errors.Is(context.Cause(one), ErrSlow) {
+			err = ErrSlow
 		}
 		cancel(nil)
-		if !again(ctx, err) {
+		if !again(ctx, err) || try >= tries && !busy(err) || g.Since(began) > within || !sleep(ctx, wait/2+rand.N(wait)) {
 			break
 		}
 	}
@@ -212,18 +215,22 @@ func (b *Bucket) through(ctx context.Context, g *gate.Gate, within time.Duration
 	return err
 }
 
-var errSlow = errors.New("it is too slow")
-
 // again says whether a second try may help. One that took all its time would cost
 // as much again.
 func again(ctx context.Context, err error) bool {
-	if err == nil || ctx.Err() != nil || errors.Is(err, errSlow) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrTooLong) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, ErrSlow) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrTooLong) {
 		return false
 	}
 	if answer, ok := errors.AsType[*answerError](err); ok {
 		return answer.status >= 500 || answer.status == http.StatusTooManyRequests || answer.status == http.StatusRequestTimeout
 	}
 	return true
+}
+
+// busy says whether there were too many requests.
+func busy(err error) bool {
+	answer, ok := errors.AsType[*answerError](err)
+	return ok && (answer.status == http.StatusServiceUnavailable || answer.status == http.StatusTooManyRequests)
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

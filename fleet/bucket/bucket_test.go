@@ -166,7 +166,7 @@ func TestBucket_TriesTwiceAndNoMore(t *testing.T) {
 			status, fails, want int
 			ok                  bool
 		}{
-			{503, 1, 2, true}, {500, 2, 2, false}, {429, 1, 2, true}, {400, 1, 1, false}, {302, 1, 1, false}, {404, 1, 1, false},
+			{503, 1, 2, true}, {500, 2, 2, false}, {429, 1, 2, true}, {400, 1, 1, false}, {302, 1, 1, false}, {404, 1, 1, false}, {503, 4, 5, true},
 		} {
 			asked := 0
 			b := answers(func(*http.Request) (*http.Response, error) {
@@ -205,7 +205,7 @@ func TestBucket_ThatDripsCostsOneReader(t *testing.T) {
 			return answer(200, drip{r.Context()}), nil
 		}).bucket(t)
 		begun := time.Now()
-		if _, err := b.Get(t.Context(), "v1/x", 1<<20); !errors.Is(err, errSlow) || time.Since(begun) != b.patience || asked != 1 {
+		if _, err := b.Get(t.Context(), "v1/x", 1<<20); !errors.Is(err, ErrSlow) || time.Since(begun) != b.patience || asked != 1 {
 			t.Fatalf("asked %d times, after %v: %v", asked, time.Since(begun), err)
 		}
 		for range 600 {
@@ -250,9 +250,44 @@ func TestBucket_ThatIsBusyIsWaitedFor(t *testing.T) {
 			if busy && (err != nil || len(got) != 8<<20 || time.Since(begun) < time.Minute) {
 				t.Errorf("%d bytes a second: %d bytes after %v, %v", second, len(got), time.Since(begun), err)
 			}
-			if !busy && (!errors.Is(err, errSlow) || time.Since(begun) > 2*b.patience) {
+			if !busy && (!errors.Is(err, ErrSlow) || time.Since(begun) > 2*b.patience) {
 				t.Errorf("%d bytes a second: after %v, %v", second, time.Since(begun), err)
 			}
+		}
+	})
+}
+
+// Who asks a bucket that has a limit, as all do, is served later, as long as it serves
+// this node at all.
+func TestBucket_ThatWantsFewerRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, free := 0, time.Now().Add(20*time.Second)
+		b := answers(func(r *http.Request) (*http.Response, error) {
+			if strings.HasSuffix(r.URL.Path, "other") || time.Now().After(free) {
+				return answer(200, strings.NewReader("x")), nil
+			}
+			asked++
+			return answer(503, strings.NewReader("")), nil
+		}).bucket(t)
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-time.After(time.Second):
+					_, _ = b.Get(t.Context(), "v1/other", 1)
+				case <-stop:
+					return
+				}
+			}
+		}()
+		if _, err := b.Get(t.Context(), "v1/x", 1); err != nil || asked > 30 {
+			t.Errorf("asked %d times: %v", asked, err)
+		}
+		close(stop)
+		free = free.Add(time.Hour)
+		begun := time.Now()
+		if _, err := b.Get(t.Context(), "v1/x", 1); err == nil || time.Since(begun) > 2*b.patience || b.Away() == nil {
+			t.Errorf("after %v, %v", time.Since(begun), err)
 		}
 	})
 }

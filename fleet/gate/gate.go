@@ -34,6 +34,7 @@ type Gate struct {
 	next    time.Time // of the next probe
 	probing bool
 	closed  bool
+	worked  time.Time          // when real work succeeded last
 	stop    context.CancelFunc // of the probe that runs
 	done    sync.WaitGroup
 }
@@ -83,7 +84,17 @@ func (g *Gate) startProbe() {
 func (g *Gate) Worked() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.pause = 0
+	g.pause, g.worked = 0, time.Now()
+}
+
+// Since is how long ago began was, or the last success of real work after it.
+func (g *Gate) Since(began time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.worked.After(began) {
+		began = g.worked
+	}
+	return time.Since(began)
 }
 
 // Failed notes that the engine could not do its work, and why.
