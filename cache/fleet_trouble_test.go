@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -283,6 +284,21 @@ func TestFleet_HostileNode(t *testing.T) {
 				_, _, _ = r.at.Take(r.t.Context(), r.object(o), seal.Writing{byte(i), byte(i >> 8), 1})
 				time.Sleep(100 * time.Millisecond)
 				_ = r.at.Release(r.t.Context(), r.object(o), seal.Writing{byte(i), byte(i >> 8), 1})
+			}
+		},
+		"squats under many names": func(r rogue, o oci.Object) {
+			for i := range 600 {
+				at := r.coordinator.Node("rogue")
+				if i%2 == 1 { // whoever writes a lease may write any name there
+					at = r.coordinator.Node(fmt.Sprint("rogue-", i))
+				}
+				for turn := range 3 {
+					l := r.object(o)
+					l.Turn = turn
+					_, _, _ = at.Take(r.t.Context(), l, seal.Writing{byte(i), byte(i >> 8), byte(turn), 1})
+					_, _ = at.Renew(r.t.Context(), l, seal.Writing{byte(i), byte(i >> 8), byte(turn), 1})
+				}
+				time.Sleep(100 * time.Millisecond)
 			}
 		},
 		"announces what is not there": func(r rogue, o oci.Object) { r.announce(o, nil, coordinator.Done) },

@@ -54,7 +54,9 @@ type Object struct {
 	looked time.Time     // when the coordinator was asked last
 	answer time.Duration // how long that took
 	at     map[int][]place
-	lease  observed
+	// lease is that of turn: those before it were passed by.
+	lease observed
+	turn  int
 	// parts are those that are in the bucket in our writing. withdrawn: there are no longer
 	// any, and the others are to be told.
 	parts     []coordinator.Hash
@@ -107,6 +109,8 @@ const (
 	maxPlaces = 4
 	// maxTurns is how many leases without a part are each waited for anew.
 	maxTurns = 2
+	// lastTurn is how many leases that live are passed by.
+	lastTurn = 2
 )
 
 // Next says where the bytes from off on come from, of which the caller wants those
@@ -168,9 +172,11 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 	case fallen:
 		o.count(Fallback)
 		return true
-	case lease.held() && lease.dead(now, o.t.o.Patience):
-		o.inVain(lease.Writing)
-	case lease.held() && o.t.ignoresLeases(lease.Node), now.Sub(began) > maxWait:
+	case now.Sub(began) > maxWait:
+	case lease.held() && (lease.dead(now, o.t.o.Patience) || o.t.ignoresLeases(lease.Node)):
+		if o.pass(lease.Holder) {
+			return false
+		}
 	case !lease.held():
 		return o.takeLease(ctx)
 	default:
@@ -188,14 +194,35 @@ func (l *observed) dead(now time.Time, patience time.Duration) bool {
 	return quiet >= partFor || l.parts == 0 && quiet >= patience
 }
 
-// inVain notes once that the lease of writing w has brought nothing, if that is so.
-func (o *Object) inVain(w seal.Writing) {
+// pass passes the lease of h by: whoever takes the next one fetches for the others too,
+// who would all go to the registry otherwise. There is no next one for ever.
+func (o *Object) pass(h coordinator.Holder) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if l := &o.lease; l.Writing == w && l.parts == 0 && !l.vain {
+	l := &o.lease
+	if l.Holder != h { // another worker has
+		return true
+	}
+	if l.parts == 0 && !l.vain {
 		l.vain = true
 		o.t.inVain(l.Node)
 	}
+	if o.turn == lastTurn {
+		return false
+	}
+	o.turn++
+	o.lease = observed{part: time.Now(), turns: l.turns}
+	o.looked = time.Time{}
+	return true
+}
+
+// leased is the object with the lease that counts now.
+func (o *Object) leased() coordinator.Object {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	of := o.names[0].Object
+	of.Turn = o.turn
+	return of
 }
 
 // look asks the coordinator what there is, unless somebody has done so since.
@@ -218,7 +245,11 @@ func (o *Object) look(ctx context.Context, since time.Time) {
 		}
 		limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
 		asked := time.Now()
-		found, err := o.t.o.Coordinator.Look(limited, n.Object)
+		of := n.Object
+		if i == 0 {
+			of = o.leased()
+		}
+		found, err := o.t.o.Coordinator.Look(limited, of)
 		cancel()
 		if err != nil {
 			o.trouble(ctx, err)
@@ -226,7 +257,7 @@ func (o *Object) look(ctx context.Context, since time.Time) {
 		}
 		o.mu.Lock()
 		o.looked = asked
-		if i == 0 {
+		if i == 0 && of.Turn == o.turn { // else it was passed by meanwhile
 			o.answer = time.Since(asked)
 			o.see(found)
 		}
@@ -304,7 +335,7 @@ func (o *Object) takeLease(ctx context.Context) bool {
 	asked := time.Now()
 	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
 	defer cancel()
-	holder, ok, err := o.t.o.Coordinator.Take(limited, o.names[0].Object, o.writing)
+	holder, ok, err := o.t.o.Coordinator.Take(limited, o.leased(), o.writing)
 	switch {
 	case err != nil:
 		o.trouble(ctx, err)

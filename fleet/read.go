@@ -53,6 +53,11 @@ func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
 		return nil, err
 	case err != nil:
 		o.trouble(ctx, err)
+		if errors.Is(err, bucket.ErrSlow) { // each part would cost as much patience again
+			o.mu.Lock()
+			clear(o.at)
+			o.mu.Unlock()
+		}
 		return nil, err
 	}
 	data, err := o.t.open(at, part, o.size, sealed)

@@ -77,7 +77,7 @@ func (o *Object) renew(ctx context.Context) {
 		}
 		asked := time.Now()
 		limited, cancel := context.WithTimeout(ctx, renewEvery)
-		ours, err := o.t.o.Coordinator.Renew(limited, o.names[0].Object, o.writing)
+		ours, err := o.t.o.Coordinator.Renew(limited, o.leased(), o.writing)
 		cancel()
 		o.mu.Lock()
 		switch {
@@ -230,5 +230,5 @@ func (o *Object) release() {
 			o.t.o.Log.Debug("what there is of an object is not known to the fleet", "err", err)
 		}
 	}
-	_ = o.t.o.Coordinator.Release(ctx, o.names[0].Object, o.writing) // it runs out by itself
+	_ = o.t.o.Coordinator.Release(ctx, o.leased(), o.writing) // it runs out by itself
 }

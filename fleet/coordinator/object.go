@@ -27,6 +27,8 @@ type Object struct {
 	// Everywhere says that all zones share it, as they do manifests; otherwise only
 	// this node's zone does.
 	Everywhere bool
+	// Turn says which of its leases is meant. Who passes the first by takes the next.
+	Turn int
 }
 
 // key is "<prefix><where>:<name>".
@@ -38,8 +40,15 @@ func (c *Coordinator) key(prefix string, o Object) string {
 	return prefix + where + ":" + o.Name
 }
 
-func (c *Coordinator) leaseKey(o Object) string { return c.key("berth:lease:", o) }
-func (c *Coordinator) whoKey(o Object) string   { return c.key("berth:who:", o) }
+func (c *Coordinator) leaseKey(o Object) string {
+	key := c.key("berth:lease:", o)
+	if o.Turn > 0 {
+		key += "." + strconv.Itoa(o.Turn)
+	}
+	return key
+}
+
+func (c *Coordinator) whoKey(o Object) string { return c.key("berth:who:", o) }
 func (c *Coordinator) recordKey(node string, o Object) string {
 	return c.key("berth:node:"+node+":", o)
 }

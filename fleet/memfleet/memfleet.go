@@ -103,9 +103,25 @@ type Coordinator struct {
 }
 
 type object struct {
-	holder  coordinator.Holder
-	until   time.Time
+	leases  map[int]lease        // by turn
 	writers []coordinator.Writer // the last first
+}
+
+type lease struct {
+	holder coordinator.Holder
+	until  time.Time
+}
+
+// holder is whose lease of that turn is alive.
+func (o *object) holder(turn int) coordinator.Holder {
+	if l := o.leases[turn]; time.Now().Before(l.until) {
+		return l.holder
+	}
+	return coordinator.Holder{}
+}
+
+func (o *object) lease(turn int, h coordinator.Holder) {
+	o.leases[turn] = lease{h, time.Now().Add(coordinator.LeaseTime)}
 }
 
 // Fail sets what fails: f is asked before each call.
@@ -159,11 +175,8 @@ func (c *Coordinator) of(name string) *object {
 	}
 	o := c.objects[name]
 	if o == nil {
-		o = &object{}
+		o = &object{leases: map[int]lease{}}
 		c.objects[name] = o
-	}
-	if !time.Now().Before(o.until) {
-		o.holder = coordinator.Holder{}
 	}
 	return o
 }
@@ -192,7 +205,7 @@ func (n *Node) do(ctx context.Context, op, name string, f func(*object)) error {
 // Look is fleet.Coordinator's, as are those below.
 func (n *Node) Look(ctx context.Context, at coordinator.Object) (found coordinator.Found, err error) {
 	err = n.do(ctx, "look", at.Name, func(o *object) {
-		found.Holder = o.holder
+		found.Holder = o.holder(at.Turn)
 		for _, w := range o.writers {
 			w.Parts = slices.Clone(w.Parts)
 			found.Writers = append(found.Writers, w)
@@ -216,10 +229,10 @@ func (n *Node) Publish(ctx context.Context, at coordinator.Object, r coordinator
 // Take takes the lease.
 func (n *Node) Take(ctx context.Context, at coordinator.Object, w seal.Writing) (h coordinator.Holder, ok bool, err error) {
 	err = n.do(ctx, "take", at.Name, func(o *object) {
-		if o.holder == (coordinator.Holder{}) {
-			o.holder, o.until = coordinator.Holder{Node: n.name, Writing: w}, time.Now().Add(coordinator.LeaseTime)
+		if o.holder(at.Turn) == (coordinator.Holder{}) {
+			o.lease(at.Turn, coordinator.Holder{Node: n.name, Writing: w})
 		}
-		h = o.holder
+		h = o.holder(at.Turn)
 		ok = h == (coordinator.Holder{Node: n.name, Writing: w})
 	})
 	return h, ok, err
@@ -228,8 +241,8 @@ func (n *Node) Take(ctx context.Context, at coordinator.Object, w seal.Writing) 
 // Renew renews it.
 func (n *Node) Renew(ctx context.Context, at coordinator.Object, w seal.Writing) (ok bool, err error) {
 	err = n.do(ctx, "renew", at.Name, func(o *object) {
-		if ok = o.holder == (coordinator.Holder{Node: n.name, Writing: w}); ok {
-			o.until = time.Now().Add(coordinator.LeaseTime)
+		if ok = o.holder(at.Turn) == (coordinator.Holder{Node: n.name, Writing: w}); ok {
+			o.lease(at.Turn, o.holder(at.Turn))
 		}
 	})
 	return ok, err
@@ -238,8 +251,8 @@ func (n *Node) Renew(ctx context.Context, at coordinator.Object, w seal.Writing)
 // Release gives it back.
 func (n *Node) Release(ctx context.Context, at coordinator.Object, w seal.Writing) error {
 	return n.do(ctx, "release", at.Name, func(o *object) {
-		if o.holder == (coordinator.Holder{Node: n.name, Writing: w}) {
-			o.holder = coordinator.Holder{}
+		if o.holder(at.Turn) == (coordinator.Holder{Node: n.name, Writing: w}) {
+			delete(o.leases, at.Turn)
 		}
 	})
 }
