@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -171,12 +172,13 @@ type service struct {
 	latency       time.Duration
 	all           float64 // bytes a second, of all connections together, each way
 	perConnection float64
+	perPrefix     int // reads a second of what lies below one prefix; 0: no limit
 }
 
 // services are those that the figures are made for.
 func services() []service {
 	return []service{
-		{name: "large cloud", latency: 30 * time.Millisecond, perConnection: 85e6},
+		{name: "large cloud", latency: 30 * time.Millisecond, perConnection: 85e6, perPrefix: 5500},
 		{name: "server of 10 Gbit/s", latency: time.Millisecond, all: 1.25e9},
 		{name: "slow service", latency: 150 * time.Millisecond, all: 125e6, perConnection: 10e6},
 	}
@@ -192,9 +194,36 @@ type store struct {
 
 	mu    sync.Mutex
 	there map[string]stored
+	asked map[string]quota // by prefix
 	// gets are requests, read bytes that went out.
-	gets perSecond
-	read atomic.Int64
+	gets    perSecond
+	read    atomic.Int64
+	refused int64 // reads
+}
+
+// quota is what was read of a prefix in one second.
+type quota struct {
+	second int64
+	n      int
+}
+
+var errBusy = errors.New("503 Slow Down")
+
+// admit counts a read, or refuses it where there are too many in this second.
+func (s *store) admit(key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	prefix, now := key[:len("v1/00")], time.Now().Unix()
+	q := s.asked[prefix]
+	if q.second != now {
+		q = quota{second: now}
+	}
+	if q.n++; s.perPrefix > 0 && q.n > s.perPrefix {
+		s.refused++
+		return errBusy
+	}
+	s.asked[prefix] = q
+	return nil
 }
 
 type stored struct {
@@ -203,7 +232,7 @@ type stored struct {
 }
 
 func newStore(s service) *store {
-	return &store{service: s, out: newLink(s.all), in: newLink(s.all), zeros: make([]byte, seal.BigPart+seal.Overhead), there: map[string]stored{}, gets: perSecond{began: time.Now()}}
+	return &store{service: s, out: newLink(s.all), in: newLink(s.all), zeros: make([]byte, seal.BigPart+seal.Overhead), there: map[string]stored{}, asked: map[string]quota{}, gets: perSecond{began: time.Now()}}
 }
 
 // held is the bucket as one node has it, as package bucket asks it.
@@ -223,7 +252,7 @@ func newHeld(n *simNode, s *store) *held {
 // ask is a request until its answer begins.
 func (b *held) ask(ctx context.Context) error {
 	if b.node.cut.Load() {
-		return cmp.Or(rest(ctx, 4*time.Second), errTooSlow)
+		return cmp.Or(rest(ctx, 4*time.Second), bucket.ErrSlow)
 	}
 	return rest(ctx, b.s.latency)
 }
@@ -232,7 +261,14 @@ func (b *held) through(ctx context.Context, g *gate.Gate, do func(context.Contex
 	if err := g.Enter(); err != nil {
 		return err
 	}
+	began := time.Now()
 	err := do(ctx)
+	for wait := 100 * time.Millisecond; err == errBusy && g.Since(began) < 4*time.Second; wait = min(2*wait, 2*time.Second) {
+		if rest(ctx, wait/2+rand.N(wait)) != nil {
+			break
+		}
+		err = do(ctx)
+	}
 	switch {
 	case err == nil:
 		g.Worked()
@@ -247,6 +283,9 @@ func (b *held) Get(ctx context.Context, key string, limit int64) (data []byte, e
 	err = b.through(ctx, b.reads, func(ctx context.Context) error {
 		b.s.gets.add(1)
 		if err := b.ask(ctx); err != nil {
+			return err
+		}
+		if err := b.s.admit(key); err != nil {
 			return err
 		}
 		b.s.mu.Lock()

@@ -3,10 +3,11 @@ package fleet
 import (
 	"container/heap"
 	"context"
-	"errors"
 	"math"
 	"sync"
 	"time"
+
+	"berth/fleet/bucket"
 )
 
 // link is a line that all who use it at a time share in equal parts, as TCP does. A nil
@@ -140,8 +141,6 @@ type path struct {
 	patience      bool    // who waits gives up where little comes, as package bucket does
 }
 
-var errTooSlow = errors.New("too slow")
-
 // send takes as long as n bytes do.
 func (p path) send(ctx context.Context, n int64) error {
 	began := time.Now()
@@ -169,7 +168,7 @@ func (p path) send(ctx context.Context, n int64) error {
 			case <-look.C:
 				now := on[i].came(f)
 				if p.patience && now-came < 64<<10 {
-					return errTooSlow
+					return bucket.ErrSlow
 				}
 				came = now
 			}

@@ -30,6 +30,7 @@ type scenario struct {
 	Layer  int64 // bytes
 	Seed   uint64
 	Deaths int // of nodes that hold a lease
+	Slow   int // nodes that begin first and have a line of 2 Mbit/s
 	CutOff int // nodes of a second zone, which loses its bucket and coordinator after a while
 	// Slower makes the coordinator slower by that factor: it is then as busy as it would be
 	// with so many times more nodes. 0: 1.
@@ -38,6 +39,7 @@ type scenario struct {
 }
 
 const (
+	simSlowNIC  = 250e3
 	simNIC      = 125e6  // 1 Gbit/s, each way
 	simRegistry = 1.25e9 // 10 Gbit/s
 	simStream   = 50e6   // what the registry sends over one connection
@@ -95,14 +97,18 @@ func newWorld(t *testing.T, s scenario, sparse string) *world {
 		if i >= s.Nodes-s.CutOff {
 			z = w.zones[1]
 		}
-		w.nodes = append(w.nodes, w.add(t, fmt.Sprintf("node-%d", i), z))
+		rate := float64(simNIC)
+		if i < s.Slow {
+			rate = simSlowNIC
+		}
+		w.nodes = append(w.nodes, w.add(t, fmt.Sprintf("node-%d", i), z, rate))
 	}
 	return w
 }
 
-func (w *world) add(t *testing.T, name string, z zone) *simNode {
+func (w *world) add(t *testing.T, name string, z zone, rate float64) *simNode {
 	t.Helper()
-	n := &simNode{name: name, w: w, down: newLink(simNIC), up: newLink(simNIC)}
+	n := &simNode{name: name, w: w, down: newLink(rate), up: newLink(rate)}
 	n.ctx, n.die = context.WithCancel(t.Context())
 	if w.Bucket == "" {
 		return n
@@ -117,8 +123,11 @@ func (w *world) add(t *testing.T, name string, z zone) *simNode {
 func (w *world) run() {
 	began := time.Now()
 	var pulls, others sync.WaitGroup
-	for _, n := range w.nodes {
+	for i, n := range w.nodes {
 		wait := time.Duration(w.random.Int64N(int64(startWithin)))
+		if i < w.Slow {
+			wait = 0
+		}
 		pulls.Go(func() {
 			if n.err = rest(n.ctx, wait); n.err == nil {
 				n.err = n.pull(w.image)
@@ -179,6 +188,7 @@ type outcome struct {
 	Last      float64 // when the last node had it all
 	Results   map[string]int
 	Gets      int64   // from the bucket, in the busiest second
+	Refused   int64   // GETs, since there were too many
 	Read      float64 // what was read from the bucket, of what nodes needed of it
 	Trips     int64   // to the coordinator, in the busiest second
 	AllTrips  int64
@@ -206,6 +216,9 @@ func (w *world) outcome(t *testing.T, began time.Time) outcome {
 			t.Logf("%s: %v", n.name, n.err)
 			o.Failed++
 		}
+		if i < w.Slow {
+			continue
+		}
 		got += w.image.size() - n.fetched.Load()
 		times = append(times, n.took)
 		o.Last = max(o.Last, n.ended.Sub(began).Seconds())
@@ -218,7 +231,7 @@ func (w *world) outcome(t *testing.T, began time.Time) outcome {
 		o.CutCopies = float64(cut) / size / float64(w.CutOff)
 	}
 	z := w.zones[0]
-	o.Gets, o.Trips, o.AllTrips = z.s.gets.peak(), z.v.trips.peak(), z.v.trips.all
+	o.Refused, o.Gets, o.Trips, o.AllTrips = z.s.refused, z.s.gets.peak(), z.v.trips.peak(), z.v.trips.all
 	o.Sent, o.Waited = float64(z.v.sent.peak())/1e6, z.v.longest.Seconds()
 	if got > 0 {
 		o.Read = float64(z.s.read.Load()+w.zones[1].s.read.Load()) / float64(got)

@@ -83,6 +83,16 @@ func TestCoordinator_LeaseHasOneHolder(t *testing.T) {
 	if held, err := loser.Renew(ctx, blob, wins[0].Writing); held || err != nil {
 		t.Errorf("renewed by another: %t, %v", held, err)
 	}
+	next := Object{Name: blob.Name, Turn: 1}
+	if h, won, err := loser.Take(ctx, next, seal.Writing{1}); !won || err != nil {
+		t.Errorf("whoever passes a lease by does not get the next: %+v, %v", h, err)
+	}
+	if found, err := winner.Look(ctx, next); err != nil || found.Holder.Writing != (seal.Writing{1}) {
+		t.Errorf("the next lease: %+v, %v", found, err)
+	}
+	if found, err := loser.Look(ctx, blob); err != nil || found.Holder != wins[0] {
+		t.Errorf("the first lease, after the next was taken: %+v, %v", found, err)
+	}
 	if ttl := r.Do("pttl", "berth:lease:z:"+blob.Name); len(ttl) != 4 || ttl > "3000" {
 		t.Errorf("the lease lives for another %s ms", ttl)
 	}
