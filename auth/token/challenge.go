@@ -99,15 +99,16 @@ func (p *prober) ask(ctx context.Context) (Challenge, error) {
 	known := p.known
 	p.mu.Unlock()
 	odd := errors.Is(err, errOtherwise)
-	if odd && known != nil {
-		return *known, nil
-	}
 	if err != nil && !odd {
 		return Challenge{}, err
 	}
+	says := !odd && c.Scheme != schemeUnknown
+	if !says && known != nil {
+		return *known, nil
+	}
 	p.learn(c)
-	if odd {
-		p.suspect() // it is looked at again
+	if !says {
+		p.suspect() // it is looked at again, whoever has asked: a page may stand in its place
 	}
 	return c, nil
 }

@@ -58,8 +58,10 @@ func TestPage_OfATokenEndpoint(t *testing.T) {
 // A page in the place of a challenge teaches nothing that lasts: once the registry
 // answers, it is signed in to as it wants.
 func TestPage_InPlaceOfAChallenge(t *testing.T) {
-	for _, status := range []int{200, 401, 403, 404, 418, 511} {
-		t.Run(fmt.Sprint(status), func(t *testing.T) {
+	statuses := []int{200, 401, 403, 404, 418, 511}
+	for n := range 2 * len(statuses) {
+		status, anonymous := statuses[n/2], n%2 == 1
+		t.Run(fmt.Sprint(status, " ", anonymous), func(t *testing.T) {
 			f, c := newFakeRegistry(t, false), ocitest.NewClock()
 			registry, portal := f.Config.Handler, true
 			f.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -73,7 +75,11 @@ func TestPage_InPlaceOfAChallenge(t *testing.T) {
 			})
 			a := f.authority(Options{Now: c.Now})
 			cred := testAccount("acme", "ci", "bot", "pw")
-			h, err := f.header(a, cred, "x")
+			first := cred
+			if anonymous { // whoever has no account asks first, and gets along without a challenge
+				first = nil
+			}
+			h, err := f.header(a, first, "x")
 			if err != nil && !isRiddle(err) || h != "" {
 				t.Errorf("%q, %v", h, err)
 			}
