@@ -172,7 +172,7 @@ func (c *Cache) dropOldProofs() {
 func (c *Cache) openProofs(usable bool) (err error) {
 	o := c.o
 	fo := proof.Options{
-		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Now: o.Now, Log: o.Log,
+		AccessTTL: o.Times.AccessTTL, TagTTL: o.Times.TagTTL, Grace: o.Times.Grace, Doubt: o.Times.Doubt, Now: o.Now, Log: o.Log,
 	}
 	if usable { // else that was said
 		if c.proofs, err = proof.Open(proofPath(o), fo); err == nil {

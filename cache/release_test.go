@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -411,6 +412,34 @@ func TestRenewal(t *testing.T) {
 	h.advance(90 * time.Second)
 	read(t, s, obj)
 	<-renewed
+}
+
+// What one manifest lists is renewed with it up to a bound: whoever pushes one with tens
+// of thousands of digests has nobody wait while they are looked up. What is beyond is
+// asked about by itself.
+func TestRenewal_OfWhatOneManifestLists(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	early, late := h.addBlob("acme/app", random(4, 500)), h.addBlob("acme/app", random(5, 600))
+	list := descriptor(early)
+	for i := range 1500 {
+		list += "," + descriptor(oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: oci.DigestOf([]byte(strconv.Itoa(i)))})
+	}
+	manifest := h.addManifest("acme/app", "1", fmt.Sprintf(`{"schemaVersion":2,"layers":[%s,%s]}`, list, descriptor(late)))
+	s := h.source("acme", "a")
+	pull(t, s, "acme/app", "1", []oci.Object{manifest, early, late})
+	h.advance(23 * time.Hour)
+	read(t, s, manifest) // which is asked about
+	h.advance(2 * time.Hour)
+	read(t, s, manifest)
+	for name, c := range map[string]struct {
+		object oci.Object
+		asked  int
+	}{"among the first": {early, 0}, "beyond the bound": {late, 1}} {
+		before := h.total()
+		if read(t, s, c.object); h.total()-before != c.asked {
+			t.Errorf("a layer %s: %d questions, want %d", name, h.total()-before, c.asked)
+		}
+	}
 }
 
 // A cache that cannot keep anything still serves, verified.
