@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"sync"
@@ -60,6 +61,47 @@ func TestLimited_ByOwnRequestsAfterARevocation(t *testing.T) {
 			}
 			g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
 		})
+	}
+}
+
+// Questions of his own that get no answer keep the registry's no away as little: they hold
+// what he may have of its connections, and nothing that a right is asked with.
+func TestLimited_ByHungRequestsAfterARevocation(t *testing.T) {
+	t.Parallel()
+	g, n := newRevoked(t)
+	globex := g.as(n, "globex")
+	gate := g.registry.Hold(ocitest.Match{Kind: ocitest.Manifest, Repo: "globex/own"})
+	ctx, cancel := context.WithCancel(t.Context())
+	wait := globex.floods(ctx, 200, func(i int) string { return fmt.Sprintf("/v2/ghcr.io/globex/own/manifests/t%d", i) })
+	if err := gate.Wait(soon(t), 12); err != nil {
+		t.Fatal(err)
+	}
+	g.refused(globex)
+	g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
+	g.clock.forward(10 * time.Minute)
+	g.refused(globex)
+	cancel()
+	gate.Open()
+	wait()
+}
+
+// Whoever writes a drop-in does not lengthen by it what he may keep: where nobody answers,
+// the grace of the main file is over for him as for everyone.
+func TestGrace_OfADropIn(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.dropIn("globex", "grace: 30d")
+	n := s.serve()
+	globex := s.caller(n, "globex")
+	globex.mustPull(app, s.image, "")
+	s.registry.Close()
+	s.clock.forward(23 * time.Hour)
+	if a := globex.get(manifest); a.status != http.StatusOK || a.header.Get("Warning") == "" {
+		t.Errorf("within the main file's grace: %s", a)
+	}
+	s.clock.forward(2 * time.Hour)
+	if a := globex.get(manifest); a.status != http.StatusServiceUnavailable {
+		t.Errorf("after it: %s", a)
 	}
 }
 

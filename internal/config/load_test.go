@@ -157,6 +157,34 @@ func TestUnreadableMainFile(t *testing.T) {
 	n.says(err, "DIR: the file cannot be read: this is no regular file: check its name and who may read it")
 }
 
+// Whoever writes a drop-in keeps no right for longer than the main file has it, also where
+// that became shorter while the drop-in was bad. In the main file the operator decides.
+func TestGrace_OfADropIn(t *testing.T) {
+	n := newNode(t, tokenListener+"cache: {grace: 12h}\norganisations: {initech: {grace: 30d}}\n")
+	n.write("organisations.d/acme.yaml", "grace: 30d\n")
+	n.write("organisations.d/globex.yaml", "grace: 1h\n")
+	c := n.load()
+	holds := func(want string) {
+		t.Helper()
+		var all []string
+		for _, name := range []string{"acme", "globex", "initech"} {
+			o := c.Organisations[name]
+			all = append(all, short(o.GraceIn(c)))
+		}
+		equal(t, "grace", strings.Join(all, " "), want)
+	}
+	holds("12h 1h 720h")
+	n.says(errors.New(strings.Join(c.Warnings, "\n")), "DIR/organisations.d/acme.yaml:1:8: grace: the main file's cache.grace is shorter, which holds: remove the key, or write less")
+
+	n.write("organisations.d/globex.yaml", "grace: soon\n")
+	n.write("config.yaml", tokenListener+"cache: {grace: 30m}\norganisations: {initech: {grace: 30d}}\n")
+	var err error
+	if c, err = c.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	holds("30m 30m 720h")
+}
+
 // TestListenersOrganisation must exist somewhere, even if it is broken.
 func TestListenersOrganisation(t *testing.T) {
 	n := newNode(t, "listeners: [{address: 'localhost:5000', organisation: acme}]\n")

@@ -27,7 +27,8 @@ type Organisation struct {
 	// Its share of this node.
 	Limits Limits `yaml:"limits"`
 
-	// Like cache.grace, for this organisation. Default: cache.grace.
+	// Like cache.grace, for this organisation; in a drop-in the shorter of the two holds.
+	// Default: cache.grace.
 	Grace time.Duration `yaml:"grace"`
 
 	// A file with the organisation's key in the fleet, as a secret file, written like
@@ -49,6 +50,16 @@ func (o *Organisation) Folder() string {
 		return ""
 	}
 	return folderOf(o.File)
+}
+
+// GraceIn is the grace that holds for o in c: whoever writes a drop-in may shorten it for
+// himself, and not keep a right for longer than the operator has it. It is not resolved
+// once, since an organisation whose file is bad goes on under a main file that changes.
+func (o *Organisation) GraceIn(c *Config) time.Duration {
+	if o.File == "" {
+		return o.Grace
+	}
+	return min(o.Grace, c.Cache.Grace)
 }
 
 // Token is one password of an organisation's callers.
@@ -102,7 +113,8 @@ type Limits struct {
 
 	// The share, from 0 to 1, that it may use of the pulls that a registry allows
 	// this node's address without an account, where the registry tells how many
-	// those are; then 429. Default: 0.25.
+	// those are; then 429. Callers without an organisation have the default, where there
+	// are organisations. Default: 0.25.
 	AnonymousShare float64 `yaml:"anonymous_share"`
 
 	// Requests a second to one registry, 1 to 10000, of whatever kind: what costs
@@ -180,6 +192,9 @@ func (k *checker) checkOrganisation(name string, o *Organisation, path string) {
 	k.policy(&o.Policy, dot(path, "policy"), own)
 	k.limits(&o.Limits, dot(path, "limits"))
 	k.within(dot(path, "grace"), o.Grace, 0, maxGrace)
+	if o.GraceIn(k.c) < o.Grace {
+		k.warnf(dot(path, "grace"), "the main file's cache.grace is shorter, which holds: remove the key, or write less")
+	}
 	if o.FleetKeyFile != "" {
 		k.ownFile(dot(path, "fleet_key_file"), o.FleetKeyFile)
 	}

@@ -142,7 +142,7 @@ func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) 
 
 func (g *generation) newSource(n *node, at sourceKey) oci.Source {
 	s := at.registry
-	share := g.cfg.Organisations[at.organisation].Limits.AnonymousShare
+	share := g.anonymousShare(at.organisation)
 	cached := n.cache.Through(cache.Upstream{
 		Spec: s.spec, Organisation: at.organisation, Shared: s.client.upstream.As(upstream.Identity{Payer: at.organisation, Credential: s.sharedCredential}),
 		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
@@ -159,11 +159,23 @@ func (g *generation) newSource(n *node, at sourceKey) oci.Source {
 	return policy.Around(cached, policyFor(g.cfg, at.organisation), where, n.cache.Proofs(), n.now)
 }
 
+// anonymousShare is what the organisation may use of the pulls without an account. Callers
+// in none have the default share, beside organisations; alone they have all.
+func (g *generation) anonymousShare(organisation string) float64 {
+	if o, ok := g.cfg.Organisations[organisation]; ok {
+		return o.Limits.AnonymousShare
+	}
+	if len(g.cfg.Organisations) == 0 {
+		return 1
+	}
+	return config.UsualLimits().AnonymousShare
+}
+
 // times are the configuration's, with the organisation's own grace.
 func (g *generation) times(organisation string) proof.Times {
 	t := proof.Times{TagTTL: orNever(g.cfg.Cache.TagTTL), AccessTTL: orNever(g.cfg.Cache.AccessTTL), Grace: orNever(g.cfg.Cache.Grace), Doubt: orNever(g.cfg.Cache.Doubt)}
 	if o, ok := g.cfg.Organisations[organisation]; ok {
-		t.Grace = orNever(o.Grace)
+		t.Grace = orNever(o.GraceIn(g.cfg))
 	}
 	return t
 }
