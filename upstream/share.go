@@ -28,12 +28,8 @@ const keptUntold = 1000
 
 // Spend takes one of the pulls without an account that organisation may have:
 // share, from 0 to 1, of the registry's limit. undo gives it back when there was
-// no pull. Nobody may have them all, and so may everyone where the registry has
-// not told its limit.
+// no pull. Everyone may have them all where the registry has not told its limit.
 func (r *Registry) Spend(organisation string, share float64) (undo func(), err error) {
-	if organisation == "" {
-		return func() {}, nil
-	}
 	limit, window := r.accounts.anonymous()
 	now := r.now()
 	s := &r.shares
@@ -87,9 +83,13 @@ func (r *Registry) overShare(organisation string, most int, window time.Duration
 	if most > 0 {
 		again -= r.now().Sub(spent[len(spent)-most])
 	}
+	who, what := "organisation "+organisation+": it has had its", "connect an account for "+r.name
+	if organisation == "" {
+		who, what = "callers without an organisation have had their", "pull as an organisation"
+	}
 	return &oci.Error{
 		Class: oci.RateLimited, Detail: classify.PullLimit, RetryAfter: again, About: oci.About{Organisation: organisation},
-		Message: fmt.Sprintf("organisation %s: it has had its share of what %s allows this node without an account, %d pulls in %s (limits.anonymous_share); there is more in %s: connect an account for %s, or wait",
-			organisation, r.name, most, classify.Span(window), classify.Span(again), r.name),
+		Message: fmt.Sprintf("%s share of what %s allows this node without an account, %d pulls in %s (limits.anonymous_share); there is more in %s: %s, or wait",
+			who, r.name, most, classify.Span(window), classify.Span(again), what),
 	}
 }

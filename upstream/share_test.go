@@ -46,7 +46,10 @@ func TestShares(t *testing.T) {
 	undo()
 	spend(t, r, "acme", 0.1, 1)
 	spend(t, r, "globex", 0.1, 10)
-	spend(t, r, "", 0.1, 200)
+	spend(t, r, "", 0.1, 10)
+	if _, err := r.Spend("", 0.1); err == nil || !strings.Contains(err.Error(), "callers without an organisation have had their share") {
+		t.Errorf("whoever is in no organisation: %v", err)
+	}
 	forward(50 * time.Minute)
 	spend(t, r, "acme", 0.1, 9)
 	if _, err := r.Spend("acme", 0.1); err == nil {

@@ -105,6 +105,48 @@ func TestShareOfTheNodesPulls(t *testing.T) {
 	}
 }
 
+// Callers at an open listener that are in no organisation are one more beside those: they
+// have a share too. Where there are no organisations, all of it is theirs.
+func TestShareOfTheNodesPulls_WithoutAnOrganisation(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]int{"beside organisations": 5, "alone": 20} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			hub := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, PullLimit: 20, Now: s.clock.now})
+			s.hub(hub)
+			if name == "alone" {
+				s.remove("organisations.d/acme.yaml")
+				s.remove("organisations.d/globex.yaml")
+			}
+			var images []ocitest.Pushed
+			for i := range 22 {
+				images = append(images, hub.AddImage("library/app", fmt.Sprint(i), ocitest.Image{Layers: []int64{900}, Seed: uint64(i)}))
+			}
+			path := func(i int) string { return "/v2/library/app/manifests/" + images[i].Digest.String() }
+			n := s.serve()
+			nobody, served := s.client(n.doors[openDoor]), 0
+			for i := range 21 {
+				a := nobody.get(path(i))
+				if a.status == http.StatusOK {
+					served++
+				} else if a.status != http.StatusTooManyRequests {
+					t.Errorf("%s", a)
+				}
+			}
+			if served != want {
+				t.Errorf("%d of the node's 20 pulls went to callers in no organisation, want %d", served, want)
+			}
+			if name == "alone" {
+				return
+			}
+			if a := s.caller(n, "globex").get(path(21)); a.status != http.StatusOK {
+				t.Errorf("an organisation's first pull: %s", a)
+			}
+		})
+	}
+}
+
 // Clients of one organisation that read slowly have none of the connections to a
 // registry, and what hangs there has never all of them: another organisation's pull goes
 // on beside both.

@@ -16,7 +16,7 @@ import (
 func (c *city) messages(t *testing.T) {
 	c.pull(c.doors[tokenDoor], "ghcr.io/acme/app", "1", "login", acme)
 	c.pull(c.doors[openDoor], "nginx", "1")
-	c.pull(c.doors[openDoor], "limited.example/app", "1")
+	c.pull(c.doors[tokenDoor], "limited.example/app", "1", "login", acme) // callers without an organisation have a share of their own
 	c.broken.Inject(ocitest.Match{}, 0, ocitest.Status(http.StatusInternalServerError))
 	c.lying.Inject(ocitest.Match{Kind: ocitest.Blob}, 0, ocitest.FlipBit(100))
 	layer := c.lying.AddBlob("app", []byte(strings.Repeat("a layer", 100)))
