@@ -22,11 +22,11 @@ import (
 // answers 401 to every one.
 func (s *source) statBlob(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	c := blobCall(opProbe, o, "bytes=0-0")
-	a, err := s.asked(ctx, c, o, oci.Range{Length: 1}, s.do)
+	a, err := s.asked(ctx, c, oci.Range{Length: 1}, s.do)
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.measure(ctx, a, c, o, oci.Range{Length: 1})
+	p, err := s.measure(ctx, a, c, oci.Range{Length: 1})
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,12 @@ func (s *source) inspect(ctx context.Context, a *answer, o oci.Object) error {
 	return err
 }
 
+// blobCall asks for a piece of a blob; for all of one without a byte. Every Range of that
+// is beyond its end, and a 416 is no 2xx, which alone proves a right.
 func blobCall(op operation, o oci.Object, rng string) *call {
+	if isEmpty(o) {
+		rng = ""
+	}
 	return &call{op: op, method: http.MethodGet, repo: o.Repo, path: "blobs/" + o.Digest.String(), accept: acceptBlob, rng: rng}
 }
 
@@ -77,7 +82,7 @@ func (s *source) openBlob(ctx context.Context, o oci.Object, r oci.Range) (*oci.
 // blobBy opens a piece of a blob by an answer to ask.
 func (s *source) blobBy(ctx context.Context, o oci.Object, r oci.Range, ask asking) (*oci.Content, error) {
 	c := blobCall(opBlob, o, rangeHeader(r))
-	a, err := s.asked(ctx, c, o, r, ask)
+	a, err := s.asked(ctx, c, r, ask)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +148,7 @@ type prefixed struct {
 
 // content makes Content of an answer to a GET of a blob.
 func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, r oci.Range) (*oci.Content, error) {
-	p, err := s.measure(ctx, a, c, o, r)
+	p, err := s.measure(ctx, a, c, r)
 	if err != nil {
 		return nil, err
 	}
@@ -157,9 +162,7 @@ func (s *source) content(ctx context.Context, a *answer, c *call, o oci.Object, 
 	if a.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		_ = a.Body.Close() // the text of an error
 		content.Body = http.NoBody
-		if p.size > 0 { // RFC 9110, 15.5.17: the size, but no 2xx, and so no proof
-			content.Asked = time.Time{}
-		}
+		content.Asked = time.Time{} // RFC 9110, 15.5.17: the size, but no 2xx, and so no proof
 	}
 	if a.target != nil && !token.SameOrigin(a.target, s.url) {
 		content.Again = s.again(a.target, a.body.who, o)
@@ -173,13 +176,11 @@ func outcome(a *answer) oci.Outcome { return oci.Outcome{Result: oci.Pass, Asked
 
 // measure finds out which piece an answer to r is. It closes the answer where
 // it is an error.
-func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, r oci.Range) (piece, error) {
+func (s *source) measure(ctx context.Context, a *answer, c *call, r oci.Range) (piece, error) {
 	if c.rng == "" {
 		r = oci.Range{}
 	}
 	switch {
-	case a.StatusCode == http.StatusPartialContent && isEmpty(o) && a.ContentLength == 0:
-		return piece{}, nil // net/http says "bytes 0--1/0" for the last byte of nothing
 	case a.StatusCode == http.StatusPartialContent:
 		p, err := partial(a.Response, r)
 		if err == nil && c.rng == "" && p.length != p.size {
@@ -193,19 +194,16 @@ func (s *source) measure(ctx context.Context, a *answer, c *call, o oci.Object, 
 	case a.StatusCode == http.StatusOK:
 		return piece{0, a.ContentLength, a.ContentLength}, nil
 	case a.StatusCode == http.StatusRequestedRangeNotSatisfiable && c.rng != "":
-		if p, ok := beyond(a.Header, o, r); ok {
+		if p, ok := beyond(a.Header, r); ok {
 			return p, nil
 		}
 	}
 	return piece{}, s.refused(ctx, a, c)
 }
 
-// beyond reads a 416: the range begins behind the end, as every range of an
-// empty blob does. One that does not is refused for another reason.
-func beyond(h http.Header, o oci.Object, r oci.Range) (piece, bool) {
-	if isEmpty(o) {
-		return piece{}, true
-	}
+// beyond reads a 416: the range begins behind the end. One that does not is refused for
+// another reason.
+func beyond(h http.Header, r oci.Range) (piece, bool) {
 	size, ok := unsatisfied(h.Get("Content-Range"))
 	return piece{offset: size, length: 0, size: size}, ok && size > 0 && r.Start >= size
 }

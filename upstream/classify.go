@@ -236,8 +236,13 @@ func permanent(err error) bool {
 	return ok && dns.IsNotFound || isCertificate(err)
 }
 
-// trouble says what happened and what to do about it.
+// trouble says what happened and what to do about it. Whoever brought the registry
+// chooses what its redirects name: told apart, a name that is not there, one inside and
+// one that refuses would be the map of this node's network. The log has the cause.
 func (w asker) trouble(err error) string {
+	if _, target := errors.AsType[*targetFault](err); target && w.owner != "" && isConnecting(err) {
+		return "cannot be reached from here, or may not be; have whoever runs this node look into its log"
+	}
 	if refused, ok := errors.AsType[*refusal](err); ok {
 		return w.refusedAddress(refused)
 	}

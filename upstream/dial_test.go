@@ -2,11 +2,15 @@ package upstream
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"berth/oci"
 )
@@ -142,6 +146,43 @@ func TestDialPolicy(t *testing.T) {
 	}
 	if got := len(s.take()); got != 4 { // HEAD and GET, twice
 		t.Errorf("%d requests arrived", got)
+	}
+}
+
+// Whoever brings a registry chooses what its redirects name. What becomes of them is told
+// alike, so that nobody reads this node's network with it; the cause is for the log. Where
+// the platform chose the registry, the message says what to mend.
+func TestDialPolicy_RedirectsOfAnOwnRegistry(t *testing.T) {
+	s := newStage(t)
+	to := ""
+	port := s.serve(t, true, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", to)
+		w.WriteHeader(http.StatusTemporaryRedirect)
+	}, "registry.test")
+	s.dns.set("registry.test", addrs("127.0.0.1"))
+	s.dns.set("inside.test", addrs("10.1.2.3"))
+	s.dns.set("metadata.test", addrs("169.254.169.254"))
+	s.dns.set("closed.test", addrs("127.0.0.1"))
+	targets := []string{"absent.test", "inside.test:4", "metadata.test", "closed.test:1", "10.1.2.3", "[::1]:4"}
+	for owner, alike := range map[string]bool{"acme": true, "": false} {
+		told := map[string]bool{}
+		for _, host := range targets {
+			to = "https://" + host + "/x"
+			r := newRegistry(t, Options{
+				Origin: oci.Origin{Owner: owner, Scheme: "https", Host: "registry.test:" + port}, CAs: s.ca.pool, Resolver: s.dns.resolver(), Authority: withoutAuth,
+				AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+			})
+			r.pause = time.Millisecond
+			_, err := r.As(as("acme", "alice", "secret")).Open(t.Context(), anObject, oci.Range{})
+			e := classed(t, err, oci.Unreachable)
+			told[fmt.Sprint(strings.ReplaceAll(e.Message, host, "HOST"), e.Detail, e.HTTPStatus(), e.RetryAfter)] = true
+			if e.Err == nil {
+				t.Errorf("%s: the cause is lost: %v", host, err)
+			}
+		}
+		if (len(told) == 1) != alike {
+			t.Errorf("a registry of %q is told %d things: %v", owner, len(told), slices.Collect(maps.Keys(told)))
+		}
 	}
 }
 

@@ -104,11 +104,11 @@ func (c *call) whole() *call {
 	return &w
 }
 
-// asked asks for the piece r of o, and once more for the whole where the answer is
+// asked asks for the piece r of a blob, and once more for the whole where the answer is
 // about the Range: it is a hint, and there are registries, caches and object stores
 // that fail for the sake of it although the blob is there. It changes c to what was
 // answered.
-func (s *source) asked(ctx context.Context, c *call, o oci.Object, r oci.Range, ask asking) (*answer, error) {
+func (s *source) asked(ctx context.Context, c *call, r oci.Range, ask asking) (*answer, error) {
 	a, err := ask(ctx, c)
 	switch {
 	case c.rng == "", err != nil && (!s.brokeOff(err) || ctx.Err() != nil || !s.budget.spend(time.Now())):
@@ -117,7 +117,7 @@ func (s *source) asked(ctx context.Context, c *call, o oci.Object, r oci.Range, 
 		s.log.DebugContext(ctx, "a request with a Range broke off", "registry", s.name, "repo", c.repo)
 		*c = *c.whole()
 		return ask(ctx, c)
-	case !s.mindsRange(a, o, r):
+	case !s.mindsRange(a, r):
 		return a, nil
 	}
 	discard(a.Response)
@@ -128,15 +128,15 @@ func (s *source) asked(ctx context.Context, c *call, o oci.Object, r oci.Range, 
 
 // mindsRange says whether an answer to a request with a Range may be another one
 // without it.
-func (s *source) mindsRange(a *answer, o oci.Object, r oci.Range) bool {
+func (s *source) mindsRange(a *answer, r oci.Range) bool {
 	switch a.StatusCode {
 	case http.StatusPartialContent:
 		_, err := partial(a.Response, r)
-		return err != nil && !(isEmpty(o) && a.ContentLength == 0)
+		return err != nil
 	case http.StatusRequestedRangeNotSatisfiable:
 		// Also where only the end of the piece lies beyond the end of the blob, or all
 		// of it beyond that of an encoding which is shorter.
-		_, beyond := beyond(a.Header, o, r)
+		_, beyond := beyond(a.Header, r)
 		return !beyond || s.labels.encodes(s.hostOf(a))
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		// What stands before a registry may fail for a Range alone. It was asked more

@@ -341,7 +341,8 @@ func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 	}
 	e := a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
 	e.Err = nil // other targets were tried
-	e.NotUnderstood = classify.IsRiddle(a.StatusCode)
+	// Whoever asks too much there is not one whom nobody answers.
+	e.NotUnderstood = classify.IsRiddle(a.StatusCode) || a.StatusCode == http.StatusTooManyRequests
 	return e
 }
 

@@ -284,6 +284,23 @@ func TestEmptyBlob(t *testing.T) {
 }
 
 // A range behind the end tells the size, and proves nothing.
+// A registry that says what is wrong with a Range before it looks at who asks has shown
+// nothing: the empty blob, beyond whose end every Range is, is asked for whole.
+func TestEmptyBlob_A416ProvesNothing(t *testing.T) {
+	up := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, Private: true})
+	up.AddUser("alice", "secret") // who may read nothing
+	o := oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: up.AddBlob("acme/app", nil)}
+	up.Inject(ocitest.Match{Kind: ocitest.Blob, Where: func(r ocitest.Request) bool { return r.Range != "" }}, 0, ocitest.Status(http.StatusRequestedRangeNotSatisfiable, "Content-Range", "bytes */0"))
+	src := over(t, up).As(as("acme", "alice", "secret"))
+	if c, err := src.Stat(t.Context(), o); err == nil {
+		t.Errorf("it is proven: %+v", c)
+	}
+	if c, err := src.Open(t.Context(), o, oci.Range{Length: 1}); err == nil {
+		_ = c.Body.Close()
+		t.Errorf("it is proven: %+v", c)
+	}
+}
+
 func TestRangeBehindTheEnd(t *testing.T) {
 	up := ocitest.New(t, ocitest.Options{})
 	o := oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: up.AddNoise("acme/app", 1, 1000)}

@@ -137,6 +137,7 @@ func TestDoubt_AtARedirectTarget(t *testing.T) {
 		"a page with 403":     {all["a page with 403"], true},
 		"400":                 {all[http.StatusText(http.StatusBadRequest)], true},
 		"404 of a storage":    {ocitest.Fault{Status: 404, Body: []byte("<Error/>"), Header: http.Header{"Content-Type": {"application/xml"}}}, true},
+		"a limit":             {ocitest.Status(http.StatusTooManyRequests, "Retry-After", "30"), true},
 		"503":                 {ocitest.Status(http.StatusServiceUnavailable), false},
 		"a page with 503":     {ocitest.Fault{Status: 503, Body: []byte("<html>we are working on it"), Header: http.Header{"Content-Type": {"text/html"}}}, false},
 		"no reply":            {ocitest.Drop(), false},
