@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
 
 	"berth/auth/caller"
 	"berth/internal/audit"
@@ -89,18 +90,24 @@ func New(o Options) http.Handler {
 		o.Metrics = NewMetrics(MetricsOptions{})
 	}
 	return &handler{
-		Options: o,
-		guard:   newGuard(o.Names, o.Logger),
-		buffers: &sync.Pool{New: func() any { return new([copyBuffer]byte) }},
+		Options:   o,
+		guard:     newGuard(o.Names, o.Logger),
+		strangers: rate.NewLimiter(strangerLines, 10*strangerLines),
+		buffers:   &sync.Pool{New: func() any { return new([copyBuffer]byte) }},
 	}
 }
 
 type handler struct {
 	Options
 
-	guard   *guard
-	buffers *sync.Pool // of *[copyBuffer]byte
+	guard     *guard
+	strangers *rate.Limiter // of their lines in the log
+	buffers   *sync.Pool    // of *[copyBuffer]byte
 }
+
+// strangerLines is how many requests a second of callers that have proven nothing are
+// told at Info, on the whole: those beyond are told at Debug.
+const strangerLines = 20
 
 // ServeHTTP answers one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -3,9 +3,11 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/auth/caller"
 	"berth/internal/registry"
@@ -244,6 +246,29 @@ func TestCanariesStayOutOfTheLog(t *testing.T) {
 	}
 	if n := len(s.log.lines(t)); n != 4*6*3 {
 		t.Errorf("%d lines for %d requests", n, 4*6*3)
+	}
+}
+
+// Whoever has no token does not fill the log: of his lines some are at Info, and those of
+// others all are.
+func TestLog_StrangersHaveAShare(t *testing.T) {
+	s := tokenSite(t, nil)
+	const asked = 1000
+	begun := time.Now()
+	for range asked {
+		s.ask(http.MethodGet, "/v2/", basicHeader("acme", "wrong")...)
+	}
+	most := 10*strangerLines + strangerLines*int(time.Since(begun).Seconds()+1)
+	for range asked {
+		s.ask(http.MethodGet, "/v2/", basicHeader("acme", "acme-canary-secret")...)
+	}
+	s.server.Close()
+	told := map[string]int{}
+	for _, line := range s.log.lines(t) {
+		told[fmt.Sprint(line["level"], " ", line["status"])]++
+	}
+	if n := told["INFO 401"]; n == 0 || n > most || n+told["DEBUG 401"] != asked || told["INFO 200"] != asked {
+		t.Errorf("%v, want %d refusals at Info at most", told, most)
 	}
 }
 

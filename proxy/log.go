@@ -12,8 +12,13 @@ import (
 // or a header that a caller proves itself by, and what comes from the path was parsed before.
 func (q *request) log(failure *oci.Error, aborted bool) {
 	ctx := q.r.Context()
-	logger := q.h.Logger
-	if !logger.Enabled(ctx, slog.LevelInfo) {
+	logger, level := q.h.Logger, slog.LevelInfo
+	// Whoever needs no token to be refused could have the journal drop, or rotate away,
+	// what is about others. Engines ask once without their login before they pull.
+	if !q.identified && !q.h.strangers.Allow() {
+		level = slog.LevelDebug
+	}
+	if !logger.Enabled(ctx, level) {
 		return
 	}
 	now := time.Now()
@@ -47,7 +52,7 @@ func (q *request) log(failure *oci.Error, aborted bool) {
 		}
 	}
 	// Past LogAttrs, which looks up its caller for each line, and for no handler of ours.
-	line := slog.NewRecord(now, slog.LevelInfo, "request", 0)
+	line := slog.NewRecord(now, level, "request", 0)
 	line.AddAttrs(q.why(attrs, failure, aborted)...)
 	_ = logger.Handler().Handle(ctx, line) // LogAttrs drops its error too
 }

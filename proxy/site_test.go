@@ -89,7 +89,7 @@ func newSite(t *testing.T, change func(*Options)) *site {
 	t.Helper()
 	s := &site{t: t, fake: newFake(t), log: &logBuffer{}, registry: prometheus.NewPedanticRegistry()}
 	s.metrics = NewMetrics(MetricsOptions{Registerer: s.registry})
-	logger := slog.New(slog.NewJSONHandler(s.log, nil))
+	logger := slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o := Options{
 		Router: testRouter(t),
 		Sources: func(caller caller.Caller, r *registry.Spec) (oci.Source, error) {
