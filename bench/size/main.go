@@ -26,7 +26,7 @@ func main() {
 }
 
 // notProduct are the packages that no user runs, with all below them.
-var notProduct = []string{"bench", "e2e", "internal/ocitest", "internal/nodetest"}
+var notProduct = []string{"bench", "e2e", "internal/ocitest", "internal/nodetest", "fleet/memfleet"}
 
 func product(p source.Package) bool {
 	return !slices.ContainsFunc(notProduct, func(path string) bool {

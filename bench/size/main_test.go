@@ -22,6 +22,7 @@ func TestSize_Report(t *testing.T) {
 		"bench/walk/w.go":         "package walk\n",
 		"benches/b.go":            "package benches\n",
 		"internal/ocitest/o.go":   "package ocitest\n\nfunc O() {}\n",
+		"fleet/memfleet/m.go":     "package memfleet\n\nfunc M() {}\n",
 		"internal/nodetest/n.go":  "package nodetest\n\nfunc N() {}\n",
 		"internal/nodetest2/n.go": "package nodetest2\n",
 	} {
@@ -54,7 +55,7 @@ func TestSize_Report(t *testing.T) {
 		}
 		delete(got, name)
 	}
-	for _, name := range []string{"bench", "bench/walk", "internal/ocitest", "internal/nodetest"} {
+	for _, name := range []string{"bench", "bench/walk", "internal/ocitest", "internal/nodetest", "fleet/memfleet"} {
 		if line, ok := got[name]; ok {
 			t.Errorf("%s counts: %s", name, line)
 		}
