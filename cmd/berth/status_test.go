@@ -131,3 +131,20 @@ func TestStatus_SaysEachThingOnce(t *testing.T) {
 		}
 	}
 }
+
+// What was pulled stays counted when whoever pulled it is gone.
+func TestStatus_CountsNeverGoDown(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	n := s.serve()
+	for _, who := range []string{"acme", "globex"} {
+		s.caller(n, who).mustPull(app, s.image, "")
+		s.caller(n, who).mustRefuse("/v2/"+app+"/manifests/none", http.StatusNotFound, oci.CodeManifestUnknown)
+	}
+	before := s.status().Pulls
+	s.remove("organisations.d/globex.yaml")
+	s.reload(exitOK)
+	if after := s.status().Pulls; after != before || before.Served != 2 || before.Failed != 2 {
+		t.Errorf("%+v, and without globex %+v", before, after)
+	}
+}
