@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -174,6 +175,21 @@ func (q *request) ping() error {
 	if _, err := q.h.Router.selected(&q.parsed, q.caller.Organisation); err != nil {
 		return err
 	}
+	if account := q.caller.Account; account != "" && !q.h.hasAccount(q.caller.Organisation, account) {
+		// Else docker login succeeds, and no pull ever does.
+		return &oci.Error{
+			Class: oci.Caller, Status: http.StatusForbidden, Code: oci.CodeDenied,
+			Message: fmt.Sprintf("organisation %s has no account %.60q: log in with one that it has behind the plus sign, or without any", q.caller.Organisation, account),
+		}
+	}
 	q.set("Content-Type", jsonType)
 	return q.sendData([]byte("{}"))
+}
+
+// hasAccount says whether organisation calls an account so, at any registry.
+func (h *handler) hasAccount(organisation, account string) bool {
+	return h.Accounts == nil || slices.ContainsFunc(h.Router.names(organisation), func(name string) bool {
+		spec, ok := h.Router.Lookup(organisation, name)
+		return ok && slices.Contains(h.Accounts(organisation, spec), account)
+	})
 }

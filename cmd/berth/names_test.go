@@ -253,6 +253,12 @@ func TestNoTokenNoAnswer(t *testing.T) {
 	if _, err := w.as(n, "acme+none").pull("ghcr.io/acme/app", "1", ""); err == nil || !strings.Contains(err.Error(), "403") {
 		t.Errorf("an account that there is not: %v", err)
 	}
+	if a := w.as(n, "acme+none").mustRefuse("/v2/", http.StatusForbidden, oci.CodeDenied); !strings.Contains(a.message(), `organisation acme has no account "none": log in with one that it has`) {
+		t.Errorf("a login with it: %s", a)
+	}
+	if a := w.as(n, "acme+ci").get("/v2/"); a.status != http.StatusOK {
+		t.Errorf("a login with one that there is: %s", a)
+	}
 	w.as(n, "acme+ci").mustPull("ghcr.io/acme/app", w.app, "")
 }
 
