@@ -27,7 +27,7 @@ func pullInLAN(l *lan, n int, image ocitest.Pushed, c *crew) (took []time.Durati
 	var clients []*client
 	for i := range n {
 		h := newHome(l.t)
-		h.endpoint("docker.io", "http://"+hubAddress)
+		h.endpoint("docker.io", "http://"+hubAddress, "allow_private: [10.77.0.0/16]")
 		if c != nil {
 			h.fleet(c, nodeName(i))
 		}
