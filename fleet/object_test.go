@@ -2,12 +2,17 @@ package fleet_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"berth/fleet"
+	"berth/fleet/coordinator"
 	"berth/fleet/memfleet"
 	"berth/fleet/seal"
 	"berth/oci"
@@ -38,5 +43,47 @@ func TestObject_WhoeverLeavesWaitsForNobody(t *testing.T) {
 			t.Errorf("the one that waited: %v after %v", err, time.Since(begin))
 		}
 		o.Over()
+	})
+}
+
+// However many downloads there are, a node reads a few parts at a time: each takes 8 MiB of
+// memory meanwhile.
+func TestObject_ReadsAFewPartsAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reading, most atomic.Int32
+		c, b := &memfleet.Coordinator{}, &memfleet.Bucket{}
+		b.Fault = func(ctx context.Context, op, _ string) error {
+			if op == "get" {
+				most.Store(max(most.Load(), reading.Add(1)))
+				defer reading.Add(-1)
+				time.Sleep(time.Millisecond)
+			}
+			return ctx.Err()
+		}
+		scope := seal.Public(seal.NewKey([seal.KeySize]byte{1, 2}))
+		tier := fleet.New(fleet.Options{Bucket: b, Coordinator: c.Node("reader")})
+		defer tier.Close()
+		var all sync.WaitGroup
+		for i := range 12 {
+			data := []byte(fmt.Sprint("blob ", i))
+			d, size, w := oci.DigestOf(data), int64(len(data)), seal.NewWriting()
+			name := scope.Name("registry.example", oci.Blob, d)
+			sealed := scope.Seal(nil, w, name, 0, size, data)
+			record := coordinator.Record{State: coordinator.Done, Writing: w, Size: size, Parts: []coordinator.Hash{sha256.Sum256(sealed)}}
+			if err := errors.Join(b.Put(t.Context(), seal.ObjectKey(name, w, 0), sealed), c.Node("writer").Publish(t.Context(), coordinator.Object{Name: name}, record)); err != nil {
+				t.Fatal(err)
+			}
+			all.Go(func() {
+				o := tier.Object([]seal.Scope{scope}, "registry.example", d, size)
+				defer o.Over()
+				if step, err := o.Next(t.Context(), 0, size); err != nil || string(step.Data) != string(data) {
+					t.Errorf("%q, %v", step.Data, err)
+				}
+			})
+		}
+		all.Wait()
+		if n := most.Load(); n < 2 || n > 4 {
+			t.Errorf("%d parts were read at a time", n)
+		}
 	})
 }

@@ -43,6 +43,12 @@ func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
 	if !o.t.trusts(at.node, at.writing) {
 		return nil, errWrong
 	}
+	select {
+	case o.t.reads <- struct{}{}:
+		defer func() { <-o.t.reads }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	from, to := seal.Range(part, o.size)
 	sealed, err := o.t.o.Bucket.Get(ctx, seal.ObjectKey(at.Name, at.writing, part), to-from+seal.Overhead)
 	switch {
@@ -71,12 +77,13 @@ func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
 	return data, nil
 }
 
-// open gives what was sealed, if it is what was announced.
+// open gives what was sealed, if it is what was announced, in the place of sealed: memory
+// that was not written to lately costs more than opening does.
 func open(at place, part int, size int64, sealed []byte) ([]byte, error) {
 	if sha256.Sum256(sealed) != at.hash {
 		return nil, errWrong
 	}
-	return at.scope.Open(nil, at.writing, at.Name, part, size, sealed)
+	return at.scope.Open(sealed[min(1, len(sealed)):][:0], at.writing, at.Name, part, size, sealed)
 }
 
 // took notes that n bytes from the fleet go into the file.

@@ -60,12 +60,15 @@ const (
 	// maxUploads is how many parts are sealed and written at a time, each in two buffers of
 	// 8 MiB.
 	maxUploads = 2
+	// maxReads is how many parts are read at a time, whatever many downloads run.
+	maxReads = 4
 )
 
 // Tier is the fleet as this node sees it. It is safe for concurrent use.
 type Tier struct {
 	o       Options
 	uploads chan struct{} // one for each part that is sealed and written
+	reads   chan struct{} // one for each part that is read and opened
 	// open is the function of that name, but for ten thousand nodes in one test.
 	open func(at place, part int, size int64, sealed []byte) ([]byte, error)
 	// wrong holds nodes that wrote something wrong, bad those that did so twice, and
@@ -101,7 +104,7 @@ func New(o Options) *Tier {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Tier{
-		o: o, uploads: make(chan struct{}, maxUploads), open: open,
+		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), open: open,
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
 		idle: hold.New[string](1024, time.Now),
 	}

@@ -109,9 +109,9 @@ func (s Scope) Seal(dst []byte, w Writing, name string, part int, size int64, pl
 	return s.gcm(w).Seal(append(dst, version), nil, plain, additional(w, name, part, size)) //nolint:gosec // G407: this cipher draws the nonce itself
 }
 
-// Open appends to dst what was sealed. The bytes' number is not judged here: a caller
-// who knows the object's size compares it with what Range says. The error is always
-// ErrNotOpened, since a part's reader may be anybody.
+// Open appends to dst what was sealed; to sealed[1:1], in the place of that. The bytes'
+// number is not judged here: a caller who knows the object's size compares it with what
+// Range says. The error is always ErrNotOpened, since a part's reader may be anybody.
 func (s Scope) Open(dst []byte, w Writing, name string, part int, size int64, sealed []byte) ([]byte, error) {
 	if s.Empty() || len(sealed) < Overhead || sealed[0] != version {
 		return nil, ErrNotOpened
