@@ -46,6 +46,9 @@ type Object struct {
 
 	// moved is how many bytes came from the registry.
 	moved atomic.Int64
+	// puts is how many parts are on their way into the bucket. Package bucket ends those that
+	// take too long.
+	puts  atomic.Int64
 	ended chan struct{} // closed by Over
 
 	looking chan struct{} // has one while the coordinator is asked; comes before mu
@@ -109,8 +112,9 @@ const (
 	maxPlaces = 4
 	// maxTurns is how many leases without a part are each waited for anew.
 	maxTurns = 2
-	// lastTurn is how many leases that live are passed by.
-	lastTurn = 2
+	// lastTurn is how many leases that live are passed by before one goes to the registry
+	// past the last one, too.
+	lastTurn = 1
 )
 
 // Next says where the bytes from off on come from, of which the caller wants those
@@ -163,7 +167,10 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 	o.mu.Lock()
 	now := time.Now()
 	held, fallen := now.Before(o.held), o.fallen || o.alone
-	lease := o.lease
+	lease, patience := o.lease, o.t.o.Patience
+	if o.turn > 0 { // it has cost some already
+		patience /= 2
+	}
 	o.mu.Unlock()
 	switch {
 	case held:
@@ -173,7 +180,7 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 		o.count(Fallback)
 		return true
 	case now.Sub(began) > maxWait:
-	case lease.held() && (lease.dead(now, o.t.o.Patience) || o.t.ignoresLeases(lease.Node)):
+	case lease.held() && (lease.dead(now, patience) || o.t.ignoresLeases(lease.Node)):
 		if o.pass(lease.Holder) {
 			return false
 		}
@@ -358,7 +365,7 @@ func (o *Object) takeLease(ctx context.Context) bool {
 // fall ends the waiting for the fleet. Who goes to the registry although somebody else
 // is said to be there takes one of the zone's few slots, which is waited for once.
 func (o *Object) fall(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, o.t.o.Patience)
+	ctx, cancel := context.WithTimeout(ctx, o.t.o.Patience/2)
 	defer cancel()
 	var giveBack func(context.Context) error
 	for {

@@ -64,6 +64,7 @@ type simNode struct {
 	name     string
 	w        *world
 	down, up *link
+	slow     bool
 	tier     *Tier // nil: without a fleet
 	asked    *asked
 	held     *held
@@ -211,7 +212,7 @@ func (d *download) came(from, n int64) {
 	defer d.mu.Unlock()
 	d.have += n
 	for i := from / block; i*block < from+n; i++ {
-		d.blocks[i] = true
+		d.blocks[i] = min((i+1)*block, d.size) <= from+n // pieces come one after another
 	}
 }
 
@@ -245,6 +246,9 @@ func (d *download) step(pos, to int64) (int64, error) {
 			return n, nil
 		}
 		until, piece = step.Until, block
+		if d.n.slow { // a lease lives while bytes move
+			piece = block / 32
+		}
 	}
 	at := pos
 	err := d.n.w.registry.stream(ctx, d.n, until-pos, piece, func(n int64) {

@@ -101,7 +101,9 @@ func newWorld(t *testing.T, s scenario, sparse string) *world {
 		if i < s.Slow {
 			rate = simSlowNIC
 		}
-		w.nodes = append(w.nodes, w.add(t, fmt.Sprintf("node-%d", i), z, rate))
+		n := w.add(t, fmt.Sprintf("node-%d", i), z, rate)
+		n.slow = i < s.Slow
+		w.nodes = append(w.nodes, n)
 	}
 	return w
 }
@@ -260,7 +262,7 @@ func (w *world) count(t *testing.T, results map[string]int) {
 func simulate(t *testing.T, s scenario) (o outcome) {
 	t.Helper()
 	for _, known := range services() {
-		if known.name == s.Bucket {
+		if known.name == s.Bucket && s.service.name == "" {
 			s.service = known
 		}
 	}

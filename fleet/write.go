@@ -58,7 +58,8 @@ func (o *Object) keep() {
 	})
 }
 
-// renew keeps the lease as long as bytes move, to this node or from it.
+// renew keeps the lease as long as bytes move, to this node or from it. While a part is on
+// its way nothing else may move, for longer than a lease where the bucket is slow.
 func (o *Object) renew(ctx context.Context) {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
@@ -72,7 +73,7 @@ func (o *Object) renew(ctx context.Context) {
 		o.mu.Lock()
 		now := o.moved.Load() + int64(o.written)
 		o.mu.Unlock()
-		if now == last {
+		if now == last && o.puts.Load() == 0 {
 			continue
 		}
 		asked := time.Now()
@@ -174,6 +175,8 @@ func (o *Object) nextPart() (part int, file File, finished bool) {
 
 // put seals a part and writes it, and tells the others.
 func (o *Object) put(ctx context.Context, file *os.File, part int) error {
+	o.puts.Add(1)
+	defer o.puts.Add(-1)
 	select {
 	case o.t.uploads <- struct{}{}:
 	case <-ctx.Done():

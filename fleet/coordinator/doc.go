@@ -7,9 +7,9 @@
 //
 //	berth:node:<node>:<where>:<name>  what the node says about an object (Record)
 //	berth:who:<where>:<name>          the nodes that said something, the last first
-//	berth:lease:<where>:<name>        who is fetching it: node and writing; with .1 and .2
-//	                                  behind it whoever does so although the first one,
-//	                                  or two, have a lease that is not worth waiting for
+//	berth:lease:<where>:<name>        who is fetching it: node and writing; with .1 behind
+//	                                  it who does so although that lease is not worth
+//	                                  waiting for
 //	berth:slot:<where>:<number>       who is fetching without a lease
 //
 // where is the zone, or "all" for what all zones share. Every key expires, and no
