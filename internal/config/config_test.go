@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"berth/internal/registry"
-	"berth/internal/suggest"
 )
 
 func parse(t *testing.T, text string) *Config {
@@ -367,20 +366,6 @@ func TestBlockScalarPassword(t *testing.T) {
 	}
 	equal(t, "password", o.Credentials[0].Password.Reveal(), "hunter2")
 	equal(t, "folder", o.Credentials[0].Folder, "/d/acme")
-}
-
-func TestSuggest(t *testing.T) {
-	words := []string{"address", "allow_remote", "tls", "names"}
-	for in, want := range map[string]string{
-		"ddress": "address", "allowRemote": "allow_remote", "allow-remote": "allow_remote", "tsl": "tls", "name": "names",
-		"colour": "", "": "", "x": "", strings.Repeat("a", 100): "",
-	} {
-		got := suggest.Question(in, words)
-		if want != "" {
-			want = `: did you mean "` + want + `"?`
-		}
-		equal(t, in, got, want)
-	}
 }
 
 // TestSpecs_HaveWhatTheFileSays: a key of a registry needs no line on its way to what uses
