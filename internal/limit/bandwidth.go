@@ -54,16 +54,33 @@ func limiter(l *rate.Limiter, most int64) *rate.Limiter {
 	return l
 }
 
-// of are the limits that organisation is under.
-func (b *bandwidth) of(organisation string) (own, node *rate.Limiter) {
+// of are the limits that t is under: its organisation's own, or that of the one it is for
+// as well who has most left, and the node's. Who has none is not kept by another's.
+func (b *bandwidth) of(t *Ticket, now time.Time) (own, node *rate.Limiter) {
+	b.mu.Lock()
+	own, node = b.parties[t.Organisation()], b.node
+	b.mu.Unlock()
+	if own == nil || t.call.Along == nil {
+		return own, node
+	}
+	along := t.call.Along()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.parties[organisation], b.node
+	for _, organisation := range along {
+		l := b.parties[organisation]
+		if l == nil {
+			return nil, node
+		}
+		if l.TokensAt(now) > own.TokensAt(now) {
+			own = l
+		}
+	}
+	return own, node
 }
 
 // Most is how many of n bytes to read at once.
 func (t *Ticket) Most(n int) int {
-	if own, node := t.host.all.bandwidth.of(t.call.Organisation); own == nil && node == nil {
+	if own, node := t.host.all.bandwidth.of(t, time.Now()); own == nil && node == nil {
 		return n
 	}
 	return min(n, mostAtOnce)
@@ -79,28 +96,43 @@ func (t *Ticket) Read(ctx context.Context, n int) error {
 	if n <= 0 {
 		return nil
 	}
-	own, node := t.host.all.bandwidth.of(t.call.Organisation)
 	now, n := time.Now(), min(n, mostAtOnce)
-	var delay time.Duration
+	own, node := t.host.all.bandwidth.of(t, now)
+	var delay, ofNode time.Duration
 	if own != nil {
 		delay = own.ReserveN(now, n).DelayFrom(now)
 	}
 	switch {
 	case node == nil:
 	case t.call.Blob:
-		delay = max(delay, node.ReserveN(now, n).DelayFrom(now))
+		ofNode = node.ReserveN(now, n).DelayFrom(now)
 	default:
 		node.AllowN(now, n)
 	}
-	if delay == 0 || !t.call.Blob {
+	if !t.call.Blob {
 		return nil
 	}
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	return t.sleep(ctx, own, now.Add(ofNode), now.Add(max(delay, ofNode)))
+}
+
+// sleep waits until a time; from the earlier one on only as long as nobody is along who
+// need not wait for own.
+func (t *Ticket) sleep(ctx context.Context, own *rate.Limiter, earlier, until time.Time) error {
+	for now := time.Now(); now.Before(until); now = time.Now() {
+		wait := until.Sub(now)
+		if t.call.Along != nil {
+			if other, _ := t.host.all.bandwidth.of(t, now); other != own && !now.Before(earlier) {
+				return nil
+			}
+			wait = min(wait, lookAlong)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
 	}
+	return nil
 }

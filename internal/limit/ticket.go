@@ -10,6 +10,10 @@ import (
 // Call is what somebody wants of a host.
 type Call struct {
 	Organisation string
+	// Along are the organisations that it is for as well, at this moment. It counts
+	// against whichever of them has room first, so that whoever joins what another one has
+	// begun is not kept by that one's limits. Nil: there is none.
+	Along func() []string
 	// Blob: it fetches bytes of a blob. Everything else is short.
 	Blob bool
 	// Proof: it is about a right.
@@ -23,7 +27,8 @@ type Call struct {
 type Ticket struct {
 	host  *Host
 	call  Call
-	spent atomic.Bool // the request that was waited for was sent
+	payer atomic.Pointer[string] // the organisation that it counts against
+	spent atomic.Bool            // the request that was waited for was sent
 
 	mu     sync.Mutex
 	slot   Slot
@@ -34,39 +39,102 @@ type Ticket struct {
 // Admit waits until c may begin. Without an error the caller closes the Ticket.
 func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
 	t := &Ticket{host: h, call: c}
-	w := t.want()
-	switch {
-	case c.Proof:
-		w.Wait = proofWait
-	case c.Blob:
-		w.Wait = blobWait
-	}
-	w.Past, w.First = c.Past, c.Proof
-	err := h.wait(ctx, w)
-	if err == nil {
-		t.slot, err = t.take(ctx, w)
-	}
+	slot, payer, err := t.first(ctx, c.Organisation, func(ctx context.Context, organisation string) (Slot, error) {
+		w := Want{Organisation: organisation, Past: c.Past, First: c.Proof}
+		switch {
+		case c.Proof:
+			w.Wait = proofWait
+		case c.Blob:
+			w.Wait = blobWait
+		}
+		if err := h.wait(ctx, w); err != nil {
+			return Slot{}, err
+		}
+		return t.pool().Take(ctx, t.impatient(w))
+	})
 	if err != nil {
 		return nil, err
 	}
+	t.begin(slot, payer)
 	return t, nil
 }
 
-// take waits for a turn. Blobs may last for hours, and sixteen that are under way leave
+// lookAlong is how often it is looked who else has come that a call is for.
+const lookAlong = 250 * time.Millisecond
+
+// first has take wait as organisation, and besides as each of those that the call is for
+// as well, and gives what comes first, and to whom. The error is that of organisation.
+func (t *Ticket) first(ctx context.Context, organisation string, take func(context.Context, string) (Slot, error)) (Slot, string, error) {
+	if t.call.Along == nil {
+		slot, err := take(ctx, organisation)
+		return slot, organisation, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var takes sync.WaitGroup
+	defer takes.Wait()
+	defer cancel()
+	type taken struct {
+		slot Slot
+		by   string
+		err  error
+	}
+	came, waiting, refused := make(chan taken), map[string]bool{}, error(nil)
+	begin := func(by string) {
+		waiting[by] = true
+		takes.Go(func() {
+			slot, err := take(ctx, by)
+			select {
+			case came <- taken{slot, by, err}:
+			case <-ctx.Done():
+				slot.Release()
+			}
+		})
+	}
+	begin(organisation)
+	looks := time.NewTicker(lookAlong)
+	defer looks.Stop()
+	for pending := 1; pending > 0; {
+		select {
+		case got := <-came:
+			if got.err == nil {
+				return got.slot, got.by, nil
+			}
+			if pending--; refused == nil || got.by == organisation {
+				refused = got.err
+			}
+		case <-looks.C:
+			for _, by := range t.call.Along() {
+				if !waiting[by] {
+					begin(by)
+					pending++
+				}
+			}
+		case <-ctx.Done():
+			return Slot{}, "", context.Cause(ctx)
+		}
+	}
+	return Slot{}, "", refused
+}
+
+// impatient is w for a turn. Blobs may last for hours, and sixteen that are under way leave
 // none: whoever has none then gets one of those that have most, which waits for another
 // in the middle of its blob.
-func (t *Ticket) take(ctx context.Context, w Want) (Slot, error) {
-	if !t.call.Blob {
-		return t.pool().Take(ctx, w)
+func (t *Ticket) impatient(w Want) Want {
+	if t.call.Blob {
+		w.Impatient = func() { t.host.endTurn(w.Organisation) }
 	}
-	w.Impatient = func() { t.host.endTurn(w.Organisation) }
-	slot, err := t.pool().Take(ctx, w)
-	if err == nil {
+	return w
+}
+
+// begin has the turn count against payer. Caller holds mu, where others know the ticket.
+func (t *Ticket) begin(slot Slot, payer string) {
+	t.slot = slot
+	t.payer.Store(&payer)
+	if t.call.Blob {
 		t.host.mu.Lock()
 		defer t.host.mu.Unlock()
 		t.host.turns[t] = time.Now()
 	}
-	return slot, err
 }
 
 // release ends the turn; give is what becomes of its slot. Caller holds mu.
@@ -90,7 +158,7 @@ func (h *Host) endTurn(organisation string) {
 	var since time.Time
 	h.mu.Lock()
 	for t, begun := range h.turns {
-		if n := h.blobs.of(t.call.Organisation); time.Since(begun) >= impatience && (n > most || n == most && begun.Before(since)) {
+		if n := h.blobs.of(t.Organisation()); time.Since(begun) >= impatience && (n > most || n == most && begun.Before(since)) {
 			chosen, most, since = t, n, begun
 		}
 	}
@@ -110,10 +178,8 @@ func (t *Ticket) pool() *Pool {
 	return t.host.requests
 }
 
-// Organisation is whose call it is.
-func (t *Ticket) Organisation() string { return t.call.Organisation }
-
-func (t *Ticket) want() Want { return Want{Organisation: t.call.Organisation} }
+// Organisation is the one that the call counts against.
+func (t *Ticket) Organisation() string { return *t.payer.Load() }
 
 // Spend counts a request to the host called key. The first one to the ticket's own host
 // has been waited for. More of them (tokens, redirects, what is sent again) cannot
@@ -124,13 +190,13 @@ func (t *Ticket) want() Want { return Want{Organisation: t.call.Organisation} }
 func (t *Ticket) Spend(key string) error {
 	if key != t.host.key {
 		if h := t.host.all.known(key); h != nil {
-			return h.take(t.call.Organisation)
+			return h.take(t.Organisation())
 		}
-		t.host.bucket(t.call.Organisation).charge()
+		t.host.bucket(t.Organisation()).charge()
 		return nil
 	}
 	if t.spent.Swap(true) {
-		t.host.charge(t.call.Organisation)
+		t.host.charge(t.Organisation())
 	}
 	return nil
 }
@@ -157,16 +223,16 @@ func (t *Ticket) Resume(ctx context.Context) error {
 	}
 	// It is in the middle of something: whoever begins waits for it, and it is not given
 	// up for those that came meanwhile.
-	w := t.want()
-	w.First, w.Wait = true, blobWait
-	slot, err := t.take(ctx, w)
+	slot, payer, err := t.first(ctx, t.Organisation(), func(ctx context.Context, organisation string) (Slot, error) {
+		return t.pool().Take(ctx, t.impatient(Want{Organisation: organisation, First: true, Wait: blobWait}))
+	})
 	if err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.slot, t.away = slot, false
-	if t.closed {
+	t.begin(slot, payer)
+	if t.away = false; t.closed {
 		t.release(Slot.Release)
 	}
 	return nil
