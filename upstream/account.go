@@ -260,8 +260,8 @@ func (r *Registry) Forget(organisation, account string) {
 	r.metrics.forget(r.label, organisation, account)
 }
 
-// Trouble is why the registry is not worth waiting for when there is another way
-// to answer; nil: it is. Asking costs nothing.
+// Trouble is why the registry, which fails for everybody, is not worth waiting for when
+// there is another way to answer; nil: it is. Asking costs nothing.
 func (s *source) Trouble(repo string) error {
 	f, open := s.origin.trouble()
 	if !open {

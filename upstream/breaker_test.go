@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"berth/auth/credential"
 	"berth/oci"
 )
 
@@ -241,53 +242,142 @@ func TestBreakerAsksOnceASecond(t *testing.T) {
 	})
 }
 
-// What one organisation asks for fails always, whichever of its repositories it is about:
-// another's calls find out that the registry is there.
-func TestBreaker_OneOrganisationDoesNotDecide(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newTroubled(t, roundTripper(func(req *http.Request) (*http.Response, error) {
-			if strings.Contains(req.URL.Path, "globex/") {
-				return replyWith(503, ""), nil
-			}
-			return replyWith(200, "content"), nil
-		}))
-		pull := func(organisation, repo string) error {
-			c, err := r.As(Identity{Organisation: organisation}).Open(t.Context(), blobOf(repo), oci.Range{})
-			if err == nil {
-				readAll(t, c)
-			}
-			return err
+// as is a source of organisation, with an account.
+func (r *troubled) as(organisation string) *source {
+	return &source{Registry: r.Registry, id: Identity{Organisation: organisation, Credential: func(context.Context, string) (*credential.Credential, error) {
+		return &credential.Credential{Organisation: organisation, Name: "ci", Fingerprint: organisation, Version: organisation}, nil
+	}}}
+}
+
+// stat asks organisation's question about a blob, and says how many requests that cost.
+func (r *troubled) stat(t *testing.T, organisation, repo string) (tries int, err error) {
+	t.Helper()
+	before := r.count()
+	_, err = r.as(organisation).Stat(t.Context(), blobOf(repo))
+	return r.count() - before, err
+}
+
+// failsFor answers refuses with 403, all else in repositories that begin with one of bad by
+// fault, and has everything else.
+func failsFor(fault http.RoundTripper, refuses string, bad ...string) http.RoundTripper {
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		path := strings.TrimPrefix(req.URL.Path, "/v2/")
+		if refuses != "" && strings.HasPrefix(path, refuses) {
+			return replyWith(403, `{"errors":[{"code":"DENIED"}]}`, "Content-Type", "application/json"), nil
 		}
-		var n atomic.Int64
-		globex := func() { _ = pull("globex", fmt.Sprint("globex/", n.Add(1))) } // it fails
-		for !r.origin.open() {
-			globex()
+		for _, prefix := range bad {
+			if strings.HasPrefix(path, prefix) {
+				return fault.RoundTrip(req)
+			}
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		defer wg.Wait()
-		defer cancel()
-		wg.Go(func() {
-			for ctx.Err() == nil { // it always comes before the other
-				wg.Go(globex)
-				time.Sleep(10 * time.Millisecond)
+		return replyWith(206, "c", "Content-Range", "bytes 0-0/7"), nil
+	})
+}
+
+// One organisation's requests always fail, under new names each time, while nobody else
+// asks: what others ask for goes out at once, and what the registry says to the
+// organisation itself about something else is heard.
+func TestBreaker_OneOrganisationIsAlone(t *testing.T) {
+	for name, fault := range map[string]http.RoundTripper{"502": status(502), "500": status(500), "reset": failing(errReset), "silence": hanging} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newTroubled(t, failsFor(fault, "acme/app", "globex/"))
+			for i := 0; !r.origin.open(); i++ {
+				if _, err := r.stat(t, "globex", fmt.Sprint("globex/", i)); err == nil || i > 2*breakerLimit {
+					t.Fatalf("%s: %v after %d", name, err, i)
+				}
+			}
+			if err := r.as("globex").Trouble("acme/app"); err != nil {
+				t.Errorf("%s: before anything is asked: %v", name, err)
+			}
+			before := r.count()
+			for range 5 {
+				if _, err := r.stat(t, "globex", "globex/again"); !oci.Indeterminate(err) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if n := r.count() - before; n != 1 {
+				t.Errorf("%s: one failing object cost %d requests within a second", name, n)
+			}
+			if tries, err := r.stat(t, "globex", "acme/app"); tries != 1 || oci.ClassOf(err) != oci.Denied {
+				t.Errorf("%s: what the registry refuses: %d requests, %v", name, tries, err)
+			}
+			for i := 0; !r.origin.open(); i++ {
+				_, _ = r.stat(t, "globex", fmt.Sprint("globex/new-", i)) // it fails
+			}
+			if tries, err := r.stat(t, "initech", "initech/app"); tries != 1 || err != nil {
+				t.Errorf("%s: another organisation: %d requests, %v", name, tries, err)
 			}
 		})
-		time.Sleep(3 * time.Second)
-		for range 40 {
-			time.Sleep(110 * time.Millisecond)
-			if pull("acme", "acme/app") == nil {
-				return
+	}
+}
+
+// A registry that nobody reaches, or that fails for two, is left alone by everybody; one
+// organisation's faults are never more than half of that.
+func TestBreaker_WhatOpensItForAll(t *testing.T) {
+	refused := failing(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED})
+	for name, c := range map[string]struct {
+		fault http.RoundTripper
+		who   []string
+		all   bool
+	}{
+		"no connection":          {refused, []string{"globex"}, true},
+		"one organisation's 502": {status(502), []string{"globex"}, false},
+		"502 of two":             {status(502), []string{"globex", "initech"}, true},
+		"silence to two":         {hanging, []string{"globex", "initech"}, true},
+		"silence to one":         {hanging, []string{"globex"}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newTroubled(t, failsFor(c.fault, "", ""))
+			for i := range 2 * breakerLimit {
+				_, _ = r.stat(t, c.who[i%len(c.who)], fmt.Sprint("app-", i)) // it fails
 			}
+			if _, all := r.origin.trouble(); all != c.all {
+				t.Errorf("%s: open for all: %v", name, all)
+			}
+			tries, err := r.stat(t, "acme", "acme/app")
+			if c.all && tries > 0 || !c.all && tries == 0 || err == nil {
+				t.Errorf("%s: another one's question costs %d requests: %v", name, tries, err)
+			}
+			if told := r.as("acme").Trouble("acme/app"); (told != nil) != c.all {
+				t.Errorf("%s: another one is told %v", name, told)
+			}
+		})
+	}
+	b, now := newBreaker(func(bool) {}), time.Now()
+	for range 100 {
+		b.failed(oci.Behalf{Payer: "globex"}, weighsGateway, fault{status: 502, at: now}, now)
+	}
+	b.failed(oci.Behalf{Payer: "initech"}, weighsTimeout, fault{err: errNoHeader, at: now}, now)
+	if _, all := b.trouble(); all {
+		t.Error("one timeout of another's beside one organisation's faults opens it for all")
+	}
+}
+
+// A try whose client has left came to nothing: it is no answer for those who come next.
+func TestBreaker_ATryThatWasLeftIsNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTroubled(t, failsFor(status(502), "acme/app", "globex/"))
+		for i := 0; !r.origin.open(); i++ {
+			_, _ = r.stat(t, "globex", fmt.Sprint("globex/", i)) // it fails
 		}
-		t.Error("one organisation's failures keep another away")
+		r.set(hanging)
+		ctx, leave := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer leave()
+		if _, err := r.as("globex").Stat(ctx, blobOf("acme/app")); err == nil {
+			t.Error("an answer")
+		}
+		r.set(failsFor(status(502), "acme/app", "globex/"))
+		time.Sleep(tryFor)
+		if tries, err := r.stat(t, "globex", "acme/app"); tries != 1 || oci.ClassOf(err) != oci.Denied {
+			t.Errorf("%d requests, %v", tries, err)
+		}
 	})
 }
 
 // A source says without asking that there is no point in waiting.
 func TestTrouble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newTroubled(t, failing(errReset))
+		r := newTroubled(t, failing(&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}))
 		src := &source{Registry: r.Registry, id: Identity{Organisation: "acme"}}
 		if err := src.Trouble("acme/app"); err != nil {
 			t.Errorf("trouble at the start: %v", err)
@@ -309,7 +399,7 @@ func TestBreakerGaugeIsRightInTheEnd(t *testing.T) {
 	for range 3000 {
 		var calls sync.WaitGroup
 		for range 2 {
-			calls.Go(func() { r.origin.failed(breakerLimit, fault{at: time.Now()}, time.Now()) })
+			calls.Go(func() { r.origin.failed(oci.Behalf{}, breakerLimit, fault{at: time.Now()}, time.Now()) })
 			calls.Go(r.origin.answered)
 		}
 		calls.Wait()

@@ -131,7 +131,7 @@ func (s *source) mayAsk(ctx context.Context, c *call, cred *credential.Credentia
 		e.Err = errRemembered
 		return who.about(e)
 	}
-	if f, ok := s.origin.enter(ctx, tryOf{who.organisation, c.repo}); !ok {
+	if f, ok := s.origin.enter(ctx, oci.BehalfOf(ctx)); !ok {
 		return who.remembered(f)
 	}
 	return nil

@@ -127,8 +127,8 @@ func (b *brittle) freeze(least int) {
 func (b *brittle) unharmed() {
 	b.t.Helper()
 	for what, k := range map[string]*breaker{"registry": b.registry.origin, "token host": b.registry.tokens} {
-		if k.weight != 0 {
-			b.t.Errorf("the breaker of the %s weighs %d", what, k.weight)
+		if k.unreached != 0 || len(k.faults) > 0 {
+			b.t.Errorf("the breaker of the %s weighs %d and %v", what, k.unreached, k.faults)
 		}
 	}
 	if v := testutil.ToFloat64(b.registry.metrics.open.WithLabelValues("registry.test")); v != 0 {

@@ -168,7 +168,7 @@ func TestDeadConnection_NewOneThatBreaksCounts(t *testing.T) {
 		if _, err := b.src.Stat(b.t.Context(), b.object(oci.Manifest, b.image.Digest)); err == nil || errors.Is(err, errLost) {
 			b.t.Errorf("%v", err)
 		}
-		if b.registry.origin.weight == 0 {
+		if len(b.registry.origin.faults) == 0 {
 			b.t.Error("the breaker has noticed nothing")
 		}
 	})

@@ -29,8 +29,11 @@ type nobody struct{}
 func (nobody) Authorize(context.Context, *http.Request, *credential.Credential, string) error {
 	return nil
 }
-func (nobody) Rejected(*http.Request, *credential.Credential, string) bool  { return false }
-func (nobody) Outlived(*http.Request, *credential.Credential, string) bool  { return false }
+func (nobody) Rejected(*http.Request, *credential.Credential, string) bool { return false }
+func (nobody) Outlived(*http.Request, *credential.Credential, string) bool { return false }
+func (nobody) Trial(context.Context, *http.Request, *credential.Credential) (func(bool), error) {
+	return func(bool) {}, nil
+}
 func (nobody) Rechallenged(*http.Request, http.Header, string, string) bool { return false }
 func (nobody) Challenged(http.Header, string, string) bool                  { return false }
 func (nobody) Refused(*credential.Credential, error)                        {}

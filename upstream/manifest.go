@@ -1,12 +1,14 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 	"strings"
 	"time"
 
+	"berth/internal/limit"
 	"berth/oci"
 
 	"berth/upstream/classify"
@@ -117,7 +119,8 @@ func needsGet(a *answer) bool {
 // brokeOff says whether err is a connection that ended without an answer, where there
 // was one.
 func (s *source) brokeOff(err error) bool {
-	return isReset(err) && !isConnecting(err) && !s.origin.open()
+	_, trouble := s.origin.trouble()
+	return isReset(err) && !isConnecting(err) && !trouble
 }
 
 func readHeader(a *answer) header {
@@ -140,6 +143,11 @@ func readHeader(a *answer) header {
 // the two it is, and so whether somebody on this node has the image.
 func (s *source) manifest(ctx context.Context, repo, reference string, want oci.Digest, first bool) (*oci.Content, error) {
 	c := &call{op: opManifest, method: http.MethodGet, repo: repo, path: "manifests/" + reference, accept: acceptManifest, explains: !first}
+	release, err := s.reserve(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	a, err := s.do(ctx, c)
 	if err != nil {
 		return nil, err
@@ -158,6 +166,24 @@ func (s *source) manifest(ctx context.Context, repo, reference string, want oci.
 		return nil, &e
 	}
 	return &oci.Content{Descriptor: d, Outcome: outcome(a), Length: d.Size}, nil
+}
+
+// reserve waits until there is memory for what c brings, unless whoever asks has a share of
+// it, which then lasts until release although he may have left. Like any other limit of
+// ours it must not keep a question about a right from being put.
+func (s *source) reserve(ctx context.Context, c *call) (release func(), err error) {
+	if m := oci.MemoryOf(ctx); m != nil {
+		if release, ok := m.Keep(); ok {
+			return release, nil
+		}
+	}
+	slot, err := s.memory.Take(ctx, limit.Want{
+		Organisation: cmp.Or(s.id.Payer, s.id.Organisation), At: s.name, N: oci.MaxManifest, First: c.explains, Past: func() bool { return oci.Insists(ctx) },
+	})
+	if err != nil {
+		return nil, s.asker(nil, c.repo).fault(ctx, err)
+	}
+	return slot.Release, nil
 }
 
 // readManifest reads and checks what was sent as a manifest.

@@ -33,7 +33,7 @@ func steadily[T any](ctx context.Context, r *Registry, call func() (T, error)) (
 	waits := retry.WithMaxRetries(maxOdd, retry.WithJitterPercent(50, retry.NewExponential(r.pause)))
 	backoff := retry.BackoffFunc(func() (time.Duration, bool) {
 		wait, stop := waits.Next()
-		if stop || time.Since(start)+wait > oddWithin || r.origin.open() || !r.budget.spend(time.Now()) {
+		if _, trouble := r.origin.trouble(); stop || trouble || time.Since(start)+wait > oddWithin || !r.budget.spend(time.Now()) {
 			return 0, true
 		}
 		r.metrics.retry(r.label, classOf(err))

@@ -25,6 +25,8 @@ type pools struct {
 	// dial opens connections. Tests put a network in memory here.
 	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	used atomic.Int64 // when a request was last sent, in Unix nanoseconds
+
 	mu      sync.Mutex
 	current *pool
 	retired []*pool // those that had connections when they were last looked at
@@ -45,6 +47,7 @@ type pool struct {
 func newPools(o transportOptions) *pools {
 	p := &pools{options: o, dial: o.dialer.DialContext}
 	p.current = p.make()
+	o.all.add(p)
 	return p
 }
 
@@ -60,6 +63,7 @@ func (p *pool) dial(ctx context.Context, network, addr string) (net.Conn, error)
 		return nil, err
 	}
 	p.open.Add(1)
+	p.of.options.all.opened()
 	return &conn{Conn: raw, pool: p, born: time.Now()}, nil
 }
 
@@ -90,6 +94,12 @@ func (p *pool) closeIdle() {
 }
 
 func (p *pools) close() {
+	p.options.all.remove(p)
+	p.closeIdle()
+}
+
+// closeIdle closes what is open and not used.
+func (p *pools) closeIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.current.closeIdle()
@@ -107,6 +117,7 @@ type pooledTransport struct {
 // RoundTrip sends req.
 func (l pooledTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	p := l.of.now()
+	l.of.used.Store(time.Now().UnixNano())
 	if l.blob {
 		return p.blob.RoundTrip(req)
 	}
@@ -152,7 +163,10 @@ func (c *conn) silentFor(done <-chan struct{}, d time.Duration, came uint64) boo
 
 // Close closes the connection.
 func (c *conn) Close() error {
-	c.closed.Do(func() { c.pool.open.Add(-1) })
+	c.closed.Do(func() {
+		c.pool.open.Add(-1)
+		c.pool.of.options.all.closed()
+	})
 	return c.Conn.Close()
 }
 

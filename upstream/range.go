@@ -141,7 +141,8 @@ func (s *source) mindsRange(a *answer, r oci.Range) bool {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		// What stands before a registry may fail for a Range alone. It was asked more
 		// than once, and may as well be down.
-		return a.Header.Get("Retry-After") == "" && !s.origin.open() && s.budget.spend(time.Now())
+		_, trouble := s.origin.trouble()
+		return !trouble && a.Header.Get("Retry-After") == "" && s.budget.spend(time.Now())
 	case http.StatusUnauthorized, http.StatusForbidden:
 		// A storage that does not know a Range which its URL was not signed for. The
 		// registry itself means what it says, and asking a storage once more that is

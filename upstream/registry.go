@@ -31,6 +31,9 @@ type Authority interface {
 	// Authorize sets the Authorization that cred needs for pulling from repo,
 	// or none. A nil cred is nobody. Errors are *oci.Error.
 	Authorize(ctx context.Context, req *http.Request, cred *credential.Credential, repo string) error
+	// Trial waits while another request finds out whether cred is good as it is, where
+	// Authorize has put it on req like that. leave hears whether it was taken.
+	Trial(ctx context.Context, req *http.Request, cred *credential.Credential) (leave func(good bool), err error)
 	// Rechallenged hears the header of a 401 to req, which Authorize had prepared for
 	// organisation, and says whether it asks for something else that may help.
 	Rechallenged(req *http.Request, header http.Header, organisation, repo string) (again bool)
@@ -82,6 +85,11 @@ type Options struct {
 	// Hosts admit what goes to the registry, together with all that goes to others at
 	// the same host. If nil, nothing else does.
 	Hosts *limit.Hosts
+	// Memory is for manifests while they are read, where whoever asks has no share of it
+	// yet. If nil, there is any amount.
+	Memory *limit.Pool
+	// Open bounds the connections to all registries. If nil, nothing does.
+	Open *Connections
 	// UserAgent is who we say we are. If empty, "berth".
 	UserAgent string
 
@@ -116,6 +124,7 @@ type Registry struct {
 	meta, blob http.RoundTripper
 	sender
 	host       *limit.Host
+	memory     *limit.Pool
 	labels     labels
 	settlement *settlement
 	// types are the media types of manifests that were sent as another one.
@@ -123,9 +132,15 @@ type Registry struct {
 	log   *slog.Logger
 	// turning is held while what the breakers are is shown, so that what is shown
 	// last is the latest.
-	turning sync.Mutex
-	probes  *probes
+	turning  sync.Mutex
+	said     time.Time // that it is in trouble, at most once in troubleSaid
+	saidOpen bool      // and not yet that this is over
+	probes   *probes
 }
+
+// troubleSaid keeps one organisation, whose requests fail and succeed in turn, from
+// filling the log.
+const troubleSaid = time.Minute
 
 // New makes a Registry. It does no I/O; an error means that the options make
 // no sense.
@@ -143,12 +158,13 @@ func New(o Options) (*Registry, error) {
 		named = append(named, o.Proxy)
 	}
 	d := newDialer(o.AllowPrivate, named, o.Resolver)
-	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, idle: cmp.Or(o.Hosts.Connections, 16)})
+	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, idle: cmp.Or(o.Hosts.Connections, 16), all: o.Open})
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
 		sender: sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budget: newBudget(time.Now()), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
 		host:   o.Hosts.Use(canonicalHost(u), o.Type.PerMinute),
+		memory: o.Memory,
 		log:    o.Logger,
 	}
 	r.accounts = newAccounts(&o)
@@ -158,7 +174,7 @@ func New(o Options) (*Registry, error) {
 	if o.Proxy != nil {
 		r.meta, r.blob = literals{r.meta, d}, literals{r.blob, d}
 	}
-	r.origin, r.tokens = &breaker{turned: r.turned}, &breaker{turned: r.turned}
+	r.origin, r.tokens = newBreaker(r.turned), newBreaker(r.turned)
 	r.metrics.breaker(r.label, false)
 	if r.authority, err = o.Authority(&authTransport{r}); err != nil {
 		r.host.Leave()
@@ -167,8 +183,8 @@ func New(o Options) (*Registry, error) {
 	return r, nil
 }
 
-// Troubled says that the registry or its token endpoint fails for everyone, so that it
-// is asked once in a second only.
+// Troubled says that the registry or its token endpoint fails for everyone or for
+// somebody, who is not let through more than once in a second.
 func (r *Registry) Troubled() bool { return r.origin.open() || r.tokens.open() }
 
 // turned shows that a breaker opened or closed.
@@ -177,9 +193,12 @@ func (r *Registry) turned(open bool) {
 	defer r.turning.Unlock()
 	either := r.Troubled()
 	r.metrics.breaker(r.label, either)
-	if open {
+	switch now := time.Now(); {
+	case open && now.Sub(r.said) >= troubleSaid:
+		r.said, r.saidOpen = now, true
 		r.log.Warn("a registry is in trouble: it is asked once in a second only, until it answers", "registry", r.name)
-	} else if !either {
+	case !either && r.saidOpen:
+		r.saidOpen = false
 		r.log.Info("a registry answers again", "registry", r.name)
 	}
 }
@@ -224,7 +243,7 @@ type authTransport struct{ r *Registry }
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	who := asker{registry: t.r.name, owner: t.r.owner}
 	if !token.SameOrigin(req.URL, t.r.url) { // else whoever needs the token has asked
-		if f, ok := t.r.tokens.enter(req.Context(), tryOf{}); !ok {
+		if f, ok := t.r.tokens.enter(req.Context(), oci.BehalfOf(req.Context())); !ok {
 			return nil, who.remembered(f)
 		}
 	}

@@ -95,11 +95,13 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 		who.principal = oci.Principal{Organisation: s.id.Organisation, Fingerprint: "unreadable"}
 		return nil, who.fault(ctx, err)
 	}
+	behalf := oci.Behalf{Payer: who.payer, Principal: who.principal, Repo: c.repo, What: c.path}
+	ctx = oci.OnBehalf(ctx, behalf)
 	if err := s.mayAsk(ctx, c, cred, who); err != nil {
 		return nil, err
 	}
 	limit := openLimit
-	if s.Troubled() {
+	if s.origin.opens(behalf) || s.tokens.opens(behalf) {
 		limit = troubled
 	}
 	return s.within(ctx, c, limit, who, func(ctx context.Context) (*answer, error) {
@@ -143,25 +145,37 @@ func failedTarget(a *answer, err error) bool {
 // or be the first that is heard of a challenge: then there is one more try.
 func (s *source) ask(ctx context.Context, c *call, cred *credential.Credential, who asker) (*answer, error) {
 	for again := false; ; again = true {
-		req := c.request(s.Registry)
-		if err := s.authorize(ctx, req, &cred, c.repo); err != nil {
-			s.limitedBy(ctx, cred, err, false)
-			return nil, s.named(err, c.repo)
-		}
-		a, err := s.follow(ctx, s.via(c.op), req, c.op, who)
-		if err != nil {
-			return nil, err
-		}
-		a.cred, a.basic = cred, strings.HasPrefix(req.Header.Get("Authorization"), "Basic ")
-		if a.target == nil {
-			s.accounts.read(cred, a.Header)
-		}
-		if !s.learn(ctx, a, req, c) || again {
-			return a, nil
+		a, more, err := s.askOnce(ctx, c, &cred, who)
+		if err != nil || !more || again {
+			return a, err
 		}
 		discard(a.Response)
 		s.renew(ctx, &cred, c.repo)
 	}
+}
+
+// askOnce says whether another try can help.
+func (s *source) askOnce(ctx context.Context, c *call, cred **credential.Credential, who asker) (a *answer, more bool, err error) {
+	req := c.request(s.Registry)
+	if err := s.authorize(ctx, req, cred, c.repo); err != nil {
+		s.limitedBy(ctx, *cred, err, false)
+		return nil, false, s.named(err, c.repo)
+	}
+	leave, err := s.authority.Trial(ctx, req, *cred)
+	if err != nil {
+		return nil, false, s.named(err, c.repo)
+	}
+	taken := false
+	defer func() { leave(taken) }()
+	if a, err = s.follow(ctx, s.via(c.op), req, c.op, who); err != nil {
+		return nil, false, err
+	}
+	a.cred, a.basic = *cred, strings.HasPrefix(req.Header.Get("Authorization"), "Basic ")
+	if a.target == nil {
+		s.accounts.read(*cred, a.Header)
+	}
+	taken = a.target != nil || a.StatusCode < 500 && a.StatusCode != http.StatusUnauthorized && !classify.IsPage(a.Header)
+	return a, s.learn(ctx, a, req, c), nil
 }
 
 // authorize authorises req as cred, once more where a new secret has taken the place
@@ -216,7 +230,7 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 func (r *Registry) within(parent context.Context, c *call, most time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
 	ticket, err := r.host.Admit(parent, limit.Call{
 		Organisation: who.payer, Blob: c.op == opBlob, Proof: c.op == opHead || c.op == opProbe || c.explains,
-		Past: func() bool { return oci.Insists(parent) },
+		Past: func() bool { return oci.Insists(parent) }, Along: oci.AlongOf(parent),
 	})
 	if err != nil {
 		return nil, who.fault(parent, err)

@@ -86,7 +86,7 @@ func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Requ
 	tries := 0
 	b := s.breaker(req, op)
 	if b != nil {
-		if f, ok := b.goesOn(); !ok {
+		if f, ok := b.goesOn(oci.BehalfOf(ctx)); !ok {
 			return nil, asker{registry: s.name}.remembered(f)
 		}
 	}
@@ -193,7 +193,7 @@ func (x *exchange) authLimit() time.Duration {
 		return headerTimeout
 	}
 	usual, least := usualTimes*x.s.hostStats.of(x.key()).header, authTimeout
-	if usual > 0 && (x.s.origin.open() || x.s.tokens.open()) {
+	if c := oci.BehalfOf(x.ctx); usual > 0 && (x.s.origin.opens(c) || x.s.tokens.opens(c)) {
 		least = tryFor // whoever asks next waits for the same token
 	}
 	return min(headerTimeout, max(least, usual))
@@ -286,7 +286,7 @@ func (s *sender) backoff(ctx context.Context, b *breaker, retries uint64, last *
 		if wait = max(wait, last.after); stop || unsaid > maxUnsaid || time.Now().Add(wait).After(until) {
 			return 0, true
 		}
-		if b != nil && b.open() || !s.budget.spend(time.Now()) {
+		if b != nil && b.opens(oci.BehalfOf(ctx)) || !s.budget.spend(time.Now()) {
 			return 0, true
 		}
 		s.metrics.retry(s.label, last.again)

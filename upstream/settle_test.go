@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -254,5 +255,38 @@ func TestBasicAccount_DeadPasswordInManyRepositories(t *testing.T) {
 	}
 	if n := up.Count(logins) - before; n == 0 || n > 4 { // a HEAD, the GET that reads why, and where it was taken before
 		t.Errorf("%d failed logins", n)
+	}
+}
+
+// The same at once: one finds out, or a few where it was taken a moment ago, and the others
+// hear what came of it.
+func TestBasicAccount_DeadPasswordInManyRepositoriesAtOnce(t *testing.T) {
+	for name, c := range map[string]struct {
+		before bool
+		most   int
+	}{
+		"taken a moment ago": {true, 2*4 + 1}, // each a HEAD and a GET, and where it was taken before
+		"never taken":        {false, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			up := basicRegistry(t, func(ocitest.Request) bool { return false })
+			src := over(t, up).As(as("acme", "alice", "secret"))
+			if c.before {
+				if err := pullTag(t.Context(), src, "team/app"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			up.SetPassword("alice", "another")
+			logins := ocitest.Match{Where: func(q ocitest.Request) bool { return q.Header.Get("Authorization") != "" }}
+			already := up.Count(logins)
+			var all sync.WaitGroup
+			for i := range 30 {
+				all.Go(func() { wantClass(t, pullTag(t.Context(), src, fmt.Sprint("team/r", i)), oci.Unauthorized) })
+			}
+			all.Wait()
+			if n := up.Count(logins) - already; n == 0 || n > c.most {
+				t.Errorf("%d failed logins", n)
+			}
+		})
 	}
 }

@@ -25,6 +25,7 @@ type transportOptions struct {
 	secure *tls.Config
 	proxy  *url.URL
 	idle   int // connections to one host that are kept for later
+	all    *Connections
 }
 
 func newSecure(cas *x509.CertPool) *tls.Config {

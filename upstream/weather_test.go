@@ -357,9 +357,9 @@ func (v *voyage) within(limit time.Duration, what string, f func()) {
 }
 
 // findsOut is how many requests it may take to find out that a registry is dead:
-// as many as weigh what opens a breaker, if each is answered by 500, and the few
-// that were on their way then.
-const findsOut = breakerLimit + 5
+// as many as weigh what opens a breaker, if each is answered by 500, once more until a
+// second organisation has met as many as count, and the few that were on their way then.
+const findsOut = 2*breakerLimit + 5
 
 // oneASecond wants a registry that has been dead since begin to be asked no more
 // than once a second: on the whole, and each time after it took some to find out.

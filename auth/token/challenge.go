@@ -60,7 +60,7 @@ func (p *prober) challenge(ctx context.Context) (Challenge, error) {
 	if c := p.settled(); c != nil {
 		return *c, nil
 	}
-	c, err := p.flights.Do(ctx, struct{}{}, p.ask)
+	c, err := p.flights.Do(ctx, struct{}{}, func(own context.Context) (Challenge, error) { return p.ask(oci.OnBehalf(own, oci.BehalfOf(ctx))) })
 	if err == nil || ctx.Err() != nil {
 		return c, err
 	}

@@ -177,6 +177,25 @@ func (a *Client) basic(req *http.Request, cred *credential.Credential) error {
 	return nil
 }
 
+// Trial waits while another request with Basic credentials finds out whether they are
+// good, which Authorize has put on req. Else twenty requests at once with a password that
+// has been changed are twenty failed logins, and accounts are locked for less. leave is
+// called when req is answered, and told whether the registry took them; the error is what
+// is held against them by now. A token needs none: fetching it was the trial.
+func (a *Client) Trial(ctx context.Context, req *http.Request, cred *credential.Credential) (leave func(good bool), err error) {
+	if scheme, _, _ := strings.Cut(req.Header.Get("Authorization"), " "); cred == nil || scheme != "Basic" {
+		return func(bool) {}, nil
+	}
+	leave, known, err := a.standings.enter(ctx, cred)
+	switch {
+	case err != nil:
+		return nil, err
+	case known != nil:
+		return nil, a.fromMemory(known, cred)
+	}
+	return leave, nil
+}
+
 // unknownScheme: nobody may still try without; a credential has no way.
 func (a *Client) unknownScheme(c Challenge, cred *credential.Credential) error {
 	if cred == nil {
@@ -196,7 +215,9 @@ func (a *Client) token(ctx context.Context, c Challenge, cred *credential.Creden
 		old.kept.Store(true)
 		return old, nil
 	}
-	t, err := a.fetching.Do(ctx, key, func(ctx context.Context) (bearerToken, error) { return a.fetch(ctx, key, c, cred, repo) })
+	t, err := a.fetching.Do(ctx, key, func(own context.Context) (bearerToken, error) {
+		return a.fetch(oci.OnBehalf(own, oci.BehalfOf(ctx)), key, c, cred, repo)
+	})
 	if err != nil && ok && ctx.Err() == nil && a.now().Before(old.expires) && oci.Indeterminate(err) {
 		return old, nil
 	}
@@ -224,7 +245,7 @@ func (a *Client) fetch(ctx context.Context, key tokenKey, c Challenge, cred *cre
 		if known != nil {
 			return bearerToken{}, a.fromMemory(known, cred)
 		}
-		defer leave()
+		defer leave(false) // Accepted says so where it is
 	}
 	before := a.purges.before()
 	t, err := a.exchange.grant(ctx, c, cred, repo)

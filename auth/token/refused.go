@@ -13,9 +13,14 @@ import (
 const (
 	firstCoolDown = time.Minute
 	lastCoolDown  = 15 * time.Minute
-	// goodFor is how long after a success several requests with one credential
-	// may run at once without waiting for the first.
+	// goodFor is how long after a success atOnce requests with one credential may wait
+	// for an answer, and not one only. It may have been changed since.
 	goodFor = time.Minute
+	atOnce  = 4
+	// trialWait is how long a request waits for those. They may be about something that
+	// the registry takes its time over, and must not keep a question about a right from
+	// being put.
+	trialWait = 2 * time.Second
 	// maxStandings bounds how many credentials are remembered. One that is
 	// forgotten, of the organisation that has the most, costs a request.
 	maxStandings = 4096
@@ -25,7 +30,8 @@ const (
 // a refused one is left alone for a while, since registries lock accounts that
 // keep trying. While it is not known whether one is good, a single request
 // finds out and the others wait for it, so that twenty pulls at once with an
-// expired token are not twenty refusals.
+// expired token are not twenty refusals; and of one that was good a moment ago a few
+// are under way at once.
 type standings struct {
 	now func() time.Time
 
@@ -37,7 +43,8 @@ type standing struct {
 	refused *refusal
 	strikes int           // refusals in a row
 	good    time.Time     // the last success
-	trial   chan struct{} // closed when the request that finds out is over
+	asking  int           // requests that have no answer yet
+	next    chan struct{} // closed when one of them is over; nil: nobody waits for that
 }
 
 // refusal is one that is still remembered.
@@ -68,8 +75,11 @@ func (s *standings) cooling(st *standing) *refusal {
 }
 
 // enter waits until the credential may be tried. Whoever gets neither refusal
-// nor error calls leave when the registry has answered.
-func (s *standings) enter(ctx context.Context, cred *credential.Credential) (leave func(), _ *refusal, _ error) {
+// nor error calls leave when the registry has answered, and says whether it took the
+// credential.
+func (s *standings) enter(ctx context.Context, cred *credential.Credential) (leave func(good bool), _ *refusal, _ error) {
+	patience := time.NewTimer(trialWait)
+	defer patience.Stop()
 	for {
 		st, wait := s.step(cred)
 		if st.known != nil {
@@ -80,6 +90,8 @@ func (s *standings) enter(ctx context.Context, cred *credential.Credential) (lea
 		}
 		select {
 		case <-wait:
+		case <-patience.C:
+			return func(bool) {}, nil, nil
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
@@ -88,11 +100,10 @@ func (s *standings) enter(ctx context.Context, cred *credential.Credential) (lea
 
 type entrance struct {
 	known *refusal
-	leave func()
+	leave func(good bool)
 }
 
-// step looks once: refused, free to go (perhaps as the one who finds out), or
-// somebody to wait for.
+// step looks once: refused, free to go, or somebody to wait for.
 func (s *standings) step(cred *credential.Credential) (entrance, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,21 +111,30 @@ func (s *standings) step(cred *credential.Credential) (entrance, <-chan struct{}
 	if r := s.cooling(st); r != nil {
 		return entrance{known: r}, nil
 	}
+	most := 1
 	if s.now().Sub(st.good) < goodFor {
-		return entrance{leave: func() {}}, nil
+		most = atOnce
 	}
-	if st.trial != nil {
-		return entrance{}, st.trial
+	if st.asking < most {
+		st.asking++
+		return entrance{leave: func(good bool) { s.leave(st, good) }}, nil
 	}
-	st.trial = make(chan struct{})
-	return entrance{leave: func() { s.endTrial(st) }}, nil
+	if st.next == nil {
+		st.next = make(chan struct{})
+	}
+	return entrance{}, st.next
 }
 
-func (s *standings) endTrial(st *standing) {
+func (s *standings) leave(st *standing, good bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	close(st.trial)
-	st.trial = nil
+	if st.asking--; good {
+		st.good = s.now()
+	}
+	if st.next != nil {
+		close(st.next)
+		st.next = nil
+	}
 }
 
 func (s *standings) get(cred *credential.Credential) *standing {
