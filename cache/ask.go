@@ -39,6 +39,8 @@ func (s *source) questionKey(principal oci.Principal, o oci.Object) questionKey 
 // principal. As the shared one these are many organisations, and one of them pays: where
 // it waits for a limit of that one's, or was refused by it, the others put it themselves.
 func together[V any](ctx context.Context, s *source, g *flight.Group[questionKey, V], q questionKey, put func(context.Context) (V, error)) (V, error) {
+	asked, memory := put, oci.MemoryOf(ctx)
+	put = func(ctx context.Context) (V, error) { return asked(oci.WithMemory(ctx, memory)) }
 	if !q.principal.Shared() {
 		return g.Do(ctx, q, put)
 	}

@@ -196,7 +196,7 @@ func (s scoped) openManifest(ctx context.Context, principal oci.Principal, o oci
 // begin makes the object of a download that has just begun.
 func (s scoped) begin(o oci.Object, size int64) download.Share {
 	c, key := s.c.fleet, s.blobKey(o.Digest)
-	object := c.tier.Object(s.scopes, s.origin, o.Digest, size)
+	object := c.tier.Object(s.u.Organisation, s.scopes, s.origin, o.Digest, size)
 	if object == nil {
 		return nil
 	}
@@ -309,10 +309,11 @@ func (a *asker) openMixed(ctx context.Context, r oci.Range, object *fleet.Object
 		Outcome:    oci.Outcome{Result: oci.Pass}, Offset: r.Start, Length: end - r.Start, Body: b,
 	}
 	if step.Data != nil {
-		b.data = step.Data
+		b.data, b.release = step.Data, step.Release
 		if !a.Proven() {
 			outcome, err := a.Admit(ctx)
 			if err != nil {
+				_ = b.Close() // there is no body yet
 				return nil, err
 			}
 			a.warn(outcome.Warning)
@@ -339,9 +340,10 @@ type mixedBody struct {
 	object   *fleet.Object
 	pos, end int64
 
-	data  []byte // from the fleet
-	body  io.ReadCloser
-	until int64 // where body ends
+	data    []byte // from the fleet
+	release func() // gives back the memory that data is in; nil: it has none
+	body    io.ReadCloser
+	until   int64 // where body ends
 }
 
 func (b *mixedBody) Read(p []byte) (int, error) {
@@ -381,7 +383,7 @@ func (b *mixedBody) next() error {
 	}
 	step, err := b.object.Next(b.ctx, b.pos, b.end)
 	if err != nil || step.Data != nil {
-		b.data = step.Data
+		b.data, b.release = step.Data, step.Release
 		return err
 	}
 	content, err := b.a.openOrigin(b.ctx, oci.Range{Start: b.pos, Length: step.Until - b.pos})
@@ -399,6 +401,10 @@ func (b *mixedBody) next() error {
 
 // Close ends the piece that is read.
 func (b *mixedBody) Close() error {
+	if b.release != nil {
+		b.release()
+		b.data, b.release = nil, nil
+	}
 	if b.body != nil {
 		closeBody(b.body)
 		b.body = nil

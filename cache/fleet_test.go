@@ -18,6 +18,7 @@ import (
 	"berth/fleet"
 	"berth/fleet/memfleet"
 	"berth/fleet/seal"
+	"berth/internal/limit"
 	"berth/internal/registry"
 	"berth/oci"
 )
@@ -34,6 +35,7 @@ type crowd struct {
 	verified    bool   // stream: verified
 	dead        string // the node that was killed
 	more        func(*cache.Options)
+	memory      *limit.Pool // of each node, for parts; nil: any amount
 }
 
 // member is one node of a crowd.
@@ -84,6 +86,10 @@ func (w *crowd) add(name string, hosts ...string) *member {
 	}
 	m.tier = fleet.New(fleet.Options{
 		Bucket: m.at.In(w.bucket), Coordinator: m.at, Metrics: metrics, Verified: w.verified,
+		Memory: func(ctx context.Context, organisation string, n int64) (func(), error) {
+			slot, err := w.memory.Take(ctx, limit.Want{Organisation: organisation, N: n})
+			return slot.Release, err
+		},
 		Public: func() []seal.Scope { return []seal.Scope{seal.Public(key("everyone"))} },
 	})
 	o := cache.Options{Dir: m.dir, Now: w.clock, Fleet: m.tier}
@@ -164,6 +170,50 @@ func pullImage(ctx context.Context, s oci.Source, repo string, manifest oci.Obje
 func (w *crowd) sealedUp() {
 	synctest.Wait()
 	time.Sleep(time.Second)
+}
+
+// Parts that come from other nodes are in memory until the disk has them, and no more of
+// them than there is memory for, whoever it is for: nothing of it is lost, and where there
+// is too little the registry gives the rest.
+func TestFleet_PartsHaveAShareOfMemory(t *testing.T) {
+	const part = 8*mib + 1<<10
+	for name, c := range map[string]struct {
+		pool   *limit.Pool
+		shared bool
+	}{
+		"two parts": {&limit.Pool{Most: 2 * part, Queue: 1000}, true},
+		"none":      {&limit.Pool{Most: 2 * part, Queue: 1000}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCrowd(t, 1)
+				layers := [][]byte{random(1, 40*mib), random(2, 40*mib), random(3, 40*mib)}
+				blobs, manifest := w.image("library/app", layers...)
+				if err := pullImage(t.Context(), w.nodes[0].as("", ""), "library/app", manifest, blobs); err != nil {
+					t.Fatal(err)
+				}
+				w.sealedUp()
+				sent := w.bytesSent()
+				w.memory = c.pool
+				var all limit.Slot
+				if !c.shared {
+					all = c.pool.Charge("", 2*part)
+				}
+				if err := pullImage(t.Context(), w.add("late").as("", ""), "library/app", manifest, blobs); err != nil {
+					t.Fatal(err)
+				}
+				if came := w.bytesSent() - sent; (came == 0) != c.shared {
+					t.Errorf("%d bytes came from the registry", came)
+				}
+				all.Release()
+				left, err := c.pool.Take(t.Context(), limit.Want{N: 2 * part})
+				if err != nil {
+					t.Errorf("memory is lost: %v", err)
+				}
+				left.Release()
+			})
+		})
+	}
 }
 
 func TestFleet_OneCopyForAll(t *testing.T) {

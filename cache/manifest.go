@@ -3,10 +3,9 @@ package cache
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
-
-	"go.opentelemetry.io/otel/trace"
 
 	"berth/cache/download"
 	"berth/internal/flight"
@@ -29,7 +28,7 @@ func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o o
 	key, own := s.blobKey(o.Digest), sender{principal, o.Repo}
 	var admitted *oci.Outcome // of a request that has proven itself
 	for range 5 {             // each time round somebody else made progress
-		get := s.c.manifests.begin(s, key, own, o, span.Of(ctx))
+		get := s.c.manifests.begin(ctx, s, key, own, o)
 		if get.call == nil { // it has come meanwhile
 			if content, err := s.cached(o); content != nil || err != nil {
 				return s.release(ctx, principal, o, oci.Range{}, content, err)
@@ -43,7 +42,9 @@ func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o o
 			}
 			admitted = &outcome
 		}
+		leave := s.c.manifests.join(key, s.u.Organisation)
 		m, err := get.call.Wait(ctx)
+		leave()
 		if err == nil {
 			return m.content(o, get, admitted), nil
 		}
@@ -101,6 +102,7 @@ type manifestGets struct {
 
 	mu      sync.Mutex
 	senders map[download.Key]sender
+	waiting map[download.Key][]string // organisations, once for each request
 }
 
 type manifestGetKey struct {
@@ -109,7 +111,7 @@ type manifestGetKey struct {
 }
 
 func newManifestGets() *manifestGets {
-	return &manifestGets{calls: flight.New[manifestGetKey, manifest](manifestTimeout), senders: map[download.Key]sender{}}
+	return &manifestGets{calls: flight.New[manifestGetKey, manifest](manifestTimeout), senders: map[download.Key]sender{}, waiting: map[download.Key][]string{}}
 }
 
 // manifestGet is a GET, as whom it was sent, and whether the caller made it start.
@@ -121,7 +123,7 @@ type manifestGet struct {
 
 // begin joins the GET that is under way or sends one as own. Without a call the
 // manifest is in memory by now.
-func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Object, first trace.Span) manifestGet {
+func (g *manifestGets) begin(first context.Context, s *source, key download.Key, own sender, o oci.Object) manifestGet {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	at, under := g.senders[key]
@@ -132,11 +134,35 @@ func (g *manifestGets) begin(s *source, key download.Key, own sender, o oci.Obje
 		at = own
 		g.senders[key] = own
 	}
+	memory := oci.MemoryOf(first)
 	call, started := g.calls.Start(manifestGetKey{key, at}, func(ctx context.Context) (manifest, error) {
 		defer g.end(key)
-		return s.getManifest(span.With(ctx, first), at.principal, o)
+		ctx = oci.Along(ctx, func() []string { return g.organisations(key) })
+		return s.getManifest(span.With(oci.WithMemory(ctx, memory), span.Of(first)), at.principal, o)
 	})
 	return manifestGet{call: call, sender: at, started: started}
+}
+
+// join notes that organisation waits for the manifest, until leave: whoever of those that
+// wait has room pays for it.
+func (g *manifestGets) join(key download.Key, organisation string) (leave func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waiting[key] = append(g.waiting[key], organisation)
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		i := slices.Index(g.waiting[key], organisation)
+		if g.waiting[key] = slices.Delete(g.waiting[key], i, i+1); len(g.waiting[key]) == 0 {
+			delete(g.waiting, key)
+		}
+	}
+}
+
+func (g *manifestGets) organisations(key download.Key) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.waiting[key])
 }
 
 func (g *manifestGets) end(key download.Key) {

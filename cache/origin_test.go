@@ -49,8 +49,10 @@ type call struct {
 	ref       string
 	kind      oci.Kind
 	rng       oci.Range
-	past      func() bool // it may go out past a limit that is ours
-	gone      func()      // after that it has gone out
+	past      func() bool     // it may go out past a limit that is ours
+	gone      func()          // after that it has gone out
+	along     func() []string // for whom it is besides
+	memory    oci.Memory      // what whoever asks has of it
 }
 
 func newOrigin(t testing.TB) *origin {
@@ -183,7 +185,7 @@ func notFound(what string) error {
 }
 
 func (a *asPrincipal) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
-	c := call{principal: a.principal, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest, past: past(ctx), gone: func() { oci.Sent(ctx) }}
+	c := call{principal: a.principal, who: a.who, op: "resolve", repo: repo, ref: tag, kind: oci.Manifest, past: past(ctx), gone: func() { oci.Sent(ctx) }, along: oci.AlongOf(ctx), memory: oci.MemoryOf(ctx)}
 	asked, err := a.answer(c)
 	if err != nil {
 		return oci.Resolution{}, err
@@ -205,7 +207,7 @@ func (a *asPrincipal) Resolve(ctx context.Context, repo, tag string) (oci.Resolu
 const indexType = "application/vnd.oci.image.index.v1+json"
 
 func (a *asPrincipal) Stat(ctx context.Context, obj oci.Object) (*oci.Content, error) {
-	c := call{principal: a.principal, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, past: past(ctx), gone: func() { oci.Sent(ctx) }}
+	c := call{principal: a.principal, who: a.who, op: "stat", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, past: past(ctx), gone: func() { oci.Sent(ctx) }, along: oci.AlongOf(ctx), memory: oci.MemoryOf(ctx)}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err
@@ -228,7 +230,7 @@ func (a *asPrincipal) Stat(ctx context.Context, obj oci.Object) (*oci.Content, e
 }
 
 func (a *asPrincipal) Open(ctx context.Context, obj oci.Object, r oci.Range) (*oci.Content, error) {
-	c := call{principal: a.principal, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r, past: past(ctx), gone: func() { oci.Sent(ctx) }}
+	c := call{principal: a.principal, who: a.who, op: "open", repo: obj.Repo, ref: obj.Digest.String(), kind: obj.Kind, rng: r, past: past(ctx), gone: func() { oci.Sent(ctx) }, along: oci.AlongOf(ctx), memory: oci.MemoryOf(ctx)}
 	asked, err := a.answer(c)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,5 +65,140 @@ func TestStrangerThatCameFirst(t *testing.T) {
 	}
 	if err := c.Body.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// queued holds what is asked for globex until it is for acme too, or for a minute.
+func queued(c call) error {
+	for range 600 {
+		if c.principal.Organisation != "globex" || c.op != "open" || slices.Contains(c.along(), "acme") {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil
+}
+
+// Whoever joins what another one has begun does not wait in that one's queue: the request
+// that is already waiting there is told whom it is for by now. Blobs and manifests alike.
+func TestDownload_WhoJoinsIsNotKeptByTheBeginnersQueue(t *testing.T) {
+	for _, kind := range []oci.Kind{oci.Blob, oci.Manifest} {
+		t.Run(kind.String(), func(t *testing.T) {
+			in(t, func(t *testing.T, h *house) {
+				obj := h.addBlob("acme/app", random(41, 6*mib))
+				if kind == oci.Manifest {
+					obj = h.addManifest("acme/app", "2", `{"schemaVersion":2,"manifests":[]}`)
+				}
+				for _, who := range []string{"acme", "globex"} { // both may read it
+					if _, err := h.source(who, who).Stat(t.Context(), obj); err != nil {
+						t.Fatal(err)
+					}
+				}
+				h.set(func() { h.fault = queued })
+				var all sync.WaitGroup
+				for i, who := range []string{"globex", "acme"} {
+					all.Go(func() {
+						time.Sleep(time.Duration(i) * time.Second)
+						begun := time.Now()
+						c, err := h.source(who, who).Open(t.Context(), obj, oci.Range{})
+						if err != nil {
+							t.Errorf("%s: %v", who, err)
+							return
+						}
+						if took := time.Since(begun); who == "acme" && took > 200*time.Millisecond {
+							t.Errorf("it took %v", took)
+						}
+						if c.Body != nil {
+							_, _ = io.Copy(io.Discard, c.Body)
+							_ = c.Body.Close()
+						}
+					})
+				}
+				all.Wait()
+				if n := h.count("open", kind); n != 1 {
+					t.Errorf("it was fetched %d times", n)
+				}
+			})
+		})
+	}
+}
+
+// The registry fails for the account that began, at first or in the middle: who has joined
+// gets the blob as himself.
+func TestDownload_WhoJoinsIsNotKeptByTheBeginnersFaults(t *testing.T) {
+	for name, from := range map[string]int64{"at first": 0, "in the middle": 16 * mib} {
+		t.Run(name, func(t *testing.T) {
+			in(t, func(t *testing.T, h *house) {
+				data := random(42, 20*mib)
+				obj := h.addBlob("acme/app", data)
+				for _, who := range []string{"acme", "globex"} {
+					if _, err := h.source(who, who).Stat(t.Context(), obj); err != nil {
+						t.Fatal(err)
+					}
+				}
+				h.set(func() {
+					h.fault = func(c call) error {
+						if c.op != "open" {
+							return nil
+						}
+						time.Sleep(2 * time.Second)
+						if c.principal.Organisation == "globex" && c.rng.Start >= from {
+							return &oci.Error{Class: oci.UpstreamError, Message: "502"}
+						}
+						return nil
+					}
+				})
+				var all sync.WaitGroup
+				for i, who := range []string{"globex", "acme"} {
+					all.Go(func() {
+						time.Sleep(time.Duration(i) * time.Second)
+						c, err := h.source(who, who).Open(t.Context(), obj, oci.Range{})
+						if err != nil {
+							if who == "acme" {
+								t.Errorf("%s: %v", who, err)
+							}
+							return
+						}
+						got, err := io.ReadAll(c.Body)
+						if _ = c.Body.Close(); err != nil || !bytes.Equal(got, data) {
+							t.Errorf("%s: %d bytes, %v", who, len(got), err)
+						}
+					})
+				}
+				all.Wait()
+			})
+		})
+	}
+}
+
+// lent is a Memory.
+type lent struct{}
+
+func (*lent) Keep() (release func(), ok bool) { return func() {}, true }
+
+// What is read for a request is read into its share of memory, although the reading is
+// nobody's: it outlasts a client who leaves, and so must the share.
+func TestMemory_GoesWithWhatIsReadForARequest(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	obj := h.addManifest("acme/app", "1", `{"schemaVersion":2,"manifests":[]}`)
+	acme, own := h.source("acme", "a"), &lent{}
+	ctx := oci.WithMemory(t.Context(), own)
+	if _, err := acme.Resolve(ctx, "acme/app", "1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := acme.Open(ctx, obj, oci.Range{}); err != nil {
+		t.Fatal(err)
+	}
+	h.advance(time.Hour)
+	if _, err := acme.Stat(ctx, obj); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range h.calls {
+		if c.memory != own && c.principal.Organisation == "acme" {
+			t.Errorf("%s %s: read into %v", c.op, c.ref, c.memory)
+		}
+	}
+	if len(h.calls) < 3 {
+		t.Errorf("%d questions", len(h.calls))
 	}
 }

@@ -44,10 +44,11 @@ func (s *source) askOrStale(ctx context.Context, principal oci.Principal, repo s
 	}
 	key := s.repoKey(principal, repo)
 	why, wait := s.trouble(principal, repo), staleWait
-	if why != nil {
+	left, _, slow := s.c.slow.Held(key)
+	if why != nil || slow {
 		wait = tryWait
 	}
-	if left, _, held := s.c.slow.Held(key); held && left > slowFor-tryWait {
+	if slow && left > slowFor-tryWait {
 		wait = 0 // the question is put, and not waited for
 	}
 	waiting, cancel := context.WithTimeoutCause(ctx, wait, errStaleWait)
@@ -57,7 +58,7 @@ func (s *source) askOrStale(ctx context.Context, principal oci.Principal, repo s
 	case !errors.Is(err, errStaleWait):
 		return err
 	case why != nil:
-	case !principal.Shared() && s.c.insistence.waits(key): // to the shared one nothing is secret
+	case wait > 0 && !principal.Shared() && s.c.insistence.waits(key): // to the shared one nothing is secret
 		return s.unsent(repo)
 	default:
 		why = s.late(repo)
@@ -68,15 +69,11 @@ func (s *source) askOrStale(ctx context.Context, principal oci.Principal, repo s
 	return why
 }
 
-// trouble is why it makes little sense to wait; nil: it does.
+// trouble is why the registry, which fails for everybody, is not worth waiting for; nil:
+// it is.
 func (s *source) trouble(principal oci.Principal, repo string) error {
 	if t, ok := s.as(principal).(troubled); ok {
-		if err := t.Trouble(repo); err != nil {
-			return err
-		}
-	}
-	if _, _, held := s.c.slow.Held(s.repoKey(principal, repo)); held {
-		return s.late(repo)
+		return t.Trouble(repo)
 	}
 	return nil
 }

@@ -296,6 +296,32 @@ func TestServed_NothingStaleForOurOwnQueue(t *testing.T) {
 	}
 }
 
+// The same a moment after the registry has been silent, while nobody is waited for as long.
+func TestServed_NothingStaleForOurOwnQueueAfterSilence(t *testing.T) {
+	in(t, func(t *testing.T, h *house) {
+		objects := h.image("acme/app", "1", 1)
+		acme := h.source("acme", "a")
+		pull(t, acme, "acme/app", "1", objects)
+		h.advance(time.Hour)
+		h.set(func() {
+			h.fault = func(c call) error {
+				if !c.past() {
+					time.Sleep(8 * time.Second)
+					c.gone()
+				}
+				return silent(15 * time.Second)(c)
+			}
+		})
+		staleAll(t, acme, objects[:1]) // the one question that goes past each limit is put
+		time.Sleep(30 * time.Second)   // until both questions have ended
+		h.advance(2 * time.Second)
+		if _, err := acme.Open(t.Context(), objects[0], oci.Range{}); oci.ClassOf(err) != oci.Policy {
+			t.Errorf("%v", err)
+		}
+		time.Sleep(30 * time.Second)
+	})
+}
+
 // Nobody waits for a limit of another organisation's, or is refused by it, although what
 // has no account is asked for as one.
 func TestShare_AnothersQueueIsNotMine(t *testing.T) {

@@ -39,10 +39,11 @@ type place struct {
 // Object is one blob on its way to this node, in one scope. Its methods are safe for
 // concurrent use, since a download has several workers.
 type Object struct {
-	t       *Tier
-	names   []named // in the scope that is written, and in those that are only read
-	size    int64
-	writing seal.Writing // ours
+	t            *Tier
+	organisation string
+	names        []named // in the scope that is written, and in those that are only read
+	size         int64
+	writing      seal.Writing // ours
 
 	// moved is how many bytes came from the registry.
 	moved atomic.Int64
@@ -94,10 +95,11 @@ func (l *observed) held() bool { return l.Node != "" }
 
 // Step says where the next bytes come from.
 type Step struct {
-	// Data are the next bytes of the object, from the fleet; nil: the registry is to be
-	// asked, up to Until.
-	Data  []byte
-	Until int64
+	// Data are the next bytes of the object, from the fleet, and Release is called when
+	// they are no longer needed; nil: the registry is to be asked, up to Until.
+	Data    []byte
+	Release func()
+	Until   int64
 }
 
 const (
@@ -129,8 +131,8 @@ func (o *Object) Next(ctx context.Context, off, end int64) (Step, error) {
 		if ctx.Err() != nil {
 			return Step{}, context.Cause(ctx)
 		}
-		if data := o.take(ctx, part); data != nil {
-			return Step{Data: data[off-from:]}, nil
+		if data, release := o.take(ctx, part); data != nil {
+			return Step{Data: data[off-from:], Release: release}, nil
 		}
 		if o.goes(ctx, began) {
 			return o.fromRegistry(part, end), nil

@@ -26,7 +26,7 @@ func TestObject_WhoeverLeavesWaitsForNobody(t *testing.T) {
 		c.Fail(func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() })
 		tier := fleet.New(fleet.Options{Bucket: &memfleet.Bucket{}, Coordinator: c.Node("node-0"), Patience: time.Minute})
 		defer tier.Close()
-		o := tier.Object([]seal.Scope{seal.Public(seal.NewKey([seal.KeySize]byte{1, 2}))}, "registry.example", oci.DigestOf([]byte("x")), 1<<20)
+		o := tier.Object("", []seal.Scope{seal.Public(seal.NewKey([seal.KeySize]byte{1, 2}))}, "registry.example", oci.DigestOf([]byte("x")), 1<<20)
 		first := make(chan error, 1)
 		go func() {
 			_, err := o.Next(t.Context(), 0, 1<<20)
@@ -74,7 +74,7 @@ func TestObject_ReadsAFewPartsAtATime(t *testing.T) {
 				t.Fatal(err)
 			}
 			all.Go(func() {
-				o := tier.Object([]seal.Scope{scope}, "registry.example", d, size)
+				o := tier.Object("", []seal.Scope{scope}, "registry.example", d, size)
 				defer o.Over()
 				if step, err := o.Next(t.Context(), 0, size); err != nil || string(step.Data) != string(data) {
 					t.Errorf("%q, %v", step.Data, err)

@@ -10,24 +10,25 @@ import (
 	"berth/fleet/seal"
 )
 
-// take gives a part that another node has written; nil: there is none to be had.
-func (o *Object) take(ctx context.Context, part int) []byte {
+// take gives a part that another node has written, which is in memory until release; nil:
+// there is none to be had.
+func (o *Object) take(ctx context.Context, part int) (data []byte, release func()) {
 	for {
 		o.mu.Lock()
 		places := o.at[part]
 		if len(places) == 0 || o.alone {
 			o.mu.Unlock()
-			return nil
+			return nil, nil
 		}
 		at := places[0]
 		o.mu.Unlock()
-		data, err := o.read(ctx, part, at)
+		data, release, err := o.hold(ctx, part, at)
 		if err == nil {
 			o.took(at, len(data))
-			return data
+			return data, release
 		}
-		if ctx.Err() != nil {
-			return nil
+		if ctx.Err() != nil || errors.Is(err, errNoMemory) {
+			return nil, nil
 		}
 		o.mu.Lock()
 		o.at[part] = slices.DeleteFunc(o.at[part], at.same)
@@ -35,7 +36,26 @@ func (o *Object) take(ctx context.Context, part int) []byte {
 	}
 }
 
-var errWrong = errors.New("not what was announced")
+var (
+	errWrong    = errors.New("not what was announced")
+	errNoMemory = errors.New("no memory is free for it")
+)
+
+// hold reads a part into memory that it has until release.
+func (o *Object) hold(ctx context.Context, part int, at place) (data []byte, release func(), err error) {
+	from, to := seal.Range(part, o.size)
+	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
+	release, err = o.t.o.Memory(limited, o.organisation, to-from+seal.Overhead)
+	cancel()
+	if err != nil {
+		return nil, nil, errNoMemory
+	}
+	if data, err = o.read(ctx, part, at); err != nil {
+		release()
+		return nil, nil, err
+	}
+	return data, release, nil
+}
 
 // read gets a part from the bucket. What is not what its writer has announced counts
 // against it.

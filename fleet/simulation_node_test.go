@@ -142,7 +142,7 @@ func (n *simNode) layer(digest oci.Digest, size int64, sparse string) error {
 		d.workers = simWorkers
 	}
 	if n.tier != nil {
-		d.object = n.tier.Object(n.w.scopes, simOrigin, digest, size)
+		d.object = n.tier.Object("", n.w.scopes, simOrigin, digest, size)
 		defer d.object.Over()
 		d.object.Grows(d)
 	}

@@ -37,6 +37,9 @@ type Options struct {
 	Public func() []seal.Scope
 	// Patience is how long to wait without a sign of life. If 0, 4 s.
 	Patience time.Duration
+	// Memory waits until n bytes are free for a part that organisation's download is to
+	// read, which has them until release. If nil, there is any amount.
+	Memory func(ctx context.Context, organisation string, n int64) (release func(), err error)
 	// Verified withholds bytes that are not verified yet from clients.
 	Verified bool
 	Metrics  *Metrics
@@ -103,6 +106,9 @@ func New(o Options) *Tier {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Memory == nil {
+		o.Memory = func(context.Context, string, int64) (func(), error) { return func() {}, nil }
+	}
 	t := &Tier{
 		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), open: open,
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
@@ -126,13 +132,13 @@ func (t *Tier) Public() []seal.Scope {
 	return t.o.Public()
 }
 
-// Object is the blob in these scopes: the first is written, all are read. Nil: it is
-// nothing to share.
-func (t *Tier) Object(scopes []seal.Scope, origin string, digest oci.Digest, size int64) *Object {
+// Object is the blob in these scopes, which organisation wants: the first is written, all
+// are read. Nil: it is nothing to share.
+func (t *Tier) Object(organisation string, scopes []seal.Scope, origin string, digest oci.Digest, size int64) *Object {
 	if len(scopes) == 0 || size <= 0 || size > seal.MaxSize {
 		return nil
 	}
-	o := &Object{t: t, size: size, writing: seal.NewWriting(), at: map[int][]place{}, lost: map[seal.Writing]bool{}, looking: make(chan struct{}, 1), ended: make(chan struct{})}
+	o := &Object{t: t, organisation: organisation, size: size, writing: seal.NewWriting(), at: map[int][]place{}, lost: map[seal.Writing]bool{}, looking: make(chan struct{}, 1), ended: make(chan struct{})}
 	for _, s := range scopes {
 		o.names = append(o.names, named{s, coordinator.Object{Name: s.Name(origin, oci.Blob, digest)}})
 	}

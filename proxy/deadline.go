@@ -5,6 +5,9 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"berth/internal/limit"
+	"berth/oci"
 )
 
 // errTooLate is why a request's context ends when no byte was there in time.
@@ -19,7 +22,8 @@ var errTooLate = errors.New("no answer within the time for headers")
 type headerDeadline struct {
 	context.Context // the request's
 
-	at time.Time
+	at     time.Time
+	memory *limit.Lease // what the request has of it; nil: nothing
 
 	mu      sync.Mutex
 	bounded context.Context // nil: nothing has waited, and stop was not called
@@ -59,4 +63,9 @@ func (d *headerDeadline) Err() error { return d.start().Err() }
 
 // Value is the request's. It lets package context find what ends this one, so
 // that contexts which are derived from it need no goroutine.
-func (d *headerDeadline) Value(key any) any { return d.start().Value(key) }
+func (d *headerDeadline) Value(key any) any {
+	if _, memory := key.(oci.MemoryKey); memory && d.memory != nil {
+		return d.memory
+	}
+	return d.start().Value(key)
+}

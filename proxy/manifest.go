@@ -78,11 +78,10 @@ func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.De
 // manifestHeld reads the manifest for the answer to a HEAD. No bytes are sent, so their
 // memory is given back before the answer leaves.
 func (q *request) manifestHeld(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
-	memory, err := q.takeMemory(ctx, oci.MaxManifest)
-	if err != nil {
+	if err := q.hold(ctx, oci.MaxManifest); err != nil {
 		return d, err
 	}
-	defer memory.Release()
+	defer q.memory.Release()
 	return q.manifestBytes(ctx, source, d)
 }
 

@@ -26,7 +26,7 @@ type request struct {
 	route      Route
 	pull       *pull // nil: the request is of none
 	slot       limit.Slot
-	memory     limit.Slot // what is in it for this request
+	memory     limit.Lease // what is in it for this request
 	outcome    oci.Outcome
 	digest     oci.Digest        // of what was sent
 	image      bool              // what was sent is the manifest of an image
@@ -45,14 +45,16 @@ type request struct {
 }
 
 // hold waits until n bytes of memory are free for what is about to be fetched, which
-// is at most that. They are given back when the request ends, as its client may be slow.
-func (q *request) hold(ctx context.Context, n int64) (err error) {
-	q.memory, err = q.takeMemory(ctx, n)
-	return err
-}
-
-func (q *request) takeMemory(ctx context.Context, n int64) (limit.Slot, error) {
-	return q.h.Memory.Take(ctx, limit.Want{Organisation: q.caller.Organisation, At: q.route.Registry.Name, N: n})
+// is at most that. They are given back when the request ends, as its client may be slow,
+// and what it has had fetched has ended too, as its client may leave.
+func (q *request) hold(ctx context.Context, n int64) error {
+	slot, err := q.h.Memory.Take(ctx, limit.Want{Organisation: q.caller.Organisation, At: q.route.Registry.Name, N: n})
+	if err != nil {
+		return err
+	}
+	q.memory.Take(slot)
+	q.deadline.memory = &q.memory
+	return nil
 }
 
 // begin starts the clock: until the first byte of the answer is there, the

@@ -38,7 +38,8 @@ func (d *Download) run() {
 	if d.share != nil {
 		defer d.share.Over()
 	}
-	err := d.fetch(d.table.ctx)
+	ctx := oci.Along(d.table.ctx, d.organisations)
+	err := d.fetch(ctx)
 	for copies := 1; errors.Is(err, store.ErrMismatch); copies++ {
 		err = d.corrupt(err)
 		if !d.mixed() { // else the registry has not sent all of it
@@ -50,13 +51,13 @@ func (d *Download) run() {
 		if !d.startOver(copies, err) {
 			break
 		}
-		err = d.fetch(d.table.ctx)
+		err = d.fetch(ctx)
 	}
 	for errors.Is(err, errIdle) {
 		if d.move(Parked, nil) {
 			return
 		}
-		err = d.fetch(d.table.ctx) // somebody came meanwhile
+		err = d.fetch(ctx) // somebody came meanwhile
 	}
 	if err != nil {
 		d.move(Failed, err)
@@ -286,6 +287,7 @@ func (d *Download) ask(ctx context.Context, last *requester, run *store.Run) (*o
 	}
 	content, err := rq.want.Asker.Open(ctx, oci.Range{Start: run.Pos(), Length: run.End() - run.Pos()})
 	if err != nil {
+		d.failedAs(rq)
 		return nil, rq, err
 	}
 	if content.Size >= 0 && content.Size != d.blocks.Size() {

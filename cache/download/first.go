@@ -24,6 +24,7 @@ func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, e
 		switch {
 		case err != nil && rejects(err):
 			d.reject(rq, err)
+		case err != nil && ctx.Err() == nil && d.failedAs(rq): // it may be about the one alone
 		case err != nil:
 			return nil, nil, err
 		case d.blocks == nil:

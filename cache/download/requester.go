@@ -80,6 +80,7 @@ type requester struct {
 	refused  chan struct{}
 	told     bool
 	readers  int
+	failures int // of requests as this one that were nobody's refusal
 }
 
 func newRequester(r Request) *requester { return &requester{want: r, refused: make(chan struct{})} }
@@ -132,22 +133,19 @@ func (d *Download) request(r Request) *requester {
 	return rq
 }
 
-// pick chooses as whom to go upstream: the requester that was used last if it is
-// still live and has readers, else a live one that has readers, else a live one.
-// The error is why the last of them was rejected.
+// pick chooses as whom to go upstream: a live requester that has readers before one that
+// has none, then one that has failed less often, then the one that was used last. The
+// error is why the last of them was rejected.
 func (d *Download) pick(last *requester) (*requester, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if last != nil && last.rejected == nil && last.readers > 0 {
-		return last, nil
-	}
 	var best *requester
 	var rejected error
 	for _, rq := range d.requesters {
 		switch {
 		case rq.rejected != nil:
 			rejected = rq.rejected
-		case best == nil || best.readers == 0 && rq.readers > 0:
+		case best == nil || rq.before(best, last):
 			best = rq
 		}
 	}
@@ -155,6 +153,44 @@ func (d *Download) pick(last *requester) (*requester, error) {
 		return nil, rejected
 	}
 	return best, nil
+}
+
+// before says whether to go upstream as rq and not as other.
+func (rq *requester) before(other, last *requester) bool {
+	switch {
+	case (rq.readers > 0) != (other.readers > 0):
+		return rq.readers > 0
+	case rq.failures != other.failures:
+		return rq.failures < other.failures
+	}
+	return rq == last
+}
+
+// failedAs notes that a request as rq brought nothing, and says whether there is
+// somebody to ask as who has failed less often.
+func (d *Download) failedAs(rq *requester) (others bool) {
+	if rq == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	rq.failures++
+	return slices.ContainsFunc(d.requesters, func(other *requester) bool {
+		return other.rejected == nil && other.readers > 0 && other.failures < rq.failures
+	})
+}
+
+// organisations are those whose readers wait for the blob now: it comes on the account of
+// whichever of them has room for it, whoever it is asked for as.
+func (d *Download) organisations() (all []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, rq := range d.requesters {
+		if rq.rejected == nil && rq.readers > 0 {
+			all = append(all, rq.want.Organisation)
+		}
+	}
+	return all
 }
 
 // reject takes a requester out that the registry has refused: its readers that

@@ -42,6 +42,15 @@ func mostConnections(limit int) int {
 	return min(max((limit-ownDescriptors)/perPull, fewestConnections), mostConnectionsEver)
 }
 
+// mostUpstream is how many connections to registries stay open where limit descriptors
+// are (0: as many as you like), idle ones among them: as many as pulls may need of them.
+func mostUpstream(limit int) int64 {
+	if limit == 0 {
+		return mostConnectionsEver
+	}
+	return int64(min(max(limit/4, fewestConnections), mostConnectionsEver))
+}
+
 // requestLimits are how many requests of each organisation, and of callers without one,
 // are answered at once where there are so many connections: what is allowed, but no
 // more than a quarter, so that with those that wait for their turn half stay for others.

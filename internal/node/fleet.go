@@ -19,6 +19,7 @@ import (
 	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/internal/diagnose"
+	"berth/internal/limit"
 	"berth/internal/secret"
 )
 
@@ -139,6 +140,10 @@ func (n *node) newEngines(f *config.Fleet, table func() *credential.Table) (*eng
 	}
 	e.tier = fleet.New(fleet.Options{
 		Bucket: e.bucket, Coordinator: e.coordinator, Patience: f.Patience, Verified: f.Stream == config.StreamVerified, Metrics: counts, Log: n.log,
+		Memory: func(ctx context.Context, organisation string, bytes int64) (func(), error) {
+			slot, err := n.memory.Take(ctx, limit.Want{Organisation: organisation, At: inFleet, N: bytes})
+			return slot.Release, err
+		},
 		Public: func() []seal.Scope { return publicScopes(table()) },
 	})
 	return e, nil

@@ -46,9 +46,10 @@ type node struct {
 	audit     *audit.Log
 	tracing   *tracing
 	history   *admin.History
-	limits    *limit.Pool  // of requests
-	fills     *limit.Pool  // of downloads
-	memory    *limit.Pool  // bytes of manifests and lists
+	limits    *limit.Pool // of requests
+	fills     *limit.Pool // of downloads
+	memory    *limit.Pool // bytes of manifests, lists, and parts from the fleet
+	dialled   *upstream.Connections
 	hosts     *limit.Hosts // what goes to registries
 	upstream  *upstream.Metrics
 	auth      *credential.Metrics

@@ -106,7 +106,7 @@ func (n *node) client(s *registry.Spec) (*registryClient, error) {
 
 func (n *node) newClient(s *registry.Spec, pem []byte) (*registryClient, error) {
 	// What needs a restart is as it was at the start.
-	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, hosts: n.hosts, now: n.now}
+	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, hosts: n.hosts, memory: n.memory, dialled: n.dialled, now: n.now}
 	return m.client(s, pem)
 }
 
@@ -126,6 +126,8 @@ type clientMaker struct {
 	upstream *upstream.Metrics
 	auth     *credential.Metrics
 	hosts    *limit.Hosts
+	memory   *limit.Pool
+	dialled  *upstream.Connections
 	now      func() time.Time
 	// before stands before the transport for challenges and tokens. It may be nil.
 	before func(http.RoundTripper) http.RoundTripper
@@ -189,7 +191,7 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, *to
 	o := upstream.Options{
 		Name: s.Name, Label: s.Label(), Origin: s.Origin, Type: kind,
 		AllowPrivate: s.AllowPrivate, Named: s.Named,
-		CAs: cas, Hosts: m.hosts,
+		CAs: cas, Hosts: m.hosts, Memory: m.memory, Open: m.dialled,
 		UserAgent: "berth/" + m.version, Logger: m.log, Metrics: m.upstream, Now: m.now,
 		CoolDown: func(organisation, account string, until time.Time) {
 			m.auth.CoolDownOf(organisation, s.Label(), account, until)

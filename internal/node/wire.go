@@ -29,7 +29,7 @@ import (
 func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) {
 	n := &node{
 		setup: s, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Pool{}, fills: newFills(), memory: newMemory(), hosts: newHosts(cfg.Upstream), secretsDue: make(chan struct{}, 1), changing: make(chan struct{}, 1),
+		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Pool{}, fills: newFills(), memory: newMemory(), hosts: newHosts(cfg.Upstream), dialled: &upstream.Connections{Most: mostUpstream(descriptor.Limit())}, secretsDue: make(chan struct{}, 1), changing: make(chan struct{}, 1),
 		probes:  flight.New[struct{}, struct{}](probeTimeout),
 		manager: &serviceManager{log: s.log},
 	}
@@ -116,8 +116,8 @@ func newFills() *limit.Pool {
 }
 
 // memoryShare is how many bytes of manifests and lists one organisation may have in
-// memory of one registry: sixteen manifests of the largest kind, whose clients may take
-// their time. memoryTotal is how many all have.
+// memory of one registry, and of parts of blobs from the fleet: sixteen manifests of the
+// largest kind, whose clients may take their time. memoryTotal is how many all have.
 const memoryShare, memoryTotal = 64 << 20, 256 << 20
 
 func newMemory() *limit.Pool {
