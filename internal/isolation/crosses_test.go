@@ -139,6 +139,9 @@ func pick[T any](m *model, all []T) T { return all[m.rng.IntN(len(all))] }
 
 func (m *model) errand() errand {
 	e := errand{seat: seat{pick(m, m.names), pick(m, m.repos), m.rng.IntN(len(m.nodes))}, method: http.MethodGet, plain: true}
+	for e.org == villain && m.evil.under() { // which waits for its own limits then
+		e.org = pick(m, m.names)
+	}
 	for range m.rng.IntN(40) { // mostly what is their own
 		if m.allows(e.seat) {
 			break
@@ -289,6 +292,8 @@ func (m *model) checkStatus(e *errand, a answer, fail func(string, ...any)) {
 		}
 	case ok && !allowed && !e.repo.public:
 		fail("%s may not read this", e.org)
+	case m.evil != nil && e.org == villain && slices.Contains([]int{429, 503}, a.status):
+		m.counts[fmt.Sprintf("refused %d to the villain", a.status)]++ // by its own doing
 	case !ok && e.plain && state == healthy && m.allows(e.seat) && e.exists && !e.repo.liar && !m.justMissed(e):
 		fail("%s may read this", e.org)
 	case ok:
@@ -367,7 +372,12 @@ func (m *model) event() string {
 		}
 	}
 	user, _ := a.get()
-	switch m.rng.IntN(11) {
+	switch m.rng.IntN(12) {
+	case 11:
+		if m.evil != nil {
+			m.limited.Store(!m.limited.Load())
+		}
+		return fmt.Sprint("the villain is limited: ", m.limited.Load())
 	case 10: // an organisation goes, or comes back; its tokens have been stolen
 		back := false
 		for name, token := range m.removed { // one at a time
@@ -418,7 +428,16 @@ func (m *model) event() string {
 		return fmt.Sprint("trouble ", p.name, state)
 	case 7:
 		i := m.rng.IntN(len(m.nodes))
+		if m.evil.end() {
+			defer m.evil.begin()
+		}
 		m.nodes[i].restart()
+		if e := m.elsewhere; e != nil {
+			if e.evil.end() {
+				defer e.evil.begin()
+			}
+			e.nodes[i].restart()
+		}
 		m.booted[i] = m.clock.now()
 		return fmt.Sprint("restart ", i)
 	}
@@ -505,6 +524,7 @@ func (m *model) burst(t *testing.T, clients []*client) int {
 	burst := make([]errand, 1+m.rng.IntN(8))
 	answers := make([]answer, len(burst))
 	hidden := make([][]*repository, len(burst))
+	took := make([]time.Duration, len(burst))
 	var all sync.WaitGroup
 	for i := range burst {
 		burst[i] = m.errand()
@@ -519,11 +539,18 @@ func (m *model) burst(t *testing.T, clients []*client) int {
 	}
 	for i := range burst {
 		e := &burst[i]
-		all.Go(func() { answers[i] = clients[e.node].do(e.method, e.path, e.headers()...) })
+		all.Go(func() {
+			begun := time.Now()
+			answers[i] = clients[e.node].do(e.method, e.path, e.headers()...)
+			took[i] = time.Since(begun)
+		})
 	}
 	all.Wait()
 	for i := range burst {
 		m.check(t, &burst[i], answers[i], hidden[i])
+		if e := &burst[i]; e.org != villain && answers[i].ok() && m.trouble(e.view()) == healthy {
+			m.waits.note(m.evil.under(), took[i])
+		}
 	}
 	for i := range burst {
 		m.learn(&burst[i], answers[i])

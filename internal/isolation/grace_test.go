@@ -132,6 +132,7 @@ func TestGrace(t *testing.T) {
 		"500 at the tokens":  {ocitest.Status(500, soon...), true, stale, 503, 0},
 		"400 at the tokens":  {ocitest.Status(400), true, 503, 503, stale},
 		"page at the tokens": {page(200), true, 503, 503, stale},
+		"429 at the tokens":  {ocitest.Problem(429, "TOOMANYREQUESTS", "slow", soon...), true, 429, 429, stale},
 	}
 	var all sync.WaitGroup // not t.Parallel: most of the time is waiting
 	defer all.Wait()

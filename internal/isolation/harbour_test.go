@@ -70,10 +70,15 @@ type harbour struct {
 	private map[oci.Digest]*repository
 	hostile *place
 	// ever is who had a right at any time: an organisation, a registry, a repository.
-	ever map[[3]string]bool
+	ever    map[[3]string]bool
+	limited atomic.Bool // the villain, by every registry
 }
 
-const villain = "org-mallory"
+const (
+	villain      = "org-mallory"
+	villainUser  = "user-" + villain + "-acct-" + villain
+	villainHangs = villain + "/hangs" // repositories that get no answer
+)
 
 func newHarbour(t testing.TB, seed uint64) *harbour {
 	t.Helper()
@@ -104,6 +109,14 @@ func (h *harbour) add(name, owner string, o ocitest.Options, more ...func(*place
 	now := &atomic.Int32{}
 	o.LiveRights, o.Private = true, owner == ""
 	o.Fault = func(r ocitest.Request) ocitest.Fault {
+		if strings.HasPrefix(r.Repo, villainHangs) {
+			return ocitest.Silence()
+		}
+		// At Docker Hub any other 429 stops a whole address.
+		counted := name != "docker.io" || r.Kind == ocitest.Manifest && r.Method == http.MethodGet
+		if counted && r.User == villainUser && h.limited.Load() {
+			return ocitest.Problem(http.StatusTooManyRequests, "TOOMANYREQUESTS", "You have reached your pull rate limit", "Retry-After", "30")
+		}
 		switch trouble(now.Load()) {
 		case failing:
 			return ocitest.Status(http.StatusServiceUnavailable, "Retry-After", "30")

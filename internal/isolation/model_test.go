@@ -33,12 +33,19 @@ type model struct {
 	shaken map[view]bool // see look
 	// removed are organisations that are gone, and what their callers' token was.
 	removed map[string]string
+	// evil is what the villain does beside; nil: nothing. What others wait is noted.
+	evil  *mischief
+	waits waits
+	// elsewhere is the same at another node, to which the same happens; nil: there is none.
+	elsewhere *model
+	// troubled are registries that were in trouble before; see look.
+	troubled map[*place]bool
 }
 
 func newModel(h *harbour) *model {
 	m := &model{
 		harbour: h, rights: map[*account]map[string]bool{}, good: map[*account]bool{},
-		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, shaken: map[view]bool{}, removed: map[string]string{},
+		proven: map[seat]time.Time{}, missed: map[string]time.Time{}, counts: map[string]int{}, shaken: map[view]bool{}, troubled: map[*place]bool{}, removed: map[string]string{},
 	}
 	for range h.nodes {
 		m.booted = append(m.booted, h.clock.now())
@@ -107,14 +114,23 @@ func (m *model) trouble(v view) trouble {
 }
 
 // look finds out where a node has not noticed yet that a registry is well
-// again: until then it may answer from memory.
+// again: until then it may answer from memory. What the villain alone has run into is no
+// trouble of a registry.
 func (m *model) look() {
-	for i, n := range m.nodes {
-		for _, p := range m.places {
-			m.shaken[view{i, p}] = slices.ContainsFunc(n.node.lines[p].RateLimits(), func(r upstream.RateLimit) bool {
-				return r.BreakerOpen || !r.CoolDownUntil.IsZero()
-			})
+	if m.elsewhere != nil {
+		m.elsewhere.clock.ahead.Store(m.clock.ahead.Load())
+		m.elsewhere.limited.Store(m.limited.Load())
+	}
+	for _, p := range m.places {
+		shaken := false
+		for i, n := range m.nodes {
+			v := view{i, p}
+			m.shaken[v] = slices.ContainsFunc(n.node.lines[p].RateLimits(), func(r upstream.RateLimit) bool {
+				return r.BreakerOpen || !r.CoolDownUntil.IsZero() && (m.evil == nil || r.Organisation != villain)
+			}) && (m.evil == nil || m.troubled[p])
+			shaken = shaken || m.shaken[v]
 		}
+		m.troubled[p] = shaken || trouble(m.state[p].Load()) != healthy
 	}
 }
 
@@ -126,6 +142,7 @@ func (s trouble) hears() bool { return s == healthy || s == tokenless || s == re
 const (
 	accessTTL = 5 * time.Minute
 	grace     = 24 * time.Hour
+	doubt     = time.Hour
 	slack     = 10 * time.Second // real time that passes meanwhile
 )
 
@@ -140,6 +157,9 @@ func (m *model) may(s seat) bool {
 		return false
 	}
 	age := m.clock.now().Sub(last)
+	if m.evil != nil && s.org == villain && state == healthy { // it is limited, or was
+		return age < doubt+slack
+	}
 	if state != healthy {
 		return age < grace+slack
 	}

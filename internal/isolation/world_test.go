@@ -22,6 +22,7 @@ import (
 
 	"berth/auth/caller"
 	"berth/cache"
+	"berth/internal/limit"
 	"berth/internal/ocitest"
 	"berth/internal/registry"
 	"berth/internal/secret"
@@ -92,6 +93,10 @@ type world struct {
 	cache cache.Options // but for the folder, the clock and the log
 	// resolver looks up the names of registries. If nil, nothing does.
 	resolver *net.Resolver
+	// hosts, limiter and memory share out what goes to registries, what is answered at once,
+	// and what of it is in memory. If nil, nothing does.
+	hosts           *limit.Hosts
+	limiter, memory *limit.Pool
 
 	places   []*place
 	tokens   map[string]string // of callers, by organisation
@@ -262,7 +267,7 @@ func (w *world) line(p *place) *upstream.Registry {
 func (w *world) options(p *place) upstream.Options {
 	kind, _ := dialect.TypeNamed(p.kind) // the kinds here are there
 	o := upstream.Options{
-		Name: p.name, Origin: w.origin(p), Type: kind, Resolver: w.resolver,
+		Name: p.name, Origin: w.origin(p), Type: kind, Resolver: w.resolver, Hosts: w.hosts,
 		Logger: slog.New(w.log), Now: w.clock.now,
 		Authority: func(rt http.RoundTripper) (upstream.Authority, error) {
 			return token.New(token.Options{
@@ -328,7 +333,7 @@ func (w *world) configure() {
 	}
 	w.door.Set(proxy.New(proxy.Options{
 		Accounts: func(organisation string, r *registry.Spec) []string { return creds.Accounts(organisation, r.Name) },
-		Router:   router, Callers: callers, Naming: w.naming, Logger: slog.New(w.log), Metrics: w.pulls,
+		Router:   router, Callers: callers, Naming: w.naming, Logger: slog.New(w.log), Metrics: w.pulls, Limiter: w.limiter, Memory: w.memory,
 		Sources: func(c caller.Caller, r *registry.Spec) (oci.Source, error) {
 			return n.source(w, creds, c, places[r]), nil
 		},
@@ -354,8 +359,8 @@ func (n *node) source(w *world, creds *credential.Table, c caller.Caller, p *pla
 		return creds.Lookup(ctx, "", "", p.name, repo)
 	}
 	u := cache.Upstream{
-		Spec:   w.spec(p),
-		Shared: line.As(upstream.Identity{Credential: shared}),
+		Spec: w.spec(p), Organisation: c.Organisation,
+		Shared: line.As(upstream.Identity{Payer: c.Organisation, Credential: shared}),
 		As: line.As(upstream.Identity{Organisation: c.Organisation, Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {
 			own, err := creds.Lookup(ctx, c.Organisation, c.Account, p.name, repo)
 			if own != nil || err != nil {
