@@ -12,8 +12,8 @@ import (
 func TestDraw(t *testing.T) {
 	all := []outcome{
 		{Nodes: 10, Copies: 10, Last: 10}, {Nodes: 1000, Copies: 1000, Last: 860},
-		{Bucket: "a & b", Nodes: 10, Copies: 1, Last: 10}, {Bucket: "a & b", Nodes: 1000, Copies: 1.01, Last: 11},
-		{Bucket: "a & b", Nodes: 1000, Copies: 1.01, Last: 11, Killed: 3},
+		{Name: "all at once", Bucket: "a & b", Nodes: 10, Copies: 1, Last: 10}, {Name: "all at once", Bucket: "a & b", Nodes: 1000, Copies: 1.01, Last: 11},
+		{Name: "holders die", Bucket: "a & b", Nodes: 1000, Copies: 1.01, Last: 11, Killed: 3},
 	}
 	points := 0
 	for d := xml.NewDecoder(strings.NewReader(draw(all))); ; {

@@ -24,7 +24,7 @@ type panel struct {
 
 // draw is an SVG that can be read on light and on dark pages.
 func draw(all []outcome) string {
-	all = slices.DeleteFunc(slices.Clone(all), func(o outcome) bool { return o.CutCopies > 0 || o.Killed > 0 })
+	all = slices.DeleteFunc(slices.Clone(all), func(o outcome) bool { return o.Name != "all at once" && o.Bucket != "" })
 	var lines []string
 	for _, o := range all {
 		if !slices.Contains(lines, o.Bucket) {
@@ -52,6 +52,7 @@ func draw(all []outcome) string {
   .back { fill: #ffffff } text { fill: #1f2328 } .axis { fill: none; stroke: #8c959f } .grid { fill: none; stroke: #d1d9e0; stroke-width: 0.5 }
   .line0 { --c: #8c959f } .line1 { --c: #1f6feb } .line2 { --c: #bf5700 } .line3 { --c: #8250df }
   g[class^=line] path, g[class^=line] polyline { fill: none; stroke: var(--c); stroke-width: 2 } g[class^=line] circle { fill: var(--c) }
+  g.line0 path, g.line0 polyline { stroke-width: 5 }
   @media (prefers-color-scheme: dark) {
     .back { fill: #0d1117 } text { fill: #e6edf3 } .grid { stroke: #30363d }
     .line1 { --c: #58a6ff } .line2 { --c: #f0883e } .line3 { --c: #bc8cff }
