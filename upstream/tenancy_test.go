@@ -118,7 +118,7 @@ func (s *sky) meet(r ocitest.Request, globex bool) (met, ocitest.Fault) {
 // limited says whether the registry answers a request of globex with a limit.
 func (s *sky) limited(own bool) bool {
 	if s.budget--; s.limits && s.budget < 0 && s.until.Before(time.Now()) {
-		s.until, s.budget = time.Now().Add(time.Duration(1+s.rand.IntN(120))*time.Minute), 30
+		s.until, s.budget = time.Now().Add(time.Duration(1+s.rand.IntN(120))*time.Minute), 5
 	}
 	return time.Now().Before(s.until) && (own || !s.ownOnly)
 }
@@ -175,7 +175,7 @@ func newTenancy(t *testing.T, seed uint64) *tenancy {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &tenancy{
 		t: t, rand: r, evil: rand.New(rand.NewPCG(seed, 3)), memory: ocitest.NewMemoryNet(), folder: t.TempDir(), counts: map[string]int{}, paged: map[string]time.Time{},
-		sky: &sky{rand: rand.New(rand.NewPCG(seed, 2)), budget: 60, met: map[int]met{}, ownOnly: r.IntN(2) == 0, latency: 20 * time.Millisecond},
+		sky: &sky{rand: rand.New(rand.NewPCG(seed, 2)), budget: 5, met: map[int]met{}, ownOnly: r.IntN(2) == 0, latency: 20 * time.Millisecond},
 		times: proof.Times{
 			AccessTTL: []time.Duration{5 * time.Minute, 30 * time.Second}[r.IntN(2)],
 			Grace:     []time.Duration{24 * time.Hour, 3 * time.Hour}[r.IntN(2)],
