@@ -17,7 +17,9 @@ import (
 func scenarios(seed uint64) (all []scenario) {
 	const layers, layer = 8, 128 << 20
 	add := func(s scenario) {
-		s.Layers, s.Layer, s.Seed = layers, layer, seed
+		if s.Seed = seed; s.Layers == 0 {
+			s.Layers, s.Layer = layers, layer
+		}
 		all = append(all, s)
 	}
 	for _, nodes := range []int{10, 100, 1000} {
@@ -29,7 +31,10 @@ func scenarios(seed uint64) (all []scenario) {
 		}
 	}
 	cloud := services()[0].name
-	add(scenario{Name: "all at once", Bucket: cloud, Nodes: 10_000})
+	unlimited := services()[0]
+	unlimited.name, unlimited.perPrefix = "cloud without a limit", 0
+	add(scenario{Name: "96 MiB, all at once", Bucket: unlimited.name, service: unlimited, Nodes: 10_000, Layers: 3, Layer: 32 << 20})
+	add(scenario{Name: "96 MiB, all at once", Bucket: cloud, Nodes: 10_000, Layers: 3, Layer: 32 << 20})
 	add(scenario{Name: "holders die", Bucket: cloud, Nodes: 1000, Deaths: 10})
 	add(scenario{Name: "a slow holder", Bucket: cloud, Nodes: 1000, Slow: 1})
 	add(scenario{Name: "a zone is cut off", Bucket: cloud, Nodes: 1000, CutOff: 100})
