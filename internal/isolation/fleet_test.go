@@ -391,9 +391,12 @@ func TestFleet_NothingCrosses(t *testing.T) {
 	if s.read.Load() < int64(n)/200 {
 		t.Error("too few parts were read: this shows nothing")
 	}
-	for _, where := range []string{"", "org-alfa"} {
-		if !slices.ContainsFunc(s.seen(), func(o shared) bool { return o.organisation == where }) {
-			t.Errorf("%q has shared nothing: this shows nothing", where)
+	for what, of := range map[string]func(shared) bool{
+		"public":  func(o shared) bool { return o.organisation == "" },
+		"private": func(o shared) bool { return o.organisation != "" },
+	} {
+		if !slices.ContainsFunc(s.seen(), of) {
+			t.Errorf("nothing %s was shared: this shows nothing", what)
 		}
 	}
 }
