@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
-	"berth/fleet/coordinator"
 	"berth/internal/ocitest"
 	"berth/internal/ocitest/engines"
 )
@@ -36,13 +36,19 @@ func TestFleet_Containerd2(t *testing.T) {
 	hub := ocitest.New(t, ocitest.Options{})
 	hub.Inject(ocitest.Match{Kind: ocitest.Blob}, 0, ocitest.Slow(16<<20)) // so that all of them are at it
 	image := hub.AddImage("library/app", "1", ocitest.Image{Index: true, Layers: []int64{40 << 20, 20 << 20, 4 << 20}, Seed: 1})
-	var users []string
-	for i := range nodes {
-		users = append(users, strings.Replace(coordinator.ACL(fmt.Sprint("node-", i)), "PASSWORD", password, 1))
-	}
-	s3, redis := engines.StartS3(t), engines.StartRedis(t, users...)
 	path, err := berthBinary()
 	must(t, err)
+	printed, err := run(t, t.TempDir(), nil, path, "setup", "fleet")
+	must(t, err)
+	user := regexp.MustCompile(`(?m)^ *(user NODE on .*)$`).FindString(printed)
+	if user == "" {
+		t.Fatalf("berth setup fleet prints no user of a node:\n%s", printed)
+	}
+	var users []string
+	for i := range nodes {
+		users = append(users, strings.NewReplacer("NODE", fmt.Sprint("node-", i), "PASSWORD", password).Replace(strings.TrimSpace(user)))
+	}
+	s3, redis := engines.StartS3(t), engines.StartRedis(t, users...)
 	var clients []containerd
 	for i := range nodes {
 		dir, door := tempDir(t, "berth"), freeAddress(t)
