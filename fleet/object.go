@@ -72,6 +72,7 @@ type Object struct {
 	// fallen: the fleet has cost its patience, and is not waited for again; troubled: so
 	// have its engines. alone: nothing is taken from it or given to it again.
 	fallen, troubled, alone bool
+	tried                   bool                        // whether the bucket can be read from was found out
 	giveBack                func(context.Context) error // the slot at the registry
 	used                    []place                     // whose parts are in the file
 	lost                    map[seal.Writing]bool       // writings with parts that are not there
@@ -160,12 +161,17 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 	if o.turn > 0 { // it has cost some already
 		patience /= 2
 	}
+	try := lease.held() && !o.tried && !held && !fallen
+	o.tried = o.tried || try
 	o.mu.Unlock()
 	switch {
 	case held:
 		o.count(Leased)
 		return true
 	case fallen:
+		o.count(Fallback)
+		return true
+	case try && o.unreadable(ctx):
 		o.count(Fallback)
 		return true
 	case now.Sub(began) > maxWait:
@@ -181,6 +187,16 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 	o.fall(ctx)
 	o.count(Fallback)
 	return true
+}
+
+// unreadable says that nothing can be read from the bucket: then waiting for whoever
+// writes into it would cost all of the patience, of each lease anew.
+func (o *Object) unreadable(ctx context.Context) bool {
+	err := o.t.o.Bucket.Try(ctx)
+	if err != nil {
+		o.trouble(ctx, err)
+	}
+	return err != nil && ctx.Err() == nil
 }
 
 // look asks the coordinator what there is, unless somebody has done so since.

@@ -87,3 +87,36 @@ func TestObject_ReadsAFewPartsAtATime(t *testing.T) {
 		}
 	})
 }
+
+// Nobody waits for whoever writes into a bucket that nothing can be read from: that would
+// cost the patience for each lease, and for each object.
+func TestObject_DoesNotWaitForABucketThatCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := &memfleet.Coordinator{}, &memfleet.Bucket{}
+		var away atomic.Bool
+		b.Fault = func(ctx context.Context, op, _ string) error {
+			if op != "try" || away.Swap(true) {
+				return memfleet.ErrAway
+			}
+			time.Sleep(2 * time.Second) // it finds out
+			return memfleet.ErrAway
+		}
+		scopes := []seal.Scope{seal.Public(seal.NewKey([seal.KeySize]byte{1, 2}))}
+		tier := fleet.New(fleet.Options{Bucket: b, Coordinator: c.Node("reader")})
+		defer tier.Close()
+		for n, most := range []time.Duration{2 * time.Second, 0, 0} {
+			digest := oci.DigestOf(fmt.Append(nil, n))
+			held := coordinator.Object{Name: scopes[0].Name("registry.example", oci.Blob, digest)}
+			if _, ok, err := c.Node("holder").Take(t.Context(), held, seal.NewWriting()); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+			o := tier.Object("", scopes, "registry.example", digest, 1<<20)
+			begun := time.Now()
+			step, err := o.Next(t.Context(), 0, 1<<20)
+			if err != nil || step.Data != nil || step.Until != 1<<20 || time.Since(begun) > most {
+				t.Errorf("object %d: %v, up to %d, after %v, want the registry after %v", n, err, step.Until, time.Since(begun), most)
+			}
+			o.Over()
+		}
+	})
+}

@@ -17,6 +17,9 @@ import (
 type Bucket interface {
 	Get(ctx context.Context, key string, limit int64) ([]byte, error)
 	Put(ctx context.Context, key string, body []byte) error
+	// Try says why nothing can be read now, or nil. It takes half of the patience at most,
+	// and no time where that is known.
+	Try(ctx context.Context) error
 }
 
 // Coordinator says who fetches what: package coordinator.

@@ -289,12 +289,48 @@ func (b *Bucket) put(ctx context.Context, key string, body []byte) error {
 	return nil
 }
 
-// probeRead asks for what is not there.
-func (b *Bucket) probeRead(ctx context.Context) error {
-	if _, err := b.get(ctx, probeKey+"/absent", 0, func() {}); !errors.Is(err, ErrNotFound) {
+// Try finds out whether anything can be read, unless something was read within Patience.
+// It takes half of Patience at most, and closes the gate where that is not enough. A bucket
+// with too many requests is none that is away.
+func (b *Bucket) Try(ctx context.Context) error {
+	if err := b.reads.Enter(); err != nil {
 		return err
 	}
-	return nil
+	if b.reads.Since(time.Time{}) < b.patience {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, b.patience/2)
+	defer cancel()
+	err := b.probeRead(limited)
+	switch {
+	case err == nil:
+		b.reads.Worked()
+		return nil
+	case busy(err):
+		return nil
+	case ctx.Err() != nil: // whoever asked has left
+		return err
+	case limited.Err() != nil:
+		err = ErrSlow
+	}
+	b.reads.Failed(err)
+	return fmt.Errorf("trying to read from the bucket: %w", err)
 }
 
-func (b *Bucket) probeWrite(ctx context.Context) error { return b.put(ctx, probeKey, []byte("berth")) }
+// probeRead reads as much as reading has to bring within Patience, since a bucket that is
+// too slow may answer in time what is small. Whoever comes first has to write it.
+func (b *Bucket) probeRead(ctx context.Context) error {
+	_, err := b.get(ctx, probeKey, least, func() {})
+	if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if b.probeWrite(ctx) == nil {
+		_, err = b.get(ctx, probeKey, least, func() {})
+		return err
+	}
+	return ctx.Err() // a bucket that takes nothing may be read from
+}
+
+func (b *Bucket) probeWrite(ctx context.Context) error {
+	return b.put(ctx, probeKey, make([]byte, least))
+}

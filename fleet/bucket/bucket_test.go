@@ -221,6 +221,48 @@ func TestBucket_ThatDripsCostsOneReader(t *testing.T) {
 	})
 }
 
+// A bucket that answers at once and then drips is found out by what reading has to bring,
+// and costs half of the patience, once. One that is only busy is none that is away.
+func TestBucket_TryReadsAsMuchAsCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			name        string
+			get         func(*http.Request) *http.Response // of what was written
+			put         int
+			asked       int
+			away, after bool // is it away; has that taken half of the patience
+		}{
+			{"good", func(*http.Request) *http.Response { return answer(200, strings.NewReader(strings.Repeat("x", least))) }, 200, 3, false, false},
+			{"drips", func(r *http.Request) *http.Response { return answer(200, drip{r.Context()}) }, 200, 3, true, true},
+			{"full", nil, 507, 2, false, false},
+			{"busy", func(*http.Request) *http.Response { return answer(503, http.NoBody) }, 200, 3, false, false},
+			{"broken", func(*http.Request) *http.Response { return answer(500, http.NoBody) }, 200, 3, true, false},
+		} {
+			asked, written := 0, false
+			b := answers(func(r *http.Request) (*http.Response, error) {
+				asked++
+				switch {
+				case r.Method == http.MethodPut:
+					written = true
+					return answer(c.put, http.NoBody), nil
+				case !written:
+					return answer(404, http.NoBody), nil
+				}
+				return c.get(r), nil
+			}).bucket(t)
+			begun := time.Now()
+			err := b.Try(t.Context())
+			if took := time.Since(begun); (err != nil) != c.away || asked != c.asked || (took == b.patience/2) != c.after || took > b.patience/2 {
+				t.Errorf("%s: asked %d times, %v after %v", c.name, asked, err, took)
+			}
+			begun = time.Now()
+			if err := b.Try(t.Context()); errors.Is(err, gate.ErrAway) != c.away || time.Since(begun) != 0 {
+				t.Errorf("%s: the second time %v after %v", c.name, err, time.Since(begun))
+			}
+		}
+	})
+}
+
 // flow gives so many bytes each second, for ever.
 type flow struct {
 	ctx    context.Context

@@ -75,6 +75,9 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
 	return nil
 }
 
+// Try is the bucket's.
+func (b *Bucket) Try(ctx context.Context) error { return b.before(ctx, "try", "v1/probe") }
+
 func (b *Bucket) before(ctx context.Context, op, key string) error {
 	b.mu.Lock()
 	fault := b.Fault
