@@ -45,21 +45,23 @@ var (
 func (o *Object) hold(ctx context.Context, part int, at place) (data []byte, release func(), err error) {
 	from, to := seal.Range(part, o.size)
 	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
-	release, err = o.t.o.Memory(limited, o.organisation, to-from+seal.Overhead)
+	share, err := o.t.o.Memory(limited, o.organisation, to-from+seal.Overhead)
 	cancel()
 	if err != nil {
 		return nil, nil, errNoMemory
 	}
-	if data, err = o.read(ctx, part, at); err != nil {
+	into, giveBack := o.t.memory(to - from + seal.Overhead)
+	release = func() { giveBack(); share() }
+	if data, err = o.read(ctx, part, at, into); err != nil {
 		release()
 		return nil, nil, err
 	}
 	return data, release, nil
 }
 
-// read gets a part from the bucket. What is not what its writer has announced counts
-// against it.
-func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
+// read gets a part from the bucket into memory that a sealed one fits in. What is not what
+// its writer has announced counts against it.
+func (o *Object) read(ctx context.Context, part int, at place, into []byte) ([]byte, error) {
 	if !o.t.trusts(at.node, at.writing) {
 		return nil, errWrong
 	}
@@ -70,7 +72,7 @@ func (o *Object) read(ctx context.Context, part int, at place) ([]byte, error) {
 		return nil, context.Cause(ctx)
 	}
 	from, to := seal.Range(part, o.size)
-	sealed, err := o.t.o.Bucket.Get(ctx, seal.ObjectKey(at.Name, at.writing, part), to-from+seal.Overhead)
+	sealed, err := o.t.o.Bucket.Get(ctx, seal.ObjectKey(at.Name, at.writing, part), into)
 	switch {
 	case errors.Is(err, bucket.ErrNotFound): // it was never written, or has expired
 		o.mu.Lock()

@@ -286,7 +286,7 @@ func (b *held) Try(ctx context.Context) error {
 	return b.through(ctx, b.reads, b.ask)
 }
 
-func (b *held) Get(ctx context.Context, key string, limit int64) (data []byte, err error) {
+func (b *held) Get(ctx context.Context, key string, into []byte) (data []byte, err error) {
 	err = b.through(ctx, b.reads, func(ctx context.Context) error {
 		b.s.gets.add(1)
 		if err := b.ask(ctx); err != nil {
@@ -298,7 +298,7 @@ func (b *held) Get(ctx context.Context, key string, limit int64) (data []byte, e
 		b.s.mu.Lock()
 		o, ok := b.s.there[key]
 		b.s.mu.Unlock()
-		if !ok || o.size > limit {
+		if !ok || o.size > int64(len(into)) {
 			return bucket.ErrNotFound
 		}
 		err := path{[]*link{b.s.out, b.node.down}, b.s.perConnection, true}.send(ctx, o.size)

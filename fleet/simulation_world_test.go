@@ -118,6 +118,7 @@ func (w *world) add(t *testing.T, name string, z zone, rate float64) *simNode {
 	n.asked, n.held = newAsked(n, z.v), newHeld(n, z.s)
 	n.tier = New(Options{Bucket: n.held, Coordinator: n.asked, Metrics: w.metrics, Public: func() []seal.Scope { return w.scopes }})
 	n.tier.open = n.held.open
+	n.tier.memory = func(size int64) ([]byte, func()) { return z.s.zeros[:size], func() {} } // nothing is read into it
 	return n
 }
 

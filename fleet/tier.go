@@ -15,7 +15,8 @@ import (
 
 // Bucket keeps sealed parts: package bucket. It gives up by itself what moves no bytes.
 type Bucket interface {
-	Get(ctx context.Context, key string, limit int64) ([]byte, error)
+	// Get reads an object into memory that it fits in, and gives what was read.
+	Get(ctx context.Context, key string, into []byte) ([]byte, error)
 	Put(ctx context.Context, key string, body []byte) error
 	// Try says why nothing can be read now, or nil. It takes half of the patience at most,
 	// and no time where that is known.
@@ -75,8 +76,10 @@ type Tier struct {
 	o       Options
 	uploads chan struct{} // one for each part that is sealed and written
 	reads   chan struct{} // one for each part that is read and opened
-	// open is the function of that name, but for ten thousand nodes in one test.
-	open func(at place, part int, size int64, sealed []byte) ([]byte, error)
+	// open is the function of that name, and memory a partMemory's get, but for ten thousand
+	// nodes in one test.
+	open   func(at place, part int, size int64, sealed []byte) ([]byte, error)
+	memory func(size int64) (b []byte, release func())
 	// wrong holds nodes that wrote something wrong, bad those that did so twice, and
 	// spoilt the writings in which it was.
 	wrong, bad *hold.Table[string]
@@ -113,7 +116,7 @@ func New(o Options) *Tier {
 		o.Memory = func(context.Context, string, int64) (func(), error) { return func() {}, nil }
 	}
 	t := &Tier{
-		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), open: open,
+		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), open: open, memory: new(partMemory).get,
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
 		idle: hold.New[string](1024, time.Now),
 	}

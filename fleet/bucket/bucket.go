@@ -1,7 +1,6 @@
 package bucket
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -159,11 +158,11 @@ func (b *Bucket) Close() {
 // Away is why the bucket is not asked, or nil.
 func (b *Bucket) Away() error { return errors.Join(b.reads.Away(), b.writes.Away()) }
 
-// Get reads a whole object of at most limit bytes.
-func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
+// Get reads a whole object into memory that it fits in, and gives what was read.
+func (b *Bucket) Get(ctx context.Context, key string, into []byte) ([]byte, error) {
 	var body []byte
 	err := b.through(ctx, b.reads, b.patience, func(ctx context.Context, moved func()) (err error) {
-		body, err = b.get(ctx, key, limit, moved)
+		body, err = b.get(ctx, key, into, moved)
 		return err
 	})
 	if err != nil {
@@ -245,7 +244,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // get reads an object, and calls moved whenever a little more has come.
-func (b *Bucket) get(ctx context.Context, key string, limit int64, moved func()) ([]byte, error) {
+func (b *Bucket) get(ctx context.Context, key string, into []byte, moved func()) ([]byte, error) {
 	resp, err := b.send(ctx, http.MethodGet, key, nil)
 	if err != nil {
 		return nil, err
@@ -254,24 +253,28 @@ func (b *Bucket) get(ctx context.Context, key string, limit int64, moved func())
 	if resp.StatusCode != http.StatusOK {
 		return nil, answered(resp)
 	}
-	if resp.ContentLength > limit {
+	if resp.ContentLength > int64(len(into)) {
 		return nil, ErrTooLong
 	}
-	var buf bytes.Buffer
-	if resp.ContentLength > 0 {
-		buf.Grow(int(resp.ContentLength) + bytes.MinRead)
-	}
-	for body := io.LimitReader(resp.Body, limit+1); ; moved() {
-		if _, err := io.CopyN(&buf, body, least); err == io.EOF {
-			break
+	for n, told := 0, 0; n < len(into); {
+		more, err := resp.Body.Read(into[n:min(told+least, len(into))])
+		if n += more; n-told >= least {
+			told = n
+			moved()
+		}
+		if err == io.EOF {
+			return into[:n], nil
 		} else if err != nil {
 			return nil, err
 		}
 	}
-	if int64(buf.Len()) > limit {
+	switch n, err := io.ReadFull(resp.Body, make([]byte, 1)); {
+	case n > 0:
 		return nil, ErrTooLong
+	case err != io.EOF:
+		return nil, err
 	}
-	return buf.Bytes(), nil
+	return into, nil
 }
 
 func (b *Bucket) put(ctx context.Context, key string, body []byte) error {
@@ -320,12 +323,12 @@ func (b *Bucket) Try(ctx context.Context) error {
 // probeRead reads as much as reading has to bring within Patience, since a bucket that is
 // too slow may answer in time what is small. Whoever comes first has to write it.
 func (b *Bucket) probeRead(ctx context.Context) error {
-	_, err := b.get(ctx, probeKey, least, func() {})
+	_, err := b.get(ctx, probeKey, make([]byte, least), func() {})
 	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	if b.probeWrite(ctx) == nil {
-		_, err = b.get(ctx, probeKey, least, func() {})
+		_, err = b.get(ctx, probeKey, make([]byte, least), func() {})
 		return err
 	}
 	return ctx.Err() // a bucket that takes nothing may be read from

@@ -43,23 +43,23 @@ func TestBucket_PutsAndGets(t *testing.T) {
 	if err := b.Put(ctx, key, body); err != nil {
 		t.Fatal(err)
 	}
-	got, err := b.Get(ctx, key, int64(len(body)))
+	got, err := b.Get(ctx, key, make([]byte, len(body)))
 	if err != nil || !bytes.Equal(got, body) {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
 	if !bytes.Equal(s.Objects()[key], body) {
 		t.Errorf("not in the bucket under its key")
 	}
-	if _, err := b.Get(ctx, key, int64(len(body))-1); !errors.Is(err, ErrTooLong) {
+	if _, err := b.Get(ctx, key, make([]byte, len(body)-1)); !errors.Is(err, ErrTooLong) {
 		t.Errorf("one byte more than allowed: %v", err)
 	}
-	if _, err := b.Get(ctx, "v1/ab/absent", 1); !errors.Is(err, ErrNotFound) {
+	if _, err := b.Get(ctx, "v1/ab/absent", make([]byte, 1)); !errors.Is(err, ErrNotFound) {
 		t.Errorf("what is not there: %v", err)
 	}
 	if err := b.Put(ctx, key, []byte("second")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := b.Get(ctx, key, 10); string(got) != "second" || err != nil {
+	if got, err := b.Get(ctx, key, make([]byte, 10)); string(got) != "second" || err != nil {
 		t.Errorf("written again: %q, %v", got, err)
 	}
 	if err := b.Away(); err != nil {
@@ -88,11 +88,11 @@ func TestBucket_SaysWhyItRefuses(t *testing.T) {
 		"another bucket": func(o *Options) { o.Name = "absent" },
 	} {
 		b := open(t, s, change)
-		_, err := b.Get(t.Context(), "v1/x", 10)
+		_, err := b.Get(t.Context(), "v1/x", make([]byte, 10))
 		if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, gate.ErrAway) || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: %v", what, err)
 		}
-		if _, err := b.Get(t.Context(), "v1/x", 10); !errors.Is(err, gate.ErrAway) {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 10)); !errors.Is(err, gate.ErrAway) {
 			t.Errorf("%s, a second time: %v", what, err)
 		}
 		t.Log(what, err)
@@ -107,15 +107,15 @@ func TestBucket_IsLeftAloneWhileAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Stop()
-	if _, err := b.Get(ctx, "v1/x", 10); err == nil || errors.Is(err, gate.ErrAway) {
+	if _, err := b.Get(ctx, "v1/x", make([]byte, 10)); err == nil || errors.Is(err, gate.ErrAway) {
 		t.Fatalf("the first after its death: %v", err)
 	}
-	if _, err := b.Get(ctx, "v1/x", 10); !errors.Is(err, gate.ErrAway) {
+	if _, err := b.Get(ctx, "v1/x", make([]byte, 10)); !errors.Is(err, gate.ErrAway) {
 		t.Fatalf("the second: %v", err)
 	}
 	s.Start()
 	for range time.Tick(10 * time.Millisecond) {
-		got, err := b.Get(ctx, "v1/x", 10)
+		got, err := b.Get(ctx, "v1/x", make([]byte, 10))
 		if err == nil && string(got) == "x" {
 			break
 		}
@@ -129,7 +129,7 @@ func TestBucket_OfACallerWhoLeftSaysNothing(t *testing.T) {
 	b := open(t, engines.StartS3(t), nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := b.Get(ctx, "v1/x", 10); !errors.Is(err, context.Canceled) {
+	if _, err := b.Get(ctx, "v1/x", make([]byte, 10)); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	if err := b.Away(); err != nil {
@@ -175,7 +175,7 @@ func TestBucket_TriesTwiceAndNoMore(t *testing.T) {
 				}
 				return answer(200, strings.NewReader("x")), nil
 			}).bucket(t)
-			_, err := b.Get(t.Context(), "v1/x", 1)
+			_, err := b.Get(t.Context(), "v1/x", make([]byte, 1))
 			if asked != c.want || (err == nil) != c.ok {
 				t.Errorf("%d, %d times: asked %d times, %v", c.status, c.fails, asked, err)
 			}
@@ -205,13 +205,13 @@ func TestBucket_ThatDripsCostsOneReader(t *testing.T) {
 			return answer(200, drip{r.Context()}), nil
 		}).bucket(t)
 		begun := time.Now()
-		if _, err := b.Get(t.Context(), "v1/x", 1<<20); !errors.Is(err, ErrSlow) || time.Since(begun) != b.patience || asked != 1 {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1<<20)); !errors.Is(err, ErrSlow) || time.Since(begun) != b.patience || asked != 1 {
 			t.Fatalf("asked %d times, after %v: %v", asked, time.Since(begun), err)
 		}
 		for range 600 {
 			time.Sleep(time.Second)
 			begun = time.Now()
-			if _, err := b.Get(t.Context(), "v1/x", 1<<20); !errors.Is(err, gate.ErrAway) || time.Since(begun) != 0 {
+			if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1<<20)); !errors.Is(err, gate.ErrAway) || time.Since(begun) != 0 {
 				t.Fatalf("after %v: %v", time.Since(begun), err)
 			}
 		}
@@ -288,7 +288,7 @@ func TestBucket_ThatIsBusyIsWaitedFor(t *testing.T) {
 				return answer(200, io.LimitReader(flow{r.Context(), second}, 8<<20)), nil
 			}).bucket(t)
 			begun := time.Now()
-			got, err := b.Get(t.Context(), "v1/x", 8<<20)
+			got, err := b.Get(t.Context(), "v1/x", make([]byte, 8<<20))
 			if busy && (err != nil || len(got) != 8<<20 || time.Since(begun) < time.Minute) {
 				t.Errorf("%d bytes a second: %d bytes after %v, %v", second, len(got), time.Since(begun), err)
 			}
@@ -316,19 +316,19 @@ func TestBucket_ThatWantsFewerRequests(t *testing.T) {
 			for {
 				select {
 				case <-time.After(time.Second):
-					_, _ = b.Get(t.Context(), "v1/other", 1)
+					_, _ = b.Get(t.Context(), "v1/other", make([]byte, 1))
 				case <-stop:
 					return
 				}
 			}
 		}()
-		if _, err := b.Get(t.Context(), "v1/x", 1); err != nil || asked > 30 {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1)); err != nil || asked > 30 {
 			t.Errorf("asked %d times: %v", asked, err)
 		}
 		close(stop)
 		free = free.Add(time.Hour)
 		begun := time.Now()
-		if _, err := b.Get(t.Context(), "v1/x", 1); err == nil || time.Since(begun) > 2*b.patience || b.Away() == nil {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1)); err == nil || time.Since(begun) > 2*b.patience || b.Away() == nil {
 			t.Errorf("after %v, %v", time.Since(begun), err)
 		}
 	})
@@ -340,7 +340,7 @@ func TestBucket_CallersPatienceCounts(t *testing.T) {
 		b := answers(func(r *http.Request) (*http.Response, error) { return answer(200, drip{r.Context()}), nil }).bucket(t)
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		if _, err := b.Get(ctx, "v1/x", 1<<20); !errors.Is(err, context.DeadlineExceeded) || b.Away() == nil {
+		if _, err := b.Get(ctx, "v1/x", make([]byte, 1<<20)); !errors.Is(err, context.DeadlineExceeded) || b.Away() == nil {
 			t.Errorf("%v, away: %v", err, b.Away())
 		}
 	})
@@ -361,7 +361,7 @@ func TestBucket_ThatIsFullCanBeRead(t *testing.T) {
 		if err := b.Put(t.Context(), "v1/x", []byte("x")); !errors.Is(err, gate.ErrAway) {
 			t.Errorf("a second time: %v", err)
 		}
-		if _, err := b.Get(t.Context(), "v1/x", 1); err != nil {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1)); err != nil {
 			t.Errorf("reading: %v", err)
 		}
 	})
@@ -378,17 +378,17 @@ func TestBucket_OfABadEngine(t *testing.T) {
 			resp.Header.Set("Location", "https://evil.example.com/")
 			return resp, nil
 		}).bucket(t)
-		if _, err := b.Get(t.Context(), "v1/x", 1); err == nil || len(hosts) != 1 {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1)); err == nil || len(hosts) != 1 {
 			t.Errorf("%v, asked %v", err, hosts)
 		}
 		read := new(counter)
 		b = answers(func(*http.Request) (*http.Response, error) { return answer(200, read), nil }).bucket(t)
-		if _, err := b.Get(t.Context(), "v1/x", 1000); !errors.Is(err, ErrTooLong) || *read > 64<<10 {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1000)); !errors.Is(err, ErrTooLong) || *read > 64<<10 {
 			t.Errorf("%v after %d bytes", err, *read)
 		}
 		read = new(counter)
 		b = answers(func(*http.Request) (*http.Response, error) { return answer(400, read), nil }).bucket(t)
-		if _, err := b.Get(t.Context(), "v1/x", 1000); err == nil || *read > 64<<10 {
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1000)); err == nil || *read > 64<<10 {
 			t.Errorf("%v after %d bytes", err, *read)
 		}
 	})

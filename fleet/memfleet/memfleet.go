@@ -41,7 +41,7 @@ func (b *Bucket) Set(f func(*Bucket)) {
 }
 
 // Get is the bucket's.
-func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
+func (b *Bucket) Get(ctx context.Context, key string, into []byte) ([]byte, error) {
 	if err := b.before(ctx, "get", key); err != nil {
 		return nil, err
 	}
@@ -52,12 +52,13 @@ func (b *Bucket) Get(ctx context.Context, key string, limit int64) ([]byte, erro
 	switch {
 	case !ok:
 		return nil, bucket.ErrNotFound
-	case int64(len(body)) > limit:
-		return nil, errors.New("longer than it may be")
 	case b.Body != nil:
 		body = b.Body(key, body)
 	}
-	return bytes.Clone(body), nil
+	if len(body) > len(into) {
+		return nil, errors.New("longer than it may be")
+	}
+	return into[:copy(into, body)], nil
 }
 
 // Put is the bucket's.
