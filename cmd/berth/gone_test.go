@@ -122,7 +122,10 @@ func TestDeadRegistryIsLeftInPeace(t *testing.T) {
 	g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
 	g.clock.forward(10 * time.Minute)
 	g.registry.Inject(ocitest.Match{}, 0, ocitest.Drop())
-	g.stale(g.as(n, "acme")) // and it was found out
+	g.stale(g.as(n, "acme"))
+	// By two organisations: what one alone is failed says nothing to the other.
+	globex := g.as(n, "globex")
+	globex.noAnswer(http.StatusServiceUnavailable, globex.get("/v2/ghcr.io/acme/app/manifests/1"))
 	before, begin := g.registry.Count(ocitest.Match{}), time.Now()
 
 	var pulls atomic.Int64

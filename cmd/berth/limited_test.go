@@ -33,7 +33,7 @@ func newRevoked(t *testing.T) (g gone, n *running) {
 
 // Whoever has lost a right cannot keep the registry's no away by using himself up: one
 // question goes out past the limit, and its answer counts. What he gets by that is one
-// request for each access_ttl.
+// question for each access_ttl.
 func TestLimited_ByOwnRequestsAfterARevocation(t *testing.T) {
 	t.Parallel()
 	for name, match := range map[string]ocitest.Match{
@@ -56,8 +56,10 @@ func TestLimited_ByOwnRequestsAfterARevocation(t *testing.T) {
 			g.refused(globex)
 			g.clock.forward(time.Minute)
 			g.refused(globex)
-			if asked := g.registry.Count(questions) - before; asked != 1 {
-				t.Errorf("the registry was asked %d times past the limit, want once", asked)
+			// Once with the token that was kept, which may have ended before it had said, and
+			// once with a new one.
+			if asked := g.registry.Count(questions) - before; asked != 2 {
+				t.Errorf("the registry was asked %d times past the limit, want twice", asked)
 			}
 			g.as(n, "acme").mustPull("ghcr.io/acme/app", g.image, "")
 		})
