@@ -148,7 +148,7 @@ func (p prometheusClient) dashboard(t *testing.T) {
 	variables := regexp.MustCompile(`\$(instance|organisation|registry)\b`)
 	ranges := regexp.MustCompile(`\$__(range|rate_interval)\b`)
 	// What shows trouble only, or what not every registry or node has.
-	rare := regexp.MustCompile(`(>|==) (0|time\(\))|berth_ratelimit|berth_upstream_retries|berth_fleet_|berth_(token|certificate)_expiry`)
+	rare := regexp.MustCompile(`(>|==) (0|time\(\))|berth_ratelimit|berth_upstream_retries|berth_fleet_|berth_client_bypass|berth_(token|certificate)_expiry`)
 	for _, panel := range doc.Panels {
 		for _, target := range panel.Targets {
 			expr := ranges.ReplaceAllString(variables.ReplaceAllString(target.Expr, ".*"), "1m")
