@@ -76,8 +76,8 @@ type Tier struct {
 	o       Options
 	uploads chan struct{} // one for each part that is sealed and written
 	reads   chan struct{} // one for each part that is read and opened
-	// open is the function of that name, and memory a partMemory's get, but for ten thousand
-	// nodes in one test.
+	// open opens a part, and memory gives what it is read into. A test with ten thousand
+	// nodes has its own, which take no memory.
 	open   func(at place, part int, size int64, sealed []byte) ([]byte, error)
 	memory func(size int64) (b []byte, release func())
 	// wrong holds nodes that wrote something wrong, bad those that did so twice, and

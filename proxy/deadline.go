@@ -23,7 +23,7 @@ type headerDeadline struct {
 	context.Context // the request's
 
 	at     time.Time
-	memory *limit.Lease // what the request has of it; nil: nothing
+	memory *limit.SharedSlot // what the request has of it; nil: nothing
 
 	mu      sync.Mutex
 	bounded context.Context // nil: nothing has waited, and stop was not called

@@ -26,7 +26,7 @@ type request struct {
 	route      Route
 	pull       *pull // nil: the request is of none
 	slot       limit.Slot
-	memory     limit.Lease // what is in it for this request
+	memory     limit.SharedSlot // what is in it for this request
 	outcome    oci.Outcome
 	digest     oci.Digest        // of what was sent
 	image      bool              // what was sent is the manifest of an image

@@ -8,11 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"berth/oci"
-
-	"berth/internal/secret"
-
 	"berth/auth/credential"
+	"berth/internal/secret"
+	"berth/oci"
 	"berth/upstream/classify"
 )
 

@@ -54,8 +54,8 @@ func limiter(l *rate.Limiter, most int64) *rate.Limiter {
 	return l
 }
 
-// of are the limits that t is under: its organisation's own, or that of the one it is for
-// as well who has most left, and the node's. Who has none is not kept by another's.
+// of are the limits that t is under: the node's, and of those of the organisations that it
+// is for the one with most left. Where one of them has no limit, own is nil.
 func (b *bandwidth) of(t *Ticket, now time.Time) (own, node *rate.Limiter) {
 	b.mu.Lock()
 	own, node = b.parties[t.Organisation()], b.node
@@ -115,8 +115,8 @@ func (t *Ticket) Read(ctx context.Context, n int) error {
 	return t.sleep(ctx, own, now.Add(ofNode), now.Add(max(delay, ofNode)))
 }
 
-// sleep waits until a time; from the earlier one on only as long as nobody is along who
-// need not wait for own.
+// sleep waits until a time. After the earlier one it ends as soon as another organisation
+// that the call is for may go faster than own lets it.
 func (t *Ticket) sleep(ctx context.Context, own *rate.Limiter, earlier, until time.Time) error {
 	for now := time.Now(); now.Before(until); now = time.Now() {
 		wait := until.Sub(now)

@@ -22,7 +22,7 @@ type way struct{ client, registry string }
 // bypasses are what berth doctor found out by having clients pull: whether they came here.
 type bypasses struct {
 	gauge *prometheus.GaugeVec // client, registry
-	last  map[way]time.Time    // of those that did not
+	last  map[way]time.Time    // when a pull went around the node; zero: it came here
 }
 
 // maxWays bounds the series: some kinds of clients, and the registries of a configuration.
@@ -50,12 +50,12 @@ func (b *bypasses) found(w way, seen bool, now time.Time) error {
 	if _, known := b.last[w]; !known && len(b.last) >= maxWays {
 		return &admin.Error{Status: http.StatusBadRequest, Message: "too many clients and registries"}
 	}
-	if delete(b.last, w); seen {
-		b.gauge.WithLabelValues(w.client, w.registry).Set(0)
-		return nil
+	around := 1.0
+	if seen {
+		around, now = 0, time.Time{}
 	}
 	b.last[w] = now
-	b.gauge.WithLabelValues(w.client, w.registry).Set(1)
+	b.gauge.WithLabelValues(w.client, w.registry).Set(around)
 	return nil
 }
 
@@ -72,6 +72,9 @@ func (b *bypasses) keep(registries []string) {
 func (b *bypasses) shown() []admin.Bypass {
 	all := []admin.Bypass{}
 	for w, last := range b.last {
+		if last.IsZero() {
+			continue
+		}
 		all = append(all, admin.Bypass{Client: w.client, Registry: w.registry, Last: last.Truncate(time.Millisecond).UTC()})
 	}
 	slices.SortFunc(all, func(a, b admin.Bypass) int {

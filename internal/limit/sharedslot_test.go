@@ -4,7 +4,7 @@ import "testing"
 
 // What was taken for a request is given back when the last who holds it has let go: whoever
 // reads for it may outlast it.
-func TestLease_UntilTheLastHasLetGo(t *testing.T) {
+func TestSharedSlot_UntilTheLastHasLetGo(t *testing.T) {
 	p := &Pool{Total: 100, Most: 100}
 	take := func(n int64) Slot {
 		s, waits, err := p.enqueue(Want{Organisation: "acme", N: n})
@@ -19,7 +19,7 @@ func TestLease_UntilTheLastHasLetGo(t *testing.T) {
 			t.Errorf("%s: %d are used, want %d", what, p.used, n)
 		}
 	}
-	var l Lease
+	var l SharedSlot
 	if _, ok := l.Keep(); ok {
 		t.Error("nothing is kept")
 	}
