@@ -20,8 +20,8 @@ func (w *world) cooled(t *testing.T, cooldown string) {
 	writeFile(t, w.berth.config(), text+"policy: {cooldown: "+cooldown+"}\n")
 }
 
-// anotherNode has the same registries, a berth of its own with a cooldown, and those
-// clients that go to the node that an image's name says.
+// anotherNode has the same registries, a berth of its own with a cooldown, and the clients
+// too: those that go to the node that an image's name says, and containerds of its own.
 func anotherNode(t *testing.T, w *world, clients []client) (*world, []client) {
 	t.Helper()
 	other := *w
@@ -30,10 +30,12 @@ func anotherNode(t *testing.T, w *world, clients []client) (*world, []client) {
 	other.berth.stop(t)
 	other.berth.start(t)
 	byName := slices.DeleteFunc(slices.Clone(clients), func(c client) bool { return c.ref(&other, image{at: w.acme}) == c.ref(w, image{at: w.acme}) })
-	if len(byName) < 3 {
+	if len(byName) < 4 { // crane, both dockerds, podman
 		t.Fatalf("%d clients can pull from another node", len(byName))
 	}
-	return &other, byName
+	return &other, append(byName,
+		client{"containerd 1", startContainerd(t, containerdOne, &other), ownName},
+		client{"containerd 2", startContainerd(t, containerdTwo, &other), ownName})
 }
 
 // A tag moves: every real client gets the image of before until the cooldown ends, also
