@@ -169,7 +169,7 @@ func TestTurn_OneForEachBlob(t *testing.T) {
 
 func twoAtOnce(t *testing.T) (*Registry, oci.Source) {
 	t.Helper()
-	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Hosts: &limit.Hosts{Connections: 2}})
+	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth, Hosts: &limit.Hosts{Connections: 2}})
 	r.meta, r.blob = ok, ok
 	return r, r.As(Identity{})
 }
@@ -215,7 +215,7 @@ func TestTurn_NotWhileBandwidthMakesItWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := &limit.Hosts{Connections: 2}
 		hosts.SetBandwidth(0, map[string]int64{"globex": 16 << 10})
-		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Hosts: hosts})
+		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth, Hosts: hosts})
 		large := strings.Repeat("x", 1<<20)
 		r.blob = roundTripper(func(*http.Request) (*http.Response, error) { return replyWith(200, large), nil })
 		var wg sync.WaitGroup

@@ -51,7 +51,7 @@ func TestNetworkFaults(t *testing.T) {
 		"hangs up":          {"http", "registry.test:" + hangup, true, oci.Unreachable, "broke the connection off"},
 		"not HTTP":          {"http", "registry.test:" + rubbish, true, oci.UpstreamError, "cannot be understood"},
 	} {
-		o := Options{Name: "registry.test", Origin: oci.Origin{Scheme: test.scheme, Host: test.host}, Resolver: s.dns.resolver(), Authority: withoutAuth}
+		o := Options{Name: "registry.test", Origin: oci.Origin{Scheme: test.scheme, Host: test.host}, Resolver: s.dns.resolver(), Before: withoutAuth}
 		if test.trusted {
 			o.CAs = s.ca.pool
 		}
@@ -164,7 +164,7 @@ func TestErrorsDoNotQuote(t *testing.T) {
 			_, _ = c.Read(make([]byte, 4096))
 			_, _ = io.WriteString(c, answer)
 		})
-		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: "127.0.0.1:" + port}, Authority: withoutAuth})
+		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: "127.0.0.1:" + port}, Before: withoutAuth})
 		r.pause = time.Millisecond
 		src := r.As(Identity{})
 		for way, ask := range ways(src, "acme/app", anObject.Digest, anObject.Digest) {

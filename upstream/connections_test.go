@@ -22,7 +22,7 @@ func TestConnections_OfAllRegistriesTogether(t *testing.T) {
 	img := up.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{1000}})
 	var all []*Registry
 	for range registries {
-		r := newRegistry(t, Options{Origin: up.Origin(), CAs: up.CertPool(), Authority: withoutAuth, Open: open})
+		r := newRegistry(t, Options{Origin: up.Origin(), CAs: up.CertPool(), Before: withoutAuth, Open: open})
 		all = append(all, r)
 		var wg sync.WaitGroup
 		for range each {

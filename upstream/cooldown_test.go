@@ -35,7 +35,7 @@ func newLimited(t *testing.T, kind string, answer func(op string) *http.Response
 	l := &limited{told: map[string]time.Time{}}
 	typed, _ := dialect.TypeNamed(kind)
 	l.Registry = newRegistry(t, Options{
-		Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Type: typed, Authority: withoutAuth,
+		Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Type: typed, Before: withoutAuth,
 		CoolDown: func(organisation, account string, until time.Time) { l.told[organisation+"/"+account] = until },
 	})
 	rt := roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -212,7 +212,7 @@ func TestStormDuringCoolDown(t *testing.T) {
 	img := up.AddImage("acme/app", "v1", ocitest.Image{Layers: []int64{100}})
 	up.Inject(ocitest.Match{Method: http.MethodGet, Kind: ocitest.Manifest}, 0, ocitest.Problem(429, "TOOMANYREQUESTS", "You have reached your pull rate limit.", "Retry-After", "60"))
 	hub, _ := dialect.TypeNamed(dialect.DockerHub)
-	r := newRegistry(t, Options{Origin: up.Origin(), Type: hub, Authority: withoutAuth})
+	r := newRegistry(t, Options{Origin: up.Origin(), Type: hub, Before: withoutAuth})
 	src := r.As(Identity{Organisation: "acme"})
 	for range 1000 {
 		_, err := src.Open(t.Context(), oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: img.Digest}, oci.Range{})

@@ -51,7 +51,7 @@ func onBrittle(t *testing.T, more func(*ocitest.Options), f func(*brittle)) {
 				b := &brittle{t: t, up: ocitest.New(t, o)}
 				b.registry = newRegistry(t, Options{
 					Origin: b.up.Origin(), CAs: b.up.CertPool(), Hosts: &limit.Hosts{Connections: 24}, // one organisation gets 18
-					Authority: realAuthority("registry.test", b.up.Origin(), b.up.TokenURL()),
+					TokenEndpoints: []string{b.up.TokenURL()},
 				})
 				b.registry.conns.dial = b.lines.Dial(memory.DialContext)
 				b.src = b.registry.As(Identity{})
@@ -401,7 +401,7 @@ func TestDeadConnection_ThroughAProxy(t *testing.T) {
 		memory := ocitest.NewMemoryNet()
 		up := ocitest.New(t, ocitest.Options{Net: memory})
 		image := up.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{1000}})
-		r := newRegistry(t, Options{Origin: up.Origin(), Proxy: mustURL(t, "http://proxy.test:3128"), Authority: withoutAuth})
+		r := newRegistry(t, Options{Origin: up.Origin(), Proxy: mustURL(t, "http://proxy.test:3128"), Before: withoutAuth})
 		var lines ocitest.Freezer
 		dials := 0
 		r.conns.dial = lines.Dial(func(ctx context.Context, network, addr string) (c net.Conn, err error) {

@@ -86,7 +86,7 @@ func FuzzPolicy(f *testing.F) {
 func (s *stage) dial(t *testing.T, o Options, lists ...[]netip.Addr) error {
 	t.Helper()
 	s.dns.set("registry.test", lists...)
-	o.Origin.Scheme, o.Authority, o.Resolver, o.CAs = "https", withoutAuth, s.dns.resolver(), s.ca.pool
+	o.Origin.Scheme, o.Before, o.Resolver, o.CAs = "https", withoutAuth, s.dns.resolver(), s.ca.pool
 	r := newRegistry(t, o)
 	_, err := r.As(Identity{Organisation: "acme"}).Resolve(t.Context(), "acme/app", "v1")
 	return err
@@ -169,7 +169,7 @@ func TestDialPolicy_RedirectsOfAnOwnRegistry(t *testing.T) {
 		for _, host := range targets {
 			to = "https://" + host + "/x"
 			r := newRegistry(t, Options{
-				Origin: oci.Origin{Owner: owner, Scheme: "https", Host: "registry.test:" + port}, CAs: s.ca.pool, Resolver: s.dns.resolver(), Authority: withoutAuth,
+				Origin: oci.Origin{Owner: owner, Scheme: "https", Host: "registry.test:" + port}, CAs: s.ca.pool, Resolver: s.dns.resolver(), Before: withoutAuth,
 				AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 			})
 			r.pause = time.Millisecond
@@ -243,7 +243,7 @@ func TestPolicyForTokens(t *testing.T) {
 	origin := oci.Origin{Scheme: "https", Host: "registry.test:" + port}
 	r := newRegistry(t, Options{
 		Origin: origin, AllowPrivate: []netip.Prefix{}, Named: urls(t, origin.URL()), Resolver: s.dns.resolver(), CAs: s.ca.pool,
-		Authority: realAuthority("registry.test", origin, "https://sso.test:"+tokens+"/token"),
+		TokenEndpoints: []string{"https://sso.test:" + tokens + "/token"},
 	})
 	_, err := r.As(as("acme", "alice", "secret")).Resolve(t.Context(), "acme/app", "v1")
 	if e := classed(t, err, oci.Unreachable); !strings.Contains(e.Message, "allow_private") {
@@ -270,7 +270,7 @@ func TestPolicyThroughProxy(t *testing.T) {
 	for host, ok := range map[string]bool{"registry.test": true, "10.0.0.1": false, "169.254.169.254": false, "[::1]": false, "127.0.0.1": false} {
 		r := newRegistry(t, Options{
 			Origin: oci.Origin{Scheme: "http", Host: host}, AllowPrivate: []netip.Prefix{},
-			Proxy: mustURL(t, "http://127.0.0.1:"+proxy), Authority: withoutAuth,
+			Proxy: mustURL(t, "http://127.0.0.1:"+proxy), Before: withoutAuth,
 		})
 		_, err := r.As(Identity{}).Resolve(t.Context(), "acme/app", "v1")
 		mu.Lock()
@@ -291,7 +291,7 @@ func TestNothingFromTheEnvironment(t *testing.T) {
 	for _, v := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"} {
 		t.Setenv(v, "http://127.0.0.1:"+proxy)
 	}
-	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth})
+	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth})
 	if p := r.conns.now(); p.meta.Proxy != nil || p.blob.Proxy != nil {
 		t.Error("a transport has a proxy")
 	}

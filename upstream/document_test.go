@@ -40,7 +40,7 @@ func TestBlob_DocumentInItsPlace(t *testing.T) {
 		"a large layer, as far as one can say": {sent: strings.Repeat("layer", 1<<20), wanted: "content", understood: true, proves: true}, // more than any document
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth})
+			r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth})
 			r.blob = roundTripper(func(*http.Request) (*http.Response, error) {
 				resp := replyWith(200, test.sent)
 				if test.cut {

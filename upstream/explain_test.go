@@ -35,7 +35,7 @@ func TestManifest_NoIsHeardWithoutItsText(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegistry(t, Options{
-					Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth, Hosts: &limit.Hosts{Rate: c.rate},
+					Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth, Hosts: &limit.Hosts{Rate: c.rate},
 				})
 				rt := roundTripper(func(req *http.Request) (*http.Response, error) {
 					if req.Method == http.MethodHead {

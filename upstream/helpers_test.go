@@ -18,40 +18,25 @@ import (
 	"berth/oci"
 
 	"berth/auth/credential"
-	"berth/auth/token"
 )
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// nobody is an Authority for registries that want nothing.
-type nobody struct{}
-
-func (nobody) Authorize(context.Context, *http.Request, *credential.Credential, string) error {
-	return nil
+// withoutAuth stands before a registry that wants nothing, so that it need not be asked.
+func withoutAuth(http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		resp := replyWith(http.StatusOK, "")
+		resp.Request = r
+		return resp, nil
+	})
 }
-func (nobody) Rejected(*http.Request, *credential.Credential, string) bool { return false }
-func (nobody) Outlived(*http.Request, *credential.Credential, string) bool { return false }
-func (nobody) Trial(context.Context, *http.Request, *credential.Credential) (func(bool), error) {
-	return func(bool) {}, nil
-}
-func (nobody) Rechallenged(*http.Request, http.Header, string, string) bool { return false }
-func (nobody) Challenged(http.Header, string, string) bool                  { return false }
-func (nobody) Refused(*credential.Credential, error)                        {}
-func (nobody) Accepted(*credential.Credential)                              {}
-func (nobody) Close()                                                       {}
 
-func withoutAuth(http.RoundTripper) (Authority, error) { return nobody{}, nil }
-
-// newRegistry is New with loopback allowed, closed at the end of the test. If o
-// has no Authority, the real one is used.
+// newRegistry is New with loopback allowed, closed at the end of the test.
 func newRegistry(t testing.TB, o Options) *Registry {
 	t.Helper()
 	o.Name = cmp.Or(o.Name, "registry.test")
 	if o.AllowPrivate == nil {
 		o.AllowPrivate = loopback
-	}
-	if o.Authority == nil {
-		o.Authority = realAuthority(o.Name, o.Origin)
 	}
 	r, err := New(o)
 	if err != nil {
@@ -61,18 +46,12 @@ func newRegistry(t testing.TB, o Options) *Registry {
 	return r
 }
 
-func realAuthority(name string, origin oci.Origin, endpoints ...string) func(http.RoundTripper) (Authority, error) {
-	return func(rt http.RoundTripper) (Authority, error) {
-		return token.New(token.Options{Origin: origin, Registry: name, TokenEndpoints: endpoints, Transport: rt})
-	}
-}
-
 // over is a Registry for a fake one.
 func over(t testing.TB, up *ocitest.Registry) *Registry {
 	t.Helper()
 	r := newRegistry(t, Options{
 		Origin: up.Origin(), CAs: up.CertPool(),
-		Authority: realAuthority("registry.test", up.Origin(), up.TokenURL()),
+		TokenEndpoints: []string{up.TokenURL()},
 	})
 	r.pause = time.Millisecond
 	return r
@@ -96,7 +75,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // that it can live in a synctest bubble.
 func inMemoryRegistry(t testing.TB, rt roundTripper) *Registry {
 	t.Helper()
-	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth})
+	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth})
 	r.meta, r.blob = rt, rt
 	return r
 }

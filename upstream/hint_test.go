@@ -290,7 +290,7 @@ func TestContentType_OfABlob(t *testing.T) {
 				w.Header().Set("Content-Type", kind)
 				http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(blob))
 			}))
-			r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: mustURL(t, srv.URL).Host}, Authority: withoutAuth})
+			r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: mustURL(t, srv.URL).Host}, Before: withoutAuth})
 			r.pause = 1
 			o := oci.Object{Repo: "acme/app", Kind: oci.Blob, Digest: oci.DigestOf(blob)}
 			c, err := r.As(Identity{}).Open(t.Context(), o, oci.Range{})

@@ -9,7 +9,6 @@ import (
 	"berth/internal/ocitest"
 	"berth/oci"
 
-	"berth/auth/token"
 	"berth/upstream/classify"
 	"berth/upstream/dialect"
 )
@@ -117,9 +116,7 @@ func TestQuirks(t *testing.T) {
 				up.Inject(q.match, 0, q.fault)
 			}
 			typed, _ := dialect.TypeNamed(q.kind)
-			r := newRegistry(t, Options{Origin: up.Origin(), Type: typed, Authority: func(rt http.RoundTripper) (Authority, error) {
-				return token.New(token.Options{Origin: up.Origin(), Registry: "registry.test", Type: typed, TokenEndpoints: []string{up.TokenURL()}, Transport: rt})
-			}})
+			r := newRegistry(t, Options{Origin: up.Origin(), Type: typed, TokenEndpoints: []string{up.TokenURL()}})
 			r.pause = time.Millisecond
 			src := r.As(as("acme", "alice", "secret"))
 			call := func() error {

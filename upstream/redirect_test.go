@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -9,18 +8,18 @@ import (
 	"testing"
 
 	"berth/oci"
-
-	"berth/auth/credential"
 )
 
 const canary = "Bearer canary-3f2a"
 
-// bearer is an Authority that puts the canary on every request.
-type bearer struct{ nobody }
-
-func (bearer) Authorize(_ context.Context, req *http.Request, _ *credential.Credential, _ string) error {
-	req.Header.Set("Authorization", canary)
-	return nil
+// bearer has the origin ask for tokens, which are the canary.
+func bearer(http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Path == "/token" {
+			return replyWith(http.StatusOK, `{"token":"`+strings.TrimPrefix(canary, "Bearer ")+`"}`), nil
+		}
+		return replyWith(http.StatusUnauthorized, "", "Www-Authenticate", `Bearer realm="https://`+r.URL.Host+`/token",service="x"`), nil
+	})
 }
 
 // neighbourhood is an origin and everything that could be taken for it.
@@ -71,7 +70,7 @@ func (n *neighbourhood) registry(t *testing.T) *Registry {
 	return newRegistry(t, Options{
 		Origin: oci.Origin{Scheme: "https", Host: "registry.test:" + n.port},
 		CAs:    n.ca.pool, Resolver: n.dns.resolver(),
-		Authority: func(http.RoundTripper) (Authority, error) { return bearer{}, nil },
+		Before: bearer,
 	})
 }
 

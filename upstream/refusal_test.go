@@ -2,8 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +15,6 @@ import (
 	"berth/oci"
 
 	"berth/auth/credential"
-	"berth/auth/token"
 )
 
 // ways asks for one object in every way.
@@ -127,9 +124,7 @@ func TestExpiredToken(t *testing.T) {
 	up := ocitest.New(t, ocitest.Options{Auth: ocitest.Bearer, Private: true})
 	up.AddUser("alice", "secret", "acme/app")
 	img := up.AddImage("acme/app", "v1", ocitest.Image{Layers: []int64{2048}})
-	r := newRegistry(t, Options{Origin: up.Origin(), Authority: func(rt http.RoundTripper) (Authority, error) {
-		return token.New(token.Options{Origin: up.Origin(), Registry: "registry.test", Transport: rt, Now: now.Now})
-	}})
+	r := newRegistry(t, Options{Origin: up.Origin(), Now: now.Now})
 	src := r.As(as("acme", "alice", "secret"))
 	for way, ask := range ways(src, "acme/app", img.Digest, img.Platforms[0].Layers[0]) {
 		up.ExpireTokens()
@@ -172,7 +167,7 @@ func TestCredentialThatCannotBeRead(t *testing.T) {
 }
 
 func TestView(t *testing.T) {
-	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth})
+	r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth})
 	if v := r.As(Identity{Organisation: "acme"}).Principal("x"); v != (oci.Principal{}) {
 		t.Errorf("without a credential: %v", v)
 	}
@@ -185,7 +180,7 @@ func TestView(t *testing.T) {
 }
 
 func TestUnknownKind(t *testing.T) {
-	src := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Authority: withoutAuth}).As(Identity{})
+	src := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth}).As(Identity{})
 	if _, err := src.Open(t.Context(), oci.Object{}, oci.Range{}); err == nil {
 		t.Error("Open took no kind")
 	}
@@ -196,16 +191,12 @@ func TestUnknownKind(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	for _, o := range []oci.Origin{{}, {Scheme: "ftp", Host: "x"}, {Scheme: "https", Host: "u:p@x"}, {Scheme: "https", Host: "x/y"}, {Scheme: "https", Host: "x?y"}, {Scheme: "https", Host: "%"}} {
-		if _, err := New(Options{Name: "x", Origin: o, Authority: withoutAuth}); err == nil {
+		if _, err := New(Options{Name: "x", Origin: o, Before: withoutAuth}); err == nil {
 			t.Errorf("%+v was taken for an origin", o)
 		}
 	}
-	if _, err := New(Options{Origin: oci.Origin{Scheme: "https", Host: "x"}}); err == nil {
-		t.Error("no Authority is missed")
-	}
-	no := errors.New("no")
-	if _, err := New(Options{Origin: oci.Origin{Scheme: "https", Host: "x"}, Authority: func(http.RoundTripper) (Authority, error) { return nil, no }}); !errors.Is(err, no) {
-		t.Errorf("%v", err)
+	if _, err := New(Options{Origin: oci.Origin{Scheme: "https", Host: "x"}, TokenEndpoints: []string{"nowhere"}}); err == nil {
+		t.Error("a token endpoint that is none was taken")
 	}
 }
 

@@ -26,34 +26,6 @@ import (
 	"berth/upstream/dialect"
 )
 
-// Authority puts credentials on requests to one origin. *token.Client is one.
-type Authority interface {
-	// Authorize sets the Authorization that cred needs for pulling from repo,
-	// or none. A nil cred is nobody. Errors are *oci.Error.
-	Authorize(ctx context.Context, req *http.Request, cred *credential.Credential, repo string) error
-	// Trial waits while another request finds out whether cred is good as it is, where
-	// Authorize has put it on req like that. leave hears whether it was taken.
-	Trial(ctx context.Context, req *http.Request, cred *credential.Credential) (leave func(good bool), err error)
-	// Rechallenged hears the header of a 401 to req, which Authorize had prepared for
-	// organisation, and says whether it asks for something else that may help.
-	Rechallenged(req *http.Request, header http.Header, organisation, repo string) (again bool)
-	// Rejected hears that the registry answered 401 to req, which Authorize had
-	// prepared, and says whether another try can help.
-	Rejected(req *http.Request, cred *credential.Credential, repo string) (again bool)
-	// Outlived hears that the registry answered 403 to req, likewise.
-	Outlived(req *http.Request, cred *credential.Credential, repo string) (again bool)
-	// Challenged hears the header of a 401 to organisation's request for repo without
-	// Authorization, and says whether another try can help.
-	Challenged(header http.Header, organisation, repo string) (again bool)
-	// Refused hears what an answer of the registry that is no 401 said about
-	// cred, as an error of class Unauthorized.
-	Refused(cred *credential.Credential, err error)
-	// Accepted hears that the registry took cred as it is.
-	Accepted(cred *credential.Credential)
-	// Close ends what is under way and waits for it.
-	Close()
-}
-
 // Options say which origin it is and how it is reached.
 type Options struct {
 	// Name is the registry as users name it: docker.io.
@@ -62,10 +34,12 @@ type Options struct {
 	Origin oci.Origin
 	// Type is what kind of registry it is, for reading its refusals.
 	Type dialect.Type
-	// Authority makes the origin's Authority. It gets the transport for
-	// challenges and tokens: address policy, retries and metrics are in it.
-	// Required.
-	Authority func(http.RoundTripper) (Authority, error)
+	// TokenEndpoints may be asked for tokens, besides the origin's own and the Type's.
+	TokenEndpoints []string
+	// Auth counts what becomes of credentials. If nil, nothing is counted.
+	Auth *credential.Metrics
+	// Before stands before the transport for challenges and tokens. It may be nil.
+	Before func(http.RoundTripper) http.RoundTripper
 
 	// AllowPrivate lists networks that may be dialled although they are not
 	// public. A metadata service is only reached when it is listed by itself.
@@ -116,7 +90,7 @@ type Registry struct {
 	owner     string
 	kind      dialect.Type
 	agent     string
-	authority Authority
+	authority *token.Client
 	accounts  *accounts
 	shares    shares
 	conns     *pools
@@ -145,9 +119,6 @@ const troubleSaid = time.Minute
 // New makes a Registry. It does no I/O; an error means that the options make
 // no sense.
 func New(o Options) (*Registry, error) {
-	if o.Authority == nil {
-		return nil, fmt.Errorf("registry %s: it needs an Authority", o.Name)
-	}
 	o = o.withDefaults()
 	u, err := url.Parse(o.Origin.URL())
 	if err != nil || u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Scheme != "https" && u.Scheme != "http" {
@@ -176,12 +147,23 @@ func New(o Options) (*Registry, error) {
 	}
 	r.origin, r.tokens = newBreaker(r.turned), newBreaker(r.turned)
 	r.metrics.breaker(r.label, false)
-	if r.authority, err = o.Authority(&authTransport{r}); err != nil {
+	var auth http.RoundTripper = &authTransport{r}
+	if o.Before != nil {
+		auth = o.Before(auth)
+	}
+	r.authority, err = token.New(token.Options{
+		Origin: o.Origin, Registry: o.Name, Type: o.Type, TokenEndpoints: o.TokenEndpoints,
+		Transport: auth, UserAgent: o.UserAgent, Metrics: o.Auth, Logger: o.Logger, Now: o.Now,
+	})
+	if err != nil {
 		r.host.Leave()
-		return nil, fmt.Errorf("registry %s: %w", o.Name, err)
+		return nil, err
 	}
 	return r, nil
 }
+
+// Authority is what signs its requests: for what is known of credentials, and a diagnosis.
+func (r *Registry) Authority() *token.Client { return r.authority }
 
 // Troubled says that the registry or its token endpoint fails for everyone or for
 // somebody, who is not let through more than once in a second.
@@ -225,7 +207,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Close ends probes, and closes the Authority and the connections that are idle. Answers that are
+// Close ends probes and exchanges, and closes the connections that are idle. Answers that are
 // being read go on; their connections close when they are done.
 func (r *Registry) Close() {
 	r.probes.close()
@@ -234,7 +216,7 @@ func (r *Registry) Close() {
 	r.host.Leave()
 }
 
-// authTransport is how an Authority reaches the origin and its token
+// authTransport is how the token client reaches the origin and its token
 // endpoints. Its errors are *oci.Error where the network is at fault.
 type authTransport struct{ r *Registry }
 
@@ -259,7 +241,7 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// maxAuth bounds what an Authority may want to read of an answer.
+// maxAuth bounds what a token client may want to read of an answer.
 const maxAuth = 1 << 20
 
 // whole sends req and reads the answer to its end: one that breaks off is as good

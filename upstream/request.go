@@ -199,7 +199,7 @@ func (s *source) renew(ctx context.Context, cred **credential.Credential, repo s
 	return true
 }
 
-// learn tells the Authority how its credential was received, and returns
+// learn tells the token client how its credential was received, and returns
 // whether another try can help. Redirect targets are not asked for their principal.
 func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *call) (again bool) {
 	switch {

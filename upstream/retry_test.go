@@ -394,7 +394,7 @@ func (d *dripping) Close() error { return nil }
 // eight seconds for the header, one more try, fifteen for all.
 func TestHeaderTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: "registry.test"}, Authority: withoutAuth})
+		r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "http", Host: "registry.test"}, Before: withoutAuth})
 		var dials []time.Duration
 		start := time.Now()
 		r.conns.dial = func(context.Context, string, string) (net.Conn, error) {

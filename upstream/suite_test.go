@@ -8,7 +8,7 @@ import (
 	"berth/oci"
 )
 
-// Everything that every Source must do, against the real Authority.
+// Everything that every Source must do.
 func TestSource(t *testing.T) {
 	ocitest.TestSource(t, ocitest.Suite{Raw: true, New: func(t *testing.T, r *ocitest.Registry, c ocitest.Caller) oci.Source {
 		reg := over(t, r)

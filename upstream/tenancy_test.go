@@ -17,8 +17,6 @@ import (
 	"berth/internal/ocitest"
 	"berth/internal/registry"
 	"berth/oci"
-
-	"berth/auth/token"
 )
 
 // tenancy is a node in fake time, a registry, and who pulls there: acme and bolt, whose
@@ -220,9 +218,7 @@ func (w *tenancy) start() {
 	hosts := &limit.Hosts{Connections: 16, Rate: limit.Rate{PerSecond: 20, Burst: 500}} // the defaults
 	w.node, err = New(Options{
 		Name: "registry.test", Origin: w.up.Origin(), Hosts: hosts, AllowPrivate: loopback,
-		Authority: func(rt http.RoundTripper) (Authority, error) {
-			return token.New(token.Options{Origin: w.up.Origin(), Registry: "registry.test", TokenEndpoints: []string{w.up.TokenURL()}, Transport: rt})
-		},
+		TokenEndpoints: []string{w.up.TokenURL()},
 	})
 	if err != nil {
 		w.t.Fatal(err)

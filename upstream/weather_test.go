@@ -19,7 +19,6 @@ import (
 	"berth/internal/registry"
 	"berth/oci"
 
-	"berth/auth/token"
 	"berth/upstream/dialect"
 )
 
@@ -58,11 +57,7 @@ func dialled(t *testing.T, up *ocitest.Registry, memory *ocitest.MemoryNet, kind
 	typed, _ := dialect.TypeNamed(kind)
 	r := newRegistry(t, Options{
 		Origin: up.Origin(), Type: typed,
-		Authority: func(rt http.RoundTripper) (Authority, error) {
-			return token.New(token.Options{
-				Origin: up.Origin(), Registry: "registry.test", Type: typed, TokenEndpoints: []string{up.TokenURL()}, Transport: rt,
-			})
-		},
+		TokenEndpoints: []string{up.TokenURL()},
 	})
 	r.conns.dial = memory.DialContext
 	return r

@@ -1,11 +1,9 @@
 package upstream
 
 import (
-	"net/http"
 	"testing"
 	"time"
 
-	"berth/auth/token"
 	"berth/internal/ocitest"
 	"berth/internal/ocitest/zoo"
 	"berth/oci"
@@ -20,11 +18,7 @@ func TestZoo(t *testing.T) {
 		if !ok {
 			t.Fatalf("there is no type %q", typeName)
 		}
-		r := newRegistry(t, Options{Origin: up.Origin(), CAs: up.CertPool(), Type: kind, Authority: func(rt http.RoundTripper) (Authority, error) {
-			return token.New(token.Options{
-				Origin: up.Origin(), Registry: "registry.test", Type: kind, TokenEndpoints: []string{up.TokenURL()}, Transport: rt,
-			})
-		}})
+		r := newRegistry(t, Options{Origin: up.Origin(), CAs: up.CertPool(), Type: kind, TokenEndpoints: []string{up.TokenURL()}})
 		r.pause = time.Millisecond
 		return r.As(as(c.Organisation, c.User, c.Password))
 	})

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"os"
 	"testing"
@@ -18,7 +17,6 @@ import (
 	"berth/upstream"
 
 	"berth/auth/credential"
-	"berth/auth/token"
 )
 
 // A registry through the cache does what every Source must. It takes minutes:
@@ -33,13 +31,9 @@ func TestSourceThroughTheCache(t *testing.T) {
 		quiet := slog.New(slog.DiscardHandler)
 		reg, err := upstream.New(upstream.Options{
 			Name: "registry.test", Origin: r.Origin(), CAs: r.CertPool(), Logger: quiet,
-			AllowPrivate: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
-			Metrics:      upstream.NewMetrics(prometheus.NewRegistry()),
-			Authority: func(rt http.RoundTripper) (upstream.Authority, error) {
-				return token.New(token.Options{
-					Origin: r.Origin(), Registry: "registry.test", TokenEndpoints: []string{r.TokenURL()}, Transport: rt, Logger: quiet,
-				})
-			},
+			AllowPrivate:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+			Metrics:        upstream.NewMetrics(prometheus.NewRegistry()),
+			TokenEndpoints: []string{r.TokenURL()},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -56,9 +50,10 @@ func TestSourceThroughTheCache(t *testing.T) {
 		})
 		as := upstream.Identity{Organisation: c.Organisation}
 		if c.User != "" {
+			version := "fp-" + oci.DigestOf([]byte(c.Organisation+"\x00"+c.User+"\x00"+c.Password)).Encoded()
 			cred := &credential.Credential{
 				Name: "ci", Organisation: c.Organisation, Registry: "registry.test", Username: secret.New(c.User), Password: secret.New(c.Password),
-				Fingerprint: "fp-" + oci.DigestOf([]byte(c.Organisation+"\x00"+c.User+"\x00"+c.Password)).Encoded(),
+				Fingerprint: version, Version: version,
 			}
 			as.Credential = func(context.Context, string) (*credential.Credential, error) { return cred, nil }
 		}

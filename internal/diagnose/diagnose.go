@@ -42,15 +42,9 @@ type Subject struct {
 	Platform oci.Platform
 	// Proxied says that another program connects in our place.
 	Proxied bool
-	// Line makes new connections to the registry. The Tap must stand before the
-	// transport that the Authority gets. Required.
-	Line func(*Tap, *upstream.Metrics) (*Line, error)
-}
-
-// Line is a registry's connections, as pulls have them.
-type Line struct {
-	Registry  *upstream.Registry
-	Authority *token.Client
+	// Connect makes a client of the registry of its own, as pulls have one. The Tap must
+	// stand before its transport for challenges and tokens. Required.
+	Connect func(*Tap, *upstream.Metrics) (*upstream.Registry, error)
 }
 
 // walk is a walk under way.
@@ -60,7 +54,7 @@ type walk struct {
 	report *Report
 	tap    Tap
 	counts *prometheus.Registry
-	line   *Line
+	client *upstream.Registry
 	scheme token.Challenge
 }
 
@@ -71,13 +65,13 @@ func Run(ctx context.Context, s Subject) *Report {
 	w := &walk{Subject: s, counts: prometheus.NewRegistry(), report: s.report()}
 	w.report.add(StepName, OK, w.where(), 0)
 	w.report.add(StepAccount, OK, w.as(), 0)
-	line, err := s.Line(&w.tap, upstream.NewMetrics(w.counts))
+	client, err := s.Connect(&w.tap, upstream.NewMetrics(w.counts))
 	if err != nil {
 		w.report.fail(StepConnect, err, 0)
 		return w.report
 	}
-	defer line.Registry.Close()
-	w.line = line
+	defer client.Close()
+	w.client = client
 	w.report.OK = w.challenge(ctx) && w.token(ctx) && w.rest(ctx)
 	if w.report.OK && w.scheme.Scheme == "basic" && s.Credential != nil {
 		w.report.Taken = true
@@ -137,7 +131,7 @@ func (w *walk) as() string {
 
 // challenge is everything up to how the registry wants to be signed in to.
 func (w *walk) challenge(ctx context.Context) bool {
-	c, err := w.line.Authority.Challenge(ctx)
+	c, err := w.client.Authority().Challenge(ctx)
 	if !w.connection(err) {
 		return false
 	}
@@ -249,7 +243,7 @@ func (w *walk) authorized(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	return req, w.line.Authority.Authorize(ctx, req, w.Credential, w.Repository)
+	return req, w.client.Authority().Authorize(ctx, req, w.Credential, w.Repository)
 }
 
 // account names the one that is asked with.

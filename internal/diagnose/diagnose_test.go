@@ -25,7 +25,6 @@ import (
 	"berth/upstream"
 
 	"berth/auth/credential"
-	"berth/auth/token"
 	"berth/upstream/dialect"
 )
 
@@ -81,7 +80,7 @@ func (s *stand) walk(t *testing.T) *Report {
 		}
 		s.subject.Origin = oci.Origin{Scheme: u.Scheme, Host: u.Host}
 	}
-	s.Line = s.line
+	s.Connect = s.connect
 	r := Run(t.Context(), s.Subject)
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -93,8 +92,8 @@ func (s *stand) walk(t *testing.T) *Report {
 	return r
 }
 
-func (s *stand) line(tap *Tap, m *upstream.Metrics) (*Line, error) {
-	o := upstream.Options{Name: "reg.test", Origin: s.subject.Origin, Type: s.Type, CAs: s.cas, Resolver: s.resolver, Metrics: m}
+func (s *stand) connect(tap *Tap, m *upstream.Metrics) (*upstream.Registry, error) {
+	o := upstream.Options{Name: "reg.test", Origin: s.subject.Origin, Type: s.Type, CAs: s.cas, Resolver: s.resolver, Metrics: m, TokenEndpoints: s.tokenEndpoints, Before: tap.Before}
 	if !s.notNamed {
 		for _, u := range []string{s.subject.Origin.URL(), s.URL(), s.TokenURL(), s.CDNURL()} {
 			if named, err := url.Parse(u); err == nil && u != "" {
@@ -102,16 +101,7 @@ func (s *stand) line(tap *Tap, m *upstream.Metrics) (*Line, error) {
 			}
 		}
 	}
-	l := &Line{}
-	o.Authority = func(rt http.RoundTripper) (_ upstream.Authority, err error) {
-		l.Authority, err = token.New(token.Options{
-			Origin: s.subject.Origin, Registry: "reg.test", Type: s.Type, TokenEndpoints: s.tokenEndpoints, Transport: tap.Before(rt),
-		})
-		return l.Authority, err
-	}
-	var err error
-	l.Registry, err = upstream.New(o)
-	return l, err
+	return upstream.New(o)
 }
 
 // steps are the names of the steps, with their states where those are not ok.
@@ -321,7 +311,7 @@ func TestNobodyAnswers(t *testing.T) {
 	s.Inject(ocitest.Match{}, 0, ocitest.Silence())
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	s.Line = s.line
+	s.Connect = s.connect
 	if r := Run(ctx, s.Subject); r.OK || r.last().State != Failed {
 		t.Errorf("%+v", r)
 	}

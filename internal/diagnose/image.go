@@ -21,7 +21,7 @@ const maxSmall = 4 << 20
 
 // image pulls as much of the image as shows that all of it can be pulled.
 func (w *walk) image(ctx context.Context) bool {
-	source := w.line.Registry.As(upstream.Identity{
+	source := w.client.As(upstream.Identity{
 		Organisation: w.Organisation,
 		Credential:   func(context.Context, string) (*credential.Credential, error) { return w.Credential, nil },
 	})

@@ -31,7 +31,6 @@ import (
 	"berth/upstream"
 
 	"berth/auth/credential"
-	"berth/auth/token"
 	"berth/upstream/dialect"
 )
 
@@ -268,13 +267,7 @@ func (w *world) options(p *place) upstream.Options {
 	kind, _ := dialect.TypeNamed(p.kind) // the kinds here are there
 	o := upstream.Options{
 		Name: p.name, Origin: w.origin(p), Type: kind, Resolver: w.resolver, Hosts: w.hosts,
-		Logger: slog.New(w.log), Now: w.clock.now,
-		Authority: func(rt http.RoundTripper) (upstream.Authority, error) {
-			return token.New(token.Options{
-				Origin: w.origin(p), Registry: p.name, Type: kind, TokenEndpoints: p.tokens,
-				Transport: rt, Logger: slog.New(w.log), Now: w.clock.now,
-			})
-		},
+		Logger: slog.New(w.log), Now: w.clock.now, TokenEndpoints: p.tokens,
 	}
 	if p.reg != nil {
 		o.CAs = p.reg.CertPool()

@@ -61,7 +61,7 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 	if s.Credential, s.Others, err = g.accountFor(ctx, live.spec, s, r.Account); err != nil {
 		return diagnose.NotBegun(s, diagnose.StepAccount, err), nil
 	}
-	s.Line = func(tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
+	s.Connect = func(tap *diagnose.Tap, m *upstream.Metrics) (*upstream.Registry, error) {
 		return n.tapped(live.spec, tap, m)
 	}
 	report := diagnose.Run(ctx, s)
@@ -69,7 +69,7 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 		report.Hints = append(report.Hints, "this was asked as nobody: add --org ORGANISATION to ask with its account")
 	}
 	if report.Taken { // pulls need not wait for what was held against it
-		live.client.authority.Accepted(s.Credential)
+		live.client.upstream.Authority().Accepted(s.Credential)
 	}
 	return report, nil
 }
@@ -89,7 +89,7 @@ func (g *generation) mayAsk(organisation string) error {
 }
 
 // tapped is a client of its own, under the same rules as those that serve pulls.
-func (n *node) tapped(s *registry.Spec, tap *diagnose.Tap, m *upstream.Metrics) (*diagnose.Line, error) {
+func (n *node) tapped(s *registry.Spec, tap *diagnose.Tap, m *upstream.Metrics) (*upstream.Registry, error) {
 	pem, err := n.readCAs(s.CAFile)
 	if err != nil {
 		return nil, err
@@ -97,11 +97,11 @@ func (n *node) tapped(s *registry.Spec, tap *diagnose.Tap, m *upstream.Metrics) 
 	maker := clientMaker{
 		version: n.version, limits: n.started.Upstream, log: slog.New(slog.DiscardHandler), upstream: m, hosts: n.hosts, now: time.Now, before: tap.Before,
 	}
-	c, err := maker.client(s, pem)
+	r, err := maker.open(s, pem)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("registry %s: %w", s.Name, err)
 	}
-	return &diagnose.Line{Registry: c.upstream, Authority: c.authority}, nil
+	return r, nil
 }
 
 // accountFor is as whom a pull would go, or what account says. others are accounts that

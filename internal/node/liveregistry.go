@@ -41,7 +41,7 @@ func (s *liveRegistry) useless(cred *credential.Credential, err error) *oci.Erro
 	if err != nil {
 		return oci.AsError(err)
 	}
-	return s.client.authority.Refusal(cred)
+	return s.client.upstream.Authority().Refusal(cred)
 }
 
 // without says why the shared principal does without this node's account; nil where it

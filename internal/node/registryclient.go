@@ -18,7 +18,6 @@ import (
 	"berth/upstream"
 
 	"berth/auth/credential"
-	"berth/auth/token"
 	"berth/upstream/dialect"
 )
 
@@ -26,12 +25,11 @@ import (
 // credentials. It outlives the generation that made it as long as configurations reach
 // the registry in the same way.
 type registryClient struct {
-	spec      *registry.Spec
-	cas       [sha256.Size]byte // of the ca_file's content; zero: the system's
-	upstream  *upstream.Registry
-	authority *token.Client
-	mirrors   []*upstream.Registry
-	close     func()
+	spec     *registry.Spec
+	cas      [sha256.Size]byte // of the ca_file's content; zero: the system's
+	upstream *upstream.Registry
+	mirrors  []*upstream.Registry
+	close    func()
 }
 
 // registryKey is whose registry of which name it is: two organisations may each bring
@@ -136,7 +134,7 @@ type clientMaker struct {
 func (m clientMaker) client(s *registry.Spec, pem []byte) (*registryClient, error) {
 	c := &registryClient{spec: s, cas: sumOf(pem)}
 	var err error
-	if c.upstream, c.authority, err = m.open(s, pem); err != nil {
+	if c.upstream, err = m.open(s, pem); err != nil {
 		return nil, fmt.Errorf("registry %s: %w", s.Name, err)
 	}
 	for _, one := range s.Mirrors {
@@ -156,8 +154,7 @@ func (m clientMaker) openMirror(s *registry.Spec, one registry.Mirror, pem []byt
 	if err != nil {
 		return nil, err
 	}
-	mirror, _, err := m.open(spec, pem)
-	return mirror, err
+	return m.open(spec, pem)
 }
 
 // closeAll closes the registry and its mirrors.
@@ -178,16 +175,15 @@ func (c *registryClient) mirrorSources() []oci.Source {
 }
 
 // open makes what asks one origin.
-func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, *token.Client, error) {
+func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, error) {
 	cas, err := pool(s.CAFile, pem)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	kind, _ := dialect.TypeNamed(string(s.Type)) // the configuration was checked
 	if s.Organisation != "" {
 		kind.TokenEndpoints = nil // they are the platform's place, whatever an organisation calls its own
 	}
-	var authority *token.Client
 	o := upstream.Options{
 		Name: s.Name, Label: s.Label(), Origin: s.Origin, Type: kind,
 		AllowPrivate: s.AllowPrivate, Named: s.Named,
@@ -196,24 +192,14 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, *to
 		CoolDown: func(organisation, account string, until time.Time) {
 			m.auth.CoolDownOf(organisation, s.Label(), account, until)
 		},
-		Authority: func(t http.RoundTripper) (_ upstream.Authority, err error) {
-			if m.before != nil {
-				t = m.before(t)
-			}
-			authority, err = token.New(token.Options{
-				Origin: s.Origin, Registry: s.Name, Type: kind, TokenEndpoints: s.TokenEndpoints,
-				Transport: t, UserAgent: "berth/" + m.version, Metrics: m.auth, Logger: m.log, Now: m.now,
-			})
-			return authority, err
-		},
+		TokenEndpoints: s.TokenEndpoints, Auth: m.auth, Before: m.before,
 	}
 	if m.limits.Proxy != "" {
 		if o.Proxy, err = url.Parse(m.limits.Proxy); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	r, err := upstream.New(o)
-	return r, authority, err
+	return upstream.New(o)
 }
 
 // retireFor is how long requests may go on with what they started with after a

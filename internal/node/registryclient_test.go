@@ -58,7 +58,7 @@ func TestOwnRegistry_TypeBringsNoTokenEndpoint(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if learnt := c.authority.Challenged(challenge, organisation, "acme/app"); learnt != (allowed && kind == registry.DockerHub) {
+			if learnt := c.upstream.Authority().Challenged(challenge, organisation, "acme/app"); learnt != (allowed && kind == registry.DockerHub) {
 				t.Errorf("%q, %s: the realm is taken: %v", organisation, kind, learnt)
 			}
 			c.close()

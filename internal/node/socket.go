@@ -64,10 +64,10 @@ func (n *node) forgetTokens(organisation string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, l := range n.current.clients {
-		l.authority.Forget(organisation)
+		l.upstream.Authority().Forget(organisation)
 	}
 	for _, r := range n.retired {
-		r.authority.Forget(organisation)
+		r.upstream.Authority().Forget(organisation)
 	}
 	return knows(n.cfg, organisation)
 }
