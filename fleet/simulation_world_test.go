@@ -279,6 +279,7 @@ func simulate(t *testing.T, s scenario) (o outcome) {
 		began := time.Now()
 		w := newWorld(t, s, sparse)
 		w.run()
+		synctest.Wait() // holders may still write, and count
 		o = w.outcome(t, began)
 		var closing sync.WaitGroup
 		for _, n := range w.nodes {

@@ -18,20 +18,17 @@ func held() *Rules {
 	return &Rules{Cooldown: hold, CooldownAt: Place{"main.yaml", 4}}
 }
 
-// move lets time go by.
-func (w *world) move(d time.Duration) { w.clock = w.clock.Add(d) }
-
 func (w *world) means(s oci.Source, tag string, want oci.Digest) {
 	w.t.Helper()
 	r, err := s.Resolve(w.t.Context(), repo, tag)
 	if err != nil || r.Digest != want || len(w.objects[want]) != int(r.Size) {
-		w.t.Errorf("at %s the tag means %s (%v), want %s", w.clock.Format(time.DateTime), r.Digest, err, want)
+		w.t.Errorf("at %s the tag means %s (%v), want %s", w.clock.Now().Format(time.DateTime), r.Digest, err, want)
 	}
 }
 
 func (w *world) heldNow() string {
 	w.t.Helper()
-	all, err := AllHeld(w.t.Context(), w.notes, w.now(), func(proof.NoteKey) (Policy, string) { return New(held()), "ghcr.io" })
+	all, err := AllHeld(w.t.Context(), w.notes, w.clock.Now(), func(proof.NoteKey) (Policy, string) { return New(held()), "ghcr.io" })
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -51,10 +48,10 @@ func TestCooldown_HoldsATagThatMoves(t *testing.T) {
 	w.tags["1"] = a
 	s := w.source(held())
 	w.means(s, "1", a)
-	w.move(time.Hour)
+	w.clock.Advance(time.Hour)
 	w.tags["1"] = b
 	w.means(s, "1", a)
-	if got, want := w.heldNow(), fmt.Sprintf("acme acme/app:1 %s->%s 2026-12-01 13:00:00", a[7:11], b[7:11]); got != want {
+	if got, want := w.heldNow(), fmt.Sprintf("acme acme/app:1 %s->%s 2026-03-03 13:00:00", a[7:11], b[7:11]); got != want {
 		t.Errorf("held is %q, want %q", got, want)
 	}
 	if err := (request{route: "GET digest", digest: b}).send(t.Context(), s); err != nil {
@@ -64,17 +61,17 @@ func TestCooldown_HoldsATagThatMoves(t *testing.T) {
 	w.means(w.source(&Rules{Cooldown: hold, CooldownExcept: line(t, 5, "ghcr.io/acme/app:1")}), "1", b)
 	w.means(w.source(&Rules{Cooldown: time.Minute}), "1", a)
 
-	w.move(24 * time.Hour)
+	w.clock.Advance(24 * time.Hour)
 	w.reopen(path)
 	s = w.source(held())
 	w.means(s, "1", a)
 	w.tags["1"] = c
 	w.means(s, "1", a)
-	w.move(24*time.Hour - time.Nanosecond)
+	w.clock.Advance(24*time.Hour - time.Nanosecond)
 	w.means(s, "1", a)
-	w.move(time.Nanosecond)
+	w.clock.Advance(time.Nanosecond)
 	w.means(s, "1", b) // the newest that is old enough
-	w.move(24 * time.Hour)
+	w.clock.Advance(24 * time.Hour)
 	w.means(s, "1", c)
 	if got := w.heldNow(); got != "" {
 		t.Errorf("held is %q", got)
@@ -124,9 +121,9 @@ func TestCooldown_OwnOneOnlyNarrows(t *testing.T) {
 		w.means(s, "1", a)
 		w.tags["1"] = b
 		w.means(s, "1", a)
-		w.move(max(own, hold) - time.Nanosecond)
+		w.clock.Advance(max(own, hold) - time.Nanosecond)
 		w.means(s, "1", a)
-		w.move(time.Nanosecond)
+		w.clock.Advance(time.Nanosecond)
 		w.means(s, "1", b)
 	}
 }
@@ -140,14 +137,14 @@ func TestCooldown_TakenBack(t *testing.T) {
 	w.means(s, "1", good)
 	w.tags["1"] = bad
 	w.means(s, "1", good)
-	w.move(hold - time.Hour)
+	w.clock.Advance(hold - time.Hour)
 	w.tags["1"] = good
 	w.means(s, "1", good)
-	w.move(2 * time.Hour)
+	w.clock.Advance(2 * time.Hour)
 	w.means(s, "1", good)
 	w.tags["1"] = bad
 	w.means(s, "1", good)
-	w.move(hold)
+	w.clock.Advance(hold)
 	w.means(s, "1", bad)
 }
 
@@ -164,7 +161,7 @@ func TestCooldown_OfATagThatMovesAllTheTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		last = r.Digest
-		w.move(time.Hour)
+		w.clock.Advance(time.Hour)
 	}
 	served := 0
 	if _, err := fmt.Sscan(string(w.objects[last]), &served); err != nil || served < 24*26 || served > 24*30-1-48 {
@@ -190,12 +187,12 @@ func TestCooldown_WhatItMeantIsGone(t *testing.T) {
 	if verdict(err) != "no" || e.Rule != "policy.cooldown 48h0m0s (main.yaml:4)" {
 		t.Errorf("%v, rule %q", err, e.Rule)
 	}
-	for _, words := range []string{"until 2026-12-01T12:00:00Z", b.String(), "add ghcr.io/acme/app:1 to policy.cooldown_except"} {
+	for _, words := range []string{"until 2026-03-03T12:00:00Z", b.String(), "add ghcr.io/acme/app:1 to policy.cooldown_except"} {
 		if !strings.Contains(e.Message, words) {
 			t.Errorf("%q lacks %q", e.Message, words)
 		}
 	}
-	w.move(hold)
+	w.clock.Advance(hold)
 	w.means(s, "1", b)
 }
 
@@ -206,12 +203,12 @@ func TestCooldown_ClockSetBack(t *testing.T) {
 	w.tags["1"] = a
 	s := w.source(held())
 	w.means(s, "1", a)
-	w.move(10 * 365 * 24 * time.Hour)
+	w.clock.Advance(10 * 365 * 24 * time.Hour)
 	w.tags["1"] = b
 	w.means(s, "1", a)
-	w.move(-10 * 365 * 24 * time.Hour)
+	w.clock.Advance(-10 * 365 * 24 * time.Hour)
 	w.means(s, "1", a)
-	w.move(hold)
+	w.clock.Advance(hold)
 	w.means(s, "1", b)
 }
 
@@ -226,7 +223,7 @@ func TestCooldown_ManyAtOnce(t *testing.T) {
 	got := make(chan oci.Digest, 20)
 	for range cap(got) {
 		go func() {
-			s := &source{next: constant{w.shelf, b}, policy: New(held()), at: At{Registry: "ghcr.io", Origin: "ghcr.io-1", Organisation: "acme"}, notes: w.notes, now: func() time.Time { return w.clock }}
+			s := &source{next: constant{w.shelf, b}, policy: New(held()), at: At{Registry: "ghcr.io", Origin: "ghcr.io-1", Organisation: "acme"}, notes: w.notes, now: w.clock.Now}
 			r, _ := s.Resolve(t.Context(), repo, "1")
 			got <- r.Digest
 		}()

@@ -8,11 +8,11 @@ import (
 	"io"
 	"slices"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"berth/cache/proof"
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -145,12 +145,12 @@ type world struct {
 
 	t     testing.TB
 	notes *proof.Proofs
-	clock time.Time
+	clock *ocitest.Clock
 }
 
 func newWorld(t testing.TB, path string) *world {
 	t.Helper()
-	w := &world{shelf: newShelf(), t: t, clock: time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)}
+	w := &world{shelf: newShelf(), t: t, clock: ocitest.NewClock()}
 	w.reopen(path)
 	t.Cleanup(func() { _ = w.notes.Close() })
 	return w
@@ -165,19 +165,17 @@ func (w *world) reopen(path string) {
 		}
 	}
 	var err error
-	if w.notes, err = proof.Open(path, proof.Options{Now: w.now}); err != nil {
+	if w.notes, err = proof.Open(path, proof.Options{Now: w.clock.Now}); err != nil {
 		w.t.Fatal(err)
 	}
 }
-
-func (w *world) now() time.Time { return w.clock }
 
 const repo = "acme/app"
 
 func (w *world) source(all ...*Rules) oci.Source { return w.sourceOf("acme", all...) }
 
 func (w *world) sourceOf(organisation string, all ...*Rules) oci.Source {
-	return Around(w.shelf, New(all...), At{Registry: "ghcr.io", Origin: "ghcr.io-1", Organisation: organisation}, w.notes, w.now)
+	return Around(w.shelf, New(all...), At{Registry: "ghcr.io", Origin: "ghcr.io-1", Organisation: organisation}, w.notes, w.clock.Now)
 }
 
 // line gives patterns the lines of a file.

@@ -18,11 +18,11 @@ func TestPolicy_ImageIsReadOnce(t *testing.T) {
 	i := w.image('a', 10)
 	s := w.source(&Rules{MaxImageSize: 1000})
 	get := func() (read bool) {
-		w.clock = w.clock.Add(time.Second)
+		w.clock.Advance(time.Second)
 		if _, err := s.Open(t.Context(), oci.Object{Repo: repo, Kind: oci.Manifest, Digest: i.digest}, oci.Range{}); err != nil {
 			t.Fatal(err)
 		}
-		return s.(*source).note(repo, oci.Manifest, i.digest).Listed.Equal(w.clock)
+		return s.(*source).note(repo, oci.Manifest, i.digest).Listed.Equal(w.clock.Now())
 	}
 	step := func(what string, want bool) {
 		t.Helper()
@@ -40,7 +40,7 @@ func TestPolicy_ImageIsReadOnce(t *testing.T) {
 	w.reopen(path)
 	s = w.source(&Rules{MaxImageSize: 1000})
 	step("after a restart", false)
-	w.clock = w.clock.Add(25 * time.Hour)
+	w.clock.Advance(25 * time.Hour)
 	step("a day later", true)
 	s = w.source(&Rules{MaxImageSize: 5})
 	if _, err := s.Open(t.Context(), oci.Object{Repo: repo, Kind: oci.Manifest, Digest: i.digest}, oci.Range{}); oci.ClassOf(err) != oci.Policy {
@@ -53,7 +53,7 @@ func TestPolicy_ImageIsReadOnce(t *testing.T) {
 		if _, err := s.Stat(t.Context(), oci.Object{Repo: repo, Kind: oci.Blob, Digest: b}); oci.ClassOf(err) != oci.Policy {
 			t.Errorf("a blob whose note is lost: %v", err)
 		}
-		w.clock = w.clock.Add(2 * time.Minute)
+		w.clock.Advance(2 * time.Minute)
 		step("after a loss", true)
 		step("and then", false)
 	}

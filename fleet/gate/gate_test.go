@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,9 +18,10 @@ var errDown = errors.New("down")
 // Nothing runs while nobody asks; whoever asks never waits; the pauses grow.
 func TestGate_ProbesOnlyWhereSomebodyAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		probes, back := 0, false
+		var probes atomic.Int32
+		var back atomic.Bool
 		g := New("bucket", nil, func(context.Context) error {
-			if probes++; back {
+			if probes.Add(1); back.Load() {
 				return nil
 			}
 			return errDown
@@ -30,8 +32,8 @@ func TestGate_ProbesOnlyWhereSomebodyAsks(t *testing.T) {
 		}
 		g.Failed(errDown)
 		time.Sleep(time.Hour)
-		if probes != 0 {
-			t.Fatalf("%d probes while nobody asked", probes)
+		if n := probes.Load(); n != 0 {
+			t.Fatalf("%d probes while nobody asked", n)
 		}
 		for range 10 * 60 {
 			if err := g.Enter(); !errors.Is(err, ErrAway) || !errors.Is(err, errDown) {
@@ -39,10 +41,10 @@ func TestGate_ProbesOnlyWhereSomebodyAsks(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if probes < 10 || probes > 30 {
-			t.Errorf("%d probes in ten minutes", probes)
+		if n := probes.Load(); n < 10 || n > 30 {
+			t.Errorf("%d probes in ten minutes", n)
 		}
-		back = true
+		back.Store(true)
 		for begun := time.Now(); g.Enter() != nil; time.Sleep(time.Second) {
 			if time.Since(begun) > lastPause+2*time.Second {
 				t.Fatal("not found back")
