@@ -2,10 +2,13 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
+
+	"berth/oci"
 )
 
 const (
@@ -34,6 +37,9 @@ type probe struct {
 	source *source
 	call   *call
 	at     time.Time
+	// unsigned: without the credential, which is refused, or cannot be had. Whether it was
+	// replaced meanwhile, clients find out: each probe would be another failed login.
+	unsigned bool
 }
 
 func newProbes() *probes {
@@ -53,7 +59,7 @@ func (p *probes) close() {
 func (p *probes) after(s *source, c *call) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.last = probe{s, c.probe(), time.Now()}
+	p.last = probe{source: s, call: c.probe(), at: time.Now()}
 	if p.running || p.ctx.Err() != nil {
 		return
 	}
@@ -76,9 +82,47 @@ func (p *probes) run() {
 		if !wanted {
 			return
 		}
-		if a, err := next.source.call(p.ctx, next.call, openLimit); err == nil {
-			_ = a.Body.Close() // the breaker has heard what counts
+		if !next.unsigned && next.asks(p.ctx) {
+			continue
 		}
+		p.mu.Lock()
+		if p.last == next {
+			p.last.unsigned = true
+		}
+		p.mu.Unlock()
+		next.asksUnsigned(p.ctx)
+	}
+}
+
+// asks has the breakers hear what comes of the question. false: neither the registry nor
+// its token endpoint came to say anything about whether they are in trouble.
+func (p probe) asks(ctx context.Context) bool {
+	began := time.Now()
+	a, err := p.source.call(ctx, p.call, openLimit)
+	if err == nil {
+		_ = a.Body.Close()
+		return true
+	}
+	if errors.Is(err, errRemembered) && oci.ClassOf(err) != oci.RateLimited {
+		return true // others find out
+	}
+	return !p.source.unheard(p.call, began)
+}
+
+// asksUnsigned asks without a credential or a token. A challenge is an answer, too: the
+// registry is there.
+func (p probe) asksUnsigned(ctx context.Context) {
+	s, c := p.source, p.call
+	who := s.asker(nil, c.repo)
+	ctx = oci.OnBehalf(ctx, oci.Behalf{Payer: who.payer, Principal: who.principal, Repo: c.repo, What: c.path})
+	if s.mayAsk(ctx, c, nil, who) != nil {
+		return
+	}
+	a, err := s.within(ctx, c, openLimit, who, func(ctx context.Context) (*answer, error) {
+		return s.follow(ctx, s.via(c.op), c.request(s.Registry), c.op, who)
+	})
+	if err == nil {
+		_ = a.Body.Close()
 	}
 }
 

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -158,6 +159,104 @@ func TestRecovery_NobodyAsks(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Whoever asked last may have lost its account meanwhile. The node sees that the registry
+// is back all the same, does not log in again and again, and another client is not told
+// about the outage.
+func TestRecovery_WhoAskedLastHasLostItsAccount(t *testing.T) {
+	for name, fault := range deadWays() {
+		for _, elsewhere := range []bool{false, true} {
+			for _, lost := range []string{"password", "page", "limited"} {
+				t.Run(fmt.Sprint(name, " ", elsewhere, " ", lost), func(t *testing.T) {
+					o := ocitest.Options{Auth: ocitest.Bearer, Private: true, TokenServer: elsewhere}
+					sail(t, o, dialect.Generic, func(v *voyage) { v.losesAnAccount(fault, lost) })
+				})
+			}
+		}
+	}
+}
+
+func (v *voyage) losesAnAccount(fault ocitest.Fault, lost string) {
+	acme, globex := v.as("acme"), v.as("globex")
+	img := v.up.AddImage("acme/app", "1", ocitest.Image{Index: true, Layers: []int64{1000}})
+	for _, s := range []oci.Source{acme, globex} {
+		if err := pull(v.t.Context(), s, img); err != nil {
+			v.t.Fatal(err)
+		}
+	}
+	time.Sleep(10 * time.Minute) // no token is left
+	dead := v.up.Inject(ocitest.Match{}, 0, fault)
+	v.findsOut(globex, img)
+	logins := ocitest.Match{Kind: ocitest.Token, Where: func(r ocitest.Request) bool {
+		user, _, _ := (&http.Request{Header: r.Header}).BasicAuth()
+		return user == "globex-bot"
+	}}
+	switch lost {
+	case "password":
+		v.up.SetPassword("globex-bot", "another")
+	case "page":
+		v.up.Inject(logins, 0, ocitest.Fault{Status: http.StatusForbidden, Body: []byte("<html>no</html>"), Header: http.Header{"Content-Type": {"text/html"}}})
+	case "limited":
+		v.up.Inject(logins, 0, ocitest.Status(429, "Retry-After", "3600"))
+	}
+	v.up.Forget()
+	dead.Remove()
+	time.Sleep(2 * lastProbe)
+	if v.registry.Troubled() {
+		v.t.Error("still in trouble")
+	}
+	v.recovers(acme, img)
+	if n := v.up.Count(logins); n > 3 {
+		v.t.Errorf("%d logins", n)
+	}
+}
+
+// Whoever comes first after an outage with an account that is no good has found out nothing
+// about the registry: the next is not told what was remembered.
+func TestRecovery_AfterATryInVain(t *testing.T) {
+	tries := 0
+	for _, elsewhere := range []bool{false, true} {
+		for phase := range 8 {
+			o := ocitest.Options{Auth: ocitest.Bearer, Private: true, TokenServer: elsewhere}
+			sail(t, o, dialect.Generic, func(v *voyage) {
+				acme, globex := v.as("acme"), v.as("globex")
+				img := v.up.AddImage("acme/app", "1", ocitest.Image{Index: true, Layers: []int64{1000}})
+				for _, s := range []oci.Source{acme, globex} {
+					if err := pull(v.t.Context(), s, img); err != nil {
+						v.t.Fatal(err)
+					}
+				}
+				time.Sleep(10 * time.Minute)
+				dead := v.up.Inject(ocitest.Match{Kind: ocitest.Manifest}, 0, ocitest.Drop())
+				for range 10 { // both, so that it is open for everybody
+					for _, s := range []oci.Source{globex, acme} {
+						_, _ = s.Resolve(v.t.Context(), img.Repo, img.Tag) // a copy
+					}
+					time.Sleep(time.Second)
+				}
+				time.Sleep(10 * time.Minute)
+				v.up.SetPassword("globex-bot", "another")
+				time.Sleep(time.Duration(phase) * probeEvery)
+				dead.Remove()
+				v.up.Forget()
+				_, err := globex.Resolve(v.t.Context(), img.Repo, img.Tag)
+				if v.up.TokenRequests() == 0 {
+					return // the last probe is less than a second old
+				}
+				if tries++; err == nil {
+					v.t.Error("it has no account")
+				}
+				r, err := acme.Resolve(v.t.Context(), img.Repo, img.Tag)
+				if err != nil || r.Warning != "" {
+					v.t.Errorf("elsewhere %v, phase %d: %q, %v", elsewhere, phase, r.Warning, err)
+				}
+			})
+		}
+	}
+	if tries < 4 {
+		t.Errorf("%d tries", tries)
 	}
 }
 

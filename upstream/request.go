@@ -42,6 +42,8 @@ type call struct {
 	rng    string // a Range header, or empty
 	// explains: a HEAD about a right came before, and was not understood without this.
 	explains bool
+	// asked: the registry was sent it, since call began last.
+	asked bool
 }
 
 func (c *call) request(r *Registry) *http.Request {
@@ -100,6 +102,13 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 	if err := s.mayAsk(ctx, c, cred, who); err != nil {
 		return nil, err
 	}
+	began := time.Now()
+	c.asked = false
+	defer func() {
+		if ctx.Err() == nil && s.unheard(c, began) { // others need not wait for what it finds out
+			s.origin.unasked(behalf)
+		}
+	}()
 	limit := openLimit
 	if s.origin.opens(behalf) || s.tokens.opens(behalf) {
 		limit = troubled
@@ -117,6 +126,12 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 			}
 		}
 	})
+}
+
+// unheard says whether a call that began then has ended without a word of the registry,
+// good or bad: no slot was free, or its credential is refused by the token endpoint.
+func (s *source) unheard(c *call, began time.Time) bool {
+	return !c.asked && !s.origin.failedSince(began) && !s.tokens.failedSince(began)
 }
 
 // mindsRange says whether what a redirect target answered may be about the Range: then
@@ -167,6 +182,7 @@ func (s *source) askOnce(ctx context.Context, c *call, cred **credential.Credent
 	}
 	taken := false
 	defer func() { leave(taken) }()
+	c.asked = true
 	if a, err = s.follow(ctx, s.via(c.op), req, c.op, who); err != nil {
 		return nil, false, err
 	}

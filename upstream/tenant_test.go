@@ -41,6 +41,7 @@ func (w *tenancy) one(who string, img ocitest.Pushed) (asked ocitest.Match, err 
 // heard is what somebody was told about acme's image.
 type heard struct {
 	yes, doubt time.Time
+	no         time.Time // when its secret, and not nobody's, was refused in plain words
 	riddle     time.Time // when what was asked last, and got no plain answer, was asked
 }
 
@@ -70,6 +71,8 @@ func (w *tenancy) told(user string, begun time.Time) (n heard) {
 			n.riddle = r.Start
 		case shows && r.Status/100 == 2:
 			n.yes = r.Start
+		case credential != "" && slices.Contains([]int{401, 403, 404}, r.Status):
+			n.no = r.Start
 		}
 	}
 	return n
@@ -84,7 +87,10 @@ func (w *tenancy) globex() {
 	w.say("globex pulls %s%s in %v: %v", asked.Tag, asked.Digest, time.Since(begun), err)
 	if err != nil {
 		w.counts["globex is refused"]++
-		if class := oci.ClassOf(err); class == oci.Denied || class == oci.Unauthorized || class == oci.NotFound || class == oci.NoCredential {
+		// A page in place of an answer refuses what was never shown, and withdraws nothing.
+		class := oci.ClassOf(err)
+		refused := class == oci.Denied || class == oci.Unauthorized || class == oci.NotFound || class == oci.NoCredential
+		if refused && !w.told("globex-bot", begun).no.Before(begun) {
 			w.refused = time.Now()
 		}
 		return
