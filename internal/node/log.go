@@ -25,14 +25,14 @@ const (
 )
 
 // newLogger is a logger and its level, which can be changed at any time.
-func newLogger(l config.Log, to io.Writer) (*slog.Logger, *slog.LevelVar) {
+func newLogger(l config.Log, to *logBuffer) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	level.Set(levelOf(l))
 	o := &slog.HandlerOptions{Level: level}
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(to, o)), level
 	}
-	return slog.New(slog.NewTextHandler(to, o)), level
+	return slog.New(newTextHandler(to, o)), level
 }
 
 // takeStandardLog takes over what libraries write to the standard log: net/http
