@@ -47,7 +47,7 @@ type Pool struct {
 	granted uint64
 	waiting int // in all queues
 	parties map[share]*party
-	has     map[string]int64 // by organisation, at all its places
+	has     map[string]*total // by organisation
 }
 
 // share is whose it is: an organisation's, and what it is for where each such thing has
@@ -58,11 +58,18 @@ type share struct{ organisation, at string }
 // most come again.
 const idleParties = 256
 
+// total is what an organisation has at all its places, which are so many parties.
+type total struct {
+	n       int64
+	parties int
+}
+
 // party is an organisation that has a limit, or has or wants something now. It is
 // guarded by the pool's mutex.
 type party struct {
 	share
 
+	all    *total
 	limit  int64 // 0: the pool's Most
 	used   int64
 	served uint64 // the pool's count of grants at its last one
@@ -192,10 +199,16 @@ func (p *Pool) now(organisation string) (Slot, error) {
 func (p *Pool) party(of share) *party {
 	q := p.parties[of]
 	if q == nil {
-		q = &party{share: of}
 		if p.parties == nil {
-			p.parties = map[share]*party{}
+			p.parties, p.has = map[share]*party{}, map[string]*total{}
 		}
+		all := p.has[of.organisation]
+		if all == nil {
+			all = &total{}
+			p.has[of.organisation] = all
+		}
+		all.parties++
+		q = &party{share: of, all: all}
 		p.parties[of] = q
 	}
 	return q
@@ -206,6 +219,9 @@ func (p *Pool) party(of share) *party {
 func (p *Pool) forget(q *party) {
 	if len(p.parties) > idleParties && q.used == 0 && q.limit == 0 && len(q.queue) == 0 && p.parties[q.share] == q {
 		delete(p.parties, q.share)
+		if q.all.parties--; q.all.parties == 0 {
+			delete(p.has, q.organisation)
+		}
 	}
 }
 
@@ -214,10 +230,7 @@ func (p *Pool) grant(q *party, n int64) Slot {
 	q.served = p.granted
 	q.used += n
 	p.used += n
-	if p.has == nil {
-		p.has = map[string]int64{}
-	}
-	p.has[q.organisation] += n
+	q.all.n += n
 	return Slot{p, q, n}
 }
 
@@ -235,7 +248,7 @@ func (p *Pool) fits(q *party, w Want) bool {
 	if p.Total == 0 {
 		return true
 	}
-	stays, has := p.Total-p.used-w.N, p.has[q.organisation]
+	stays, has := p.Total-p.used-w.N, q.all.n
 	return stays >= 0 && (has == 0 || stays >= p.Total/4 || has+w.N <= stays)
 }
 
@@ -302,7 +315,7 @@ func (s Slot) passOn() {
 	s.take()
 	var next *party
 	for _, q := range p.parties {
-		if q != s.party && len(q.queue) > 0 && p.has[q.organisation] == 0 && p.fits(q, q.queue[0].Want) && (next == nil || q.served < next.served) {
+		if q != s.party && len(q.queue) > 0 && q.all.n == 0 && p.fits(q, q.queue[0].Want) && (next == nil || q.served < next.served) {
 			next = q
 		}
 	}
@@ -329,9 +342,7 @@ func (s Slot) Release() {
 func (s Slot) take() {
 	s.party.used -= s.n
 	s.pool.used -= s.n
-	if s.pool.has[s.party.organisation] -= s.n; s.pool.has[s.party.organisation] == 0 {
-		delete(s.pool.has, s.party.organisation)
-	}
+	s.party.all.n -= s.n
 }
 
 // admit lets in who waits, as many as fit: of several organisations the one that has
@@ -343,7 +354,7 @@ func (p *Pool) admit() {
 			if len(q.queue) == 0 || !p.fits(q, q.queue[0].Want) {
 				continue
 			}
-			if next == nil || cmp.Or(cmp.Compare(p.has[q.organisation], p.has[next.organisation]), cmp.Compare(q.queue[0].arrived, next.queue[0].arrived)) < 0 {
+			if next == nil || cmp.Or(cmp.Compare(q.all.n, next.all.n), cmp.Compare(q.queue[0].arrived, next.queue[0].arrived)) < 0 {
 				next = q
 			}
 		}
@@ -366,7 +377,10 @@ func (p *Pool) admitFirst(q *party) {
 func (p *Pool) of(organisation string) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.has[organisation]
+	if all := p.has[organisation]; all != nil {
+		return all.n
+	}
+	return 0
 }
 
 func (p *Pool) inUse() int64 {
