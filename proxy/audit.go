@@ -22,7 +22,7 @@ func (q *request) audit(status int) {
 	e := audit.Entry{
 		Time: time.Now().UTC(), RequestID: q.id, Verdict: verdict,
 		Organisation: q.caller.Organisation, Token: q.caller.TokenName, Account: q.caller.Account,
-		Client: clientFamily(q.r.UserAgent()), Address: addressOf(q.r.RemoteAddr),
+		Client: q.client, Address: addressOf(q.r.RemoteAddr),
 		Method: oci.OneLine(q.r.Method, 16), Kind: kindOf(q.parsed.Endpoint),
 		Image: q.imageName(), Digest: string(q.contentDigest()), Status: status,
 		Stranger: !q.identified,

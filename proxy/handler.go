@@ -58,7 +58,8 @@ type Options struct {
 	// disks stall for seconds.)
 	StallTimeout time.Duration
 
-	// Logger gets one line per request at Info. If nil, nothing is logged.
+	// Logger gets one line per request at Info. If nil, nothing is logged. Its handler
+	// must not keep records.
 	Logger *slog.Logger
 	// Metrics counts; one for all listeners. If nil, nothing is counted.
 	Metrics *Metrics
@@ -95,6 +96,7 @@ func New(o Options) http.Handler {
 		guard:     newGuard(o.Names, o.Logger),
 		strangers: rate.NewLimiter(strangerLines, 10*strangerLines),
 		buffers:   &sync.Pool{New: func() any { return new([copyBuffer]byte) }},
+		lines:     &sync.Pool{New: func() any { return new([maxAttrs]slog.Attr) }},
 	}
 }
 
@@ -104,6 +106,7 @@ type handler struct {
 	guard     *guard
 	strangers *rate.Limiter // of their lines in the log
 	buffers   *sync.Pool    // of *[copyBuffer]byte
+	lines     *sync.Pool    // of *[maxAttrs]slog.Attr
 }
 
 // strangerLines is how many requests a second of callers that have proven nothing are

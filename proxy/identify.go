@@ -24,7 +24,7 @@ func (q *request) identify() error {
 	if q.h.Callers == nil {
 		q.caller = caller.Caller{Organisation: q.h.Organisation}
 		q.identified = true
-		return peerOf(q.r.Context()).letIn(&q.deadline, guest)
+		return q.peer.letIn(&q.deadline, guest)
 	}
 	caller, err := q.h.Callers.Identify(q.r)
 	if err == nil && caller.Organisation == "" {
@@ -34,7 +34,7 @@ func (q *request) identify() error {
 		return unproven(err)
 	}
 	q.caller, q.identified = caller, true
-	return peerOf(q.r.Context()).letIn(&q.deadline, known)
+	return q.peer.letIn(&q.deadline, known)
 }
 
 // unproven keeps what Callers says to the client, and closes the door on

@@ -8,9 +8,12 @@ import (
 	"berth/oci"
 )
 
+// maxAttrs is room for all that a line may say.
+const maxAttrs = 23
+
 // log writes the one line of this request. Nothing in it comes from the query
 // or a header that a caller proves itself by, and what comes from the path was parsed before.
-func (q *request) log(failure *oci.Error, aborted bool) {
+func (q *request) log(now time.Time, failure *oci.Error, aborted bool) {
 	ctx := q.r.Context()
 	logger, level := q.h.Logger, slog.LevelInfo
 	// Whoever needs no token to be refused could have the journal drop, or rotate away,
@@ -21,15 +24,18 @@ func (q *request) log(failure *oci.Error, aborted bool) {
 	if !logger.Enabled(ctx, level) {
 		return
 	}
-	now := time.Now()
-	var room [23]slog.Attr
+	room, ok := q.h.lines.Get().(*[maxAttrs]slog.Attr)
+	if !ok {
+		room = new([maxAttrs]slog.Attr)
+	}
+	defer q.h.lines.Put(room)
 	attrs := append(room[:0],
 		slog.String("request_id", q.id),
 		slog.String("method", oci.OneLine(q.r.Method, 16)),
 		slog.String("kind", kindOf(q.parsed.Endpoint)),
 		slog.Int("status", q.w.status),
 		slog.String("result", q.result(failure)),
-		slog.String("client", clientFamily(q.r.UserAgent())),
+		slog.String("client", q.client),
 		slog.Int64("bytes", q.w.sent),
 		slog.Duration("header_duration", q.untilHeaders()),
 		slog.Duration("duration", now.Sub(q.start)),
@@ -53,7 +59,9 @@ func (q *request) log(failure *oci.Error, aborted bool) {
 	}
 	// Past LogAttrs, which looks up its caller for each line, and for no handler of ours.
 	line := slog.NewRecord(now, level, "request", 0)
-	line.AddAttrs(q.why(attrs, failure, aborted)...)
+	// A record copies its attributes where they are more than a few. Those of a group
+	// without a name stay where they are, and stand in the line like any others.
+	line.AddAttrs(slog.Attr{Value: slog.GroupValue(q.why(attrs, failure, aborted)...)})
 	_ = logger.Handler().Handle(ctx, line) // LogAttrs drops its error too
 }
 

@@ -22,8 +22,6 @@ type MetricsOptions struct {
 	// MaxSeries is how many series may carry an organisation's name; beyond,
 	// organisations are counted as "other". If 0, 20000.
 	MaxSeries int
-	// Now is the clock by which clients pulled last. If nil, time.Now.
-	Now func() time.Time
 }
 
 // Metrics counts for all listeners together. Labels come from configuration
@@ -42,7 +40,6 @@ type Metrics struct {
 
 	totals  totals
 	indexes *indexes
-	now     func() time.Time
 }
 
 // NewMetrics makes and registers the metrics. It panics when they are
@@ -50,9 +47,6 @@ type Metrics struct {
 func NewMetrics(o MetricsOptions) *Metrics {
 	if o.MaxSeries == 0 {
 		o.MaxSeries = 20000
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	f := promauto.With(o.Registerer)
 	budget := &seriesBudget{left: o.MaxSeries, reserve: o.MaxSeries / 2, overflow: f.NewCounter(prometheus.CounterOpts{
@@ -84,7 +78,6 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			Help: "Requests without credentials that were asked for them: the first step of most pulls, no failure.",
 		}),
 		indexes: newIndexes(),
-		now:     o.Now,
 	}
 	m.Expect("", nobody)
 	m.limited.get(labels{nobody, "limits.requests"})
@@ -124,9 +117,9 @@ func (m *Metrics) Keep(there func(organisation string) bool) {
 func countsAsFailure(c oci.Class) bool { return c != oci.ClientGone && c != oci.WrongPlatform }
 
 // count counts an exchange once, at its end.
-func (q *request) count(failure *oci.Error, aborted bool) {
+func (q *request) count(now time.Time, failure *oci.Error, aborted bool) {
 	m := q.h.Metrics
-	m.pulls.leave(q, failure)
+	m.pulls.leave(q, now, failure)
 	if failure != nil && q.isChallenge(failure) {
 		m.challenges.Inc()
 		return
@@ -156,9 +149,8 @@ func (q *request) count(failure *oci.Error, aborted bool) {
 		m.totals.images.Add(1)
 	}
 	if failure == nil && q.isPull() {
-		client, now := clientFamily(q.r.UserAgent()), m.now()
-		m.lastPull.WithLabelValues(client).Set(float64(now.UnixMilli()) / 1000)
-		m.totals.pulledBy(client, now)
+		m.lastPull.WithLabelValues(q.client).Set(float64(now.UnixMilli()) / 1000)
+		m.totals.pulledBy(q.client, now)
 	}
 }
 
@@ -197,7 +189,7 @@ func (q *request) fail(e *oci.Error, c *counters, l labels) (first bool) {
 	key := failureKey{organisation: l[0], registry: l[1], repository: q.repository(), reference: q.reference(), reason: e.Class.String()}
 	first = q.h.Failures.add(key, Failure{
 		Organisation: q.caller.Organisation, Registry: q.registryName(), Class: e.Class, Message: q.message(e),
-		RequestID: q.id, Client: clientFamily(q.r.UserAgent()),
+		RequestID: q.id, Client: q.client,
 	})
 	if first {
 		c.get(l).Inc()

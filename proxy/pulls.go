@@ -124,7 +124,7 @@ func (p *pulls) enter(q *request) {
 }
 
 // leave notes how a request of a pull went.
-func (p *pulls) leave(q *request, failure *oci.Error) {
+func (p *pulls) leave(q *request, now time.Time, failure *oci.Error) {
 	one := q.pull
 	if one == nil {
 		return
@@ -132,7 +132,7 @@ func (p *pulls) leave(q *request, failure *oci.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	one.running--
-	one.last = time.Now()
+	one.last = now
 	one.image = one.image || failure == nil && q.image
 	one.filled = one.filled || failure == nil && source(q.outcome.Result) != fromCache
 	switch what := q.reference(); {

@@ -13,11 +13,14 @@ import (
 
 // request is one request and its answer.
 type request struct {
-	h     *handler
-	r     *http.Request
-	w     response
-	id    string
-	start time.Time
+	h    *handler
+	r    *http.Request
+	w    response
+	peer *conn // nil: it is no Listener's
+	id   string
+	// client is the family of clients that the one who asks is of.
+	client string
+	start  time.Time
 
 	// What was found out, in the order of answer. Zero: it did not come so far.
 	parsed     oci.Request
@@ -61,7 +64,7 @@ func (q *request) hold(ctx context.Context, n int64) error {
 // request has HeaderTimeout.
 func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 	now := time.Now()
-	q := &request{h: h, r: r, id: newID(), start: now, deadline: headerDeadline{Context: r.Context(), at: now.Add(h.HeaderTimeout)}}
+	q := &request{h: h, r: r, id: newID(), client: clientFamily(r.UserAgent()), start: now, deadline: headerDeadline{Context: r.Context(), at: now.Add(h.HeaderTimeout)}}
 	q.w = response{
 		under:    w,
 		control:  *http.NewResponseController(w),
@@ -73,8 +76,9 @@ func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {
 		// if what fetches it has not been told yet.
 		deadline: &q.deadline,
 	}
+	q.peer = peerOf(r.Context())
 	if r.TLS == nil { // TLS makes records of its own, so it has no use for one
-		q.w.conn = peerOf(r.Context())
+		q.w.conn = q.peer
 	}
 	if h.Audit.On() {
 		q.w.decided = q.audit
@@ -121,8 +125,9 @@ func (q *request) end(ctx context.Context, err error) {
 			q.sendError(failure)
 		}
 	}
-	q.count(failure, aborted)
-	q.log(failure, aborted)
+	now := time.Now()
+	q.count(now, failure, aborted)
+	q.log(now, failure, aborted)
 	if aborted {
 		panic(http.ErrAbortHandler)
 	}

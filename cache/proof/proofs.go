@@ -114,15 +114,15 @@ func (f *Proofs) Access(a Access) (Age, time.Time) {
 	if !w.proven() {
 		return None, time.Time{}
 	}
-	return f.accessAge(w), w.at
+	return f.accessAge(w, f.o.Now()), w.at
 }
 
 // accessAge is what a proof of access is worth. Doubt takes from it whatever would
 // keep it longer: once somebody has answered in riddles, the registry's silence
 // afterwards, or a restart, must not bring grace back.
-func (f *Proofs) accessAge(w record) Age {
-	age := f.age(w.at, f.o.AccessTTL, w.restored)
-	recent := elapsed(f.o.Now(), w.at).Abs() < f.o.Doubt
+func (f *Proofs) accessAge(w record, now time.Time) Age {
+	age := f.age(w.at, now, f.o.AccessTTL, w.restored)
+	recent := elapsed(now, w.at).Abs() < f.o.Doubt
 	switch {
 	case !w.doubted.IsZero() && !recent:
 		return None
@@ -143,7 +143,7 @@ func (f *Proofs) DeniedItself(a Access) bool {
 // nor put in doubt for good since.
 func (f *Proofs) HadAccess(a Access) bool {
 	w, _ := f.access.read(f.by, a)
-	return w.proven() && (w.doubted.IsZero() || f.accessAge(w) != None)
+	return w.proven() && (w.doubted.IsZero() || f.accessAge(w, f.o.Now()) != None)
 }
 
 // HadMember says whether m was ever proven, however long ago.
@@ -159,7 +159,7 @@ func (f *Proofs) Member(m Member) Age {
 		return None
 	}
 	// A restored membership may be fresh: it says nothing about anyone's rights.
-	age := f.age(w.at, f.o.MemberTTL, false)
+	age := f.age(w.at, f.o.Now(), f.o.MemberTTL, false)
 	if !w.doubted.IsZero() {
 		return min(age, Grace)
 	}
@@ -172,13 +172,13 @@ func (f *Proofs) Tag(k TagKey) (Tag, Age) {
 	if !ok {
 		return Tag{}, None
 	}
-	return t, f.age(t.Asked, f.o.TagTTL, t.restored)
+	return t, f.age(t.Asked, f.o.Now(), f.o.TagTTL, t.restored)
 }
 
 // age turns the time of a proof into its worth. A proof from the future (the
 // clock was set back) is never fresh, and outside grace worth nothing.
-func (f *Proofs) age(proven time.Time, ttl time.Duration, restored bool) Age {
-	old := elapsed(f.o.Now(), proven)
+func (f *Proofs) age(proven, now time.Time, ttl time.Duration, restored bool) Age {
+	old := elapsed(now, proven)
 	switch {
 	case !restored && old >= 0 && old < ttl:
 		return Fresh

@@ -32,14 +32,16 @@ type generation struct {
 	settings    []config.Listener // in force, for each listener
 	handlers    []http.Handler    // likewise
 
-	sources  sync.Map        // sourceKey to oci.Source
 	accounts map[string]bool // organisation+account, as configured
+
+	making  sync.RWMutex // guards sources
+	sources map[sourceKey]oci.Source
 }
 
 // newGeneration makes that of cfg, with the clients and secrets of the one in force
 // where they will do. On an error nothing has changed.
 func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
-	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}}
+	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}, sources: map[sourceKey]oci.Source{}}
 	if err := d.build(n); err != nil {
 		d.clients.closeAllBut(n.registryClients())
 		return nil, err
@@ -121,9 +123,11 @@ type sourceKey struct {
 // behind the plus sign, so those are not kept.
 func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) (oci.Source, error) {
 	at := sourceKey{g.registries[spec], caller.Organisation, caller.Account}
-	kept, _ := g.sources.Load(at)
-	if source, ok := kept.(oci.Source); ok {
-		return source, nil
+	g.making.RLock()
+	kept, ok := g.sources[at]
+	g.making.RUnlock()
+	if ok {
+		return kept, nil
 	}
 	if at.registry == nil {
 		live, err := g.live(n, caller.Organisation, spec)
@@ -135,7 +139,9 @@ func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) 
 	}
 	made := g.newSource(n, at)
 	if caller.Account == "" || g.accounts[at.organisation+"+"+at.account] {
-		g.sources.Store(at, made)
+		g.making.Lock()
+		defer g.making.Unlock()
+		g.sources[at] = made
 	}
 	return made, nil
 }

@@ -80,7 +80,7 @@ func (n *node) measure(r prometheus.Registerer) (err error) {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		buildInfo(n.version),
 	)
-	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: r, MaxSeries: n.started.Metrics.MaxSeries, Now: n.now})
+	n.pulls = proxy.NewMetrics(proxy.MetricsOptions{Registerer: r, MaxSeries: n.started.Metrics.MaxSeries})
 	n.upstream = upstream.NewMetrics(r)
 	n.config = newConfigMetrics(r)
 	n.bypasses = newBypasses(r)
