@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"berth/cache/store"
+	"berth/internal/pause"
 )
 
 const (
@@ -100,12 +102,7 @@ func (f *folder) openAnew(old *store.Store) error {
 
 // wait waits for the end of o, or for openFor. The error is why the folder cannot be used.
 func (f *folder) wait(o *opening) error {
-	timer := time.NewTimer(openFor)
-	defer timer.Stop()
-	select {
-	case <-o.done:
-	case <-timer.C:
-	}
+	_, _ = pause.Until(context.Background(), o.done, openFor)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.opening == o {

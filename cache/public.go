@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"berth/cache/proof"
+	"berth/internal/pause"
 	"berth/oci"
 )
 
@@ -47,12 +48,8 @@ func (s *source) askIfPublic(principal oci.Principal, o oci.Object) {
 	}
 	s.c.private.For(s.u.Organisation, key, unansweredFor, errAsking)
 	s.c.public.Start(key, func(ctx context.Context) (struct{}, error) {
-		after := time.NewTimer(cmp.Or(s.c.o.PublicAfter, publicAfter))
-		defer after.Stop()
-		select {
-		case <-after.C:
-		case <-ctx.Done():
-			return struct{}{}, ctx.Err()
+		if err := pause.For(ctx, cmp.Or(s.c.o.PublicAfter, publicAfter)); err != nil {
+			return struct{}{}, err
 		}
 		if known() { // a fleet does not wait so long
 			return struct{}{}, nil

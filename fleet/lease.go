@@ -121,7 +121,7 @@ func (o *Object) fall(ctx context.Context) {
 		if giveBack = release; ok || err != nil || ctx.Err() != nil {
 			break
 		}
-		pause(ctx, time.Since(asked))
+		nextPoll(ctx, time.Since(asked))
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()

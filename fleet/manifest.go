@@ -43,7 +43,7 @@ func (t *Tier) Manifest(ctx context.Context, scopes []seal.Scope, origin string,
 		if ctx.Err() != nil {
 			return nil, func(data []byte) { m.t.wg.Go(func() { m.publish(data) }) }
 		}
-		pause(ctx, answer)
+		nextPoll(ctx, answer)
 	}
 }
 

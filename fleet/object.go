@@ -12,6 +12,7 @@ import (
 
 	"berth/fleet/coordinator"
 	"berth/fleet/seal"
+	"berth/internal/pause"
 )
 
 // File is where the object grows on this node.
@@ -126,29 +127,24 @@ func (o *Object) Next(ctx context.Context, off, end int64) (Step, error) {
 			return o.fromRegistry(part, end), nil
 		}
 		since := time.Now()
-		o.pause(ctx)
+		o.nextPoll(ctx)
 		o.look(ctx, since) // unless another worker has done so since
 	}
 }
 
-func (o *Object) pause(ctx context.Context) {
+func (o *Object) nextPoll(ctx context.Context) {
 	o.mu.Lock()
 	answer := o.answer
 	o.mu.Unlock()
-	pause(ctx, answer)
+	nextPoll(ctx, answer)
 }
 
-// pause waits until it is time to ask the coordinator again, whose last answer took that
+// nextPoll waits until it is time to ask the coordinator again, whose last answer took that
 // long: the later they come the fewer are asked for, or ten thousand nodes that wait
 // would ask so much that it answers nobody in time, and then all go to the registry.
-func pause(ctx context.Context, answer time.Duration) {
+func nextPoll(ctx context.Context, answer time.Duration) {
 	every := min(max(pollEvery, pollFactor*answer), pollRarely)
-	timer := time.NewTimer(every/2 + rand.N(every))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	_ = pause.For(ctx, every/2+rand.N(every)) // whoever asks next finds out
 }
 
 // goes says whether to go to the registry now, which was first wanted at began: with the

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"berth/internal/pause"
 	"berth/internal/share"
 	"berth/oci"
 )
@@ -130,15 +131,9 @@ func (b *breaker) enter(ctx context.Context, c oci.Behalf) (fault, bool) {
 		if found == nil {
 			return f, ok
 		}
-		left := time.NewTimer(time.Until(until))
-		select {
-		case <-found:
-		case <-left.C:
-		case <-ctx.Done():
-			left.Stop()
+		if _, err := pause.Until(ctx, found, time.Until(until)); err != nil {
 			return f, false
 		}
-		left.Stop()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"berth/internal/pause"
 	"berth/oci"
 )
 
@@ -77,7 +78,7 @@ func (c *call) probe() *call {
 }
 
 func (p *probes) run() {
-	for wait := firstProbe; p.sleep(wait); wait = min(2*wait, lastProbe) {
+	for wait := firstProbe; pause.For(p.ctx, wait+rand.N(wait/4)) == nil; wait = min(2*wait, lastProbe) {
 		next, wanted := p.next()
 		if !wanted {
 			return
@@ -123,17 +124,6 @@ func (p probe) asksUnsigned(ctx context.Context) {
 	})
 	if err == nil {
 		_ = a.Body.Close()
-	}
-}
-
-func (p *probes) sleep(wait time.Duration) bool {
-	t := time.NewTimer(wait + rand.N(wait/4))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-p.ctx.Done():
-		return false
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/sethvargo/go-retry"
 
 	"berth/cache/store"
+	"berth/internal/pause"
 	"berth/oci"
 )
 
@@ -265,18 +266,11 @@ func (d *Download) pauseBeforeRetry(ctx context.Context, rq *requester, err erro
 		_, err := d.pick(nil)
 		return err
 	}
-	pause, stop := wait.Next()
+	rest, stop := wait.Next()
 	if stop {
 		return err
 	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return pause.For(ctx, rest)
 }
 
 // ask opens run upstream as one of the requesters.
@@ -359,23 +353,10 @@ func (d *Download) nextRun(ctx context.Context) (*store.Run, error) {
 		if d.blocks.Have() == d.blocks.Size() {
 			return nil, nil
 		}
-		if err := d.awaitNudge(ctx, d.table.o.ParkAfter-idle); err != nil {
+		if _, err := pause.Until(ctx, d.wake, d.table.o.ParkAfter-idle); err != nil {
 			return nil, err
 		}
 	}
-}
-
-// awaitNudge waits for a nudge, at most for limit.
-func (d *Download) awaitNudge(ctx context.Context, limit time.Duration) error {
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case <-d.wake:
-	case <-timer.C:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	return nil
 }
 
 // idle is how long the download has had no reader.

@@ -17,6 +17,7 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"berth/fleet/gate"
+	"berth/internal/pause"
 	"berth/internal/secret"
 )
 
@@ -29,8 +30,8 @@ const (
 	// would go to the registry.
 	least = 64 << 10
 	tries = 2
-	// pause is before the second try, and grows to longestPause; both are jittered.
-	pause, longestPause = 100 * time.Millisecond, 2 * time.Second
+	// firstPause is before the second try, and grows to longestPause; both are jittered.
+	firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second
 	// maxError is how much of an error document is read.
 	maxError = 4 << 10
 
@@ -190,7 +191,7 @@ func (b *Bucket) through(ctx context.Context, g *gate.Gate, within time.Duration
 	}
 	began := time.Now()
 	var err error
-	for try, wait := 1, pause; ; try, wait = try+1, min(2*wait, longestPause) {
+	for try, wait := 1, firstPause; ; try, wait = try+1, min(2*wait, longestPause) {
 		one, cancel := context.WithCancelCause(ctx)
 		limit := time.AfterFunc(within, func() { cancel(ErrSlow) })
 		err = do(one, func() { limit.Reset(within) })
@@ -199,7 +200,7 @@ func (b *Bucket) through(ctx context.Context, g *gate.Gate, within time.Duration
 			err = ErrSlow
 		}
 		cancel(nil)
-		if !again(ctx, err) || try >= tries && !busy(err) || g.Since(began) > within || !sleep(ctx, wait/2+rand.N(wait)) {
+		if !again(ctx, err) || try >= tries && !busy(err) || g.Since(began) > within || pause.For(ctx, wait/2+rand.N(wait)) != nil {
 			break
 		}
 	}
@@ -230,17 +231,6 @@ func again(ctx context.Context, err error) bool {
 func busy(err error) bool {
 	answer, ok := errors.AsType[*answerError](err)
 	return ok && (answer.status == http.StatusServiceUnavailable || answer.status == http.StatusTooManyRequests)
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // get reads an object, and calls moved whenever a little more has come.

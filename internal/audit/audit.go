@@ -7,12 +7,15 @@
 package audit
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"berth/internal/pause"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -142,11 +145,7 @@ func (l *Log) Write(e *Entry) {
 	if !wait {
 		return
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-b.written:
-	case <-timer.C:
+	if written, _ := pause.Until(context.Background(), b.written, patience); !written {
 		l.tooLate(b)
 	}
 }
@@ -192,12 +191,7 @@ func (l *Log) tooLate(b *batch) {
 func (l *Log) Close() {
 	l.on.Store(false)
 	l.stop()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-l.done:
-	case <-timer.C:
-	}
+	_, _ = pause.Until(context.Background(), l.done, patience)
 }
 
 // run is the goroutine.

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"berth/internal/pause"
+
 	"golang.org/x/time/rate"
 )
 
@@ -126,12 +128,8 @@ func (t *Ticket) sleep(ctx context.Context, own *rate.Limiter, earlier, until ti
 			}
 			wait = min(wait, lookAlong)
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return context.Cause(ctx)
+		if err := pause.For(ctx, wait); err != nil {
+			return err
 		}
 	}
 	return nil

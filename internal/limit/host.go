@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"berth/internal/pause"
+
 	"golang.org/x/time/rate"
 )
 
@@ -163,15 +165,11 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 	}
 	h.paces(w.Organisation, 1)
 	defer h.paces(w.Organisation, -1)
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
+	err = pause.For(ctx, delay)
+	if err != nil {
 		cancel()
-		return context.Cause(ctx)
 	}
+	return err
 }
 
 // paces counts the calls that wait for their organisation's rate.
