@@ -76,9 +76,12 @@ func (b *mixedBody) Read(p []byte) (int, error) {
 			b.pos += int64(n)
 			return n, nil
 		case b.body != nil && b.pos < b.until:
+			if err := b.object.Room(b.ctx); err != nil {
+				return 0, err
+			}
 			n, err := b.body.Read(p[:min(int64(len(p)), b.until-b.pos)])
+			b.object.Moved(b.pos, n)
 			b.pos += int64(n)
-			b.object.Moved(n)
 			if err == io.EOF && b.pos < b.until {
 				err = io.ErrUnexpectedEOF
 			} else if err == io.EOF {

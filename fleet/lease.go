@@ -100,12 +100,38 @@ func (o *Object) takeLease(ctx context.Context) bool {
 		o.see(coordinator.Found{Holder: holder})
 		o.mu.Unlock()
 		return false
+	case o.succeeded(limited):
+		return false
 	}
 	o.mu.Lock()
 	o.held = asked.Add(coordinator.LeaseTime)
 	o.keep()
 	o.mu.Unlock()
 	o.count(Leased)
+	return true
+}
+
+// succeeded says whether another node fetches the object already, with the lease after the
+// one that was just taken, and follows that: where a holder is quiet, and then dies, some
+// pass its lease by, while others see it run out.
+func (o *Object) succeeded(ctx context.Context) bool {
+	this := o.leased()
+	if this.Turn == lastTurn {
+		return false
+	}
+	next := this
+	next.Turn++
+	found, err := o.t.o.Coordinator.Look(ctx, next)
+	if err != nil || found.Holder.Node == "" || o.t.ignoresLeases(found.Holder.Node) {
+		return false
+	}
+	_ = o.t.o.Coordinator.Release(ctx, this, o.writing) // it runs out by itself
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.turn, o.looked = next.Turn, time.Time{}
+	o.lease = observed{part: time.Now()}
+	o.see(found)
+	o.add(o.names[0], found)
 	return true
 }
 

@@ -46,8 +46,9 @@ type Object struct {
 	size         int64
 	writing      seal.Writing // ours
 
-	// moved is how many bytes came from the registry.
-	moved atomic.Int64
+	// moved is how many bytes came from the registry, and ahead how many of those are not in
+	// the bucket yet.
+	moved, ahead atomic.Int64
 	// puts is how many parts are on their way into the bucket. Package bucket ends those that
 	// take too long.
 	puts  atomic.Int64
@@ -65,6 +66,7 @@ type Object struct {
 	// parts are those that are in the bucket in our writing. withdrawn: there are no longer
 	// any, and the others are to be told.
 	parts     []coordinator.Hash
+	came      []int64 // by part: what of it came from the registry
 	written   int
 	withdrawn bool
 	// held is until when the lease is ours; keeping: goroutines renew it and write.
@@ -310,9 +312,6 @@ func (o *Object) Leave() {
 	defer o.mu.Unlock()
 	o.alone = true
 }
-
-// Moved says that n bytes came from the registry.
-func (o *Object) Moved(n int) { o.moved.Add(int64(n)) }
 
 // count notes once how the object is got.
 func (o *Object) count(r Result) {

@@ -1,13 +1,16 @@
 package fleet
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
-	"math/rand/v2"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"berth/fleet/bucket"
@@ -15,6 +18,7 @@ import (
 	"berth/fleet/gate"
 	"berth/fleet/memfleet"
 	"berth/fleet/seal"
+	"berth/internal/secret"
 )
 
 // perSecond counts what happens in each second.
@@ -172,13 +176,15 @@ type service struct {
 	latency       time.Duration
 	all           float64 // bytes a second, of all connections together, each way
 	perConnection float64
-	perPrefix     int // reads a second of what lies below one prefix; 0: no limit
+	// perPrefix is how many reads a second there may be of keys whose first so many bytes
+	// are the same; 0: no limit.
+	perPrefix, prefix int
 }
 
 // services are those that the figures are made for.
 func services() []service {
 	return []service{
-		{name: "large cloud", latency: 30 * time.Millisecond, perConnection: 85e6, perPrefix: 5500},
+		{name: "large cloud", latency: 30 * time.Millisecond, perConnection: 85e6, perPrefix: 5500, prefix: len("v1/00")},
 		{name: "server of 10 Gbit/s", latency: time.Millisecond, all: 1.25e9},
 		{name: "slow service", latency: 150 * time.Millisecond, all: 125e6, perConnection: 10e6},
 	}
@@ -207,23 +213,24 @@ type quota struct {
 	n      int
 }
 
-var errBusy = errors.New("503 Slow Down")
-
-// admit counts a read, or refuses it where there are too many in this second.
-func (s *store) admit(key string) error {
+// admit counts a read, and refuses it where there are too many in this second.
+func (s *store) admit(key string) (stored, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	prefix, now := key[:len("v1/00")], time.Now().Unix()
+	prefix, now := key[:s.prefix], time.Now().Unix()
 	q := s.asked[prefix]
 	if q.second != now {
 		q = quota{second: now}
 	}
 	if q.n++; s.perPrefix > 0 && q.n > s.perPrefix {
 		s.refused++
-		return errBusy
+		return stored{}, http.StatusServiceUnavailable
 	}
 	s.asked[prefix] = q
-	return nil
+	if o, ok := s.there[key]; ok {
+		return o, http.StatusOK
+	}
+	return stored{}, http.StatusNotFound
 }
 
 type stored struct {
@@ -235,116 +242,114 @@ func newStore(s service) *store {
 	return &store{service: s, out: newLink(s.all), in: newLink(s.all), zeros: make([]byte, seal.BigPart+seal.Overhead), there: map[string]stored{}, asked: map[string]quota{}, gets: perSecond{began: time.Now()}}
 }
 
-// held is the bucket as one node has it, as package bucket asks it.
-type held struct {
-	node          *simNode
-	s             *store
-	reads, writes *gate.Gate
+// line is how a node reaches a bucket: requests of package bucket go over it.
+type line struct {
+	node *simNode
+	s    *store
 }
 
-func newHeld(n *simNode, s *store) *held {
-	b := &held{node: n, s: s}
-	probe := func(ctx context.Context) error { return b.ask(ctx) }
-	b.reads, b.writes = gate.New("bucket", nil, probe), gate.New("bucket", nil, probe)
+func (l *line) bucket(t *testing.T) *bucket.Bucket {
+	t.Helper()
+	b, err := bucket.New(bucket.Options{
+		Endpoint: &url.URL{Scheme: "https", Host: "s3.example.com"}, Name: "b", Transport: l,
+		AccessKey: func(context.Context) (bucket.AccessKey, error) {
+			return bucket.AccessKey{ID: "id", Secret: secret.New("secret")}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return b
 }
 
-// ask is a request until its answer begins.
-func (b *held) ask(ctx context.Context) error {
-	if b.node.cut.Load() {
-		return cmp.Or(rest(ctx, 4*time.Second), bucket.ErrSlow)
+// RoundTrip is http.RoundTripper's.
+func (l *line) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, key := r.Context(), strings.TrimPrefix(r.URL.Path, "/b/")
+	if l.node.cut.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
 	}
-	return rest(ctx, b.s.latency)
+	if err := rest(ctx, l.s.latency); err != nil {
+		return nil, err
+	}
+	if r.Method == http.MethodPut {
+		return l.put(ctx, key, r)
+	}
+	l.s.gets.add(1)
+	o, status := l.s.admit(key)
+	if status != http.StatusOK {
+		return said(status), nil
+	}
+	return &http.Response{StatusCode: status, ContentLength: o.size, Body: l.send(ctx, o.size)}, nil
 }
 
-func (b *held) through(ctx context.Context, g *gate.Gate, do func(context.Context) error) error {
-	if err := g.Enter(); err != nil {
-		return err
-	}
-	began := time.Now()
-	err := do(ctx)
-	for wait := 100 * time.Millisecond; err == errBusy && g.Since(began) < 4*time.Second; wait = min(2*wait, 2*time.Second) {
-		if rest(ctx, wait/2+rand.N(wait)) != nil {
-			break
-		}
-		err = do(ctx)
-	}
-	switch {
-	case err == nil:
-		g.Worked()
-	case errors.Is(err, bucket.ErrNotFound), errors.Is(ctx.Err(), context.Canceled):
-	default:
-		g.Failed(err)
-	}
-	return err
+// said is an answer without an object.
+func said(status int) *http.Response {
+	code := map[int]string{http.StatusNotFound: "NoSuchKey", http.StatusServiceUnavailable: "SlowDown"}[status]
+	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader("<Error><Code>" + code + "</Code></Error>"))}
 }
 
-func (b *held) Try(ctx context.Context) error {
-	if b.reads.Since(time.Time{}) < 4*time.Second {
-		return b.reads.Enter()
+func (l *line) put(ctx context.Context, key string, r *http.Request) (*http.Response, error) {
+	hash := sha256.New()
+	if _, err := io.Copy(hash, r.Body); err != nil {
+		return nil, err
 	}
-	return b.through(ctx, b.reads, b.ask)
+	if err := (path{[]*link{l.s.in, l.node.up}, l.s.perConnection}).send(ctx, r.ContentLength); err != nil {
+		return nil, err
+	}
+	if l.node.dead.Load() {
+		return nil, memfleet.ErrAway
+	}
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.s.there[key] = stored{r.ContentLength, [32]byte(hash.Sum(nil))}
+	return said(http.StatusOK), nil
 }
 
-func (b *held) Get(ctx context.Context, key string, into []byte) (data []byte, err error) {
-	err = b.through(ctx, b.reads, func(ctx context.Context) error {
-		b.s.gets.add(1)
-		if err := b.ask(ctx); err != nil {
-			return err
-		}
-		if err := b.s.admit(key); err != nil {
-			return err
-		}
-		b.s.mu.Lock()
-		o, ok := b.s.there[key]
-		b.s.mu.Unlock()
-		if !ok || o.size > int64(len(into)) {
-			return bucket.ErrNotFound
-		}
-		err := path{[]*link{b.s.out, b.node.down}, b.s.perConnection, true}.send(ctx, o.size)
-		if err == nil {
-			b.s.read.Add(o.size)
-			data = b.s.zeros[:o.size]
-		}
-		return err
-	})
-	return data, err
+// arrival is the body of an answer. What is read are no bytes, only how many there are.
+type arrival struct {
+	s     *store
+	t     *transfer
+	left  int64
+	came  int64 // and not read
+	close context.CancelFunc
 }
 
-func (b *held) Put(ctx context.Context, key string, body []byte) error {
-	return b.through(ctx, b.writes, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		if err := b.ask(ctx); err != nil {
-			return err
+func (l *line) send(ctx context.Context, size int64) *arrival {
+	ctx, cancel := context.WithCancel(ctx)
+	return &arrival{l.s, path{[]*link{l.s.out, l.node.down}, l.s.perConnection}.begin(ctx, size), size, 0, cancel}
+}
+
+func (a *arrival) Read(p []byte) (int, error) {
+	if a.left == 0 {
+		return 0, io.EOF
+	}
+	for a.came == 0 {
+		came, err := a.t.wait(time.Second)
+		if err != nil {
+			return 0, err
 		}
-		if err := (path{[]*link{b.s.in, b.node.up}, b.s.perConnection, false}).send(ctx, int64(len(body))); err != nil {
-			return err
-		}
-		if b.node.dead.Load() {
-			return memfleet.ErrAway
-		}
-		o := stored{int64(len(body)), sha256.Sum256(body)}
-		b.s.mu.Lock()
-		defer b.s.mu.Unlock()
-		b.s.there[key] = o
-		return nil
-	})
+		a.came = came
+	}
+	n := min(int64(len(p)), a.came)
+	a.came, a.left = a.came-n, a.left-n
+	a.s.read.Add(n)
+	return int(n), nil
+}
+
+func (a *arrival) Close() error {
+	a.close()
+	return nil
 }
 
 // open is in the place of hashing and opening a part, which ten thousand nodes would do
 // with ten terabytes: the hash that was announced is compared with the stored one's.
-func (b *held) open(at place, part int, size int64, sealed []byte) ([]byte, error) {
-	b.s.mu.Lock()
-	o := b.s.there[seal.ObjectKey(at.Name, at.writing, part)]
-	b.s.mu.Unlock()
+func (s *store) open(at place, part int, _ int64, sealed []byte) ([]byte, error) {
+	s.mu.Lock()
+	o := s.there[seal.ObjectKey(at.Name, at.writing, part)]
+	s.mu.Unlock()
 	if o.hash != at.hash || int64(len(sealed)) != o.size {
 		return nil, errWrong
 	}
 	return sealed[:len(sealed)-seal.Overhead], nil
-}
-
-func (b *held) close() {
-	b.reads.Close()
-	b.writes.Close()
 }

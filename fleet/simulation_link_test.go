@@ -6,8 +6,6 @@ import (
 	"math"
 	"sync"
 	"time"
-
-	"berth/fleet/bucket"
 )
 
 // link is a line that all who use it at a time share in equal parts, as TCP does. A nil
@@ -138,48 +136,74 @@ func (f *flows) Pop() any {
 type path struct {
 	links         []*link
 	perConnection float64 // bytes a second; 0: no limit
-	patience      bool    // who waits gives up where little comes, as package bucket does
+}
+
+// transfer is n bytes on their way.
+type transfer struct {
+	path
+
+	n, told int64
+	began   time.Time
+	flows   []*flow
+	done    chan error // gets one when it has ended
+}
+
+// begin sends n bytes, until ctx ends.
+func (p path) begin(ctx context.Context, n int64) *transfer {
+	t := &transfer{path: path{perConnection: p.perConnection}, n: n, began: time.Now(), done: make(chan error, 1)}
+	for _, l := range p.links {
+		if l != nil {
+			t.links, t.flows = append(t.links, l), append(t.flows, l.begin(n))
+		}
+	}
+	go func() { t.done <- t.run(ctx) }()
+	return t
+}
+
+func (t *transfer) run(ctx context.Context) error {
+	defer func() {
+		for i, f := range t.flows {
+			t.links[i].end(f)
+		}
+	}()
+	for _, f := range t.flows {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if t.perConnection == 0 {
+		return nil
+	}
+	return rest(ctx, time.Until(t.began.Add(time.Duration(float64(t.n)/t.perConnection*float64(time.Second)))))
+}
+
+// wait waits for the end, or as long as that, and says how much more has come.
+func (t *transfer) wait(at time.Duration) (int64, error) {
+	timer := time.NewTimer(at)
+	defer timer.Stop()
+	came := t.n
+	select {
+	case err := <-t.done:
+		if err != nil {
+			return 0, err
+		}
+	case <-timer.C:
+		for i, f := range t.flows {
+			came = min(came, t.links[i].came(f))
+		}
+		if t.perConnection > 0 {
+			came = min(came, int64(t.perConnection*time.Since(t.began).Seconds()))
+		}
+	}
+	more := max(came-t.told, 0)
+	t.told += more
+	return more, nil
 }
 
 // send takes as long as n bytes do.
-func (p path) send(ctx context.Context, n int64) error {
-	began := time.Now()
-	var on []*link
-	var flows []*flow
-	for _, l := range p.links {
-		if l != nil {
-			on, flows = append(on, l), append(flows, l.begin(n))
-		}
-	}
-	defer func() {
-		for i, f := range flows {
-			on[i].end(f)
-		}
-	}()
-	for i, f := range flows {
-		for came, done := int64(0), false; !done; {
-			look := time.NewTimer(4 * time.Second)
-			select {
-			case <-f.done:
-				done = true
-			case <-ctx.Done():
-				look.Stop()
-				return context.Cause(ctx)
-			case <-look.C:
-				now := on[i].came(f)
-				if p.patience && now-came < 64<<10 {
-					return bucket.ErrSlow
-				}
-				came = now
-			}
-			look.Stop()
-		}
-	}
-	if p.perConnection == 0 {
-		return nil
-	}
-	return rest(ctx, time.Until(began.Add(time.Duration(float64(n)/p.perConnection*float64(time.Second)))))
-}
+func (p path) send(ctx context.Context, n int64) error { return <-p.begin(ctx, n).done }
 
 // rest is a sleep that ends with ctx.
 func rest(ctx context.Context, d time.Duration) error {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"berth/fleet/bucket"
 	"berth/oci"
 )
 
@@ -28,14 +29,18 @@ type registry struct {
 	manifests     atomic.Int64 // GETs, which registries count
 }
 
-// stream sends n bytes to a node, and calls moved for each piece.
-func (r *registry) stream(ctx context.Context, n *simNode, length, piece int64, moved func(int64)) error {
+// stream sends n bytes to a node, which takes each piece when room says so, and is told by
+// moved that it came.
+func (r *registry) stream(ctx context.Context, n *simNode, length, piece int64, room func(context.Context) error, moved func(int64)) error {
 	if err := rest(ctx, r.latency); err != nil {
 		return err
 	}
 	for length > 0 {
 		k := min(length, piece)
-		if err := (path{[]*link{r.out, n.down}, r.perConnection, false}).send(ctx, k); err != nil {
+		if err := room(ctx); err != nil {
+			return err
+		}
+		if err := (path{[]*link{r.out, n.down}, r.perConnection}).send(ctx, k); err != nil {
 			return err
 		}
 		n.fetched.Add(k)
@@ -67,7 +72,7 @@ type simNode struct {
 	slow     bool
 	tier     *Tier // nil: without a fleet
 	asked    *asked
-	held     *held
+	bucket   *bucket.Bucket
 	cut      atomic.Bool // it reaches neither engine
 	dead     atomic.Bool
 
@@ -92,7 +97,7 @@ func (n *simNode) close() {
 	if n.tier != nil {
 		n.tier.Close()
 		n.asked.gate.Close()
-		n.held.close()
+		n.bucket.Close()
 	}
 }
 
@@ -235,6 +240,7 @@ func (d *download) work() error {
 // step fetches what comes next of a run.
 func (d *download) step(pos, to int64) (int64, error) {
 	ctx, piece, until := d.n.ctx, to-pos, to
+	room := func(context.Context) error { return nil }
 	if d.object != nil {
 		step, err := d.object.Next(ctx, pos, to)
 		if err != nil {
@@ -245,18 +251,18 @@ func (d *download) step(pos, to int64) (int64, error) {
 			d.came(pos, n)
 			return n, nil
 		}
-		until, piece = step.Until, block
+		until, piece, room = step.Until, block, d.object.Room
 		if d.n.slow { // a lease lives while bytes move
 			piece = block / 32
 		}
 	}
 	at := pos
-	err := d.n.w.registry.stream(ctx, d.n, until-pos, piece, func(n int64) {
+	err := d.n.w.registry.stream(ctx, d.n, until-pos, piece, room, func(n int64) {
 		d.came(at, n)
-		at += n
 		if d.object != nil {
-			d.object.Moved(int(n))
+			d.object.Moved(at, int(n))
 		}
+		at += n
 	})
 	return until - pos, err
 }

@@ -115,9 +115,9 @@ func (w *world) add(t *testing.T, name string, z zone, rate float64) *simNode {
 	if w.Bucket == "" {
 		return n
 	}
-	n.asked, n.held = newAsked(n, z.v), newHeld(n, z.s)
-	n.tier = New(Options{Bucket: n.held, Coordinator: n.asked, Metrics: w.metrics, Public: func() []seal.Scope { return w.scopes }})
-	n.tier.open = n.held.open
+	n.asked, n.bucket = newAsked(n, z.v), (&line{n, z.s}).bucket(t)
+	n.tier = New(Options{Bucket: n.bucket, Coordinator: n.asked, Metrics: w.metrics, Public: func() []seal.Scope { return w.scopes }})
+	n.tier.open = z.s.open
 	n.tier.memory = func(size int64) ([]byte, func()) { return z.s.zeros[:size], func() {} } // nothing is read into it
 	return n
 }
@@ -139,8 +139,8 @@ func (w *world) run() {
 			n.took = n.ended.Sub(began) - wait
 		})
 	}
-	for range w.Deaths {
-		when, layer := time.Duration(w.random.Int64N(int64(deathsWithin))), w.random.IntN(w.Layers)
+	for i := range w.Deaths { // the first as soon as anybody fetches: a small image is soon there
+		when, layer := time.Duration(w.random.Int64N(int64(deathsWithin)))*time.Duration(min(i, 1)), w.random.IntN(w.Layers)
 		others.Go(func() { w.killHolder(when, layer) })
 	}
 	if w.CutOff > 0 {

@@ -92,6 +92,7 @@ type Tier struct {
 	// vain are the leases that came to nothing lately; until ignored, none is waited for.
 	vain    []vain
 	ignored time.Time
+	behind  behind
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -148,7 +149,7 @@ func (t *Tier) Object(organisation string, scopes []seal.Scope, origin string, d
 	for _, s := range scopes {
 		o.names = append(o.names, named{s, coordinator.Object{Name: s.Name(origin, oci.Blob, digest)}})
 	}
-	o.parts = make([]coordinator.Hash, seal.Parts(size))
+	o.parts, o.came = make([]coordinator.Hash, seal.Parts(size)), make([]int64, seal.Parts(size))
 	return o
 }
 

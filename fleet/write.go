@@ -199,6 +199,8 @@ func (o *Object) put(ctx context.Context, file *os.File, part int) error {
 	if !alone { // else it may be of bytes that were dropped meanwhile
 		o.parts[part] = sha256.Sum256(sealed)
 		o.written++
+		o.ahead.Add(-o.came[part])
+		o.came[part] = 0
 	}
 	o.mu.Unlock()
 	if alone {

@@ -165,7 +165,11 @@ func TestFleet_HolderIsKilled(t *testing.T) {
 		twice, took := killHolder(t, at)
 		lost := took - undisturbed - time.Duration(twice)*time.Second/killedRate
 		t.Logf("killed after %d bytes: %d came twice; it took %v", at, twice, took)
-		if twice > 32<<20+16<<20 { // what was on its way to the killed one was sent too
+		most := int64(32 << 20)
+		if !long { // with other tests beside it, much may be on its way to the killed one
+			most += 16 << 20
+		}
+		if twice > most {
 			t.Errorf("killed after %d bytes: %d came twice from the registry", at, twice)
 		}
 		if long {

@@ -32,6 +32,11 @@ const (
 	tries = 2
 	// firstPause is before the second try, and grows to longestPause; both are jittered.
 	firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second
+	// busyFor is how many times as long as other troubles a bucket is waited for that says
+	// it is asked for too much: it is well, and serves others meanwhile. Ten thousand nodes
+	// that read one image are served one after another; if those whose turn comes late went
+	// to the registry, it would be thousands.
+	busyFor = 15
 	// maxError is how much of an error document is read.
 	maxError = 4 << 10
 
@@ -182,9 +187,8 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
 }
 
 // through does one thing, a second time if that may help, and tells the gate. Each try may
-// take as long as within, counted anew from each call of moved. A bucket that asks for
-// slower requests is asked again as long as it does others meanwhile: it has a limit, which
-// a thousand nodes come to together.
+// take as long as within, counted anew from each call of moved. A bucket that has too many
+// requests is asked again until nothing of this node's was done for some time.
 func (b *Bucket) through(ctx context.Context, g *gate.Gate, within time.Duration, do func(ctx context.Context, moved func()) error) error {
 	if err := g.Enter(); err != nil {
 		return err
@@ -200,7 +204,11 @@ func (b *Bucket) through(ctx context.Context, g *gate.Gate, within time.Duration
 			err = ErrSlow
 		}
 		cancel(nil)
-		if !again(ctx, err) || try >= tries && !busy(err) || g.Since(began) > within || pause.For(ctx, wait/2+rand.N(wait)) != nil {
+		limited := within
+		if slowDown(err) {
+			limited *= busyFor
+		}
+		if !again(ctx, err) || try >= tries && !busy(err) || g.Since(began) > limited || pause.For(ctx, wait/2+rand.N(wait)) != nil {
 			break
 		}
 	}
@@ -227,10 +235,18 @@ func again(ctx context.Context, err error) bool {
 	return true
 }
 
-// busy says whether there were too many requests.
+// busy says whether there were too many requests, as far as one knows: what stands before a
+// service that is away answers 503, too.
 func busy(err error) bool {
 	answer, ok := errors.AsType[*answerError](err)
 	return ok && (answer.status == http.StatusServiceUnavailable || answer.status == http.StatusTooManyRequests)
+}
+
+// slowDown says whether the service itself has said so: S3, Ceph, Google and Backblaze with
+// the code SlowDown, MinIO with SlowDownRead and SlowDownWrite, R2 with status 429.
+func slowDown(err error) bool {
+	answer, ok := errors.AsType[*answerError](err)
+	return ok && (strings.HasPrefix(answer.code, "SlowDown") || answer.status == http.StatusTooManyRequests)
 }
 
 // get reads an object, and calls moved whenever a little more has come.

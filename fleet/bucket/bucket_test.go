@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -199,14 +200,14 @@ func (d drip) Read(p []byte) (int, error) {
 // as long as it drips.
 func TestBucket_ThatDripsCostsOneReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
+		var asked atomic.Int64
 		b := answers(func(r *http.Request) (*http.Response, error) {
-			asked++
+			asked.Add(1)
 			return answer(200, drip{r.Context()}), nil
 		}).bucket(t)
 		begun := time.Now()
-		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1<<20)); !errors.Is(err, ErrSlow) || time.Since(begun) != b.patience || asked != 1 {
-			t.Fatalf("asked %d times, after %v: %v", asked, time.Since(begun), err)
+		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1<<20)); !errors.Is(err, ErrSlow) || time.Since(begun) != b.patience || asked.Load() != 1 {
+			t.Fatalf("asked %d times, after %v: %v", asked.Load(), time.Since(begun), err)
 		}
 		for range 600 {
 			time.Sleep(time.Second)
@@ -215,7 +216,7 @@ func TestBucket_ThatDripsCostsOneReader(t *testing.T) {
 				t.Fatalf("after %v: %v", time.Since(begun), err)
 			}
 		}
-		if probes := asked - 1; probes < 10 || probes > 30 {
+		if probes := asked.Load() - 1; probes < 10 || probes > 30 {
 			t.Errorf("%d probes in ten minutes", probes)
 		}
 	})
@@ -330,6 +331,46 @@ func TestBucket_ThatWantsFewerRequests(t *testing.T) {
 		begun := time.Now()
 		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1)); err == nil || time.Since(begun) > 2*b.patience || b.Away() == nil {
 			t.Errorf("after %v, %v", time.Since(begun), err)
+		}
+	})
+}
+
+// A bucket that says itself that it is asked for too much is well: who comes is served in
+// the end, though nothing was given to this node meanwhile. One that says nothing else is
+// given up after some time, and so is a 503 of whatever stands before it, at once.
+func TestBucket_ThatSaysSlowDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			status int
+			code   string
+			well   time.Duration // from then on
+			least  time.Duration
+			most   time.Duration
+			ok     bool
+		}{
+			{503, "SlowDown", 20 * time.Second, 20 * time.Second, 23 * time.Second, true},
+			{503, "SlowDownRead", 20 * time.Second, 20 * time.Second, 23 * time.Second, true},
+			{429, "", 20 * time.Second, 20 * time.Second, 23 * time.Second, true},
+			{503, "SlowDown", time.Hour, time.Minute, 63 * time.Second, false},
+			{503, "ServiceUnavailable", 20 * time.Second, 0, 7 * time.Second, false},
+			{503, "", 20 * time.Second, 0, 7 * time.Second, false},
+			{500, "SlowDown", 20 * time.Second, 0, time.Second, false},
+		} {
+			asked, start := 0, time.Now()
+			b := answers(func(*http.Request) (*http.Response, error) {
+				if asked++; time.Since(start) >= c.well {
+					return answer(200, strings.NewReader("x")), nil
+				}
+				return answer(c.status, strings.NewReader("<Error><Code>"+c.code+"</Code></Error>")), nil
+			}).bucket(t)
+			_, err := b.Get(t.Context(), "v1/x", make([]byte, 1))
+			if took := time.Since(start); (err == nil) != c.ok || took < c.least || took > c.most || asked > 45 || (b.Away() == nil) != c.ok {
+				t.Errorf("%d %s for %v: asked %d times, %v after %v, away: %v", c.status, c.code, c.well, asked, err, took, b.Away())
+			}
+			begun := time.Now()
+			if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1)); (err == nil) != c.ok || time.Since(begun) > 0 {
+				t.Errorf("%d %s: the second time %v after %v", c.status, c.code, err, time.Since(begun))
+			}
 		}
 	})
 }

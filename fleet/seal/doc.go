@@ -14,6 +14,7 @@
 //	          0x01 name writing part size; the name is in hex, the writing is its
 //	          16 bytes, part is four bytes big-endian, size is
 //	          the whole object's, eight. A record about the object has part 0xffffffff
-//	object    v1/<first 2 of name>/<name>/<writing in hex>/<part number>; a record lies in
-//	          no bucket, but in the coordinator
+//	object    v1/<prefix>/<name>/<writing in hex>/<part number>; the prefix is, in hex, the
+//	          sum of the name's first byte and the part number, modulo 256. A record lies
+//	          in no bucket, but in the coordinator
 package seal

@@ -1,6 +1,9 @@
 package seal
 
-import "strconv"
+import (
+	"encoding/hex"
+	"strconv"
+)
 
 const (
 	// SmallPart is the length of the first eight parts, so that the first byte of an
@@ -51,8 +54,11 @@ func PartAt(offset int64) int {
 	return smallParts - 1 + int(offset/BigPart)
 }
 
-// ObjectKey is where a part lies in the bucket. The first two digits spread a fleet's
-// objects over prefixes, which is how S3 spreads its load.
+// ObjectKey is where a part lies in the bucket. The first two digits, the name's and the
+// part's number together, spread an object's parts over prefixes: S3 counts how many reads
+// a second there are below one, and a thousand nodes read one object at once.
 func ObjectKey(name string, w Writing, part int) string {
-	return "v1/" + name[:2] + "/" + name + "/" + w.String() + "/" + strconv.Itoa(part)
+	first, _ := strconv.ParseUint(name[:2], 16, 8) // names are hex
+	prefix := hex.EncodeToString([]byte{byte(first) + byte(part)})
+	return "v1/" + prefix + "/" + name + "/" + w.String() + "/" + strconv.Itoa(part)
 }
