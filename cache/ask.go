@@ -83,7 +83,7 @@ func (s *source) question(principal oci.Principal, o oci.Object, mk questionKey)
 			s.refused(principal, o, mk, err)
 			return nil, err
 		}
-		s.heard(principal, o.Repo)
+		s.c.slow.Release(s.repoKey(principal, o.Repo))
 		return content, s.prove(principal, o, content.Asked)
 	}
 }
@@ -109,7 +109,7 @@ func (s *source) notABlob(principal oci.Principal, o oci.Object, err error) erro
 // has come since, and wins; or the credential was changed since principal was looked
 // up, so that nobody can tell which one the answer is for.
 func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) error {
-	if s.Principal(o.Repo) != principal {
+	if s.u.As.Principal(o.Repo) != principal {
 		return &oci.Error{
 			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{Principal: principal, Repo: o.Repo},
 			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Spec.Name, o.Repo),
@@ -124,7 +124,8 @@ func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) e
 			Message: fmt.Sprintf("%s refused %s while it was being asked for; pull again", s.u.Spec.Name, o.Repo),
 		}
 	}
-	s.renewListed(o, asked)
+	left := maxRenewed
+	s.renewListed(&left, o, asked)
 	s.askIfPublic(principal, o)
 	return nil
 }

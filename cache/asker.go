@@ -39,8 +39,10 @@ func (s *source) asker(ctx context.Context, principal oci.Principal, o oci.Objec
 
 // Open asks for r by the shortest way that is left, which may lead to other nodes.
 func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
-	if object := a.fleetObject(); object != nil {
-		return a.openMixed(ctx, r, object)
+	if a.s.place.scope != "" {
+		if object := a.fleetObject(); object != nil {
+			return a.openMixed(ctx, r, object)
+		}
 	}
 	return a.openOrigin(ctx, r)
 }
@@ -49,7 +51,10 @@ func (a *asker) Open(ctx context.Context, r oci.Range) (*oci.Content, error) {
 // openOrigin returns.
 func (a *asker) openOrigin(ctx context.Context, r oci.Range) (*oci.Content, error) {
 	ctx = span.With(ctx, a.span)
-	if again := a.target(); again != nil {
+	a.mu.Lock()
+	again := a.again
+	a.mu.Unlock()
+	if again != nil {
 		content, err := again(ctx, r)
 		if err == nil {
 			return content, nil
@@ -137,12 +142,6 @@ func (a *asker) prove(content *oci.Content) error {
 
 func (a *asker) record(err error) {
 	a.s.refused(a.principal, a.object, a.s.questionKey(a.principal, a.object), err)
-}
-
-func (a *asker) target() func(context.Context, oci.Range) (*oci.Content, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.again
 }
 
 func (a *asker) setTarget(again func(context.Context, oci.Range) (*oci.Content, error)) {

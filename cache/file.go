@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"berth/cache/store"
 	"berth/internal/descriptor"
@@ -17,9 +18,12 @@ import (
 // cached is o as it lies in memory or on disk, or nil. Whether it may be served
 // is not its business.
 func (s *source) cached(o oci.Object) (*oci.Content, error) {
-	key := s.hotKey(o.Digest)
+	key := hotKey{s.place.folder, o.Digest}
 	if e, ok := s.c.hot.Get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
-		s.touch(o, e)
+		now, last := s.c.o.Now().UnixNano(), e.touched.Load()
+		if time.Duration(now-last) >= touchEvery && e.touched.CompareAndSwap(last, now) {
+			s.c.folder.store().Use(s.place.folder, o.Digest)
+		}
 		return e.content(o), nil
 	}
 	file, size, err := s.c.folder.store().OpenBlob(s.place.folder, o.Digest)
@@ -82,7 +86,7 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 		}
 		e.mediaType = parsed.MediaType
 	}
-	s.c.hot.Add(s.u.Organisation, s.hotKey(o.Digest), e)
+	s.c.hot.Add(s.u.Organisation, hotKey{s.place.folder, o.Digest}, e)
 	return e, nil
 }
 

@@ -71,7 +71,7 @@ func (s *source) scoped(ctx context.Context, principal oci.Principal, o oci.Obje
 			scopes = s.u.Scopes(ctx, o.Repo)
 		}
 	}
-	if len(scopes) == 0 || s.Principal(o.Repo) != principal { // the account was changed meanwhile
+	if len(scopes) == 0 || s.u.As.Principal(o.Repo) != principal { // the account was changed meanwhile
 		return scoped{}, false
 	}
 	there := s.in(bytes, scopes[0])
@@ -228,9 +228,6 @@ func (s fleetShare) Over() {
 // has no part in it.
 func (a *asker) fleetObject() *fleet.Object {
 	c := a.s.c.fleet
-	if c == nil || a.s.place.scope == "" {
-		return nil
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.objects[a.s.blobKey(a.object.Digest)]
@@ -270,13 +267,10 @@ func (s *source) note(o oci.Object, data []byte) {
 	c.noted.Add(s.u.Organisation, by, all)
 }
 
-// listedAge is what the proof of a manifest that lists o is worth, or of the index that
+// listedAge is what, of public bytes, the proof of a manifest that lists o is worth, or of the index that
 // lists that manifest: with an index most clients ask for no manifest by itself before.
 func (s *source) listedAge(o oci.Object) proof.Age {
 	age := proof.None
-	if s.place.bytes != proof.FromPublic {
-		return age
-	}
 	for range 2 {
 		l, ok := s.c.fleet.listed.Get(s.memberKey(o))
 		if !ok {

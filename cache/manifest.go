@@ -128,7 +128,7 @@ func (g *manifestGets) begin(first context.Context, s *source, key download.Key,
 	defer g.mu.Unlock()
 	at, under := g.senders[key]
 	if !under {
-		if e, ok := s.c.hot.Get(s.hotKey(key.Digest)); ok && e.mediaType != "" {
+		if e, ok := s.c.hot.Get(hotKey{s.place.folder, key.Digest}); ok && e.mediaType != "" {
 			return manifestGet{}
 		}
 		at = own
@@ -174,9 +174,11 @@ func (g *manifestGets) end(key download.Key) {
 // getManifest sends the GET as principal and keeps what comes: in memory before
 // anyone is answered, on the disk after that.
 func (s *source) getManifest(ctx context.Context, principal oci.Principal, o oci.Object) (m manifest, err error) {
-	undo, err := s.spendShare(principal)
-	if err != nil {
-		return manifest{}, err
+	undo := func() {}
+	if s.u.Spend != nil && principal.Shared() { // what registries count are the GETs of manifests
+		if undo, err = s.u.Spend(); err != nil {
+			return manifest{}, err
+		}
 	}
 	a := s.asker(ctx, principal, o)
 	content, err := a.Open(ctx, oci.Range{})
@@ -200,24 +202,13 @@ func (s *source) keep(o oci.Object, data []byte) (e hotEntry, kept bool, err err
 		s.c.counts.bypassed.Add(1)
 		return e, false, nil
 	}
-	s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
+	s.c.writes.Go(func() {
+		if err := s.c.folder.there().Put(s.u.Organisation, s.place.folder, o.Digest, data); err != nil {
+			s.c.trouble.DiskFailed(s.blobKey(o.Digest), int64(len(data)), err) // only the cache goes without
+			return
+		}
+		s.c.trouble.Reserved(s.blobKey(o.Digest), int64(len(data)))
+		s.c.trouble.Kept()
+	})
 	return e, true, nil
-}
-
-// spendShare takes one of what the organisation may use of the shared principal's
-// pulls: what registries count are the GETs of manifests.
-func (s *source) spendShare(principal oci.Principal) (undo func(), err error) {
-	if s.u.Spend == nil || !principal.Shared() {
-		return func() {}, nil
-	}
-	return s.u.Spend()
-}
-
-func (s *source) putManifest(d oci.Digest, data []byte) {
-	if err := s.c.folder.there().Put(s.u.Organisation, s.place.folder, d, data); err != nil {
-		s.c.trouble.DiskFailed(s.blobKey(d), int64(len(data)), err) // only the cache goes without
-		return
-	}
-	s.c.trouble.Reserved(s.blobKey(d), int64(len(data)))
-	s.c.trouble.Kept()
 }

@@ -31,14 +31,6 @@ type hotEntry struct {
 // what is asked for most would look like what nobody wants, and be evicted.
 const touchEvery = time.Hour
 
-// touch notes on the disk that e, which is o, was used.
-func (s *source) touch(o oci.Object, e hotEntry) {
-	now, last := s.c.o.Now().UnixNano(), e.touched.Load()
-	if time.Duration(now-last) >= touchEvery && e.touched.CompareAndSwap(last, now) {
-		s.c.folder.store().Use(s.place.folder, o.Digest)
-	}
-}
-
 // newHot makes what keeps in memory what is small and asked for often. Like the folder
 // on disk it is keyed by origin: being in it says nothing about who may read.
 func newHot(limit int64) *share.LRU[hotKey, hotEntry] {

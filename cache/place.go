@@ -18,5 +18,3 @@ type place struct {
 func (s *source) blobKey(d oci.Digest) download.Key {
 	return download.Key{Origin: s.origin, Scope: s.place.scope, Digest: d}
 }
-
-func (s *source) hotKey(d oci.Digest) hotKey { return hotKey{s.place.folder, d} }

@@ -3,7 +3,6 @@ package cache
 import (
 	"time"
 
-	"berth/cache/proof"
 	"berth/oci"
 )
 
@@ -21,16 +20,17 @@ const maxRenewed = 1000
 // registry has just shown to be there (the request was sent at asked): a
 // registry keeps what a manifest of its needs. So a pull that a HEAD has let in
 // does not probe blob after blob once a day. What has never been proven by
-// itself stays so: anyone may write any digest into a manifest of his own.
-func (s *source) renewListed(o oci.Object, asked time.Time) {
-	left := maxRenewed
-	s.renewUpTo(&left, o, asked)
-}
-
-func (s *source) renewUpTo(left *int, o oci.Object, asked time.Time) {
-	if o.Kind != oci.Manifest || !s.renewal(s.memberKey(o)) {
+// itself stays so: anyone may write any digest into a manifest of his own. left is how
+// many may still be renewed.
+func (s *source) renewListed(left *int, o oci.Object, asked time.Time) {
+	if o.Kind != oci.Manifest {
 		return
 	}
+	key := s.memberKey(o)
+	if _, _, held := s.c.renewed.Held(key); held {
+		return
+	}
+	s.c.renewed.For(s.u.Organisation, key, renewListedEvery, nil)
 	l := s.listing(o)
 	if l == nil {
 		return // it is asked about before it is there
@@ -41,7 +41,7 @@ func (s *source) renewUpTo(left *int, o oci.Object, asked time.Time) {
 	}
 	for _, m := range l.Manifests {
 		if renew(oci.Manifest, m.Digest) {
-			s.renewUpTo(left, oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: m.Digest}, asked)
+			s.renewListed(left, oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: m.Digest}, asked)
 		}
 	}
 	for _, blob := range l.Blobs() {
@@ -62,13 +62,4 @@ func (s *source) listing(o oci.Object) *oci.Document {
 		}
 	}
 	return nil
-}
-
-// renewal says whether it is time for the manifest m to renew what it lists.
-func (s *source) renewal(m proof.Member) bool {
-	if _, _, held := s.c.renewed.Held(m); held {
-		return false
-	}
-	s.c.renewed.For(s.u.Organisation, m, renewListedEvery, nil)
-	return true
 }

@@ -55,7 +55,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 		return oci.Resolution{}, err
 	}
 	known := *r // a flight's answer is shared
-	if e, ok := s.c.hot.Get(s.hotKey(r.Digest)); ok && e.mediaType != "" {
+	if e, ok := s.c.hot.Get(hotKey{s.place.folder, r.Digest}); ok && e.mediaType != "" {
 		known.MediaType = e.mediaType // the document's own word
 	}
 	return known, nil
@@ -65,7 +65,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 // nothing. That a registry refuses one is about lists: some refuse them to all who may
 // pull, and what the shared principal had proven would end for everybody in it.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	page, err := asOne(s, req.Repo, func(s *source) (*oci.Page, error) { return s.as(s.Principal(req.Repo)).List(ctx, req) })
+	page, err := asOne(s, req.Repo, func(s *source) (*oci.Page, error) { return s.as(s.u.As.Principal(req.Repo)).List(ctx, req) })
 	if err != nil {
 		return nil, err
 	}
@@ -81,15 +81,6 @@ func unaccounted(e *oci.Error) string {
 	return "answered without a credential: " + oci.OneLine(e.Message, 300)
 }
 
-// without is why the shared principal, if it is the one that counts for repo, does
-// without this node's account; nil: it does not.
-func (s *source) without(repo string) *oci.Error {
-	if s.u.Without == nil || !s.Principal(repo).Shared() {
-		return nil
-	}
-	return s.u.Without(repo)
-}
-
 // asOne calls do for the principal of s alone, once more where its credential was changed
 // meanwhile. The shared principal uses this node's account; where the registry has refused
 // that, do is called once more without it, so that public images can still be pulled. If
@@ -99,7 +90,10 @@ func asOne[T answer](s *source, repo string, do func(*source) (T, error)) (t T, 
 	if t, err = do(s); errors.Is(err, download.ErrCredentialChanged) {
 		t, err = do(s) // with the new one
 	}
-	without := s.without(repo)
+	if s.u.Without == nil || !s.u.As.Principal(repo).Shared() {
+		return t, err
+	}
+	without := s.u.Without(repo)
 	if without == nil {
 		return t, err
 	}
@@ -132,7 +126,7 @@ func withFallback[T answer](s *source, repo string, do func(*source) (T, error))
 }
 
 func (s *source) mayFallBack(repo string, err error) bool {
-	principal := s.Principal(repo)
+	principal := s.u.As.Principal(repo)
 	if principal.Shared() {
 		return false // it has just been asked
 	}
@@ -146,7 +140,7 @@ func (s *source) repoKey(principal oci.Principal, repo string) proof.Access {
 }
 
 func (s *source) accessKey(principal oci.Principal, repo string, d oci.Digest) proof.Access {
-	key := s.repoKey(principal, repo)
+	key := proof.Access{Origin: s.origin, Principal: principal, Repo: repo}
 	if s.u.Spec.Access == registry.AccessObject {
 		key.Digest = d
 	}
@@ -160,7 +154,7 @@ func (s *source) memberKey(o oci.Object) proof.Member {
 // open decides once with what is known, asks where that is not enough, and
 // decides again.
 func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
-	principal := s.Principal(o.Repo)
+	principal := s.u.As.Principal(o.Repo)
 	content, err := s.cached(o)
 	if content != nil || err != nil {
 		content, err = s.release(ctx, principal, o, r, content, err)
@@ -218,7 +212,7 @@ func (s *source) right(principal oci.Principal, o oci.Object) func(context.Conte
 }
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
-	principal := s.Principal(o.Repo)
+	principal := s.u.As.Principal(o.Repo)
 	d, err := s.describe(o)
 	if d == nil && err == nil && s.c.fleet != nil {
 		if there, ok := s.scoped(ctx, principal, o); ok {
@@ -295,7 +289,11 @@ func staleWarning(err error) string {
 // access was proven.
 func (s *source) state(principal oci.Principal, o oci.Object) (proof.State, time.Time) {
 	access, proven := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest))
-	return proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Listed: s.listedAge(o), Bytes: s.place.bytes}, proven
+	state := proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Bytes: s.place.bytes}
+	if state.Bytes == proof.FromPublic {
+		state.Listed = s.listedAge(o)
+	}
+	return state, proven
 }
 
 // fetch gets what is not here.
@@ -318,6 +316,9 @@ func (s *source) release(ctx context.Context, principal oci.Principal, o oci.Obj
 	outcome, denied := s.admit(ctx, principal, o)
 	if denied == nil && err == nil {
 		content.Outcome = outcome
+		if content.Data != nil {
+			return content, nil // memory was verified
+		}
 		return s.verified(ctx, principal, o, r, content)
 	}
 	if content != nil {

@@ -91,11 +91,6 @@ func (s *source) unsent(repo string) error {
 	}
 }
 
-// heard notes that principal got an answer about repo.
-func (s *source) heard(principal oci.Principal, repo string) {
-	s.c.slow.Release(s.repoKey(principal, repo))
-}
-
 // answerOf sorts an upstream's error as proof.AnswerOf does, but for registries
 // whose images are kept when they are deleted there, and for the shared principal, to
 // which nothing is secret: an answer that is not understood, or a limit, is none.

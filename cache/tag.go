@@ -12,7 +12,7 @@ import (
 // resolve answers from what tag meant to this principal within its time, and else
 // asks; upstream in trouble, from what it meant last.
 func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution, error) {
-	principal := s.Principal(repo)
+	principal := s.u.As.Principal(repo)
 	key := proof.TagKey{Origin: s.origin, Principal: principal, Repo: repo, Tag: tag}
 	known, fresh := s.freshTag(principal, key)
 	if fresh {
@@ -24,7 +24,11 @@ func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution
 		return err
 	})
 	if err == nil {
-		return s.outcomeOf(r, known), nil
+		answer := *r // the flight's answer is shared
+		if answer.Result = oci.Fill; known.Digest == r.Digest {
+			answer.Result = oci.Revalidated
+		}
+		return &answer, nil
 	}
 	answer := s.answerOf(principal, err)
 	if answer == proof.Kept {
@@ -69,15 +73,6 @@ func resolution(t proof.Tag, o oci.Outcome) *oci.Resolution {
 	}
 }
 
-func (s *source) outcomeOf(r *oci.Resolution, known proof.Tag) *oci.Resolution {
-	answer := *r // the flight's answer is shared
-	answer.Result = oci.Fill
-	if known.Digest == r.Digest {
-		answer.Result = oci.Revalidated
-	}
-	return &answer
-}
-
 // askTag asks upstream what the tag means now, once for all who ask as the same
 // principal, and records what the answer proves or denies.
 func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.TagKey) (*oci.Resolution, error) {
@@ -97,12 +92,12 @@ func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.
 			s.tagRefused(principal, key, mk, err)
 			return nil, err
 		}
-		s.heard(principal, key.Repo)
+		s.c.slow.Release(s.repoKey(principal, key.Repo))
 		o := oci.Object{Repo: key.Repo, Kind: oci.Manifest, Digest: r.Digest}
 		if err := s.prove(principal, o, r.Asked); err != nil {
 			return nil, err
 		}
-		if _, here := s.c.hot.Get(s.hotKey(r.Digest)); r.Data != nil && !here { // where only a GET tells
+		if _, here := s.c.hot.Get(hotKey{s.place.folder, r.Digest}); r.Data != nil && !here { // where only a GET tells
 			if _, _, err := s.keep(o, r.Data); err != nil {
 				return nil, err
 			}

@@ -120,7 +120,11 @@ func (r *Request) parseTail(rest string) error {
 	switch endpoint {
 	case "manifests":
 		r.Endpoint = EndpointManifest
-		if err := r.parseReference(ref); err != nil {
+		if ValidTag(ref) {
+			r.Tag = ref
+		} else if !strings.Contains(ref, ":") {
+			return badRequest(http.StatusBadRequest, CodeManifestInvalid, "%.150q is neither a tag nor a digest", ref)
+		} else if err := r.parseDigest(ref); err != nil {
 			return err
 		}
 	case "blobs":
@@ -145,17 +149,6 @@ func (r *Request) parseTail(rest string) error {
 		return badRequest(http.StatusBadRequest, CodeNameInvalid, "%.300q is not a repository name: use lower-case letters, digits and the separators . _ - between them", name)
 	}
 	r.Name = name
-	return nil
-}
-
-func (r *Request) parseReference(ref string) error {
-	if strings.Contains(ref, ":") {
-		return r.parseDigest(ref)
-	}
-	if !ValidTag(ref) {
-		return badRequest(http.StatusBadRequest, CodeManifestInvalid, "%.150q is neither a tag nor a digest", ref)
-	}
-	r.Tag = ref
 	return nil
 }
 

@@ -115,7 +115,13 @@ func Decide(s State) Verdict {
 	}
 	switch s.Answer {
 	case NotAsked:
-		return decideAlone(s)
+		switch {
+		case !s.Bytes.here():
+			return Fetch
+		case s.Access == Fresh && s.Member == Fresh:
+			return Serve
+		}
+		return Ask
 	case Proven:
 		if s.Bytes.here() {
 			return Serve
@@ -135,14 +141,4 @@ func Decide(s State) Verdict {
 		}
 	}
 	return Refuse
-}
-
-func decideAlone(s State) Verdict {
-	switch {
-	case !s.Bytes.here():
-		return Fetch
-	case s.Access == Fresh && s.Member == Fresh:
-		return Serve
-	}
-	return Ask
 }
