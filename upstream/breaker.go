@@ -51,11 +51,10 @@ type breaker struct {
 
 	mu sync.Mutex
 	// unreached weighs the faults without a connection, and faults the others, by payer,
-	// since the last answer, which came at heard. The last fault came at failedAt.
+	// since the last answer, which came at heard.
 	unreached int
 	faults    map[string]int
 	heard     time.Time
-	failedAt  time.Time
 	all       gate
 	own       *share.LRU[oci.Behalf, *gate]
 }
@@ -176,13 +175,6 @@ func (g *gate) begin(c oci.Behalf, now time.Time) {
 	g.tried, g.begun, g.failedAgain, g.othersWait, g.otherRepoWaits = c, now, false, false, false
 }
 
-// failedSince says whether a fault came at t or later.
-func (b *breaker) failedSince(t time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return !b.failedAt.Before(t)
-}
-
 // unasked takes a try of c back that has asked the host nothing: the next may go at once.
 func (b *breaker) unasked(c oci.Behalf) {
 	b.mu.Lock()
@@ -257,7 +249,6 @@ func (b *breaker) failed(c oci.Behalf, weight int, f fault, sent time.Time) {
 		b.mu.Unlock()
 		return
 	}
-	b.failedAt = f.at
 	was := b.isOpen()
 	if f.err != nil && isConnecting(f.err) {
 		b.unreached = min(b.unreached+weight, breakerLimit)

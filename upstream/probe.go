@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -95,19 +94,14 @@ func (p *probes) run() {
 	}
 }
 
-// asks has the breakers hear what comes of the question. false: neither the registry nor
-// its token endpoint came to say anything about whether they are in trouble.
+// asks has the breakers hear what comes of the question. false: nothing that says whether
+// they are in trouble.
 func (p probe) asks(ctx context.Context) bool {
-	began := time.Now()
 	a, err := p.source.call(ctx, p.call, openLimit)
 	if err == nil {
 		_ = a.Body.Close()
-		return true
 	}
-	if errors.Is(err, errRemembered) && oci.ClassOf(err) != oci.RateLimited {
-		return true // others find out
-	}
-	return !p.source.unheard(p.call, began)
+	return !inVain(p.call, err)
 }
 
 // asksUnsigned asks without a credential or a token. A challenge is an answer, too: the

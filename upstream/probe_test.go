@@ -168,7 +168,7 @@ func TestRecovery_NobodyAsks(t *testing.T) {
 func TestRecovery_WhoAskedLastHasLostItsAccount(t *testing.T) {
 	for name, fault := range deadWays() {
 		for _, elsewhere := range []bool{false, true} {
-			for _, lost := range []string{"password", "page", "limited"} {
+			for _, lost := range []string{"password", "403 page", "200 page", "limited"} {
 				t.Run(fmt.Sprint(name, " ", elsewhere, " ", lost), func(t *testing.T) {
 					o := ocitest.Options{Auth: ocitest.Bearer, Private: true, TokenServer: elsewhere}
 					sail(t, o, dialect.Generic, func(v *voyage) { v.losesAnAccount(fault, lost) })
@@ -196,8 +196,10 @@ func (v *voyage) losesAnAccount(fault ocitest.Fault, lost string) {
 	switch lost {
 	case "password":
 		v.up.SetPassword("globex-bot", "another")
-	case "page":
-		v.up.Inject(logins, 0, ocitest.Fault{Status: http.StatusForbidden, Body: []byte("<html>no</html>"), Header: http.Header{"Content-Type": {"text/html"}}})
+	case "403 page":
+		v.up.Inject(logins, 0, page(http.StatusForbidden))
+	case "200 page":
+		v.up.Inject(logins, 0, page(http.StatusOK))
 	case "limited":
 		v.up.Inject(logins, 0, ocitest.Status(429, "Retry-After", "3600"))
 	}

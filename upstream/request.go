@@ -90,7 +90,7 @@ func (s *source) do(ctx context.Context, c *call) (*answer, error) {
 }
 
 // call asks once; troubled is how long that may take while the registry is in trouble.
-func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*answer, error) {
+func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (a *answer, err error) {
 	cred, err := s.id.Credential(ctx, c.repo)
 	who := s.asker(cred, c.repo)
 	if err != nil {
@@ -102,10 +102,9 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 	if err := s.mayAsk(ctx, c, cred, who); err != nil {
 		return nil, err
 	}
-	began := time.Now()
 	c.asked = false
 	defer func() {
-		if ctx.Err() == nil && s.unheard(c, began) { // others need not wait for what it finds out
+		if inVain(c, err) {
 			s.origin.unasked(behalf)
 		}
 	}()
@@ -128,10 +127,21 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (*an
 	})
 }
 
-// unheard says whether a call that began then has ended without a word of the registry,
-// good or bad: no slot was free, or its credential is refused by the token endpoint.
-func (s *source) unheard(c *call, began time.Time) bool {
-	return !c.asked && !s.origin.failedSince(began) && !s.tokens.failedSince(began)
+// inVain says whether a call has ended without a word of the registry about what it asked
+// for, good or bad, since it came to no more than a refused token or a slot of ours: then it
+// has not found out whether the registry is in trouble.
+func inVain(c *call, err error) bool {
+	if err == nil || c.asked {
+		return false
+	}
+	switch e := oci.AsError(err); {
+	case e.Class == oci.RateLimited:
+		return true
+	case e.Class == oci.Timeout, e.Class == oci.Unreachable, errors.Is(err, errRemembered):
+		return false
+	default:
+		return e.Class != oci.UpstreamError || e.NotUnderstood
+	}
 }
 
 // mindsRange says whether what a redirect target answered may be about the Range: then
