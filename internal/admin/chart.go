@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -73,4 +74,18 @@ func ratioOf(part, whole uint64) string {
 		return "no requests"
 	}
 	return fmt.Sprintf("%d %%", part*100/whole)
+}
+
+// html draws it.
+func (c *chart) html(d *document) {
+	width := strconv.Itoa(c.Width)
+	d.put(`  <figure class="card">
+    <figcaption><h2>{}</h2><span>{}</span></figcaption>
+    <svg viewBox="0 0 {} 100" preserveAspectRatio="none" role="img" aria-label="{}, {}: {}">
+      <line x1="0" x2="{}" y1="0.5" y2="0.5"/><line x1="0" x2="{}" y1="50" y2="50"/><line x1="0" x2="{}" y1="99.5" y2="99.5"/>
+`, c.Title, c.Now, width, c.Title, c.Span, c.Now, width, width, width)
+	for _, b := range c.Bars {
+		d.put("      <rect x=\"{}\" y=\"{}\" width=\"8\" height=\"{}\"><title>{}</title></rect>\n", strconv.Itoa(b.X), fmt.Sprint(b.Y), fmt.Sprint(b.Height), b.Label)
+	}
+	d.put("    </svg>\n    <p class=\"axis\"><span>{} ago</span><span>{}</span><span>now</span></p>\n  </figure>\n", c.Span, c.Top)
 }

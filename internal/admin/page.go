@@ -1,10 +1,8 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"embed"
-	"html/template"
 	"net"
 	"net/http"
 	"net/netip"
@@ -42,7 +40,7 @@ var pageTypes = map[string]string{
 // NewPage answers / with the status as HTML, and with the files that it needs.
 func NewPage(o PageOptions) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", o.status(template.Must(template.ParseFS(pageFiles, "page/page.html"))))
+	mux.HandleFunc("GET /{$}", o.status)
 	for name, contentType := range pageTypes {
 		mux.HandleFunc("GET /"+name, func(w http.ResponseWriter, _ *http.Request) {
 			text, err := pageFiles.ReadFile("page/" + name)
@@ -57,24 +55,17 @@ func NewPage(o PageOptions) http.Handler {
 	return o.kept(mux)
 }
 
-func (o PageOptions) status(t *template.Template) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		s, err := o.Status(r.Context())
-		if err != nil {
-			http.Error(w, "the node cannot say how it is", http.StatusInternalServerError)
-			return
-		}
-		if !o.Full {
-			s = s.Public()
-		}
-		var b bytes.Buffer
-		if err := t.Execute(&b, newView(&s, o.History, o.Full)); err != nil {
-			http.Error(w, "the page cannot be made", http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Cache-Control", "no-store")
-		sendPage(w, "text/html; charset=utf-8", b.Bytes())
+func (o PageOptions) status(w http.ResponseWriter, r *http.Request) {
+	s, err := o.Status(r.Context())
+	if err != nil {
+		http.Error(w, "the node cannot say how it is", http.StatusInternalServerError)
+		return
 	}
+	if !o.Full {
+		s = s.Public()
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	sendPage(w, "text/html; charset=utf-8", []byte(newView(&s, o.History, o.Full).html()))
 }
 
 func sendPage(w http.ResponseWriter, contentType string, text []byte) {

@@ -227,7 +227,7 @@ func TestPageEscapesAndKeeps(t *testing.T) {
 			if strings.Contains(text, canary) || strings.Contains(text, "<b id=") {
 				t.Errorf("%s is markup on the page", path)
 			}
-			// The template writes &#34; and &#39; for quotes, as html.EscapeString does.
+			// The page has &#34; and &#39; for quotes, as html.EscapeString does.
 			there := strings.Contains(text, html.EscapeString(canary))
 			if there {
 				shown++
