@@ -8,9 +8,10 @@ FROM golang:1.26-bookworm AS build
 ARG VERSION=
 WORKDIR /src
 COPY go.mod go.sum ./
+COPY internal/conntrack/go.mod internal/conntrack/
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags="-s -w -X main.release=$VERSION" -o /out/berth ./cmd/berth \
+RUN CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags="-s -w -X main.release=$VERSION" -o /out/berth ./cmd/berth \
  && mkdir -p /out/own/cache /out/own/run/berth && chmod 0700 /out/own/cache
 
 FROM scratch

@@ -8,7 +8,7 @@ ARCH ?= $(shell $(GO) env GOARCH)
 .PHONY: build test race lint e2e fuzz walk size deb release ci
 
 build: ## a static binary: ./berth
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(VERSION)' -o berth ./cmd/berth
+	CGO_ENABLED=0 $(GO) build -tags grpcnotrace -trimpath -ldflags='-s -w -X main.release=$(VERSION)' -o berth ./cmd/berth
 
 deb: ## dist/berth_VERSION_ARCH.deb, for this machine's architecture
 	packaging/release $(VERSION) dist $(ARCH)

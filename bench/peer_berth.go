@@ -17,7 +17,7 @@ func berthRecipe(name, built string) recipe {
 				return filepath.Abs(built)
 			}
 			program := filepath.Join(b.dir, "berth")
-			c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./cmd/berth") //nolint:gosec // G204: a file of ours
+			c := exec.CommandContext(ctx, "go", "build", "-tags=grpcnotrace", "-trimpath", "-ldflags=-s -w", "-o", program, "./cmd/berth") //nolint:gosec // G204: a file of ours
 			c.Env = append(os.Environ(), "CGO_ENABLED=0")
 			if out, err := c.CombinedOutput(); err != nil {
 				return "", fmt.Errorf("building berth: %w: %s", err, out)

@@ -82,17 +82,25 @@ func (o *options) again() string {
 }
 
 func rootCommand(o *options) *cobra.Command {
+	var tellVersion bool
 	root := &cobra.Command{
 		Use:           "berth",
-		Version:       version(),
 		Short:         "A pull-through cache for container images, on localhost, for any registry and many organisations",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		// So that a command that there is not is a usage error too.
 		Args: usage(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if tellVersion {
+				_, err := fmt.Fprintln(c.OutOrStdout(), "berth", version())
+				return err
+			}
+			return c.Help()
+		},
 	}
-	root.SetVersionTemplate("berth {{.Version}}\n")
+	// cobra's own flag says it by a template, and text/template keeps every method of every
+	// type in the program.
+	root.Flags().BoolVarP(&tellVersion, "version", "v", false, "version for berth")
 	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default "+defaultConfig+", if it is there)")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w: see %s --help", err, c.CommandPath())}

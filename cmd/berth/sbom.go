@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"runtime/debug"
+	"strings"
 )
 
 // sbom is a software bill of materials in the form of CycloneDX 1.6. It comes from what
@@ -55,6 +56,9 @@ func newSBOM(info *debug.BuildInfo) sbom {
 	for _, m := range info.Deps {
 		if m.Replace != nil {
 			m = m.Replace
+		}
+		if strings.HasPrefix(m.Path, "./") { // a folder of ours
+			continue
 		}
 		b.Components = append(b.Components, newComponent("library", m.Path, m.Version))
 	}
