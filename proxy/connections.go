@@ -105,8 +105,8 @@ func (s *Connections) LetIn(next http.Handler) http.Handler {
 func attended(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := peerOf(r.Context())
-		c.begin()
-		defer c.end()
+		c.answers(1)
+		defer c.answers(-1)
 		next.ServeHTTP(w, r)
 	})
 }
@@ -198,7 +198,13 @@ func (s *Connections) mayWait() int { return (s.mostStrangers + 1) / 2 }
 
 // letIn gives c a place inside, and waits for one.
 func (s *Connections) letIn(ctx context.Context, c *conn, as standing) error {
-	freed, ok, waits := s.takeOrQueue(c, as)
+	s.mu.Lock()
+	freed, ok := s.take(c, as)
+	waits := !ok && s.waiting < s.mayWait()
+	if waits {
+		s.waiting++
+	}
+	s.mu.Unlock()
 	if ok {
 		return nil
 	}
@@ -225,18 +231,6 @@ func (s *Connections) letIn(ctx context.Context, c *conn, as standing) error {
 			return nil
 		}
 	}
-}
-
-// takeOrQueue gives c a place, or one of those that wait, if there is any.
-func (s *Connections) takeOrQueue(c *conn, as standing) (freed <-chan struct{}, ok, waits bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	freed, ok = s.take(c, as)
-	if ok || s.waiting >= s.mayWait() {
-		return freed, ok, false
-	}
-	s.waiting++
-	return freed, false, true
 }
 
 // take gives c a place inside, if need be that of another one. Caller holds mu.
@@ -302,18 +296,11 @@ func (s *Connections) short() bool {
 	return 2*len(s.strangers) > s.mostStrangers || 4*len(s.inside) > 3*s.most
 }
 
-// begin and end surround the answer to a request.
-func (c *conn) begin() {
+// answers counts the requests that are being answered: one more, or one less.
+func (c *conn) answers(by int32) {
 	if c != nil {
 		c.since.Store(time.Now().UnixNano())
-		c.active.Add(1)
-	}
-}
-
-func (c *conn) end() {
-	if c != nil {
-		c.since.Store(time.Now().UnixNano())
-		c.active.Add(-1)
+		c.active.Add(by)
 	}
 }
 

@@ -120,7 +120,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r, span = h.traced(r)
 	}
 	q := h.begin(w, r)
-	defer q.describeTo(span)
+	if span != nil {
+		defer q.describeTo(span)
+	}
 	q.end(&q.deadline, q.recovered(&q.deadline))
 }
 

@@ -112,14 +112,6 @@ func (q *request) registryName() string {
 	return q.route.Registry.Name
 }
 
-// registryLabel is the registry's name in metrics.
-func (q *request) registryLabel() string {
-	if q.route.Registry == nil {
-		return ""
-	}
-	return q.route.Registry.Label()
-}
-
 // repository is what is asked for: the name as it came, until it is routed.
 func (q *request) repository() string {
 	if q.route.Repo != "" {

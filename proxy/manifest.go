@@ -63,7 +63,7 @@ func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.De
 		}
 	}
 	if !complete(d) {
-		c, err := source.Stat(ctx, q.object(oci.Manifest, d.Digest))
+		c, err := source.Stat(ctx, oci.Object{Repo: q.route.Repo, Kind: oci.Manifest, Digest: d.Digest})
 		if err != nil {
 			return d, err
 		}
@@ -92,7 +92,7 @@ func (q *request) manifestBytes(ctx context.Context, source oci.Source, d oci.De
 	if d.Data != nil {
 		return d, nil
 	}
-	c, err := source.Open(ctx, q.object(oci.Manifest, d.Digest), oci.Range{})
+	c, err := source.Open(ctx, oci.Object{Repo: q.route.Repo, Kind: oci.Manifest, Digest: d.Digest}, oci.Range{})
 	if err != nil {
 		return d, err
 	}
@@ -102,10 +102,6 @@ func (q *request) manifestBytes(ctx context.Context, source oci.Source, d oci.De
 	}
 	d.Size = int64(len(d.Data))
 	return d, nil
-}
-
-func (q *request) object(kind oci.Kind, d oci.Digest) oci.Object {
-	return oci.Object{Repo: q.route.Repo, Kind: kind, Digest: d}
 }
 
 // merge adds what c tells to what a tag told, and to how it came about: bytes

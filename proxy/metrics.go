@@ -124,7 +124,10 @@ func (q *request) count(now time.Time, failure *oci.Error, aborted bool) {
 		m.challenges.Inc()
 		return
 	}
-	organisation, registry := label(q.caller.Organisation), label(q.registryLabel())
+	organisation, registry := label(q.caller.Organisation), nobody
+	if q.route.Registry != nil {
+		registry = q.route.Registry.Label()
+	}
 	kind := kindOf(q.parsed.Endpoint)
 	switch {
 	case failure != nil:
@@ -142,7 +145,9 @@ func (q *request) count(now time.Time, failure *oci.Error, aborted bool) {
 	if q.w.sent > 0 && (failure == nil || aborted) {
 		from := source(q.outcome.Result)
 		m.served.get(labels{organisation, registry, from}).Add(float64(q.w.sent))
-		m.totals.send(from, q.w.sent)
+		if from == fromCache {
+			m.totals.cacheBytes.Add(uint64(q.w.sent))
+		}
 	}
 	if failure == nil && q.image {
 		m.images.get(labels{organisation, registry}).Inc()

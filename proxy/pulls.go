@@ -24,11 +24,6 @@ const (
 // would have to be parsed.
 type pullKey struct{ organisation, registry, repository, client string }
 
-// clone is k on its own: its strings may be pieces of long requests.
-func (k pullKey) clone() pullKey {
-	return pullKey{k.organisation, k.registry, strings.Clone(k.repository), strings.Clone(k.client)}
-}
-
 // pull is one that is under way, or ended less than pullPause ago.
 type pull struct {
 	key         pullKey
@@ -102,11 +97,13 @@ func (p *pulls) enter(q *request) {
 	defer p.mu.Unlock()
 	one, ok := p.open.Get(key)
 	switch {
-	case ok && (one.over(q.start) || one.begunAgain(q)):
+	// Clients ask for a tag, some by HEAD first, and from then on by digest.
+	case ok && (one.over(q.start) || one.running == 0 && q.parsed.Endpoint == oci.EndpointManifest && (q.w.noBody || one.image && q.parsed.Tag != "")):
 		p.count(one)
 		*one = pull{key: one.key}
 	case !ok && q.parsed.Endpoint == oci.EndpointManifest:
-		key = key.clone()
+		// Its strings may be pieces of long requests.
+		key.repository, key.client = strings.Clone(key.repository), strings.Clone(key.client)
 		one = &pull{key: key}
 		p.open.Add(key.organisation, key, one)
 	}
@@ -146,13 +143,6 @@ func (p *pulls) leave(q *request, now time.Time, failure *oci.Error) {
 // over says that the client asks for no more of it.
 func (one *pull) over(now time.Time) bool {
 	return one.running == 0 && now.Sub(one.last) >= pullPause
-}
-
-// begunAgain says that q begins another pull of the same repository: clients ask for a
-// tag, some by HEAD first, and from then on by digest.
-func (one *pull) begunAgain(q *request) bool {
-	return one.running == 0 && q.parsed.Endpoint == oci.EndpointManifest &&
-		(q.w.noBody || one.image && q.parsed.Tag != "")
 }
 
 // count observes one, unless it was only a look at what a tag means.

@@ -55,9 +55,11 @@ func (t *Router) Route(req *oci.Request, organisation string, naming Naming) (Ro
 	if own {
 		return Route{Registry: spec, Repo: repo}, nil
 	}
-	// Names at Docker Hub have two components, so what has three is none of them.
-	if unknown, ok := registryAfterOrganisation(organisation, req.Name, selected); ok && (naming.OrganisationRequired || spec.Name == oci.DockerHub) {
-		return Route{}, t.notConfigured(unknown, organisation)
+	if naming.OrganisationRequired || spec.Name == oci.DockerHub {
+		// Names at Docker Hub have two components, so what has three is none of them.
+		if unknown, ok := registryAfterOrganisation(organisation, req.Name, selected); ok {
+			return Route{}, t.notConfigured(unknown, organisation)
+		}
 	}
 	if naming.OrganisationRequired {
 		return Route{}, organisationMissing(organisation, req.Name, spec, repo)

@@ -55,12 +55,6 @@ func (t *totals) answer(kind string, result oci.Result) {
 	}
 }
 
-func (t *totals) send(from string, n int64) {
-	if from == fromCache {
-		t.cacheBytes.Add(uint64(n))
-	}
-}
-
 func (t *totals) pulledBy(client string, at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

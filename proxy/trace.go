@@ -42,9 +42,6 @@ func routeOf(e oci.Endpoint) string {
 // describeTo says in the words of OpenTelemetry's conventions what the request was and
 // what became of it.
 func (q *request) describeTo(span trace.Span) {
-	if span == nil {
-		return
-	}
 	defer span.End()
 	if !span.IsRecording() {
 		return

@@ -211,7 +211,6 @@ func (e *entry) refresh(ctx context.Context) *state {
 	} else {
 		s = e.taken(old, login)
 	}
-	e.measure(old, s)
 	e.report(old, s)
 	e.state.Store(s)
 	return s
@@ -266,16 +265,6 @@ func (s *state) expired(now time.Time) bool {
 	return s.cred != nil && !s.cred.until.IsZero() && !now.Before(s.cred.until)
 }
 
-// measure has the metrics say what the source said.
-func (e *entry) measure(old, now *state) {
-	switch {
-	case now.cred == nil:
-		e.metrics.unusable(e.Organisation, e.Registry, e.Name)
-	case old == nil || old.cred == nil || old.cred.Version != now.cred.Version:
-		e.metrics.usable(now.cred)
-	}
-}
-
 // doubt has the next look-up ask the source.
 func (e *entry) doubt() bool {
 	if s := e.state.Load(); s != nil {
@@ -284,8 +273,15 @@ func (e *entry) doubt() bool {
 	return true
 }
 
-// report logs when a secret turns bad, and when it is good again.
+// report has the metrics say what the source said, and the log when a secret turns bad,
+// and when it is good again.
 func (e *entry) report(old, now *state) {
+	switch {
+	case now.cred == nil:
+		e.metrics.unusable(e.Organisation, e.Registry, e.Name)
+	case old == nil || old.cred == nil || old.cred.Version != now.cred.Version:
+		e.metrics.usable(now.cred)
+	}
 	attrs := []any{slog.String("organisation", e.Organisation), slog.String("registry", e.Registry), slog.String("account", e.Name)}
 	was := ""
 	if old != nil && old.err != nil {

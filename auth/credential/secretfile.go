@@ -123,15 +123,6 @@ func (f File) shown() string {
 	return filepath.Join(f.Directory, f.Path)
 }
 
-// stat is the version of what lies there now.
-func (f File) stat() (fileid.ID, error) {
-	info, err := f.lookAt()
-	if err != nil {
-		return fileid.ID{}, err
-	}
-	return fileid.Of(info), nil
-}
-
 func (f File) lookAt() (fs.FileInfo, error) {
 	if f.Directory == "" {
 		return os.Stat(f.Path)

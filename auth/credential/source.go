@@ -129,7 +129,7 @@ func (s *fileSource) Login(context.Context) (Login, error) {
 // read reads the file unless it is the one of last.
 func (s *fileSource) read(last fileAnswer) (fileAnswer, error) {
 	if last.settled {
-		if v, err := s.file.stat(); err == nil && v == last.seen {
+		if info, err := s.file.lookAt(); err == nil && fileid.Of(info) == last.seen {
 			return last, nil
 		}
 	}

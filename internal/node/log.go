@@ -11,6 +11,7 @@ import (
 
 	"berth/internal/config"
 	"berth/internal/linewriter"
+	"berth/internal/pause"
 )
 
 const (
@@ -102,12 +103,7 @@ func (b *logBuffer) Write(line []byte) (int, error) {
 // lost.
 func (b *logBuffer) close() {
 	b.stop()
-	timer := time.NewTimer(flushTimeout)
-	defer timer.Stop()
-	select {
-	case <-b.done:
-	case <-timer.C:
-	}
+	_, _ = pause.Until(context.Background(), b.done, flushTimeout)
 }
 
 func (b *logBuffer) run(stop <-chan struct{}) {
