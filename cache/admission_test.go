@@ -178,19 +178,20 @@ func TestTurnsOfParkedDownloads(t *testing.T) {
 	})
 }
 
-// Without a turn nothing is asked, and what is there is served all the same.
+// Without a turn nothing is fetched, and what is there is served all the same. Of what no
+// manifest lists the right is asked for first.
 func TestNoTurn(t *testing.T) {
 	h, gate, as := turns(t, "")
 	there := h.addBlob("acme/app", random(34, 6*mib))
 	read(t, as("acme"), there)
 	obj := h.addBlob("acme/app", random(35, 100))
-	before := h.total()
+	opened, before := h.count("open", oci.Blob), h.total()
 	gate.refuse = errors.New("too many")
 	if err := check(t.Context(), as("acme"), obj); !errors.Is(err, gate.refuse) {
 		t.Errorf("at the limit: %v", err)
 	}
-	if h.total() != before {
-		t.Error("the registry was asked")
+	if h.count("open", oci.Blob) != opened || h.total() != before+1 {
+		t.Errorf("the registry was asked %d times", h.total()-before)
 	}
 	read(t, as("acme"), there)
 }

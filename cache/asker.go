@@ -63,6 +63,9 @@ func (a *asker) openOrigin(ctx context.Context, r oci.Range) (*oci.Content, erro
 		// registry may name another one.
 		a.setTarget(nil)
 	}
+	if !a.proven.Load() {
+		ctx = oci.WithRight(ctx, a.right)
+	}
 	content, err := a.s.as(a.principal).Open(ctx, a.object, r)
 	if err != nil {
 		a.record(err)
@@ -81,6 +84,16 @@ func (a *asker) openOrigin(ctx context.Context, r oci.Range) (*oci.Content, erro
 	}
 	a.setTarget(content.Again)
 	return content, nil
+}
+
+// right asks for the right to the object where it has to be known before anything is waited
+// for.
+func (a *asker) right(ctx context.Context) error {
+	if a.s.mayWait(a.principal, a.object) {
+		return nil
+	}
+	_, err := a.s.admit(ctx, a.principal, a.object)
+	return err
 }
 
 // Stat asks for as little as tells the size.

@@ -24,9 +24,10 @@ func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.O
 		if s.c.trouble.pastDisk(key) {
 			return s.bypass(ctx, principal, o, r)
 		}
+		a := s.asker(ctx, principal, o)
 		content, err := s.c.downloads.Join(ctx, download.Request{
-			Key: key, Asker: s.asker(ctx, principal, o), Principal: principal, Repo: o.Repo, Registry: s.u.Spec.Name,
-			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r, Right: s.right(principal, o), Share: s.share,
+			Key: key, Asker: a, Principal: principal, Repo: o.Repo, Registry: s.u.Spec.Name,
+			Organisation: s.u.Organisation, Owner: s.u.Spec.Origin.Owner, Range: r, Right: a.right, Share: s.share,
 		})
 		switch {
 		case errors.Is(err, download.ErrRetry):

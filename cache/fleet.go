@@ -17,11 +17,6 @@ import (
 // fleetState is what the cache knows for the fleet's sake.
 type fleetState struct {
 	tier *fleet.Tier
-	// listed is which manifest of a repository lists an object, and as how large.
-	listed *share.LRU[proof.Member, listed]
-	// noted is what a manifest lists first and last, which is an image's configuration.
-	// While both are in listed, all between them is.
-	noted *share.LRU[proof.Member, ends]
 	// public is when the registry has shown everyone a manifest.
 	public *share.LRU[proof.Member, time.Time]
 
@@ -29,13 +24,6 @@ type fleetState struct {
 	// objects are those of the downloads that run.
 	objects map[download.Key]*fleet.Object
 }
-
-type listed struct {
-	by   proof.Member
-	size int64
-}
-
-type ends struct{ first, last proof.Member }
 
 const (
 	// publicWait is how long a pull waits to be told that everyone may see an image.
@@ -49,8 +37,7 @@ func newFleetState(t *fleet.Tier) *fleetState {
 		return nil
 	}
 	return &fleetState{
-		tier: t, listed: share.New[proof.Member, listed](16384, nil), noted: share.New[proof.Member, ends](4096, nil),
-		public: share.New[proof.Member, time.Time](16384, nil), objects: map[download.Key]*fleet.Object{},
+		tier: t, public: share.New[proof.Member, time.Time](16384, nil), objects: map[download.Key]*fleet.Object{},
 	}
 }
 
@@ -118,7 +105,7 @@ func (s *source) isPublic(ctx context.Context, principal oci.Principal, o oci.Ob
 		return false
 	}
 	if o.Kind == oci.Blob {
-		l, ok := s.c.fleet.listed.Get(s.memberKey(o))
+		l, ok := s.c.lists.listed.Get(s.memberKey(o))
 		if !ok {
 			return false
 		}
@@ -164,7 +151,7 @@ func (s *source) openWithFleet(ctx context.Context, principal oci.Principal, o o
 	if s.c.downloads.Running(s.blobKey(o.Digest)) {
 		return s.fetch(ctx, principal, o, r)
 	}
-	l, ok := s.c.fleet.listed.Get(s.memberKey(o))
+	l, ok := s.c.lists.listed.Get(s.memberKey(o))
 	if !ok { // nobody knows how large it is
 		return s.fetch(ctx, principal, o, r)
 	}
@@ -233,46 +220,12 @@ func (a *asker) fleetObject() *fleet.Object {
 	return c.objects[a.s.blobKey(a.object.Digest)]
 }
 
-// note remembers what a manifest lists. One that is served again and again is read once.
-func (s *source) note(o oci.Object, data []byte) {
-	c, by := s.c.fleet, s.memberKey(o)
-	if all, ok := c.noted.Get(by); ok {
-		_, first := c.listed.Get(all.first)
-		if last, ok := c.listed.Get(all.last); ok && first && last.by == by { // a layer may be in many images
-			return
-		}
-	}
-	doc, err := oci.ParseManifest(data)
-	if err != nil {
-		return
-	}
-	var all ends
-	add := func(kind oci.Kind, e oci.Entry) {
-		d, err := oci.ParseDigest(string(e.Digest))
-		if err != nil {
-			return
-		}
-		all.last = s.memberKey(oci.Object{Repo: o.Repo, Kind: kind, Digest: d})
-		if all.first == (proof.Member{}) {
-			all.first = all.last
-		}
-		c.listed.Add(s.u.Organisation, all.last, listed{by, e.Size})
-	}
-	for _, m := range doc.Manifests {
-		add(oci.Manifest, m)
-	}
-	for _, b := range doc.Blobs() {
-		add(oci.Blob, b)
-	}
-	c.noted.Add(s.u.Organisation, by, all)
-}
-
 // listedAge is what, of public bytes, the proof of a manifest that lists o is worth, or of the index that
 // lists that manifest: with an index most clients ask for no manifest by itself before.
 func (s *source) listedAge(o oci.Object) proof.Age {
 	age := proof.None
 	for range 2 {
-		l, ok := s.c.fleet.listed.Get(s.memberKey(o))
+		l, ok := s.c.lists.listed.Get(s.memberKey(o))
 		if !ok {
 			break
 		}

@@ -161,7 +161,7 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 	} else {
 		content, err = s.openAbsent(ctx, principal, o, r)
 	}
-	if err == nil && s.c.fleet != nil && o.Kind == oci.Manifest {
+	if err == nil && o.Kind == oci.Manifest && (s.c.fleet != nil || content.Result != oci.Hit) {
 		s.note(o, content.Data)
 	}
 	return content, err
@@ -169,12 +169,10 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 
 // openAbsent opens what the registry itself has not brought here before.
 func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (content *oci.Content, err error) {
-	if o.Kind == oci.Manifest {
+	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); o.Kind == oci.Manifest && access != proof.Fresh {
 		// Its GET is counted, and a HEAD is not: which of them goes out shows too.
-		if right := s.right(principal, o); right != nil {
-			if err := right(ctx); err != nil {
-				return nil, err
-			}
+		if _, err := s.admit(ctx, principal, o); err != nil {
+			return nil, err
 		}
 	}
 	if s.c.fleet == nil {
@@ -182,33 +180,27 @@ func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.
 	} else {
 		content, err = s.openWithFleet(ctx, principal, o, r)
 	}
-	return content, s.rightFirst(ctx, principal, o, err)
+	if oci.ClassOf(err) == oci.RateLimited {
+		// For what is kept the right is decided before any quota. Without this an
+		// organisation that has used up its own could tell from the answer what is kept.
+		if _, denied := s.admit(ctx, principal, o); denied != nil {
+			return nil, denied
+		}
+	}
+	return content, err
 }
 
-// rightFirst gives the error for o, which could not be fetched because of err. Where err is
-// a limit, the right is asked about, and a denial is the answer instead. For what is kept
-// the right is decided before any limit; without this an organisation at its limit could
-// tell from the answer what is kept.
-func (s *source) rightFirst(ctx context.Context, principal oci.Principal, o oci.Object, err error) error {
-	if class := oci.ClassOf(err); err == nil || class != oci.RateLimited && class != oci.Policy {
-		return err
+// mayWait says that principal, who has no less right to o than to its repository, waits for
+// limits of ours before he is asked for: a cold pull asks for nothing but its blobs. That
+// goes by a manifest of the repository, of which the registry has looked whether it has all
+// that it lists. Else whoever has a repository could find out, at his own limits, what is kept
+// of others': for that the right is asked for, and nobody waits.
+func (s *source) mayWait(principal oci.Principal, o oci.Object) bool {
+	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh || o.Kind != oci.Blob {
+		return false
 	}
-	if _, denied := s.admit(ctx, principal, o); denied != nil {
-		return denied
-	}
-	return err
-}
-
-// right has the registry asked where principal has shown no right to the repository; nil:
-// he has.
-func (s *source) right(principal oci.Principal, o oci.Object) func(context.Context) error {
-	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access == proof.Fresh {
-		return nil
-	}
-	return func(ctx context.Context) error {
-		_, err := s.admit(ctx, principal, o)
-		return err
-	}
+	l, ok := s.c.lists.listed.Get(s.memberKey(o))
+	return ok && !l.elsewhere
 }
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {

@@ -65,6 +65,12 @@ type Entry struct {
 	} `json:"platform"`
 }
 
+// Elsewhere says whether e may lie at another place than the registry that has the document:
+// a foreign layer, or one that must not be distributed.
+func (e Entry) Elsewhere() bool {
+	return len(e.URLs) > 0 || strings.Contains(e.MediaType, ".foreign.") || strings.Contains(e.MediaType, ".nondistributable.")
+}
+
 // On is the platform that e is for, if it says one that is fit to be shown.
 func (e Entry) On() (Platform, bool) {
 	if e.Platform == nil {

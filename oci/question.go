@@ -33,3 +33,19 @@ func Sent(ctx context.Context) {
 		q.Sent()
 	}
 }
+
+type rightKey struct{}
+
+// WithRight is ctx for what is fetched by somebody whose right to it was not shown. Where
+// it would have to wait for a limit of this node's, ask asks for the right first, and its
+// error is the answer: whatever is kept here is asked about so, and how long the wait is would
+// tell whoever has no right that it is not kept.
+func WithRight(ctx context.Context, ask func(context.Context) error) context.Context {
+	return context.WithValue(ctx, rightKey{}, ask)
+}
+
+// RightOf is what WithRight was told; nil: the right was shown, or this is the question.
+func RightOf(ctx context.Context) func(context.Context) error {
+	ask, _ := ctx.Value(rightKey{}).(func(context.Context) error)
+	return ask
+}

@@ -177,9 +177,13 @@ func (s *source) reserve(ctx context.Context, c *call) (release func(), err erro
 			return release, nil
 		}
 	}
-	slot, err := s.memory.Take(ctx, limit.Want{
+	w := limit.Want{
 		Organisation: cmp.Or(s.id.Payer, s.id.Organisation), At: s.name, N: oci.MaxManifest, First: c.explains, Past: func() bool { return oci.Insists(ctx) },
-	})
+	}
+	if right := oci.RightOf(ctx); right != nil {
+		w.Before = func() error { return right(ctx) }
+	}
+	slot, err := s.memory.Take(ctx, w)
 	if err != nil {
 		return nil, s.asker(nil, c.repo).fault(ctx, err)
 	}

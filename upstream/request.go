@@ -256,7 +256,7 @@ func (s *source) learn(ctx context.Context, a *answer, req *http.Request, c *cal
 func (r *Registry) within(parent context.Context, c *call, most time.Duration, who asker, f func(context.Context) (*answer, error)) (*answer, error) {
 	ticket, err := r.host.Admit(parent, limit.Call{
 		Organisation: who.payer, Blob: c.op == opBlob, Proof: c.op == opHead || c.op == opProbe || c.explains,
-		Past: func() bool { return oci.Insists(parent) }, Along: oci.AlongOf(parent),
+		Past: func() bool { return oci.Insists(parent) }, Along: oci.AlongOf(parent), Before: oci.RightOf(parent),
 	})
 	if err != nil {
 		return nil, who.fault(parent, err)

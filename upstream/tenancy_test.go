@@ -30,6 +30,8 @@ type tenancy struct {
 	up     *ocitest.Registry
 	memory *ocitest.MemoryNet
 	times  proof.Times
+	rate   limit.Rate
+	bytes  *limit.Pool // of manifests; nil: any number
 	folder string
 
 	node  *Registry
@@ -168,17 +170,22 @@ func (s *sky) at(id int) met {
 // breakerForgets is longer than it takes the node to find out that a registry is back.
 const breakerForgets = 30 * time.Second
 
-func newTenancy(t *testing.T, seed uint64) *tenancy {
+// newTenancy is one by seed, in which changes may change what organisations may send, or how
+// long what is worth something.
+func newTenancy(t *testing.T, seed uint64, changes ...func(*tenancy)) *tenancy {
 	t.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &tenancy{
-		t: t, rand: r, evil: rand.New(rand.NewPCG(seed, 3)), memory: ocitest.NewMemoryNet(), folder: t.TempDir(), counts: map[string]int{}, paged: map[string]time.Time{},
+		t: t, rate: limit.Rate{PerSecond: 20, Burst: 500}, rand: r, evil: rand.New(rand.NewPCG(seed, 3)), memory: ocitest.NewMemoryNet(), folder: t.TempDir(), counts: map[string]int{}, paged: map[string]time.Time{},
 		sky: &sky{rand: rand.New(rand.NewPCG(seed, 2)), budget: 5, met: map[int]met{}, ownOnly: r.IntN(2) == 0, latency: 20 * time.Millisecond},
 		times: proof.Times{
 			AccessTTL: []time.Duration{5 * time.Minute, 30 * time.Second}[r.IntN(2)],
 			Grace:     []time.Duration{24 * time.Hour, 3 * time.Hour}[r.IntN(2)],
 			Doubt:     []time.Duration{time.Hour, 10 * time.Minute, -1}[r.IntN(3)],
 		},
+	}
+	for _, change := range changes {
+		change(w)
 	}
 	w.up = ocitest.New(t, ocitest.Options{
 		Net: w.memory, Auth: ocitest.Bearer, LiveRights: true, TokenTTL: []time.Duration{5 * time.Minute, 48 * time.Hour}[r.IntN(2)],
@@ -215,9 +222,9 @@ func (w *tenancy) start() {
 	if w.cache, err = cache.New(cache.Options{Dir: w.folder, Times: w.times}); err != nil {
 		w.t.Fatal(err)
 	}
-	hosts := &limit.Hosts{Connections: 16, Rate: limit.Rate{PerSecond: 20, Burst: 500}} // the defaults
+	hosts := &limit.Hosts{Connections: 16, Rate: w.rate}
 	w.node, err = New(Options{
-		Name: "registry.test", Origin: w.up.Origin(), Hosts: hosts, AllowPrivate: loopback,
+		Name: "registry.test", Origin: w.up.Origin(), Hosts: hosts, Memory: w.bytes, AllowPrivate: loopback,
 		TokenEndpoints: []string{w.up.TokenURL()},
 	})
 	if err != nil {

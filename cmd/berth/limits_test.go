@@ -24,7 +24,7 @@ func TestDownloadsOfOneOrganisation(t *testing.T) {
 	image := s.registry.AddImage("acme/app", "wide", ocitest.Image{Layers: []int64{3000, 4000, 5000, 6000, 7000}, Seed: 9})
 	n := s.serve()
 	acme, globex := s.caller(n, "acme"), s.caller(n, "globex")
-	acme.get(manifest) // it has shown its right, as whoever pulls has
+	acme.get("/v2/" + app + "/manifests/wide") // it has shown its right to what that lists, as whoever pulls has
 	ofAcme := ocitest.Match{Kind: ocitest.Blob, User: "acme-bot"}
 	gate := s.registry.Hold(ofAcme)
 

@@ -151,6 +151,13 @@ func (h *Host) wait(ctx context.Context, w Want) error {
 		return nil
 	}
 	r := b.all.Reserve()
+	if r.Delay() > 0 && w.Before != nil {
+		r.Cancel()
+		if err := w.Before(); err != nil {
+			return err
+		}
+		r = b.all.Reserve()
+	}
 	delay, cancel := r.Delay(), r.Cancel
 	if delay == 0 || w.Past != nil && w.Past() {
 		return nil
@@ -213,7 +220,7 @@ func (h *Host) take(organisation string) error {
 	if minute == nil {
 		return nil
 	}
-	slot, err := minute.now(organisation)
+	slot, err := minute.now(Want{Organisation: organisation, N: 1})
 	if err != nil {
 		return err
 	}

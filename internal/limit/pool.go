@@ -98,6 +98,8 @@ type Want struct {
 	// Past is called when there would be a wait: true lets it in all the same. If nil,
 	// it waits.
 	Past func() bool
+	// Before is called before a wait: an error of it is Take's. If nil, it waits at once.
+	Before func() error
 	// Impatient is called every two seconds of the wait. It may be nil.
 	Impatient func()
 }
@@ -135,6 +137,14 @@ func (p *Pool) Take(ctx context.Context, w Want) (Slot, error) {
 		return Slot{}, nil
 	}
 	w.N = max(w.N, 1)
+	if w.Before != nil {
+		if slot, err := p.now(w); err == nil {
+			return slot, nil
+		}
+		if err := w.Before(); err != nil {
+			return Slot{}, err
+		}
+	}
 	slot, waits, err := p.enqueue(w)
 	if waits == nil {
 		return slot, err
@@ -185,14 +195,14 @@ func (p *Pool) Charge(organisation string, n int64) Slot {
 }
 
 // now is Take without any wait.
-func (p *Pool) now(organisation string) (Slot, error) {
+func (p *Pool) now(w Want) (Slot, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q := p.party(share{organisation: organisation})
-	if len(q.queue) > 0 || !p.fits(q, Want{N: 1}) {
+	q := p.party(share{w.Organisation, w.At})
+	if len(q.queue) > 0 || !p.fits(q, w) {
 		return Slot{}, p.tooMany(q)
 	}
-	return p.grant(q, 1), nil
+	return p.grant(q, w.N), nil
 }
 
 // party is the one whose share is of, maybe a new one. Caller holds mu.

@@ -21,6 +21,10 @@ type Call struct {
 	// Past is called when it would have to wait: true lets it go out all the same. If
 	// nil, it waits.
 	Past func() bool
+	// Before is called once, before it waits for whatever it may be, or where a question
+	// about a right would wait: an error of that is Admit's. It may take its time. If nil,
+	// nothing is called.
+	Before func(context.Context) error
 }
 
 // Ticket is the right to have one call under way at a host, until Close.
@@ -39,13 +43,26 @@ type Ticket struct {
 // Admit waits until c may begin. Without an error the caller closes the Ticket.
 func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
 	t := &Ticket{host: h, call: c}
+	var before func() error
+	if c.Before != nil {
+		before = sync.OnceValue(func() error { return c.Before(ctx) })
+	}
 	slot, payer, err := t.first(ctx, c.Organisation, func(ctx context.Context, organisation string) (Slot, error) {
-		w := Want{Organisation: organisation, Past: c.Past, First: c.Proof}
+		w := Want{Organisation: organisation, Past: c.Past, First: c.Proof, Before: before}
 		switch {
 		case c.Proof:
 			w.Wait = proofWait
 		case c.Blob:
 			w.Wait = blobWait
+		}
+		if before != nil {
+			question, err := h.proofs.now(Want{Organisation: organisation, N: 1})
+			if question.Release(); err != nil {
+				err = before()
+			}
+			if err != nil {
+				return Slot{}, err
+			}
 		}
 		if err := h.wait(ctx, w); err != nil {
 			return Slot{}, err
