@@ -19,6 +19,10 @@ const (
 	// folder on every way has to be watched. So a poll is needed anyway, and it is
 	// cheap: a look at a thousand files takes some milliseconds.
 	pollEvery = 400 * time.Millisecond
+	// Where there are so many files that it is not, a look is followed by sparing times
+	// what it took, up to pollAtMost: ten thousand files would take a twelfth of a core
+	// for ever. With the reading that follows it is still within a second.
+	sparing, pollAtMost = 30, 600 * time.Millisecond
 	// A file that has changed within quietFor may be one that is being written, or the
 	// first of two that belong together. It is looked at again before it is read, for
 	// at most burstFor.
@@ -120,6 +124,7 @@ type follower struct {
 
 // look puts in force what has changed, and says when it wants to look again.
 func (f *follower) look(ctx context.Context) (next time.Duration) {
+	began := time.Now()
 	next = min(f.lookAtCertificates(), f.lookAtSecrets())
 	f.mu.Lock()
 	cfg := f.cfg
@@ -127,7 +132,15 @@ func (f *follower) look(ctx context.Context) (next time.Duration) {
 	if dir := dropInFolder(cfg); dir != "" {
 		next = min(next, f.lookInto(ctx, dir, cfg))
 	}
-	return next
+	return paced(next, time.Since(began))
+}
+
+// paced is next, or longer where a look takes long and nothing is changing.
+func paced(next, took time.Duration) time.Duration {
+	if next < pollEvery {
+		return next
+	}
+	return max(next, min(sparing*took, pollAtMost))
 }
 
 func (f *follower) lookAtCertificates() (next time.Duration) {

@@ -211,6 +211,22 @@ func TestWatch_FolderIsGoneForAMoment(t *testing.T) {
 	})
 }
 
+// A look that takes long is followed by a longer rest, but for what is changing.
+func TestWatch_IsPaced(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ next, took, want time.Duration }{
+		{pollEvery, time.Millisecond, pollEvery},
+		{pollEvery, 15 * time.Millisecond, 450 * time.Millisecond},
+		{pollEvery, time.Minute, pollAtMost},
+		{quietFor, time.Minute, quietFor},
+		{goneAfter, time.Millisecond, goneAfter},
+	} {
+		if got := paced(c.next, c.took); got != c.want {
+			t.Errorf("%v after %v: %v, want %v", c.next, c.took, got, c.want)
+		}
+	}
+}
+
 // A look at a thousand drop-ins takes no time that anybody would notice.
 func BenchmarkWatch_Look(b *testing.B) {
 	dir := b.TempDir()
