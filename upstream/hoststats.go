@@ -76,8 +76,3 @@ func (m *hostStats) of(k hostKey) hostStat {
 	n, _ := m.hosts.Get(k)
 	return n
 }
-
-// quiet is how long a host may say nothing before its connection is in doubt.
-func (m *hostStats) quiet(k hostKey) time.Duration {
-	return max(leastQuiet, usualTimes*m.of(k).header)
-}

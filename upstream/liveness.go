@@ -165,9 +165,7 @@ func gives(resp *http.Response) bool {
 // Close ends the request.
 func (w *watched) Close() error {
 	w.mu.Lock()
-	if w.wait != nil {
-		w.wait.stop()
-	}
+	w.wait.stop()
 	w.waiting = false
 	w.mu.Unlock()
 	return w.ReadCloser.Close()

@@ -103,10 +103,6 @@ type fetching struct {
 	total  *atomic.Uint64
 }
 
-func (m *Metrics) fetching(registry string) fetching {
-	return fetching{m.fetched.WithLabelValues(registry), &m.fetchedBytes}
-}
-
 func (f fetching) add(n int) {
 	f.series.Add(float64(n))
 	f.total.Add(uint64(n))

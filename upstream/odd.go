@@ -21,13 +21,8 @@ const (
 // handed on.
 var errOdd = errors.New("an odd answer")
 
-// odd says whether another call may bring something better. What a status says
-// was tried again nearer to the wire.
-func odd(err error) bool {
-	return errors.Is(err, errOdd) || errors.Is(err, errStall) || errors.Is(err, errTooSlow)
-}
-
-// steadily calls again when an answer was odd.
+// steadily calls again when an answer was odd. What a status says was tried again nearer
+// to the wire (sender.send), which knows nothing of what a body has to be.
 func steadily[T any](ctx context.Context, r *Registry, call func() (T, error)) (answer T, err error) {
 	start := time.Now()
 	waits := retry.WithMaxRetries(maxOdd, retry.WithJitterPercent(50, retry.NewExponential(r.pause)))
@@ -40,7 +35,7 @@ func steadily[T any](ctx context.Context, r *Registry, call func() (T, error)) (
 		return wait, false
 	})
 	ended := retry.Do(ctx, backoff, func(context.Context) error {
-		if answer, err = call(); odd(err) {
+		if answer, err = call(); errors.Is(err, errOdd) || errors.Is(err, errStall) || errors.Is(err, errTooSlow) {
 			return retry.RetryableError(err)
 		}
 		return nil

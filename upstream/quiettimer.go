@@ -37,8 +37,11 @@ func (p *quietTimer) begin(d time.Duration) {
 	p.timer.Reset(p.step)
 }
 
-// stop waits no longer. f may be running.
+// stop waits no longer. f may be running. A nil timer has not begun.
 func (p *quietTimer) stop() {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.left = 0

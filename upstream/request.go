@@ -182,7 +182,11 @@ func (s *source) ask(ctx context.Context, c *call, cred *credential.Credential, 
 // askOnce says whether another try can help.
 func (s *source) askOnce(ctx context.Context, c *call, cred **credential.Credential, who asker) (a *answer, more bool, err error) {
 	req := c.request(s.Registry)
-	if err := s.authorize(ctx, req, cred, c.repo); err != nil {
+	err = s.authority.Authorize(ctx, req, *cred, c.repo)
+	if oci.ClassOf(err) == oci.Unauthorized && s.renew(ctx, cred, c.repo) { // a new secret has come since
+		err = s.authority.Authorize(ctx, req, *cred, c.repo)
+	}
+	if err != nil {
 		s.limitedBy(ctx, *cred, err, false)
 		return nil, false, s.named(err, c.repo)
 	}
@@ -202,16 +206,6 @@ func (s *source) askOnce(ctx context.Context, c *call, cred **credential.Credent
 	}
 	taken = a.target != nil || a.StatusCode < 500 && a.StatusCode != http.StatusUnauthorized && !classify.IsPage(a.Header)
 	return a, s.learn(ctx, a, req, c), nil
-}
-
-// authorize authorises req as cred, once more where a new secret has taken the place
-// of the one that was refused.
-func (s *source) authorize(ctx context.Context, req *http.Request, cred **credential.Credential, repo string) error {
-	err := s.authority.Authorize(ctx, req, *cred, repo)
-	if err != nil && oci.ClassOf(err) == oci.Unauthorized && s.renew(ctx, cred, repo) {
-		return s.authority.Authorize(ctx, req, *cred, repo)
-	}
-	return err
 }
 
 // renew makes cred what the same account has now: a helper may have been asked since
@@ -284,7 +278,7 @@ func (r *Registry) within(parent context.Context, c *call, most time.Duration, w
 		ended:   func() error { return context.Cause(ctx) },
 		fault:   func(err error) error { return who.fault(parent, err) },
 		resume:  func() error { return ticket.Resume(parent) },
-		fetched: r.metrics.fetching(r.label),
+		fetched: fetching{r.metrics.fetched.WithLabelValues(r.label), &r.metrics.fetchedBytes},
 	}
 	a.body = b.start()
 	a.Body = b

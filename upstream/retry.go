@@ -160,8 +160,10 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	about, a.err = x.ended(a.Response, a.err)
 	a.endTrace(span)
 	s.metrics.try(s.label, x.op, a.Response, a.err, took)
-	if about {
-		s.heard(ctx, x.req, x.op, &a, took)
+	// That the registry hands out tokens and challenges does not mean that it has its
+	// images: such answers count only where they are bad.
+	if b := s.breaker(x.req, x.op); about && b != nil && (x.op != opAuth || b != s.origin || a.err != nil || weightOf(a.StatusCode) != 0) {
+		b.hear(ctx, a.Response, a.err, took)
 	}
 	switch {
 	case a.err == nil:
@@ -170,16 +172,6 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 		a.again = classOf(a.err)
 	}
 	return a
-}
-
-// heard tells the breaker. That the registry hands out tokens and challenges does
-// not mean that it has its images: such answers count only where they are bad.
-func (s *sender) heard(ctx context.Context, req *http.Request, op operation, a *attempt, took time.Duration) {
-	b := s.breaker(req, op)
-	if b == nil || op == opAuth && b == s.origin && a.err == nil && weightOf(a.StatusCode) == 0 {
-		return
-	}
-	b.hear(ctx, a.Response, a.err, took)
 }
 
 // authTimeout is how long a token endpoint may take for its header, unless it is

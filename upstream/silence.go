@@ -68,7 +68,7 @@ func (s *sender) begin(ctx context.Context, via http.RoundTripper, req *http.Req
 func (x *exchange) gotConn(i httptrace.GotConnInfo) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.stop()
+	x.wait.stop()
 	if x.isOver() {
 		return
 	}
@@ -112,17 +112,12 @@ func (x *exchange) isOver() bool {
 	}
 }
 
-// stop ends the wait. Caller holds mu.
-func (x *exchange) stop() {
-	if x.wait != nil {
-		x.wait.stop()
-	}
-}
-
 func (x *exchange) key() hostKey { return hostKey{x.req.URL.Host, x.op} }
 
 // quiet is how long a connection may be silent.
-func (x *exchange) quiet() time.Duration { return x.s.hostStats.quiet(x.key()) }
+func (x *exchange) quiet() time.Duration {
+	return max(leastQuiet, usualTimes*x.s.hostStats.of(x.key()).header)
+}
 
 // silent looks whether c, which the request went over at got, is dead.
 func (x *exchange) silent(c *conn, got time.Time) {
@@ -165,7 +160,7 @@ func (x *exchange) ended(resp *http.Response, err error) (about bool, _ error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	close(x.over)
-	x.stop()
+	x.wait.stop()
 	c := x.conn
 	if c == nil {
 		return true, err

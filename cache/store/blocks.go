@@ -78,7 +78,7 @@ type waiter struct {
 // for it. The error is about our disk; ErrNoRoom if there is none.
 func (s *Store) NewBlocks(by Account, origin string, d oci.Digest, size int64) (*Blocks, error) {
 	s.capacity.dropPartial(blobKey{origin, d}) // it is fetched from the start now
-	reserved, a := max(size, 0), s.account(by)
+	reserved, a := max(size, 0), account{s.owner(by.Organisation), by.Own}
 	f, err := s.newFile(a, d, reserved)
 	switch {
 	case errors.Is(err, unix.EFBIG): // FAT has no files from 4 GiB on
@@ -97,7 +97,7 @@ func (s *Store) NewBlocks(by Account, origin string, d oci.Digest, size int64) (
 
 func (s *Store) newBlocks(a account, origin string, d oci.Digest, f *os.File, size int64) *Blocks {
 	b := &Blocks{
-		store: s, account: a, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.path(origin, d), size: size,
+		store: s, account: a, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.capacity.path(origin, d), size: size,
 		claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
 	}
 	b.hashing.hash = d.Algorithm().Hash()

@@ -230,3 +230,6 @@ func descriptors(t testing.TB) int {
 	}
 	return len(all)
 }
+
+// path is where a blob lies.
+func (s *Store) path(origin string, d oci.Digest) string { return s.capacity.path(origin, d) }

@@ -17,7 +17,7 @@ import (
 // is not there is fs.ErrNotExist; an empty file where a blob should be is a
 // trace of a lost write, and not there either.
 func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
-	path := s.path(origin, d)
+	path := s.capacity.path(origin, d)
 	if s.checks.knownBad(origin, d) {
 		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 	}
@@ -31,7 +31,7 @@ func (s *Store) OpenBlob(origin string, d oci.Digest) (*os.File, int64, error) {
 
 // Use notes a use of the blob that needed no OpenBlob.
 func (s *Store) Use(origin string, d oci.Digest) {
-	path := s.path(origin, d)
+	path := s.capacity.path(origin, d)
 	if info, err := os.Lstat(path); err == nil {
 		used(path, info.ModTime())
 	}
@@ -40,7 +40,7 @@ func (s *Store) Use(origin string, d oci.Digest) {
 // Stat tells the size of the blob that OpenBlob would find, and when it was last
 // used, to touchEvery. It is no use of it.
 func (s *Store) Stat(origin string, d oci.Digest) (size int64, used time.Time, err error) {
-	path := s.path(origin, d)
+	path := s.capacity.path(origin, d)
 	if s.checks.knownBad(origin, d) {
 		return 0, time.Time{}, &fs.PathError{Op: "open", Path: path, Err: fs.ErrNotExist}
 	}
@@ -55,7 +55,7 @@ func (s *Store) Stat(origin string, d oci.Digest) (size int64, used time.Time, e
 // Look reads a blob of at most limit bytes, which is no use of it. What it gives
 // may have rotted on the disk.
 func (s *Store) Look(origin string, d oci.Digest, limit int64) ([]byte, error) {
-	fd, st, err := s.openBlob(s.path(origin, d), d)
+	fd, st, err := s.openBlob(s.capacity.path(origin, d), d)
 	if err != nil {
 		return nil, err
 	}
@@ -66,10 +66,6 @@ func (s *Store) Look(origin string, d oci.Digest, limit int64) ([]byte, error) {
 	}
 	return io.ReadAll(io.LimitReader(f, limit))
 }
-
-// path is the only place where a blob's file name is made. Both parts are safe:
-// an Origin's Dir has no separators, and a Digest is checked lower-case hex.
-func (s *Store) path(origin string, d oci.Digest) string { return s.capacity.path(origin, d) }
 
 func (c *capacity) path(origin string, d oci.Digest) string {
 	hex := d.Encoded()

@@ -2,7 +2,6 @@ package store
 
 import (
 	"hash/fnv"
-	"os"
 	"time"
 )
 
@@ -54,12 +53,6 @@ func markedBy(t time.Time) owner {
 	return owner(t.Nanosecond() / ownerStep)
 }
 
-// own says on the file at path, which is new, that it is o's.
-func (o owner) own(path string) {
-	now := o.mark(time.Now())
-	_ = os.Chtimes(path, now, now) // only the order of eviction suffers
-}
-
 // Account is on whose account a blob is kept.
 type Account struct {
 	// Organisation is for whom it was fetched; empty: nobody.
@@ -74,8 +67,6 @@ type account struct {
 	owner owner
 	own   bool
 }
-
-func (s *Store) account(a Account) account { return account{s.owner(a.Organisation), a.Own} }
 
 // ownFor is for how long after its last use a blob is its owner's. Until then, where
 // there is no room, the one gives way who has the most; later all blobs go by age.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"berth/oci"
 )
@@ -43,7 +44,7 @@ func (b *Blocks) DeliveredBy(origin string) {
 	defer b.writing.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.origin, b.path = origin, b.store.path(origin, b.digest)
+	b.origin, b.path = origin, b.store.capacity.path(origin, b.digest)
 }
 
 // Put keeps an object that is whole and verified in memory: written, synced and
@@ -51,7 +52,7 @@ func (b *Blocks) DeliveredBy(origin string) {
 // disk; ErrNoRoom if there is no room.
 func (s *Store) Put(organisation, origin string, d oci.Digest, data []byte) error {
 	size := int64(len(data))
-	a := s.account(Account{Organisation: organisation})
+	a := account{owner: s.owner(organisation)}
 	f, err := s.newFile(a, d, size)
 	if err != nil {
 		return err
@@ -73,7 +74,7 @@ func (s *Store) Put(organisation, origin string, d oci.Digest, data []byte) erro
 // publish gives f, which lies in tmp and has size reserved bytes that are written
 // and verified, its name. It closes f, and drops it on an error.
 func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size int64) error {
-	path := s.path(origin, d)
+	path := s.capacity.path(origin, d)
 	var err error
 	if s.Gone() { // it would be made below a mount point
 		err = ErrGone
@@ -82,7 +83,8 @@ func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size i
 		err = s.makeFolder(origin, d)
 	}
 	if err == nil {
-		o.own(f.Name())
+		now := o.mark(time.Now())          // it says whose the file is
+		_ = os.Chtimes(f.Name(), now, now) // only the order of eviction suffers
 		err = s.disk.sync(f)
 	}
 	if err == nil {
@@ -175,7 +177,7 @@ func (s *Store) share(origin string, d oci.Digest, path string, size int64) {
 		if _, _, err := s.Stat(other, d); err != nil {
 			continue
 		}
-		if err := s.capacity.link(path, s.path(other, d), s.tmp()); err != nil {
+		if err := s.capacity.link(path, s.capacity.path(other, d), s.tmp()); err != nil {
 			s.o.Log.Debug("one more copy of a blob stays on the disk", "digest", d, "err", err)
 			continue
 		}

@@ -33,7 +33,7 @@ func (s *Store) Remove(origin string, d oci.Digest) (freed int64, err error) {
 		return 0, ErrGone
 	}
 	s.capacity.dropPartial(blobKey{origin, d})
-	_, err = s.capacity.removeIf(s.path(origin, d), func(now fs.FileInfo) bool {
+	_, err = s.capacity.removeIf(s.capacity.path(origin, d), func(now fs.FileInfo) bool {
 		if st, ok := now.Sys().(*unix.Stat_t); ok && st.Nlink > 1 {
 			return true
 		}

@@ -168,7 +168,7 @@ func (s *Store) Quarantine(origin string, d oci.Digest, f *os.File, why error) {
 	found, err := f.Stat()
 	removed := false
 	if err == nil {
-		removed, err = s.capacity.removeIf(s.path(origin, d), func(now os.FileInfo) bool { return os.SameFile(now, found) })
+		removed, err = s.capacity.removeIf(s.capacity.path(origin, d), func(now os.FileInfo) bool { return os.SameFile(now, found) })
 	}
 	switch {
 	case !removed && (err == nil || errors.Is(err, fs.ErrNotExist)):
