@@ -90,7 +90,10 @@ type Step struct {
 	// they are no longer needed; nil: the registry is to be asked, up to Until.
 	Data    []byte
 	Release func()
-	Until   int64
+	// Turn lets other parts be read before Data is released: whoever waits for anything with
+	// it in hand calls it.
+	Turn  func()
+	Until int64
 }
 
 const (
@@ -122,8 +125,9 @@ func (o *Object) Next(ctx context.Context, off, end int64) (Step, error) {
 		if ctx.Err() != nil {
 			return Step{}, context.Cause(ctx)
 		}
-		if data, release := o.take(ctx, part); data != nil {
-			return Step{Data: data[off-from:], Release: release}, nil
+		if s := o.take(ctx, part); s.Data != nil {
+			s.Data = s.Data[off-from:]
+			return s, nil
 		}
 		if o.goes(ctx, began) {
 			return o.fromRegistry(part, end), nil

@@ -46,44 +46,71 @@ func TestObject_WhoeverLeavesWaitsForNobody(t *testing.T) {
 	})
 }
 
-// However many downloads there are, a node reads a few parts at a time: each takes 8 MiB of
-// memory meanwhile.
+// shared puts n small blobs into the fleet, and gives an object of each as another node has it.
+func shared(t *testing.T, tier *fleet.Tier, c *memfleet.Coordinator, b *memfleet.Bucket, n int) (objects []*fleet.Object) {
+	t.Helper()
+	scope := holderScopes()[0]
+	for i := range n {
+		data := fmt.Append(nil, "blob ", i)
+		d, size, w := oci.DigestOf(data), int64(len(data)), seal.NewWriting()
+		name := scope.Name(holderOrigin, oci.Blob, d)
+		sealed := scope.Seal(nil, w, name, 0, size, data)
+		record := coordinator.Record{State: coordinator.Done, Writing: w, Size: size, Parts: []coordinator.Hash{sha256.Sum256(sealed)}}
+		if err := errors.Join(b.Put(t.Context(), seal.ObjectKey(name, w, 0), sealed), c.Node("writer").Publish(t.Context(), coordinator.Object{Name: name}, record)); err != nil {
+			t.Fatal(err)
+		}
+		objects = append(objects, tier.Object("", []seal.Scope{scope}, holderOrigin, d, size))
+	}
+	return objects
+}
+
+// However many downloads there are, a node reads a few parts at a time, and has them in
+// memory: each takes 8 MiB.
 func TestObject_ReadsAFewPartsAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var reading, most atomic.Int32
 		c, b := &memfleet.Coordinator{}, &memfleet.Bucket{}
-		b.Fault = func(ctx context.Context, op, _ string) error {
-			if op == "get" {
-				most.Store(max(most.Load(), reading.Add(1)))
-				defer reading.Add(-1)
-				time.Sleep(time.Millisecond)
-			}
-			return ctx.Err()
-		}
-		scope := seal.Public(seal.NewKey([seal.KeySize]byte{1, 2}))
 		tier := fleet.New(fleet.Options{Bucket: b, Coordinator: c.Node("reader")})
 		defer tier.Close()
+		var held, most atomic.Int32
 		var all sync.WaitGroup
-		for i := range 12 {
-			data := []byte(fmt.Sprint("blob ", i))
-			d, size, w := oci.DigestOf(data), int64(len(data)), seal.NewWriting()
-			name := scope.Name("registry.example", oci.Blob, d)
-			sealed := scope.Seal(nil, w, name, 0, size, data)
-			record := coordinator.Record{State: coordinator.Done, Writing: w, Size: size, Parts: []coordinator.Hash{sha256.Sum256(sealed)}}
-			if err := errors.Join(b.Put(t.Context(), seal.ObjectKey(name, w, 0), sealed), c.Node("writer").Publish(t.Context(), coordinator.Object{Name: name}, record)); err != nil {
-				t.Fatal(err)
-			}
+		for i, o := range shared(t, tier, c, b, 12) {
 			all.Go(func() {
-				o := tier.Object("", []seal.Scope{scope}, "registry.example", d, size)
 				defer o.Over()
-				if step, err := o.Next(t.Context(), 0, size); err != nil || string(step.Data) != string(data) {
+				step, err := o.Next(t.Context(), 0, o.Size())
+				if err != nil || string(step.Data) != fmt.Sprint("blob ", i) {
 					t.Errorf("%q, %v", step.Data, err)
+					return
 				}
+				most.Store(max(most.Load(), held.Add(1)))
+				time.Sleep(time.Millisecond)
+				held.Add(-1)
+				step.Release()
 			})
 		}
 		all.Wait()
 		if n := most.Load(); n < 2 || n > 4 {
-			t.Errorf("%d parts were read at a time", n)
+			t.Errorf("%d parts were in memory at a time", n)
+		}
+	})
+}
+
+// Whoever has parts in hand and waits, for a registry to say whether they may be had, keeps
+// nobody else from reading.
+func TestObject_WhoeverWaitsWithAPartHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b := &memfleet.Coordinator{}, &memfleet.Bucket{}
+		tier := fleet.New(fleet.Options{Bucket: b, Coordinator: c.Node("reader")})
+		defer tier.Close()
+		for i, o := range shared(t, tier, c, b, 12) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			step, err := o.Next(ctx, 0, o.Size())
+			cancel()
+			if err != nil {
+				t.Fatalf("blob %d: %v", i, err)
+			}
+			step.Turn()
+			defer o.Over()
+			defer step.Release()
 		}
 	})
 }

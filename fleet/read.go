@@ -5,30 +5,30 @@ import (
 	"crypto/sha256"
 	"errors"
 	"slices"
+	"sync"
 
 	"berth/fleet/bucket"
 	"berth/fleet/seal"
 )
 
-// take gives a part that another node has written, which is in memory until release; nil:
-// there is none to be had.
-func (o *Object) take(ctx context.Context, part int) (data []byte, release func()) {
+// take gives a part that another node has written; without data there is none to be had.
+func (o *Object) take(ctx context.Context, part int) Step {
 	for {
 		o.mu.Lock()
 		places := o.at[part]
 		if len(places) == 0 || o.alone {
 			o.mu.Unlock()
-			return nil, nil
+			return Step{}
 		}
 		at := places[0]
 		o.mu.Unlock()
-		data, release, err := o.hold(ctx, part, at)
+		s, err := o.hold(ctx, part, at)
 		if err == nil {
-			o.took(at, len(data))
-			return data, release
+			o.took(at, len(s.Data))
+			return s
 		}
 		if ctx.Err() != nil || errors.Is(err, errNoMemory) {
-			return nil, nil
+			return Step{}
 		}
 		o.mu.Lock()
 		o.at[part] = slices.DeleteFunc(o.at[part], at.same)
@@ -41,22 +41,29 @@ var (
 	errNoMemory = errors.New("no memory is free for it")
 )
 
-// hold reads a part into memory that it has until release.
-func (o *Object) hold(ctx context.Context, part int, at place) (data []byte, release func(), err error) {
+// hold reads a part into memory that it has until it is released.
+func (o *Object) hold(ctx context.Context, part int, at place) (s Step, err error) {
 	from, to := seal.Range(part, o.size)
 	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
 	share, err := o.t.o.Memory(limited, o.organisation, to-from+seal.Overhead)
 	cancel()
 	if err != nil {
-		return nil, nil, errNoMemory
+		return s, errNoMemory
+	}
+	select {
+	case o.t.reads <- struct{}{}:
+	case <-ctx.Done():
+		share()
+		return s, context.Cause(ctx)
 	}
 	into, giveBack := o.t.memory(to - from + seal.Overhead)
-	release = func() { giveBack(); share() }
-	if data, err = o.read(ctx, part, at, into); err != nil {
-		release()
-		return nil, nil, err
+	s = Step{Turn: sync.OnceFunc(func() { <-o.t.reads })}
+	s.Release = func() { giveBack(); s.Turn(); share() }
+	if s.Data, err = o.read(ctx, part, at, into); err != nil {
+		s.Release()
+		return Step{}, err
 	}
-	return data, release, nil
+	return s, nil
 }
 
 // read gets a part from the bucket into memory that a sealed one fits in. What is not what
@@ -64,12 +71,6 @@ func (o *Object) hold(ctx context.Context, part int, at place) (data []byte, rel
 func (o *Object) read(ctx context.Context, part int, at place, into []byte) ([]byte, error) {
 	if !o.t.trusts(at.node, at.writing) {
 		return nil, errWrong
-	}
-	select {
-	case o.t.reads <- struct{}{}:
-		defer func() { <-o.t.reads }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
 	}
 	from, to := seal.Range(part, o.size)
 	sealed, err := o.t.o.Bucket.Get(ctx, seal.ObjectKey(at.Name, at.writing, part), into)
@@ -105,7 +106,7 @@ func open(at place, part int, size int64, sealed []byte) ([]byte, error) {
 	if sha256.Sum256(sealed) != at.hash {
 		return nil, errWrong
 	}
-	return at.scope.Open(sealed[min(1, len(sealed)):][:0], at.writing, at.Name, part, size, sealed)
+	return at.scope.Open(sealed[min(seal.Before, len(sealed)):][:0], at.writing, at.Name, part, size, sealed)
 }
 
 // took notes that n bytes from the fleet go into the file.

@@ -249,6 +249,7 @@ func (d *download) step(pos, to int64) (int64, error) {
 		if step.Data != nil {
 			n := min(int64(len(step.Data)), to-pos)
 			d.came(pos, n)
+			step.Release()
 			return n, nil
 		}
 		until, piece, room = step.Until, block, d.object.Room

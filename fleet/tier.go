@@ -64,10 +64,10 @@ const (
 	vainWithin, vainFor, vainAll = time.Minute, 10 * time.Minute, 8
 	// badFor is for how long a node that wrote wrong parts twice is not read.
 	badFor = time.Hour
-	// maxUploads is how many parts are sealed and written at a time, each in two buffers of
-	// 8 MiB.
+	// maxUploads is how many parts are sealed and written at a time, each in 8 MiB of memory.
 	maxUploads = 2
-	// maxReads is how many parts are read at a time, whatever many downloads run.
+	// maxReads is how many parts are read and put on the disk at a time, whatever many
+	// downloads run.
 	maxReads = 4
 )
 
@@ -75,7 +75,8 @@ const (
 type Tier struct {
 	o       Options
 	uploads chan struct{} // one for each part that is sealed and written
-	reads   chan struct{} // one for each part that is read and opened
+	reads   chan struct{} // one for each part that is in memory
+	parts   partMemory
 	// open opens a part, and memory gives what it is read into. A test with ten thousand
 	// nodes has its own, which take no memory.
 	open   func(at place, part int, size int64, sealed []byte) ([]byte, error)
@@ -117,10 +118,11 @@ func New(o Options) *Tier {
 		o.Memory = func(context.Context, string, int64) (func(), error) { return func() {}, nil }
 	}
 	t := &Tier{
-		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), open: open, memory: new(partMemory).get,
+		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), open: open,
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
 		idle: hold.New[string](1024, time.Now),
 	}
+	t.memory = t.parts.get
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }

@@ -184,20 +184,23 @@ func (o *Object) put(ctx context.Context, file *os.File, part int) error {
 	}
 	defer func() { <-o.t.uploads }()
 	from, to := seal.Range(part, o.size)
-	plain := make([]byte, to-from)
+	memory, release := o.t.parts.get(to - from + seal.Overhead)
+	plain := memory[seal.Before:][:to-from]
 	if _, err := file.ReadAt(plain, from); err != nil {
 		return err
 	}
 	n := o.names[0]
-	sealed := n.scope.Seal(make([]byte, 0, len(plain)+seal.Overhead), o.writing, n.Name, part, o.size, plain)
+	sealed := n.scope.Seal(memory[:0], o.writing, n.Name, part, o.size, plain)
 	if err := o.t.o.Bucket.Put(ctx, seal.ObjectKey(n.Name, o.writing, part), sealed); err != nil {
-		return err
+		return err // net/http may read on from the memory for a while, so it is not used again
 	}
-	o.t.o.Metrics.bytes(Out, len(plain))
+	hash := sha256.Sum256(sealed)
+	release()
+	o.t.o.Metrics.bytes(Out, int(to-from))
 	o.mu.Lock()
 	alone := o.alone
 	if !alone { // else it may be of bytes that were dropped meanwhile
-		o.parts[part] = sha256.Sum256(sealed)
+		o.parts[part] = hash
 		o.written++
 		o.ahead.Add(-o.came[part])
 		o.came[part] = 0

@@ -16,10 +16,13 @@ import (
 )
 
 const (
-	version = 1
-	// Overhead is by how much a sealed part is longer than its bytes: the version, the
-	// nonce and the tag.
-	Overhead = 1 + 12 + 16
+	version   = 1
+	nonceSize = 12
+	// Before is how much of a sealed part comes before its bytes: the version and the nonce.
+	Before = 1 + nonceSize
+	// Overhead is by how much a sealed part is longer than its bytes: by what comes before
+	// them, and the tag.
+	Overhead = Before + 16
 )
 
 // ErrNotOpened says that a part was not sealed in this scope for this place, or was
@@ -104,19 +107,25 @@ func ParseWriting(s string) (Writing, error) {
 func (w Writing) String() string { return hex.EncodeToString(w[:]) }
 
 // Seal appends to dst what goes into the bucket for part number part of an object of
-// size bytes. Sealing the same bytes twice gives two different texts.
+// size bytes; in the place of plain, where that is dst's array from Before on. Sealing the
+// same bytes twice gives two different texts.
 func (s Scope) Seal(dst []byte, w Writing, name string, part int, size int64, plain []byte) []byte {
-	return s.gcm(w).Seal(append(dst, version), nil, plain, additional(w, name, part, size)) //nolint:gosec // G407: this cipher draws the nonce itself
+	dst = append(dst, version)
+	begin := len(dst)
+	dst = append(dst, make([]byte, nonceSize)...)
+	random := dst[begin:]
+	_, _ = rand.Read(random) // never fails
+	return s.gcm(w).Seal(dst, random, plain, additional(w, name, part, size))
 }
 
-// Open appends to dst what was sealed; to sealed[1:1], in the place of that. The bytes'
+// Open appends to dst what was sealed; to sealed[Before:][:0], in the place of that. The bytes'
 // number is not judged here: a caller who knows the object's size compares it with what
 // Range says. The error is always ErrNotOpened, since a part's reader may be anybody.
 func (s Scope) Open(dst []byte, w Writing, name string, part int, size int64, sealed []byte) ([]byte, error) {
 	if s.Empty() || len(sealed) < Overhead || sealed[0] != version {
 		return nil, ErrNotOpened
 	}
-	plain, err := s.gcm(w).Open(dst, nil, sealed[1:], additional(w, name, part, size))
+	plain, err := s.gcm(w).Open(dst, sealed[1:Before], sealed[Before:], additional(w, name, part, size))
 	if err != nil {
 		return nil, ErrNotOpened
 	}
@@ -129,7 +138,7 @@ func (s Scope) gcm(w Writing) cipher.AEAD {
 	block, err := aes.NewCipher(derive(s.Reveal()[32:], "", "writing"+string(w[:]), 32))
 	if err == nil {
 		var gcm cipher.AEAD
-		if gcm, err = cipher.NewGCMWithRandomNonce(block); err == nil {
+		if gcm, err = cipher.NewGCM(block); err == nil {
 			return gcm
 		}
 	}
