@@ -33,9 +33,9 @@ import (
 type Options struct {
 	// Dir is the cache folder. One process may use it at a time.
 	Dir string
-	// MaxSize and MinFree in bytes, or Limits; see store.Options.
-	MaxSize, MinFree int64
-	Limits           func(total int64) (maxSize, minFree int64, err error)
+	// MaxSize in bytes, or Limits; see store.Options.
+	MaxSize int64
+	Limits  func(total int64) (maxSize, minFree int64, err error)
 	// Times are the defaults of Upstream.Times; see proof.Options.
 	Times proof.Times
 	// HotBytes bounds the manifests and small blobs kept in memory. If 0, 16 MiB.
@@ -123,7 +123,7 @@ func New(o Options) (*Cache, error) {
 	c := &Cache{o: o, descs: newDescs()}
 	c.folder = &folder{dir: o.Dir, none: store.None(), log: o.Log, reopened: c.dropOldProofs, open: func() (*store.Store, error) {
 		return store.Open(o.Dir, store.Options{
-			MaxSize: o.MaxSize, MinFree: o.MinFree, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
+			MaxSize: o.MaxSize, Limits: o.Limits, Log: o.Log, Fault: o.fault, Corrupt: c.counts.wasCorrupt,
 			Owner: o.Owner, Held: c.held,
 		})
 	}}

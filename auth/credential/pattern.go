@@ -58,8 +58,5 @@ func ParsePattern(s string) (Pattern, error) {
 	return p, nil
 }
 
-// String is the pattern as it was written.
-func (p Pattern) String() string { return strings.Join(p.parts, "/") }
-
 // Match says whether repo is selected.
 func (p Pattern) Match(repo string) bool { return oci.MatchPath(p.parts, repo) }

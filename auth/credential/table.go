@@ -248,18 +248,6 @@ func (c *Table) Renewed(organisation, account, registry string) bool {
 	return false
 }
 
-// All gives every credential that can be read now, in the order of the
-// configuration.
-func (c *Table) All(ctx context.Context) []*Credential {
-	all := make([]*Credential, 0, len(c.entries))
-	for _, e := range c.entries {
-		if cred, err := e.current(ctx); err == nil {
-			all = append(all, cred)
-		}
-	}
-	return all
-}
-
 func unknownAccount(organisation, account, registry string, entries []*entry) *oci.Error {
 	has := "none"
 	if len(entries) > 0 {

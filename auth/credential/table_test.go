@@ -190,9 +190,6 @@ func TestUnreadableSecret(t *testing.T) {
 	if _, err := c.Lookup(t.Context(), "other", "", "ghcr.io", "x"); err != nil {
 		t.Errorf("another organisation is out, too: %v", err)
 	}
-	if all := c.All(t.Context()); len(all) != 1 || all[0].Organisation != "other" {
-		t.Errorf("all: %v", all)
-	}
 }
 
 // A caller that leaves while a source is asked is no verdict on the secret.

@@ -58,7 +58,6 @@ type Options struct {
 type Client struct {
 	origin   *url.URL
 	registry string
-	limit    time.Duration
 	now      func() time.Time
 	log      *slog.Logger
 	metrics  *credential.Metrics
@@ -99,7 +98,7 @@ func New(o Options) (*Client, error) {
 	}
 	a := &Client{
 		perRepo: share.New[string, Challenge](keptChallenges, nil),
-		origin:  realms.origin, registry: o.Registry, limit: o.Timeout, now: o.Now, log: o.Logger, metrics: o.Metrics,
+		origin:  realms.origin, registry: o.Registry, now: o.Now, log: o.Logger, metrics: o.Metrics,
 		exchange:  exchange{registry: o.Registry, kind: o.Type, realms: realms, send: o.Transport, now: o.Now, userAgent: o.UserAgent},
 		standings: newStandings(o.Now), fetching: flight.New[tokenKey, bearerToken](o.Timeout),
 		tokens: share.New[tokenKey, bearerToken](int64(o.Tokens), nil),
