@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,10 @@ const (
 	// settledFor is how long what was found out about a credential stands, so that
 	// twenty 401 at once are not twenty more requests.
 	settledFor = 5 * time.Second
+	// placeFor is how long one place may take to answer, and settleFor how long a 401 waits
+	// for all of it: its own call has openLimit, and a 401 that runs out of that is no
+	// answer. The place may be a repository which the owner of the account has hang.
+	placeFor, settleFor = 3 * time.Second, 6 * time.Second
 )
 
 // place is a request that the registry has answered with a success to a credential as
@@ -51,7 +56,15 @@ type settlement struct {
 	taken  *share.LRU[string, place]   // by fingerprint
 	result *share.LRU[string, settled] // likewise
 
-	turn chan struct{} // held by the one who finds out
+	mu    sync.Mutex
+	turns map[string]*turn // by fingerprint, of those that are being found out about
+}
+
+// turn is for one at a time with the same credential: what another one's requests wait for
+// holds up nobody else's.
+type turn struct {
+	held    chan struct{} // has room for the one who finds out
+	waiting int
 }
 
 type settled struct {
@@ -60,7 +73,34 @@ type settled struct {
 }
 
 func newSettlement() *settlement {
-	return &settlement{taken: share.New[string, place](keptPlaces, nil), result: share.New[string, settled](keptPlaces, nil), turn: make(chan struct{}, 1)}
+	return &settlement{taken: share.New[string, place](keptPlaces, nil), result: share.New[string, settled](keptPlaces, nil), turns: map[string]*turn{}}
+}
+
+// take waits for the turn of a credential. Not ok: ctx has ended before.
+func (t *settlement) take(ctx context.Context, fingerprint string) (leave func(), ok bool) {
+	t.mu.Lock()
+	one := t.turns[fingerprint]
+	if one == nil {
+		one = &turn{held: make(chan struct{}, 1)}
+		t.turns[fingerprint] = one
+	}
+	one.waiting++
+	t.mu.Unlock()
+	select {
+	case one.held <- struct{}{}:
+		ok = true
+	case <-ctx.Done():
+	}
+	return func() {
+		if ok {
+			<-one.held
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if one.waiting--; one.waiting == 0 {
+			delete(t.turns, fingerprint)
+		}
+	}, ok
 }
 
 // took notes that the registry answered c with a success to cred as it is.
@@ -103,10 +143,11 @@ func (t *settlement) places(fingerprint string, c *call) (calls []*call) {
 // such a place it is about the credential.
 func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c *call) bool {
 	t := s.settlement
-	select {
-	case t.turn <- struct{}{}:
-		defer func() { <-t.turn }()
-	case <-ctx.Done():
+	ctx, cancel := context.WithTimeout(ctx, settleFor)
+	defer cancel()
+	leave, ok := t.take(ctx, cred.Version)
+	defer leave()
+	if !ok {
 		return true // nothing was found out
 	}
 	if good, known := t.known(cred.Version, s.now()); known {
@@ -130,6 +171,8 @@ func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c 
 // takenAt asks at place as cred. plain: the registry itself has answered, so that good
 // is known. A page, a limit and trouble are no such answers.
 func (s *source) takenAt(ctx context.Context, place *call, cred *credential.Credential) (good, plain bool) {
+	ctx, cancel := context.WithTimeout(ctx, placeFor)
+	defer cancel()
 	req := place.request(s.Registry)
 	if place.path == "" {
 		req.URL.Path = "/v2/"
