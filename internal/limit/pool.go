@@ -107,13 +107,6 @@ type Want struct {
 // impatience is how often Impatient is called.
 const impatience = 2 * time.Second
 
-// Slot is what one has until Release. The zero Slot is nothing.
-type Slot struct {
-	pool  *Pool
-	party *party
-	n     int64
-}
-
 // SetLimits replaces the limits, by organisation. What runs goes on and counts
 // under the new limit; an organisation that is not in limits has the pool's Most.
 func (p *Pool) SetLimits(limits map[string]int) {
@@ -305,54 +298,6 @@ func (p *Pool) dequeue(q *party, waits *waiter) (refusal error, ok bool) { //nol
 	p.admit() // what is behind it may be smaller
 	p.forget(q)
 	return refusal, true
-}
-
-// Shrink gives back what is more than n.
-func (s *Slot) Shrink(n int64) {
-	if s.n > n {
-		Slot{s.pool, s.party, s.n - n}.Release()
-		s.n = n
-	}
-}
-
-// passOn is Release where it goes to somebody else who has nothing: to the one that had
-// something longest ago, and not to the one that has waited longest, who may have others
-// in line that came before.
-func (s Slot) passOn() {
-	p := s.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s.take()
-	var next *party
-	for _, q := range p.parties {
-		if q != s.party && len(q.queue) > 0 && q.all.n == 0 && p.fits(q, q.queue[0].Want) && (next == nil || q.served < next.served) {
-			next = q
-		}
-	}
-	if next != nil {
-		p.admitFirst(next)
-	}
-	p.admit()
-	p.forget(s.party)
-}
-
-// Release makes room for those who wait. It must be called once.
-func (s Slot) Release() {
-	if s.pool == nil {
-		return
-	}
-	s.pool.mu.Lock()
-	defer s.pool.mu.Unlock()
-	s.take()
-	s.pool.admit()
-	s.pool.forget(s.party)
-}
-
-// take takes it from whoever has it. Caller holds the pool's mu.
-func (s Slot) take() {
-	s.party.used -= s.n
-	s.pool.used -= s.n
-	s.party.all.n -= s.n
 }
 
 // admit lets in who waits, as many as fit: of several organisations the one that has
