@@ -30,6 +30,7 @@ type whoami struct {
 
 const (
 	instanceAddress, taskAddress, podAddress = "169.254.169.254", "169.254.170.2", "169.254.170.23"
+	tokenServiceAddress                      = "169.254.170.99" // the environment says so
 
 	instanceToken, podToken, sessionToken = "token-of-an-instance", "token-of-a-pod", "session-of-a-role"
 )
@@ -51,6 +52,10 @@ func (m *whoami) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Host == taskAddress && r.URL.Path == "/v2/credentials/of-the-task",
 		r.Host == podAddress && r.URL.Path == "/v1/credentials" && r.Header.Get("Authorization") == podToken:
 		fmt.Fprintf(w, `{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":%q,"SecretAccessKey":%q,"Token":%q,"Expiration":%q}`,
+			m.id, m.secret, sessionToken, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	case r.Host == tokenServiceAddress && r.FormValue("Action") == "AssumeRoleWithWebIdentity" && r.FormValue("WebIdentityToken") == podToken && strings.HasSuffix(r.FormValue("RoleArn"), ":role/berth"):
+		fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials>`+
+			`<AccessKeyId>%s</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken>%s</SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`,
 			m.id, m.secret, sessionToken, time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
 	default:
 		w.WriteHeader(http.StatusForbidden)
@@ -104,11 +109,11 @@ func TestFleet_RoleOfTheMachine(t *testing.T) {
 		return
 	}
 	l := newLAN(t)
-	for _, address := range []string{instanceAddress, taskAddress, podAddress} {
+	for _, address := range []string{instanceAddress, taskAddress, podAddress, tokenServiceAddress} {
 		l.sh("ip addr add %s/32 dev lo", address)
 	}
 	m := &whoami{}
-	for _, address := range []string{instanceAddress, taskAddress, podAddress} {
+	for _, address := range []string{instanceAddress, taskAddress, podAddress, tokenServiceAddress} {
 		listener, err := net.Listen("tcp", address+":80")
 		if err != nil {
 			t.Fatal(err)
@@ -126,9 +131,10 @@ func TestFleet_RoleOfTheMachine(t *testing.T) {
 	go proxy.Serve(listener) // likewise
 	t.Cleanup(func() { proxy.Close() })
 	for what, env := range map[string][]string{
-		"instance": nil,
-		"task":     {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/of-the-task"},
-		"pod":      {"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://" + podAddress + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=TOKEN"},
+		"instance":        nil,
+		"task":            {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI=/v2/credentials/of-the-task"},
+		"service account": {"AWS_ROLE_ARN=arn:aws:iam::123456789012:role/berth", "AWS_WEB_IDENTITY_TOKEN_FILE=TOKEN", "AWS_ENDPOINT_URL_STS=http://" + tokenServiceAddress},
+		"pod":             {"AWS_CONTAINER_CREDENTIALS_FULL_URI=http://" + podAddress + "/v1/credentials", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=TOKEN"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			hub := ocitest.New(t, ocitest.Options{})

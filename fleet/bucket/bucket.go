@@ -28,7 +28,7 @@ const (
 	// the whole would be wrong: of a thousand nodes at one server of 10 Gbit/s each waits
 	// longer for a part than it would for a bucket that is ill, and all of them together
 	// would go to the registry.
-	least = 64 << 10
+	least = 256 << 10
 	tries = 2
 	// firstPause is before the second try, and grows to longestPause; both are jittered.
 	firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second

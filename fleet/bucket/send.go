@@ -108,8 +108,9 @@ func newTransport(secure *tls.Config) *http.Transport {
 	}
 }
 
-// role asks the machine for its own access key: the container's endpoint where the
-// environment names one (ECS, EKS pod identity), the instance's metadata otherwise.
+// role asks the machine for its own access key: Amazon's token service where the environment
+// names a role and a token (EKS service accounts), the container's endpoint where it names
+// one (ECS, EKS pod identity), the instance's metadata otherwise.
 // Nothing else in the program reads the environment or dials metadata addresses.
 func role() aws.CredentialsProvider {
 	return aws.NewCredentialsCache(machine(&http.Client{
@@ -126,6 +127,9 @@ func role() aws.CredentialsProvider {
 }
 
 func machine(client *http.Client) aws.CredentialsProvider {
+	if p := newWebIdentity(client); p != nil {
+		return p
+	}
 	if relative := os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"); relative != "" {
 		return endpointcreds.New("http://169.254.170.2"+relative, func(o *endpointcreds.Options) { o.HTTPClient = client })
 	}
