@@ -23,6 +23,8 @@ const (
 	// longestPause is the most that one 429 can stop an account for, whatever it
 	// says: then one request finds out.
 	longestPause = 6 * time.Hour
+	// othersPause is the most that a 429 which one organisation alone has met stops others.
+	othersPause = time.Minute
 )
 
 // coolDown is a 429 that still holds.
@@ -35,15 +37,30 @@ type coolDown struct {
 	// says that there are ends it.
 	emptied bool
 	strikes int
+	// met is who met it first, at since; several: somebody else has too.
+	met     string
+	since   time.Time
+	several bool
 }
 
 // left is how long it still holds.
 func (c *coolDown) left(now time.Time) time.Duration { return c.until.Sub(now) }
 
-// limited notes a 429 that was the answer to op as cred. A pull limit stops the
+// stops is until when it holds for payer. A registry may pass on the answer of another
+// one, which whoever owns the repository chose: what he alone has met would else stop all
+// who share an account, or have none, for hours. Others find out for themselves.
+func (c *coolDown) stops(payer string) time.Time {
+	others := c.since.Add(othersPause)
+	if payer == c.met || c.several || c.until.Before(others) {
+		return c.until
+	}
+	return others
+}
+
+// limited notes a 429 that was the answer to op as cred, for payer. A pull limit stops the
 // GETs of manifests, which are what is counted; an abuse limit stops this
 // address; anything else stops the account.
-func (a *accounts) limited(cred *credential.Credential, e *oci.Error, emptied bool) {
+func (a *accounts) limited(cred *credential.Credential, payer string, e *oci.Error, emptied bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	known, key := a.of(cred)
@@ -57,6 +74,7 @@ func (a *accounts) limited(cred *credential.Credential, e *oci.Error, emptied bo
 	}
 	now := a.now()
 	if c.left(now) > 0 { // it was under way when the first one came
+		c.several = c.several || payer != c.met
 		return
 	}
 	pause := min(first<<min(c.strikes, 10), last)
@@ -66,6 +84,7 @@ func (a *accounts) limited(cred *credential.Credential, e *oci.Error, emptied bo
 		c.refills = now.Add(e.RetryAfter)
 	}
 	c.detail, c.until, c.emptied = e.Detail, now.Add(pause), emptied
+	c.met, c.since, c.several = payer, now, false
 	c.strikes++
 	a.coolDown(key.organisation, key.name, c.until)
 	a.log.Warn("a registry limits this node", "registry", a.registry, "organisation", key.organisation, "account", key.name,
@@ -101,8 +120,8 @@ func (a *accounts) taken(cred *credential.Credential, op operation) {
 	}
 }
 
-// holds says which cool-down stops op as cred, and how long it still does.
-func (a *accounts) holds(cred *credential.Credential, op operation) (detail string, left time.Duration) {
+// holds says which cool-down stops op as cred, for payer, and how long it still does.
+func (a *accounts) holds(cred *credential.Credential, payer string, op operation) (detail string, left time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
@@ -114,9 +133,10 @@ func (a *accounts) holds(cred *credential.Credential, op operation) (detail stri
 		}
 	}
 	for _, c := range stops {
-		if l := c.left(now); l > left {
+		until := c.stops(payer)
+		if l := until.Sub(now); l > left {
 			detail, left = c.detail, l
-			if c.refills.After(c.until) {
+			if until.Equal(c.until) && c.refills.After(until) {
 				left = c.refills.Sub(now)
 			}
 		}
@@ -126,7 +146,7 @@ func (a *accounts) holds(cred *credential.Credential, op operation) (detail stri
 
 // mayAsk is nil where c may go out as cred, and else the error from memory.
 func (s *source) mayAsk(ctx context.Context, c *call, cred *credential.Credential, who asker) error {
-	if detail, left := s.accounts.holds(cred, c.op); left > 0 && !oci.Insists(ctx) {
+	if detail, left := s.accounts.holds(cred, who.payer, c.op); left > 0 && !oci.Insists(ctx) {
 		e := classify.RateLimited(s.name, detail, cred, left)
 		e.Err = errRemembered
 		return who.about(e)
@@ -151,6 +171,6 @@ func (s *source) heed(ctx context.Context, a *answer, e *oci.Error) {
 func (s *source) limitedBy(ctx context.Context, cred *credential.Credential, err error, emptied bool) {
 	e := oci.AsError(err)
 	if e.Class == oci.RateLimited && !errors.Is(e, errRemembered) && ctx.Err() == nil {
-		s.accounts.limited(cred, e, emptied)
+		s.accounts.limited(cred, s.asker(cred, "").payer, e, emptied)
 	}
 }

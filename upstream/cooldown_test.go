@@ -197,13 +197,60 @@ func TestLimitedTogether(t *testing.T) {
 	limit := &oci.Error{Class: oci.RateLimited, Message: "slow down"}
 	for _, want := range []time.Duration{limitPause, 2 * limitPause, 4 * limitPause} {
 		for range 10 {
-			a.limited(nil, limit, false)
+			a.limited(nil, "", limit, false)
 		}
-		if _, left := a.holds(nil, opBlob); left != want {
+		if _, left := a.holds(nil, "", opBlob); left != want {
 			t.Errorf("it holds for %v, want %v", left, want)
 		}
 		c.advance(int(want / time.Second))
 	}
+}
+
+// A registry may pass on the 429 of another one, which whoever owns the repository chose.
+// Others who have no account there, as he has none, or share the node's, are stopped for a
+// moment; for as long as it says, once it has been said to two.
+func TestCoolDown_MetByOneAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []string
+		all := false
+		r := inMemoryRegistry(t, func(req *http.Request) (*http.Response, error) {
+			asked = append(asked, req.URL.Path)
+			answer := replyWith(200, "content", "Docker-Content-Digest", anObject.Digest.String())
+			if all || strings.Contains(req.URL.Path, "/evil/") {
+				answer = replyWith(429, "slow down", "Retry-After", "7200")
+			}
+			answer.Request = req
+			return answer, nil
+		})
+		globex, acme := r.As(Identity{Payer: "globex"}), r.As(Identity{Payer: "acme"})
+		open := func(src oci.Source, repo string) (string, int) {
+			asked = nil
+			c, err := src.Open(t.Context(), oci.Object{Repo: repo, Kind: oci.Blob, Digest: anObject.Digest}, oci.Range{})
+			if err != nil {
+				return oci.ClassOf(err).String(), len(asked)
+			}
+			readAll(t, c)
+			return "ok", len(asked)
+		}
+		want := func(when string, src oci.Source, repo, word string, requests int) {
+			t.Helper()
+			if got, n := open(src, repo); got != word || n != requests {
+				t.Errorf("%s: %s after %d requests, want %s after %d", when, got, n, word, requests)
+			}
+		}
+		want("the owner", globex, "evil/app", "rate_limited", 1)
+		want("at once", acme, "good/app", "rate_limited", 0)
+		time.Sleep(othersPause)
+		want("a minute later", acme, "good/app", "ok", 1)
+		want("the owner, later", globex, "good/app", "rate_limited", 0)
+		all = true
+		want("it is true", acme, "good/app", "rate_limited", 1)
+		time.Sleep(time.Hour)
+		want("for as long as it said", acme, "good/app", "rate_limited", 0)
+		time.Sleep(time.Hour)
+		all = false
+		want("afterwards", acme, "good/app", "ok", 1)
+	})
 }
 
 // A storm of clients during a cool-down never reaches the registry.
