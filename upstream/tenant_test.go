@@ -299,7 +299,9 @@ func TestTenant_RevokedAtARegistry(t *testing.T) {
 		first, _ = strconv.ParseUint(s, 10, 64)
 	}
 	counts := map[string]int{}
-	for i := range runs {
+	vain := func() bool { return counts["globex is served stale"] == 0 || counts["globex is refused"] == 0 }
+	// In every second run nothing is served stale.
+	for i := 0; i < runs || runs > 1 && vain() && i < 10*runs; i++ {
 		seed := first + uint64(i)
 		ok := t.Run(fmt.Sprint("BERTH_SEED=", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -319,7 +321,7 @@ func TestTenant_RevokedAtARegistry(t *testing.T) {
 		}
 	}
 	t.Log(counts)
-	if runs > 1 && (counts["globex is served stale"] == 0 || counts["globex is refused"] == 0) {
+	if runs > 1 && vain() {
 		t.Error("nothing that matters has happened")
 	}
 }
