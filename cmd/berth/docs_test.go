@@ -179,10 +179,11 @@ berth() {
 
 func (s *script) run(t *testing.T, text, input string) {
 	t.Helper()
+	berth := program(t, berthProgram) // to build it is no part of the time
 	cmd := exec.CommandContext(soon(t), "bash", "-c", prelude+strings.NewReplacer(
 		"/etc/berth", s.dir, "/run/berth/admin.sock", filepath.Join(s.dir, "admin.sock")).Replace(text))
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "BERTH="+program(t, berthProgram), "HERE="+s.dir+"/bin/", "CONF="+s.conf, "CACHE_DIRECTORY="+filepath.Join(s.dir, "cache"))
+	cmd.Env = append(os.Environ(), "BERTH="+berth, "HERE="+s.dir+"/bin/", "CONF="+s.conf, "CACHE_DIRECTORY="+filepath.Join(s.dir, "cache"))
 	cmd.Stdin = strings.NewReader(input)
 	out, err := os.Create(filepath.Join(s.dir, "out")) // a pipe would wait for what goes on in the background
 	if err != nil {
