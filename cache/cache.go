@@ -237,7 +237,8 @@ type Upstream struct {
 
 // Through is u read through the cache.
 func (c *Cache) Through(u Upstream) oci.Source {
-	s := &source{c: c, u: u, origin: u.Spec.Origin.Dir(), place: place{folder: u.Spec.Origin.Dir(), bytes: proof.FromOrigin}, proofs: c.proofs.For(u.Organisation, u.Times)}
+	folder := u.Spec.Origin.Dir()
+	s := &source{c: c, u: u, origin: folder, place: place{folder: folder, bytes: proof.FromOrigin}, proofs: c.proofs.For(u.Organisation, u.Times)}
 	c.counts.know(s.origin, u.Spec.Label())
 	if u.Spec.Uniform() {
 		shared := u

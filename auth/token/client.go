@@ -142,9 +142,12 @@ func (a *Client) Authorize(ctx context.Context, req *http.Request, cred *credent
 	if e := a.Refusal(cred); e != nil {
 		return e
 	}
-	c, err := a.challengeFor(ctx, repo)
-	if err != nil {
-		return oci.AsError(err)
+	c, own := a.perRepo.Get(repo)
+	if !own {
+		var err error
+		if c, err = a.probe.challenge(ctx); err != nil {
+			return oci.AsError(err)
+		}
 	}
 	switch c.Scheme {
 	case schemeNone:

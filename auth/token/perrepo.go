@@ -1,7 +1,6 @@
 package token
 
 import (
-	"context"
 	"net/http"
 	"strings"
 )
@@ -11,17 +10,9 @@ import (
 // most of them, costs a request.
 const keptChallenges = 1024
 
-// challengeFor is how the origin wants to be authenticated to for repo: what it said
-// there, if that was another challenge than at /v2/. One host may be a front for
-// several registries, each with a token service of its own.
-func (a *Client) challengeFor(ctx context.Context, repo string) (Challenge, error) {
-	if c, ok := a.perRepo.Get(repo); ok {
-		return c, nil
-	}
-	return a.probe.challenge(ctx)
-}
-
-// lastFor is that as last known; nil: nothing is.
+// lastFor is how the origin wants to be authenticated to for repo, as last known: what it
+// said there, if that was another challenge than at /v2/; nil: nothing is. One host may be
+// a front for several registries, each with a token service of its own.
 func (a *Client) lastFor(repo string) *Challenge {
 	if c, ok := a.perRepo.Get(repo); ok {
 		return &c

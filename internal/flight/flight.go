@@ -91,11 +91,12 @@ func (g *Group[K, V]) Start(key K, call func(context.Context) (V, error)) (c *Ca
 		g.calls, g.running = map[K]*Call[V]{}, map[*Call[V]]struct{}{}
 	}
 	c = &Call[V]{done: make(chan struct{})}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx := context.Background()
 	if g.limit > 0 {
-		ctx, cancel = context.WithTimeout(context.Background(), g.limit)
+		ctx, c.cancel = context.WithTimeout(ctx, g.limit)
+	} else {
+		ctx, c.cancel = context.WithCancel(ctx)
 	}
-	c.cancel = cancel
 	g.calls[key], g.running[c] = c, struct{}{}
 	g.wg.Go(func() { g.run(ctx, key, c, call) })
 	return c, true
