@@ -226,7 +226,7 @@ func TestGzip_TokensAndErrors(t *testing.T) {
 	}{
 		{404, `{"errors":[{"code":"NAME_UNKNOWN","message":"x"}]}`, "knows no repository", oci.NotFound},
 		{405, `{"errors":[{"code":"DENIED","message":"disabled"}]}`, "denied account", oci.Denied},
-		{403, `{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}`, "expired", oci.Unauthorized},
+		{403, `{"errors":[{"code":"DENIED","message":"permission_denied: read_package"}]}`, "read:packages", oci.Denied},
 	} {
 		up.Inject(ocitest.Match{Kind: ocitest.Manifest, Method: http.MethodGet}, 1, ocitest.Fault{
 			Status: test.status, Body: gzipped(t, []byte(test.text)), Header: http.Header{"Content-Encoding": {"x-gzip"}},

@@ -46,6 +46,8 @@ func TestClassify(t *testing.T) {
 		"Basic: 403 is about the repository":              {cred: acme, basic: true, status: 403, class: oci.Denied, code: oci.CodeDenied},
 		"ECR: an expired password is 403":                 {cred: acme, basic: true, status: 403, body: specBody("DENIED", "Your authorization token has expired. Reauthenticate and try again."), class: oci.Unauthorized, code: oci.CodeDenied, says: "its token has expired; renew"},
 		"ECR: the same as plain text":                     {cred: acme, basic: true, status: 403, body: "Your Authorization Token has expired.", class: oci.Unauthorized, code: oci.CodeDenied},
+		"to a token, which was granted for it":            {cred: acme, status: 403, body: specBody("DENIED", "Your authorization token has expired. Reauthenticate and try again."), class: oci.Denied, code: oci.CodeDenied, says: "may not read acme/app"},
+		"the same to this node's own account":             {cred: bot, status: 403, body: "Your Authorization Token has expired.", class: oci.NoCredential, code: oci.CodeDenied},
 		"GHCR: 403 without a challenge":                   {kind: dialect.GHCR, cred: acme, status: 403, body: specBody("DENIED", "denied"), class: oci.Denied, code: oci.CodeDenied},
 		"GHCR: no read:packages":                          {kind: dialect.GHCR, cred: acme, status: 403, body: specBody("DENIED", "permission_denied: read_package"), class: oci.Denied, code: oci.CodeDenied, says: "read:packages"},
 		"GCR: denied or may not exist, nobody":            {status: 403, body: specBody("DENIED", "Permission denied or the resource may not exist"), class: oci.NoCredential, code: oci.CodeDenied},
