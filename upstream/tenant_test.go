@@ -262,10 +262,28 @@ func (w *tenancy) step() {
 		w.say("all is well")
 	case 16, 17, 18:
 		w.others()
+	case 19, 20:
+		w.limitedFor(3 * time.Hour)
 	default:
 		w.globex()
 	}
 	time.Sleep([]time.Duration{0, 2 * time.Second, time.Minute, w.times.AccessTTL + time.Second, w.times.AccessTTL * 4 / 5, time.Hour, 5 * time.Hour}[w.rand.IntN(7)])
+}
+
+// limitedFor has the registry limit all that globex asks for, which pulls at once, and when
+// nothing that it was shown counts without a yes any more.
+func (w *tenancy) limitedFor(long time.Duration) {
+	w.sky.change(func() {
+		w.sky.limits, w.sky.ownOnly = true, false
+		w.sky.until, w.sky.budget = time.Now().Add(long), 0
+	})
+	w.say("globex is limited for %v", long)
+	w.globex()
+	time.Sleep(w.times.AccessTTL + time.Second)
+	w.globex()
+	time.Sleep(max(w.times.Doubt, 0))
+	w.counts["globex pulls while limited"]++
+	w.globex()
 }
 
 func (w *tenancy) revoke(now bool) {
