@@ -40,6 +40,7 @@ type tenancy struct {
 	secrets          int
 	rotated, refused time.Time // when globex was last told no
 	revoked          bool
+	pulled           []during             // what others have pulled
 	paged            map[string]time.Time // when others pulled while everybody got pages
 	large            oci.Digest
 

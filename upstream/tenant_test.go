@@ -142,6 +142,7 @@ func (w *tenancy) others() {
 	}
 	w.sky.mu.Unlock()
 	if err == nil {
+		w.pulled = append(w.pulled, during{begun, time.Now()})
 		return
 	}
 	if calm {
@@ -167,10 +168,15 @@ func (w *tenancy) another(repo string) ocitest.Pushed {
 	return w.up.AddImage(repo, fmt.Sprint("fresh", w.fresh), ocitest.Image{Layers: []int64{1000, 30_000}, Seed: uint64(10 + w.fresh)})
 }
 
-// shown is when the registry last said yes to m.
+// during is how long something took.
+type during struct{ begun, ended time.Time }
+
+// shown is when the registry last said yes to m for a pull that came through. One to the node,
+// which asks by itself whether the registry is back, is nobody's.
 func (w *tenancy) shown(m ocitest.Match) (last time.Time) {
 	for _, r := range w.up.Requests(m) {
-		if r.Status/100 == 2 && w.sky.at(r.ID) == itsAnswer {
+		pulls := slices.ContainsFunc(w.pulled, func(p during) bool { return !r.Start.Before(p.begun) && !r.Start.After(p.ended) })
+		if pulls && r.Status/100 == 2 && w.sky.at(r.ID) == itsAnswer {
 			last = r.Start
 		}
 	}
@@ -349,6 +355,8 @@ func TestTenant_RevokedAtARegistry(t *testing.T) {
 // all pull all of what they may have.
 func (w *tenancy) all() {
 	w.t.Helper()
+	begun := time.Now()
+	defer func() { w.pulled = append(w.pulled, during{begun, time.Now()}) }()
 	for _, who := range []string{"acme", "bolt", "globex"} {
 		if err := pull(w.t.Context(), w.as(who), w.image); err != nil {
 			w.t.Fatal(err)
