@@ -40,6 +40,7 @@ type tenancy struct {
 	secrets          int
 	rotated, refused time.Time // when globex was last told no
 	revoked          bool
+	asked            []*during            // all that anybody has asked for
 	pulled           []during             // what others have pulled
 	paged            map[string]time.Time // when others pulled while everybody got pages
 	large            oci.Digest

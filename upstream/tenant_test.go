@@ -18,6 +18,7 @@ import (
 // one is a request for something of an image, in any form. What it asks for is how the
 // registry writes it down.
 func (w *tenancy) one(who string, img ocitest.Pushed) (asked ocitest.Match, err error) {
+	defer w.asks()()
 	s, first := w.as(who), img.Platforms[0]
 	ctx, cancel := context.WithTimeout(w.t.Context(), headerLimit)
 	defer cancel()
@@ -58,6 +59,9 @@ func (w *tenancy) told(user string, begun time.Time) (n heard) {
 		credential := r.Header.Get("Authorization")
 		if r.User != "" {
 			tokens[credential] = r.User
+		}
+		if !slices.ContainsFunc(w.asked, func(d *during) bool { return d.has(r.Start) }) {
+			continue // the node asks by itself whether the registry is back, and concludes nothing else
 		}
 		its := tokens[credential] == user || credential == "" && !r.Start.Before(begun)
 		if !its || !concerns(r, ofImage) || user == "globex-bot" && r.Start.Before(w.rotated) {
@@ -168,14 +172,31 @@ func (w *tenancy) another(repo string) ocitest.Pushed {
 	return w.up.AddImage(repo, fmt.Sprint("fresh", w.fresh), ocitest.Image{Layers: []int64{1000, 30_000}, Seed: uint64(10 + w.fresh)})
 }
 
-// during is how long something took.
+// during is how long something took; ended is zero while it goes on.
 type during struct{ begun, ended time.Time }
+
+func (d *during) has(t time.Time) bool {
+	return !t.Before(d.begun) && (d.ended.IsZero() || !t.After(d.ended))
+}
+
+// asks notes that somebody asks for something, until ended is called.
+func (w *tenancy) asks() (ended func()) {
+	w.sky.mu.Lock()
+	defer w.sky.mu.Unlock()
+	d := &during{begun: time.Now()}
+	w.asked = append(w.asked, d)
+	return func() {
+		w.sky.mu.Lock()
+		defer w.sky.mu.Unlock()
+		d.ended = time.Now()
+	}
+}
 
 // shown is when the registry last said yes to m for a pull that came through. One to the node,
 // which asks by itself whether the registry is back, is nobody's.
 func (w *tenancy) shown(m ocitest.Match) (last time.Time) {
 	for _, r := range w.up.Requests(m) {
-		pulls := slices.ContainsFunc(w.pulled, func(p during) bool { return !r.Start.Before(p.begun) && !r.Start.After(p.ended) })
+		pulls := slices.ContainsFunc(w.pulled, func(p during) bool { return p.has(r.Start) })
 		if pulls && r.Status/100 == 2 && w.sky.at(r.ID) == itsAnswer {
 			last = r.Start
 		}
@@ -194,7 +215,9 @@ func (w *tenancy) hurts(turns chan struct{}) {
 	ctx := w.t.Context()
 	for i := range n {
 		w.busy.Add(1)
+		ended := w.asks()
 		w.mischief.Go(func() {
+			defer ended()
 			defer w.busy.Add(-1)
 			if turns != nil {
 				turns <- struct{}{}
@@ -355,6 +378,7 @@ func TestTenant_RevokedAtARegistry(t *testing.T) {
 // all pull all of what they may have.
 func (w *tenancy) all() {
 	w.t.Helper()
+	defer w.asks()()
 	begun := time.Now()
 	defer func() { w.pulled = append(w.pulled, during{begun, time.Now()}) }()
 	for _, who := range []string{"acme", "bolt", "globex"} {

@@ -126,7 +126,8 @@ func TestFleet_OneCopyForManyNodes(t *testing.T) {
 	t.Parallel()
 	hub := ocitest.New(t, ocitest.Options{})
 	image := hub.AddImage("library/app", "1", ocitest.Image{Index: true, Layers: []int64{100 << 10, 5<<20 + 3, 20 << 20}, Seed: 1})
-	c := newCrew(t, 6, hub, nil)
+	// On a busy machine a node is without a sign of life for longer than anybody waits.
+	c := newCrew(t, 6, hub, func(h *home) { h.more += "  patience: 20s\n" })
 	var pulls sync.WaitGroup
 	for _, h := range c.homes {
 		n := h.build()
