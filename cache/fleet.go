@@ -220,8 +220,9 @@ func (a *asker) fleetObject() *fleet.Object {
 	return c.objects[a.s.blobKey(a.object.Digest)]
 }
 
-// listedAge is what, of public bytes, the proof of a manifest that lists o is worth, or of the index that
-// lists that manifest: with an index most clients ask for no manifest by itself before.
+// listedAge is what the proof of a manifest that lists o is worth, or of the index that
+// lists that manifest: with an index most clients ask for no manifest by itself before. It
+// counts for public bytes only.
 func (s *source) listedAge(o oci.Object) proof.Age {
 	age := proof.None
 	for range 2 {

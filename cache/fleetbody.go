@@ -30,7 +30,7 @@ func (a *asker) openMixed(ctx context.Context, r oci.Range, object *fleet.Object
 	if step.Data != nil {
 		b.data, b.release = step.Data, step.Release
 		if !a.Proven() {
-			step.Turn()
+			step.Yield()
 			outcome, err := a.Admit(ctx)
 			if err != nil {
 				_ = b.Close() // there is no body yet

@@ -140,7 +140,7 @@ func (s *source) repoKey(principal oci.Principal, repo string) proof.Access {
 }
 
 func (s *source) accessKey(principal oci.Principal, repo string, d oci.Digest) proof.Access {
-	key := proof.Access{Origin: s.origin, Principal: principal, Repo: repo}
+	key := s.repoKey(principal, repo)
 	if s.u.Spec.Access == registry.AccessObject {
 		key.Digest = d
 	}
@@ -169,10 +169,12 @@ func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Cont
 
 // openAbsent opens what the registry itself has not brought here before.
 func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (content *oci.Content, err error) {
-	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); o.Kind == oci.Manifest && access != proof.Fresh {
+	if o.Kind == oci.Manifest {
 		// Its GET is counted, and a HEAD is not: which of them goes out shows too.
-		if _, err := s.admit(ctx, principal, o); err != nil {
-			return nil, err
+		if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh {
+			if _, err := s.admit(ctx, principal, o); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if s.c.fleet == nil {

@@ -90,9 +90,9 @@ type Step struct {
 	// they are no longer needed; nil: the registry is to be asked, up to Until.
 	Data    []byte
 	Release func()
-	// Turn lets other parts be read before Data is released: whoever waits for anything with
+	// Yield lets other parts be read before Data is released: whoever waits for anything with
 	// it in hand calls it.
-	Turn  func()
+	Yield func()
 	Until int64
 }
 

@@ -108,7 +108,7 @@ func TestObject_WhoeverWaitsWithAPartHoldsNobodyUp(t *testing.T) {
 			if err != nil {
 				t.Fatalf("blob %d: %v", i, err)
 			}
-			step.Turn()
+			step.Yield()
 			defer o.Over()
 			defer step.Release()
 		}

@@ -57,8 +57,8 @@ func (o *Object) hold(ctx context.Context, part int, at place) (s Step, err erro
 		return s, context.Cause(ctx)
 	}
 	into, giveBack := o.t.memory(to - from + seal.Overhead)
-	s = Step{Turn: sync.OnceFunc(func() { <-o.t.reads })}
-	s.Release = func() { giveBack(); s.Turn(); share() }
+	s = Step{Yield: sync.OnceFunc(func() { <-o.t.reads })}
+	s.Release = func() { giveBack(); s.Yield(); share() }
 	if s.Data, err = o.read(ctx, part, at, into); err != nil {
 		s.Release()
 		return Step{}, err

@@ -37,9 +37,6 @@ func (o *Object) Moved(off int64, n int) {
 // came before, if this node fetches for the others too. It does not wait while nothing is
 // being written, for then it takes more bytes to complete a part.
 func (o *Object) Room(ctx context.Context) error {
-	if o.ahead.Load() < maxAhead {
-		return nil
-	}
 	for o.ahead.Load() >= maxAhead && o.writes() && o.t.waitsForBucket() {
 		if err := pause.For(ctx, scanEvery); err != nil {
 			return err

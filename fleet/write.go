@@ -187,6 +187,7 @@ func (o *Object) put(ctx context.Context, file *os.File, part int) error {
 	memory, release := o.t.parts.get(to - from + seal.Overhead)
 	plain := memory[seal.Before:][:to-from]
 	if _, err := file.ReadAt(plain, from); err != nil {
+		release()
 		return err
 	}
 	n := o.names[0]

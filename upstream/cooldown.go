@@ -46,10 +46,10 @@ type coolDown struct {
 // left is how long it still holds.
 func (c *coolDown) left(now time.Time) time.Duration { return c.until.Sub(now) }
 
-// stops is until when it holds for payer. A registry may pass on the answer of another
+// stopsUntil is until when it holds for payer. A registry may pass on the answer of another
 // one, which whoever owns the repository chose: what he alone has met would else stop all
 // who share an account, or have none, for hours. Others find out for themselves.
-func (c *coolDown) stops(payer string) time.Time {
+func (c *coolDown) stopsUntil(payer string) time.Time {
 	others := c.since.Add(othersPause)
 	if payer == c.met || c.several || c.until.Before(others) {
 		return c.until
@@ -133,7 +133,7 @@ func (a *accounts) holds(cred *credential.Credential, payer string, op operation
 		}
 	}
 	for _, c := range stops {
-		until := c.stops(payer)
+		until := c.stopsUntil(payer)
 		if l := until.Sub(now); l > left {
 			detail, left = c.detail, l
 			if until.Equal(c.until) && c.refills.After(until) {

@@ -67,6 +67,8 @@ func (s *Store) Look(origin string, d oci.Digest, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
+// path is the only place where a blob's file name is made. Both parts are safe: an Origin's
+// Dir has no separators, and a Digest is checked lower-case hex.
 func (c *capacity) path(origin string, d oci.Digest) string {
 	hex := d.Encoded()
 	return c.blobs + "/" + origin + "/" + d.Algorithm().String() + "/" + hex[:2] + "/" + hex

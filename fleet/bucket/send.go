@@ -19,6 +19,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+
+	"berth/internal/fileid"
 )
 
 // send signs one request and sends it. The caller closes the body.
@@ -138,7 +140,7 @@ func machine(client *http.Client) aws.CredentialsProvider {
 			o.HTTPClient = client
 			if file := os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"); file != "" {
 				o.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(func() (string, error) {
-					token, err := os.ReadFile(file)
+					token, _, err := fileid.Read(file, maxToken)
 					return string(token), err
 				})
 			} else {

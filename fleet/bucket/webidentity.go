@@ -14,10 +14,15 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"berth/internal/fileid"
 )
 
-// maxAnswer is how much is read of what the token service says.
-const maxAnswer = 64 << 10
+const (
+	// maxToken is how long a token may be that a file has, and maxAnswer how much is read of
+	// what the token service says.
+	maxToken, maxAnswer = 64 << 10, 64 << 10
+)
 
 // webIdentity has Amazon's token service give out a role for a token of another identity
 // provider, as a pod of Kubernetes has one of its service account. This is one request
@@ -49,7 +54,7 @@ func newWebIdentity(client *http.Client) aws.CredentialsProvider {
 // Retrieve is aws.CredentialsProvider's. No error repeats what the service said but for its
 // code.
 func (p webIdentity) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	token, err := os.ReadFile(p.file)
+	token, _, err := fileid.Read(p.file, maxToken)
 	if err != nil {
 		return aws.Credentials{}, fmt.Errorf("the token of AWS_WEB_IDENTITY_TOKEN_FILE: %w", err)
 	}
