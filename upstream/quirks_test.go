@@ -72,12 +72,12 @@ func TestQuirks(t *testing.T) {
 			class: oci.RateLimited, detail: classify.AbuseLimit, again: 0,
 		},
 		"ECR: an expired password is 403": {
-			o: ocitest.Options{Auth: ocitest.Basic}, match: ocitest.Match{Kind: ocitest.Blob}, blob: true,
-			fault: ocitest.Problem(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again."), class: oci.Unauthorized, says: "has expired", again: 0,
+			o: ocitest.Options{Auth: ocitest.Basic}, match: ocitest.Match{Where: signedIn}, blob: true,
+			fault: expired(), class: oci.Unauthorized, says: "has expired", again: 0,
 		},
 		"ECR: the same to HEAD, which has no text": {
-			o: ocitest.Options{Auth: ocitest.Basic}, match: ocitest.Match{Kind: ocitest.Manifest},
-			fault: ocitest.Problem(403, "DENIED", "Your authorization token has expired. Reauthenticate and try again."), class: oci.Unauthorized, again: 0,
+			o: ocitest.Options{Auth: ocitest.Basic}, match: ocitest.Match{Where: signedIn},
+			fault: expired(), class: oci.Unauthorized, again: 0,
 		},
 		"ECR: no digest in the header":   {match: ocitest.Match{Kind: ocitest.Manifest}, fault: ocitest.NoHeader("Docker-Content-Digest"), again: -1},
 		"ECR Public: 401 to a blob HEAD": {match: ocitest.Match{Kind: ocitest.Blob, Method: head}, fault: ocitest.Status(401), blob: true, again: -1},

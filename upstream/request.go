@@ -331,6 +331,12 @@ func (s *source) refused(ctx context.Context, a *answer, c *call) error {
 		return s.targetRefused(a, c, text)
 	}
 	e := s.meaning(a, c, text)
+	// A 401 has been settled before. A 403 that says so is to be: a registry that passes on
+	// what another one answers has the words of whoever owns one repository there.
+	if e.Class == oci.Unauthorized && a.StatusCode == http.StatusForbidden && s.stillTaken(context.WithoutCancel(a.body.ctx), a.cred, c) {
+		a.basic = false
+		e = s.meaning(a, c, text)
+	}
 	s.heed(ctx, a, e)
 	return a.body.who.about(oci.AsError(s.named(e, c.repo)))
 }

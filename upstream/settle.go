@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,7 @@ func (p place) call() *call {
 	return &call{op: opProbe, method: p.method, repo: p.repo, path: p.path, query: p.query, accept: p.accept, rng: p.rng}
 }
 
-// settlement finds out what a 401 to Basic is about. Nexus answers it for a
+// settlement finds out what a no to Basic is about. Nexus answers 401 for a
 // repository that an account may not read, and ECR for lists, as well as for an
 // account that is no good (hashicorp/terraform#35370); held against the account, one
 // repository would stop all others.
@@ -121,16 +122,20 @@ func (t *settlement) found(cred *credential.Credential, good bool, now time.Time
 	}
 }
 
-// places are the requests that find out about a 401 to c, the best one first: what was
+// places are the requests that find out about a no to c, the best one first: what was
 // answered last to the same credential in another repository, and /v2/ where that asks
-// for one.
-func (t *settlement) places(fingerprint string, c *call) (calls []*call) {
-	p, ok := t.taken.Get(fingerprint)
+// for one. With this node's own account /v2/ is better: everybody's pulls are answered to
+// it, so that what was answered last may be the choice of whoever owns both repositories.
+func (t *settlement) places(cred *credential.Credential, c *call) (calls []*call) {
+	p, ok := t.taken.Get(cred.Version)
 	if ok && p.repo != c.repo {
 		calls = append(calls, p.call())
 	}
 	if t.pinged.Load() {
 		calls = append(calls, &call{op: opProbe, method: http.MethodGet, accept: "*/*"})
+	}
+	if cred.Shared() {
+		slices.Reverse(calls)
 	}
 	if ok && len(calls) == 0 && p.path != c.path { // the right to the whole repository may be gone
 		calls = append(calls, p.call())
@@ -138,9 +143,9 @@ func (t *settlement) places(fingerprint string, c *call) (calls []*call) {
 	return calls
 }
 
-// stillTaken says whether the registry takes cred, with which it has just answered
-// 401 to c, where it has taken it before. Then it is about what c asked for. Without
-// such a place it is about the credential.
+// stillTaken says whether the registry takes cred, of which it has just said no to c, at
+// another place: where it has taken it before, or at /v2/. Then that no is about what c
+// asked for. Without such a place it is about the credential.
 func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c *call) bool {
 	t := s.settlement
 	ctx, cancel := context.WithTimeout(ctx, settleFor)
@@ -153,7 +158,7 @@ func (s *source) stillTaken(ctx context.Context, cred *credential.Credential, c 
 	if good, known := t.known(cred.Version, s.now()); known {
 		return good
 	}
-	places := t.places(cred.Version, c)
+	places := t.places(cred, c)
 	if len(places) == 0 {
 		return c.method == http.MethodHead // the GET after it tells
 	}
@@ -184,7 +189,7 @@ func (s *source) takenAt(ctx context.Context, place *call, cred *credential.Cred
 	if err != nil {
 		return false, false
 	}
-	_ = got.Body.Close() // the status is what counts
+	defer func() { _ = got.Body.Close() }() // what counts has been read
 	switch {
 	case classify.IsPage(got.Header):
 		return false, got.StatusCode == http.StatusUnauthorized && !classify.Unexplained(got.StatusCode, got.Header)
@@ -192,7 +197,15 @@ func (s *source) takenAt(ctx context.Context, place *call, cred *credential.Cred
 		return false, true
 	}
 	switch got.StatusCode {
-	case http.StatusOK, http.StatusNoContent, http.StatusPartialContent, http.StatusForbidden, http.StatusNotFound:
+	case http.StatusForbidden:
+		if place.method == http.MethodHead { // the text tells
+			place.method = http.MethodGet
+			return s.takenAt(ctx, place, cred)
+		}
+		text, err := readUpTo(got.Body, classify.MaxErrorBody)
+		f := classify.Read(got.Header, versions(got.Header, text)[0])
+		return !f.SaysExpired(), err == nil && !f.Page
+	case http.StatusOK, http.StatusNoContent, http.StatusPartialContent, http.StatusNotFound:
 		return true, true
 	}
 	return false, false // a redirect too: single sign-on sends everybody to its login

@@ -32,7 +32,7 @@ func TestShare_OfWhatIsRemembered(t *testing.T) {
 	if stats.of(hostKey{"cdn.test", opBlob}).header != time.Minute {
 		t.Error("how a host answers is forgotten")
 	}
-	if _, known := settled.known("acme's", now); !known || len(settled.places("acme's", &call{repo: "acme/other"})) == 0 {
+	if _, known := settled.known("acme's", now); !known || len(settled.places(mine, &call{repo: "acme/other"})) == 0 {
 		t.Error("where a credential was taken is forgotten")
 	}
 	if _, known := types.Get("sha256:aa"); !known {

@@ -154,10 +154,9 @@ func (a Response) Forbidden(f Text) *oci.Error {
 	switch {
 	case a.Credential == nil:
 		return NoCredential("", a.Registry, a.Repo)
-	// ECR: "Your authorization token has expired. Reauthenticate and try again." It says so to
-	// the password itself. Where a token was sent, that was granted on the strength of the
-	// credential, and the words may be another registry's, passed on about one repository.
-	case a.Basic && f.Says("token has expired"):
+	// Where a token was sent, that was granted on the strength of the credential, and the
+	// words may be another registry's, passed on about one repository.
+	case a.Basic && f.SaysExpired():
 		return Refused(a.Registry, a.Credential, a.Status, f)
 	case a.Credential.Shared():
 		return notPublic(a.Credential, a.Registry, a.Repo)

@@ -143,3 +143,7 @@ func errorCode(s string) string {
 func (f Text) Says(phrase string) bool {
 	return strings.Contains(strings.ToLower(f.Message), phrase)
 }
+
+// SaysExpired says whether a 403 is about a password, whose time is over. ECR: "Your
+// authorization token has expired. Reauthenticate and try again."
+func (f Text) SaysExpired() bool { return f.Says("token has expired") }
