@@ -108,8 +108,10 @@ type world struct {
 	door    proxy.Live
 	base    string
 	node    *node
-	running sync.WaitGroup // requests in flight, so that a restart can wait
-	fleet   *member        // nil: the node is alone
+	// running is held while a request runs: a restart waits for those in flight, and those
+	// wait for it whose client has left before they were read.
+	running sync.RWMutex
+	fleet   *member // nil: the node is alone
 }
 
 // node is what a restart takes away.
@@ -192,8 +194,8 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	srv := proxy.Server(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		w.running.Add(1)
-		defer w.running.Done()
+		w.running.RLock()
+		defer w.running.RUnlock()
 		w.door.ServeHTTP(rw, r)
 	}), slog.New(w.log))
 	var served sync.WaitGroup
@@ -206,7 +208,8 @@ func (w *world) start() {
 	w.t.Cleanup(func() {
 		_ = srv.Close()
 		served.Wait()
-		w.running.Wait()
+		w.running.Lock()
+		defer w.running.Unlock()
 		w.close()
 	})
 }
@@ -241,10 +244,11 @@ func (w *world) close() {
 	}
 }
 
-// restart ends the node cleanly and opens it again. No request may be under way.
+// restart ends the node cleanly and opens it again.
 func (w *world) restart() {
 	w.t.Helper()
-	w.running.Wait()
+	w.running.Lock()
+	defer w.running.Unlock()
 	w.close()
 	w.open()
 }
