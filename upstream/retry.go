@@ -297,7 +297,7 @@ type underWay struct {
 }
 
 // callOf is the call that ctx is of. Requests for challenges and tokens are of none: they
-// are for all who wait, and each call that was admitted makes two of them at most.
+// are for all who wait, and each call that was admitted makes a few of them at most.
 func callOf(ctx context.Context) underWay {
 	c, _ := ctx.Value(callKey{}).(underWay)
 	return c

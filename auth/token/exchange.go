@@ -63,23 +63,56 @@ type exchange struct {
 // Without a repo it is a token that only says that cred is good, as docker login
 // asks for.
 func (x *exchange) grant(ctx context.Context, c Challenge, cred *credential.Credential, repo string) (bearerToken, error) {
-	if repo == "" {
-		t, said, err := x.get(ctx, c, cred, repo, "")
-		if cred != nil && said.status == http.StatusForbidden && !said.Page {
-			err = classify.Refused(x.registry, cred, said.status, said.Text)
+	scope := ""
+	if repo != "" {
+		scope = "repository:" + repo + ":pull"
+	}
+	t, said, err := x.get(ctx, c, cred, repo, scope)
+	if cred == nil || err == nil {
+		return t, err
+	}
+	login := said
+	if scope != "" {
+		if !x.mayBeEither(said) {
+			return t, err
 		}
-		return t, err
+		login = x.login(ctx, c, cred, said)
 	}
-	t, said, err := x.get(ctx, c, cred, repo, "repository:"+repo+":pull")
-	if cred == nil || said.status != http.StatusForbidden || !x.kind.ForbiddenMayBeCredential || said.Says("read_package") || said.Page {
-		return t, err
-	}
-	// Is it the credential or the repository? docker login asks without a scope.
-	_, login, _ := x.get(ctx, c, cred, repo, "")
-	if login.status == http.StatusForbidden || login.status == http.StatusUnauthorized {
-		return t, classify.Refused(x.registry, cred, said.status, said.Text)
+	if login.status == http.StatusUnauthorized || login.status == http.StatusForbidden && !login.Page {
+		err = classify.Refused(x.registry, cred, said.status, said.Text)
 	}
 	return t, err
+}
+
+// mayBeEither says whether a refusal may be about the credential or about the scope. Token
+// endpoints say 401 to both; and held against the credential, the name of one repository
+// would stop all others.
+func (x *exchange) mayBeEither(said answered) bool {
+	switch said.status {
+	case http.StatusUnauthorized:
+		return true
+	case http.StatusForbidden:
+		return !said.Page && !said.Says("read_package") && (x.kind.ForbiddenMayBeCredential || said.Says("expired"))
+	}
+	return false
+}
+
+// loginFor is how long login may take: the refusal that it is about is there already.
+const loginFor = 3 * time.Second
+
+// login finds out whether the credential is what an endpoint refused when it said no: docker
+// login asks without a scope. An endpoint that gives nobody a token without one settles
+// nothing, and the credential is all that there is to blame. After silence, trouble or a
+// limit it is not blamed, as long as it is not known: that would stop all that it may pull.
+func (x *exchange) login(ctx context.Context, c Challenge, cred *credential.Credential, no answered) answered {
+	ctx, cancel := context.WithTimeout(ctx, loginFor)
+	defer cancel()
+	_, said, _ := x.get(ctx, c, cred, "", "")
+	switch said.status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusUnprocessableEntity:
+		return no
+	}
+	return said
 }
 
 // answered is what a token endpoint said; the zero value: nothing.
@@ -258,9 +291,7 @@ func (x *exchange) classify(resp *http.Response, f classify.Text, cred *credenti
 	case (status == http.StatusUnauthorized || status == http.StatusForbidden) && cred == nil:
 		// GHCR gives nobody a token for what is private or missing.
 		return classify.NoCredential("", x.registry, repo)
-	case status == http.StatusUnauthorized, status == http.StatusForbidden && f.Says("expired"):
-		return classify.Refused(x.registry, cred, status, f)
-	case status == http.StatusForbidden:
+	case status == http.StatusUnauthorized, status == http.StatusForbidden: // as long as nothing says that it is about cred
 		a := classify.Response{Registry: x.registry, Type: x.kind, Credential: cred, Repo: repo, Status: status}
 		return a.Forbidden(f)
 	case status == http.StatusBadRequest && x.kind.BadScopeIsUnknown:

@@ -151,8 +151,12 @@ func TestTokenAnswers(t *testing.T) {
 					t.Errorf("a secret shows: %v; log %s", e, logs)
 				}
 			}
-			if n := f.get(&f.tokenRequests); n != 1 {
-				t.Errorf("%d token requests, want 1", n)
+			want := 1
+			if tc.class == oci.Unauthorized { // is it the credential or the repository?
+				want = 2
+			}
+			if n := f.get(&f.tokenRequests); n != want {
+				t.Errorf("%d token requests, want %d", n, want)
 			}
 		})
 	}

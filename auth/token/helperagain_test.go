@@ -74,7 +74,7 @@ func TestHelperIsAskedAgain(t *testing.T) {
 		ocitest.WantClass(t, err, oci.Unauthorized)
 		c.Advance(5 * time.Second)
 	}
-	if n := f.get(&f.tokenRequests) - before; n != 2 || len(runs()) != 3 {
+	if n := f.get(&f.tokenRequests) - before; n != 2*2 || len(runs()) != 3 {
 		t.Errorf("a helper that knows no better costs %d requests and %d runs", n, len(runs()))
 	}
 }
