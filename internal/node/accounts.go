@@ -18,16 +18,16 @@ import (
 
 // newCredentials is the table of all accounts, the organisations' and the
 // shared principal's. It goes on with the secrets of the generation in force.
-func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credential.Table, error) {
-	o := credential.TableOptions{Key: n.key, Metrics: n.auth, Logger: n.log, Now: n.now}
+func (g *generation) newCredentials(specs []*registry.Spec) (*credential.Table, error) {
+	o := credential.TableOptions{Key: g.node.key, Metrics: g.node.auth, Logger: g.node.log, Now: g.node.now}
 	var before secrets
-	if n.current != nil {
-		o.Before, before = n.current.credentials, n.current.secrets
+	if g.node.current != nil {
+		o.Before, before = g.node.current.credentials, g.node.current.secrets
 	}
 	for _, s := range specs {
 		if a := g.cfg.Registries[s.Name].Credential; a != nil && s.Organisation == "" {
 			o.Entries = append(o.Entries, credential.Entry{
-				Name: credential.Shared, Registry: s.Name, Origin: s.Origin, Source: g.secret(n, before, *a, s),
+				Name: credential.Shared, Registry: s.Name, Origin: s.Origin, Source: g.secret(before, *a, s),
 			})
 		}
 	}
@@ -43,11 +43,11 @@ func (g *generation) newCredentials(n *node, specs []*registry.Spec) (*credentia
 			}
 			o.Entries = append(o.Entries, credential.Entry{
 				Name: c.Name, Organisation: name, Registry: s.Name, Origin: s.Origin,
-				Repositories: c.Repositories, Source: g.secret(n, before, c.Account, s),
+				Repositories: c.Repositories, Source: g.secret(before, c.Account, s),
 			})
 		}
 	}
-	o.Entries = append(o.Entries, g.fleetSecrets(n, before)...)
+	o.Entries = append(o.Entries, g.fleetSecrets(before)...)
 	return credential.NewTable(o)
 }
 
@@ -89,17 +89,17 @@ func credentialFile(name string) string {
 type secrets map[string]credential.Source
 
 // secret is where an account's secret comes from.
-func (g *generation) secret(n *node, before secrets, a config.Account, s *registry.Spec) credential.Source {
+func (g *generation) secret(before secrets, a config.Account, s *registry.Spec) credential.Source {
 	hosts := append([]string{s.Name, s.Origin.Host}, s.Aliases...)
 	switch {
 	case a.PasswordFile != "":
 		return g.secrets.keep(before, []string{"file", a.PasswordFile, a.Folder, a.Username}, func() credential.Source {
-			return credential.PasswordFile(n.fileOf(a.PasswordFile, a.Folder), a.Username)
+			return credential.PasswordFile(g.node.fileOf(a.PasswordFile, a.Folder), a.Username)
 		})
 	case a.PasswordCredential != "":
 		path := credentialFile(a.PasswordCredential)
 		return g.secrets.keep(before, []string{"credential", path, a.Username}, func() credential.Source {
-			return credential.PasswordFile(credential.File{Path: path, Trusted: true, Hung: n.hung}, a.Username)
+			return credential.PasswordFile(credential.File{Path: path, Trusted: true, Hung: g.node.hung}, a.Username)
 		})
 	case a.DockerConfig != "":
 		var helpers []string
@@ -108,13 +108,13 @@ func (g *generation) secret(n *node, before secrets, a config.Account, s *regist
 		}
 		what := slices.Concat([]string{"docker", a.DockerConfig, a.Folder, strings.Join(helpers, " ")}, hosts)
 		return g.secrets.keep(before, what, func() credential.Source {
-			return credential.DockerConfig(n.fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
+			return credential.DockerConfig(g.node.fileOf(a.DockerConfig, a.Folder), helpers, hosts...)
 		})
 	case a.Helper != nil:
 		server := helperServer(s)
 		what := []string{"helper", a.Helper.Name, server, fmt.Sprintf("%q", a.Helper.Env)}
 		return g.secrets.keep(before, what, func() credential.Source {
-			return credential.HelperSource(credential.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server, Hung: n.hung, Now: n.now})
+			return credential.HelperSource(credential.Helper{Name: a.Helper.Name, Env: a.Helper.Env, Server: server, Hung: g.node.hung, Now: g.node.now})
 		})
 	}
 	return credential.Static(a.Username, secret.New(a.Password.Reveal()))

@@ -103,8 +103,8 @@ func checkSecrets(ctx context.Context, cfg *config.Config) (bad, skipped []error
 		}
 	}
 	seen, skipped := inSight(cfg)
-	d := &generation{cfg: seen, secrets: secrets{}}
-	credentials, err := d.newCredentials(&node{}, specs)
+	g := &generation{node: &node{}, cfg: seen, secrets: secrets{}}
+	credentials, err := g.newCredentials(specs)
 	if err != nil {
 		return append(bad, err), nil
 	}

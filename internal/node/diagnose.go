@@ -25,26 +25,26 @@ func Diagnose(ctx context.Context, cfg *config.Config, version string, r admin.D
 		started: cfg, key: credential.NewKey(),
 		upstream: upstream.NewMetrics(nil), pulls: proxy.NewMetrics(proxy.MetricsOptions{}),
 	}
-	d, err := n.newGeneration(n.withoutBadDropIns(cfg, nil))
+	g, err := n.newGeneration(n.withoutBadDropIns(cfg, nil))
 	if err != nil {
 		return nil, err
 	}
-	defer d.clients.closeAllBut(nil)
+	defer g.clients.closeAllBut(nil)
 	defer n.unlisted.close()
-	return d.diagnose(ctx, n, r)
+	return g.diagnose(ctx, r)
 }
 
 // diagnose answers berth diagnose.
 func (n *node) diagnose(ctx context.Context, r admin.DiagnoseRequest) (*diagnose.Report, error) {
 	n.mu.Lock()
-	d := n.current
+	g := n.current
 	n.mu.Unlock()
-	return d.diagnose(ctx, n, r)
+	return g.diagnose(ctx, r)
 }
 
-func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequest) (*diagnose.Report, error) {
+func (g *generation) diagnose(ctx context.Context, r admin.DiagnoseRequest) (*diagnose.Report, error) {
 	if r.What == admin.DiagnoseFleet {
-		return g.diagnoseFleet(ctx, n)
+		return g.diagnoseFleet(ctx)
 	}
 	if err := g.mayAsk(r.Organisation); err != nil {
 		return nil, err
@@ -53,8 +53,8 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 	if err != nil {
 		return nil, err
 	}
-	s := diagnose.Subject{Organisation: r.Organisation, Platform: platform, Proxied: n.started.Upstream.Proxy != ""}
-	live, err := g.locate(n, r.What, &s)
+	s := diagnose.Subject{Organisation: r.Organisation, Platform: platform, Proxied: g.node.started.Upstream.Proxy != ""}
+	live, err := g.locate(r.What, &s)
 	if err != nil {
 		return diagnose.NotBegun(s, diagnose.StepName, err), nil
 	}
@@ -62,7 +62,7 @@ func (g *generation) diagnose(ctx context.Context, n *node, r admin.DiagnoseRequ
 		return diagnose.NotBegun(s, diagnose.StepAccount, err), nil
 	}
 	s.Connect = func(tap *diagnose.Tap, m *upstream.Metrics) (*upstream.Registry, error) {
-		return n.tapped(live.spec, tap, m)
+		return g.node.tapped(live.spec, tap, m)
 	}
 	report := diagnose.Run(ctx, s)
 	if !report.OK && s.Organisation == "" && s.Credential == nil && len(g.cfg.Organisations) > 0 {

@@ -37,10 +37,10 @@ const (
 
 // fleetSecrets are the accounts of the fleet: its own, and each organisation's key. They
 // are kept, watched and reported as all secrets are.
-func (g *generation) fleetSecrets(n *node, before secrets) []credential.Entry {
+func (g *generation) fleetSecrets(before secrets) []credential.Entry {
 	f := g.cfg.Fleet
-	if n.started != nil {
-		f = n.started.Fleet // another one takes a restart
+	if g.node.started != nil {
+		f = g.node.started.Fleet // another one takes a restart
 	}
 	if f == nil {
 		return nil
@@ -51,7 +51,7 @@ func (g *generation) fleetSecrets(n *node, before secrets) []credential.Entry {
 			return
 		}
 		source := g.secrets.keep(before, []string{"fleet", name, path, folder}, func() credential.Source {
-			return credential.SecretFile(n.fileOf(path, folder), check)
+			return credential.SecretFile(g.node.fileOf(path, folder), check)
 		})
 		all = append(all, credential.Entry{Name: name, Organisation: organisation, Registry: inFleet, Source: source})
 	}
@@ -244,7 +244,7 @@ func (g *generation) scopes(at sourceKey) func(ctx context.Context, repo string)
 		if err != nil {
 			return nil
 		}
-		c, err := g.credential(ctx, at, repo)
+		c, err := at.credential(ctx, repo)
 		if err != nil || c.Shared() {
 			return nil
 		}
@@ -307,18 +307,18 @@ func SetupFleet(cfg *config.Config) FleetSetup {
 
 // diagnoseFleet answers berth diagnose fleet, with clients of its own: what a gate has
 // closed is asked too.
-func (g *generation) diagnoseFleet(ctx context.Context, n *node) (*diagnose.Report, error) {
-	f := n.started.Fleet
+func (g *generation) diagnoseFleet(ctx context.Context) (*diagnose.Report, error) {
+	f := g.node.started.Fleet
 	if f == nil {
 		return nil, &admin.Error{Status: http.StatusNotFound, Message: "there is no fleet: in the configuration, which this node shares nothing without: berth setup fleet prints what it takes"}
 	}
 	table := func() *credential.Table { return g.credentials }
-	b, err := n.newBucket(f, table, nil)
+	b, err := g.node.newBucket(f, table, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer b.Close()
-	c, err := n.newCoordinator(f, table, nil)
+	c, err := g.node.newCoordinator(f, table, nil)
 	if err != nil {
 		return nil, err
 	}

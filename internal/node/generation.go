@@ -23,6 +23,7 @@ import (
 // call, as whom it asks, and a handler for each listener. A new configuration makes
 // a new one; requests end at the generation they began at.
 type generation struct {
+	node        *node
 	cfg         *config.Config
 	registries  map[*registry.Spec]*liveRegistry
 	clients     registryClients
@@ -41,24 +42,24 @@ type generation struct {
 // newGeneration makes that of cfg, with the clients and secrets of the one in force
 // where they will do. On an error nothing has changed.
 func (n *node) newGeneration(cfg *config.Config) (*generation, error) {
-	d := &generation{cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}, sources: map[sourceKey]oci.Source{}}
-	if err := d.build(n); err != nil {
-		d.clients.closeAllBut(n.registryClients())
+	g := &generation{node: n, cfg: cfg, accounts: accounts(cfg), registries: map[*registry.Spec]*liveRegistry{}, clients: registryClients{}, secrets: secrets{}, sources: map[sourceKey]oci.Source{}}
+	if err := g.build(); err != nil {
+		g.clients.closeAllBut(n.registryClients())
 		return nil, err
 	}
-	return d, nil
+	return g, nil
 }
 
-func (g *generation) build(n *node) error {
+func (g *generation) build() error {
 	specs, err := g.cfg.Specs()
 	if err != nil {
 		return err
 	}
-	if g.credentials, err = g.newCredentials(n, specs); err != nil {
+	if g.credentials, err = g.newCredentials(specs); err != nil {
 		return err
 	}
 	for _, spec := range specs {
-		c, err := n.client(spec)
+		c, err := g.node.client(spec)
 		if err != nil {
 			return err
 		}
@@ -68,39 +69,37 @@ func (g *generation) build(n *node) error {
 	if g.router, err = newRouter(g.cfg, specs); err != nil {
 		return err
 	}
-	return g.makeHandlers(n)
+	return g.makeHandlers()
 }
 
 // makeHandlers makes one for each listener.
-func (g *generation) makeHandlers(n *node) error {
-	callers, err := newCallers(g.cfg, n.now)
+func (g *generation) makeHandlers() error {
+	callers, err := newCallers(g.cfg, g.node.now)
 	if err != nil {
 		return err
 	}
-	g.settings = settings(n.listeners, g.cfg)
-	for i, f := range n.listeners {
+	g.settings = settings(g.node.listeners, g.cfg)
+	for i, f := range g.node.listeners {
 		l := &g.settings[i]
 		if err := f.mayServe(l); err != nil {
 			return err
 		}
 		o := proxy.Options{
-			Router: g.router,
-			Sources: func(c caller.Caller, r *registry.Spec) (oci.Source, error) {
-				return g.source(n, c, r)
-			},
+			Router:  g.router,
+			Sources: g.source,
 			Accounts: func(organisation string, r *registry.Spec) []string {
 				return g.credentials.Accounts(organisation, r.Name)
 			},
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
 			Names:        l.Names,
-			Limiter:      n.limits,
-			Memory:       n.memory,
-			Logger:       n.log,
-			Metrics:      n.pulls,
-			Failures:     n.failures,
-			Audit:        n.audit,
-			Tracer:       n.tracing.tracer(),
+			Limiter:      g.node.limits,
+			Memory:       g.node.memory,
+			Logger:       g.node.log,
+			Metrics:      g.node.pulls,
+			Failures:     g.node.failures,
+			Audit:        g.node.audit,
+			Tracer:       g.node.tracing.tracer(),
 		}
 		if l.Callers == config.CallersToken {
 			o.Callers = callers
@@ -121,7 +120,7 @@ type sourceKey struct {
 // source is a registry as caller may see it, through the policy and the cache. It is made once
 // for each key that the configuration knows; a caller can write any account
 // behind the plus sign, so those are not kept.
-func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) (oci.Source, error) {
+func (g *generation) source(caller caller.Caller, spec *registry.Spec) (oci.Source, error) {
 	at := sourceKey{g.registries[spec], caller.Organisation, caller.Account}
 	g.making.RLock()
 	kept, ok := g.sources[at]
@@ -130,14 +129,14 @@ func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) 
 		return kept, nil
 	}
 	if at.registry == nil {
-		live, err := g.live(n, caller.Organisation, spec)
+		live, err := g.live(caller.Organisation, spec)
 		if err != nil {
 			return nil, err
 		}
 		at.registry = live
-		return g.newSource(n, at), nil
+		return g.newSource(at), nil
 	}
-	made := g.newSource(n, at)
+	made := g.newSource(at)
 	if caller.Account == "" || g.accounts[at.organisation+"+"+at.account] {
 		g.making.Lock()
 		defer g.making.Unlock()
@@ -146,23 +145,18 @@ func (g *generation) source(n *node, caller caller.Caller, spec *registry.Spec) 
 	return made, nil
 }
 
-func (g *generation) newSource(n *node, at sourceKey) oci.Source {
+func (g *generation) newSource(at sourceKey) oci.Source {
 	s := at.registry
 	share := g.anonymousShare(at.organisation)
-	cached := n.cache.Through(cache.Upstream{
+	cached := g.node.cache.Through(cache.Upstream{
 		Spec: s.spec, Organisation: at.organisation, Shared: s.client.upstream.As(upstream.Identity{Payer: at.organisation, Credential: s.sharedCredential}),
 		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
 		Scopes: g.scopes(at),
 		Spend:  func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
-		As: s.client.upstream.As(upstream.Identity{
-			Organisation: at.organisation,
-			Credential: func(ctx context.Context, repo string) (*credential.Credential, error) {
-				return g.credential(ctx, at, repo)
-			},
-		}),
+		As:     s.client.upstream.As(upstream.Identity{Organisation: at.organisation, Credential: at.credential}),
 	})
 	where := policy.At{Registry: s.spec.Name, Origin: s.spec.Origin.Dir(), Organisation: at.organisation}
-	return policy.Around(cached, policyFor(g.cfg, at.organisation), where, n.cache.Proofs(), n.now)
+	return policy.Around(cached, policyFor(g.cfg, at.organisation), where, g.node.cache.Proofs(), g.node.now)
 }
 
 // anonymousShare is what the organisation may use of the pulls without an account. Callers
@@ -196,14 +190,14 @@ func orNever(d time.Duration) time.Duration {
 
 // credential is what the organisation has for the repository, or else what the
 // registry's entry has for everyone.
-func (g *generation) credential(ctx context.Context, at sourceKey, repo string) (*credential.Credential, error) {
-	if at.organisation != "" {
-		own, err := g.credentials.Lookup(ctx, at.organisation, at.account, at.registry.spec.Name, repo)
+func (k sourceKey) credential(ctx context.Context, repo string) (*credential.Credential, error) {
+	if k.organisation != "" {
+		own, err := k.registry.credentials.Lookup(ctx, k.organisation, k.account, k.registry.spec.Name, repo)
 		if own != nil || err != nil {
 			return own, err
 		}
 	}
-	return at.registry.sharedCredential(ctx, repo)
+	return k.registry.sharedCredential(ctx, repo)
 }
 
 func accounts(cfg *config.Config) map[string]bool {

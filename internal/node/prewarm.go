@@ -47,17 +47,17 @@ func (n *node) newPrewarming(r admin.PrewarmRequest, hear func(admin.Progress)) 
 		return nil, err
 	}
 	n.mu.Lock()
-	d := n.current
+	g := n.current
 	_, in := n.cfg.Organisations[r.Organisation]
 	n.mu.Unlock()
 	if r.Organisation != "" && (!config.ValidOrganisation(r.Organisation) || !in) {
 		return nil, &admin.Error{Status: http.StatusNotFound, Message: fmt.Sprintf("there is no organisation %.100q on this node: berth status lists them", r.Organisation)}
 	}
-	route, ref, err := d.route(r.Image, r.Organisation)
+	route, ref, err := g.route(r.Image, r.Organisation)
 	if err != nil {
 		return nil, err
 	}
-	source, err := d.source(n, caller.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
+	source, err := g.source(caller.Caller{Organisation: r.Organisation, Account: r.Account}, route.Registry)
 	if err != nil {
 		return nil, err
 	}

@@ -55,25 +55,25 @@ func (n *node) openAudit() error {
 // configuration.
 func (n *node) apply(next *config.Config) error {
 	next = weighed(n.withoutBadDropIns(next, n.cfg))
-	d, err := n.newGeneration(next)
+	g, err := n.newGeneration(next)
 	if err != nil {
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before, old := n.cfg, n.registryClients()
-	n.cfg, n.current = next, d
+	n.cfg, n.current = next, g
 	n.limits.SetLimits(requestLimits(next, mostConnections(descriptor.Limit())))
 	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
 	n.hosts.SetRates(limits(next, rateOf))
 	n.hosts.SetBandwidth(next.Upstream.Bandwidth.Bytes, limits(next, func(l config.Limits) int64 { return l.Bandwidth.Bytes }))
 	for i, f := range n.listeners {
-		f.live.Set(d.handlers[i])
+		f.live.Set(g.handlers[i])
 	}
 	n.level.Set(levelOf(next.Log))
 	n.retire(old)
 	n.keepCounting(next)
-	d.expect(n.pulls, before)
+	g.expect(n.pulls, before)
 	n.config.organisations(before, next)
 	n.forgetAccounts(before, next, old)
 	n.logChanges(before)

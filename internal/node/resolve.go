@@ -19,7 +19,7 @@ import (
 
 // locate reads what, an image or a registry, as a pull on this node would be
 // read, and puts it into s.
-func (g *generation) locate(n *node, what string, s *diagnose.Subject) (*liveRegistry, error) {
+func (g *generation) locate(what string, s *diagnose.Subject) (*liveRegistry, error) {
 	spec, ok := g.router.Lookup(s.Organisation, what)
 	if !ok {
 		route, ref, err := g.route(what, s.Organisation)
@@ -30,7 +30,7 @@ func (g *generation) locate(n *node, what string, s *diagnose.Subject) (*liveReg
 	}
 	kind, _ := dialect.TypeNamed(string(spec.Type)) // the configuration was checked
 	s.Registry, s.Origin, s.Type = spec.Name, spec.Origin, kind
-	return g.live(n, s.Organisation, spec)
+	return g.live(s.Organisation, spec)
 }
 
 // route reads an image's name: with or without the node in front of it.

@@ -126,11 +126,11 @@ func (u *unlisted) close() {
 }
 
 // live is a registry as g serves it.
-func (g *generation) live(n *node, organisation string, spec *registry.Spec) (*liveRegistry, error) {
+func (g *generation) live(organisation string, spec *registry.Spec) (*liveRegistry, error) {
 	if !spec.Unlisted {
 		return g.registries[spec], nil
 	}
-	client, err := n.unlisted.client(n, organisation, spec)
+	client, err := g.node.unlisted.client(g.node, organisation, spec)
 	if err != nil {
 		return nil, err
 	}
