@@ -130,14 +130,43 @@ func (p *Pool) Take(ctx context.Context, w Want) (Slot, error) {
 		return Slot{}, nil
 	}
 	w.N = max(w.N, 1)
+	if slot, err := p.now(w); err == nil {
+		return slot, nil
+	}
 	if w.Before != nil {
-		if slot, err := p.now(w); err == nil {
-			return slot, nil
-		}
 		if err := w.Before(); err != nil {
 			return Slot{}, err
 		}
 	}
+	return p.wait(ctx, w)
+}
+
+// now is Take without any wait.
+func (p *Pool) now(w Want) (Slot, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.party(share{w.Organisation, w.At})
+	if slot, ok := p.free(q, w); ok {
+		return slot, nil
+	}
+	return Slot{}, p.tooMany(q)
+}
+
+// free gives q what is free: nobody of its own queue is before it, and it fits. Where
+// nothing is limited the slot is none. Caller holds mu.
+func (p *Pool) free(q *party, w Want) (Slot, bool) {
+	if p.Total == 0 && p.most(q) == math.MaxInt64 {
+		p.forget(q)
+		return Slot{}, true
+	}
+	if len(q.queue) > 0 || !p.fits(q, w) {
+		return Slot{}, false
+	}
+	return p.grant(q, w.N), true
+}
+
+// wait takes a slot when it is w's turn.
+func (p *Pool) wait(ctx context.Context, w Want) (Slot, error) {
 	slot, waits, err := p.enqueue(w)
 	if waits == nil {
 		return slot, err
@@ -185,17 +214,6 @@ func (p *Pool) Charge(organisation string, n int64) Slot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.grant(p.party(share{organisation: organisation}), n)
-}
-
-// now is Take without any wait.
-func (p *Pool) now(w Want) (Slot, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	q := p.party(share{w.Organisation, w.At})
-	if len(q.queue) > 0 || !p.fits(q, w) {
-		return Slot{}, p.tooMany(q)
-	}
-	return p.grant(q, w.N), nil
 }
 
 // party is the one whose share is of, maybe a new one. Caller holds mu.
@@ -260,12 +278,10 @@ func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q := p.party(share{w.Organisation, w.At})
+	if slot, ok := p.free(q, w); ok { // since Take looked
+		return slot, nil, nil
+	}
 	switch {
-	case p.Total == 0 && p.most(q) == math.MaxInt64:
-		p.forget(q)
-		return Slot{}, nil, nil
-	case len(q.queue) == 0 && p.fits(q, w):
-		return p.grant(q, w.N), nil, nil
 	case w.Past != nil && w.Past():
 		return p.grant(q, w.N), nil, nil
 	case int64(len(q.queue)) >= cmp.Or(int64(p.Queue), p.most(q)):

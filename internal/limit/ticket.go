@@ -57,11 +57,11 @@ func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
 		}
 		if before != nil {
 			question, err := h.proofs.now(Want{Organisation: organisation, N: 1})
-			if question.Release(); err != nil {
-				err = before()
-			}
-			if err != nil {
-				return Slot{}, err
+			question.Release()
+			if err != nil { // the question about the right would wait too
+				if err := before(); err != nil {
+					return Slot{}, err
+				}
 			}
 		}
 		if err := h.wait(ctx, w); err != nil {
