@@ -62,7 +62,7 @@ func (s *source) found(o oci.Object) (*source, *oci.Content, error) {
 // so that those who come next find it in memory.
 func (s *source) intoMemory(o oci.Object, c *oci.Content) (*oci.Content, error) {
 	defer c.Close()
-	e, ok := s.c.hot.Get(hotKey{s.place.folder, o.Digest})
+	e, ok := s.c.hot.Get(s.hotKey(o.Digest))
 	if !ok {
 		data := make([]byte, c.Size)
 		_, err := io.ReadFull(c.Body, data)

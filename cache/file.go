@@ -18,7 +18,7 @@ import (
 // cached is o as it lies in memory or on disk, or nil. Whether it may be served
 // is not its business.
 func (s *source) cached(o oci.Object) (*oci.Content, error) {
-	key := hotKey{s.place.folder, o.Digest}
+	key := s.hotKey(o.Digest)
 	if e, ok := s.c.hot.Get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
 		now, last := s.c.o.Now().UnixNano(), e.touched.Load()
 		if time.Duration(now-last) >= touchEvery && e.touched.CompareAndSwap(last, now) {
@@ -86,7 +86,7 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 		}
 		e.mediaType = parsed.MediaType
 	}
-	s.c.hot.Add(s.u.Organisation, hotKey{s.place.folder, o.Digest}, e)
+	s.c.hot.Add(s.u.Organisation, s.hotKey(o.Digest), e)
 	return e, nil
 }
 

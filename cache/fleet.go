@@ -58,7 +58,7 @@ func (s *source) scoped(ctx context.Context, principal oci.Principal, o oci.Obje
 			scopes = s.u.Scopes(ctx, o.Repo)
 		}
 	}
-	if len(scopes) == 0 || s.u.As.Principal(o.Repo) != principal { // the account was changed meanwhile
+	if len(scopes) == 0 || s.Principal(o.Repo) != principal { // the account was changed meanwhile
 		return scoped{}, false
 	}
 	there := s.in(bytes, scopes[0])

@@ -128,7 +128,7 @@ func (g *manifestGets) begin(first context.Context, s *source, key download.Key,
 	defer g.mu.Unlock()
 	at, under := g.senders[key]
 	if !under {
-		if e, ok := s.c.hot.Get(hotKey{s.place.folder, key.Digest}); ok && e.mediaType != "" {
+		if e, ok := s.c.hot.Get(s.hotKey(key.Digest)); ok && e.mediaType != "" {
 			return manifestGet{}
 		}
 		at = own
@@ -174,11 +174,9 @@ func (g *manifestGets) end(key download.Key) {
 // getManifest sends the GET as principal and keeps what comes: in memory before
 // anyone is answered, on the disk after that.
 func (s *source) getManifest(ctx context.Context, principal oci.Principal, o oci.Object) (m manifest, err error) {
-	undo := func() {}
-	if s.u.Spend != nil && principal.Shared() { // what registries count are the GETs of manifests
-		if undo, err = s.u.Spend(); err != nil {
-			return manifest{}, err
-		}
+	undo, err := s.spendShare(principal)
+	if err != nil {
+		return manifest{}, err
 	}
 	a := s.asker(ctx, principal, o)
 	content, err := a.Open(ctx, oci.Range{})
@@ -193,6 +191,15 @@ func (s *source) getManifest(ctx context.Context, principal oci.Principal, o oci
 	return m, err
 }
 
+// spendShare takes one of the manifests that the organisation may have as the shared
+// principal; undo gives it back. Registries count the GETs of manifests, and nothing else.
+func (s *source) spendShare(principal oci.Principal) (undo func(), err error) {
+	if s.u.Spend == nil || !principal.Shared() {
+		return func() {}, nil
+	}
+	return s.u.Spend()
+}
+
 // keep puts a verified manifest into memory at once, and onto the disk after that.
 func (s *source) keep(o oci.Object, data []byte) (e hotEntry, kept bool, err error) {
 	if e, err = s.remember(o, data); err != nil {
@@ -202,13 +209,16 @@ func (s *source) keep(o oci.Object, data []byte) (e hotEntry, kept bool, err err
 		s.c.counts.bypassed.Add(1)
 		return e, false, nil
 	}
-	s.c.writes.Go(func() {
-		if err := s.c.folder.there().Put(s.u.Organisation, s.place.folder, o.Digest, data); err != nil {
-			s.c.trouble.DiskFailed(s.blobKey(o.Digest), int64(len(data)), err) // only the cache goes without
-			return
-		}
-		s.c.trouble.Reserved(s.blobKey(o.Digest), int64(len(data)))
-		s.c.trouble.Kept()
-	})
+	s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
 	return e, true, nil
+}
+
+func (s *source) putManifest(d oci.Digest, data []byte) {
+	key, size := s.blobKey(d), int64(len(data))
+	if err := s.c.folder.there().Put(s.u.Organisation, s.place.folder, d, data); err != nil {
+		s.c.trouble.DiskFailed(key, size, err) // only the cache goes without
+		return
+	}
+	s.c.trouble.Reserved(key, size)
+	s.c.trouble.Kept()
 }

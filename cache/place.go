@@ -15,6 +15,8 @@ type place struct {
 	bytes  proof.Bytes
 }
 
+func (s *source) hotKey(d oci.Digest) hotKey { return hotKey{s.place.folder, d} }
+
 func (s *source) blobKey(d oci.Digest) download.Key {
 	return download.Key{Origin: s.origin, Scope: s.place.scope, Digest: d}
 }

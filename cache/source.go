@@ -55,7 +55,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 		return oci.Resolution{}, err
 	}
 	known := *r // a flight's answer is shared
-	if e, ok := s.c.hot.Get(hotKey{s.place.folder, r.Digest}); ok && e.mediaType != "" {
+	if e, ok := s.c.hot.Get(s.hotKey(r.Digest)); ok && e.mediaType != "" {
 		known.MediaType = e.mediaType // the document's own word
 	}
 	return known, nil
@@ -65,7 +65,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 // nothing. That a registry refuses one is about lists: some refuse them to all who may
 // pull, and what the shared principal had proven would end for everybody in it.
 func (s *source) List(ctx context.Context, req oci.ListRequest) (*oci.Page, error) {
-	page, err := asOne(s, req.Repo, func(s *source) (*oci.Page, error) { return s.as(s.u.As.Principal(req.Repo)).List(ctx, req) })
+	page, err := asOne(s, req.Repo, func(s *source) (*oci.Page, error) { return s.as(s.Principal(req.Repo)).List(ctx, req) })
 	if err != nil {
 		return nil, err
 	}
@@ -90,10 +90,7 @@ func asOne[T answer](s *source, repo string, do func(*source) (T, error)) (t T, 
 	if t, err = do(s); errors.Is(err, download.ErrCredentialChanged) {
 		t, err = do(s) // with the new one
 	}
-	if s.u.Without == nil || !s.u.As.Principal(repo).Shared() {
-		return t, err
-	}
-	without := s.u.Without(repo)
+	without := s.without(repo)
 	if without == nil {
 		return t, err
 	}
@@ -107,6 +104,15 @@ func asOne[T answer](s *source, repo string, do func(*source) (T, error)) (t T, 
 		return t, without
 	}
 	return t, err
+}
+
+// without is why the shared principal, if repo is asked as that, does without this node's
+// account; nil: it does not.
+func (s *source) without(repo string) *oci.Error {
+	if s.u.Without == nil || !s.Principal(repo).Shared() {
+		return nil
+	}
+	return s.u.Without(repo)
 }
 
 // withFallback lets the shared principal answer for an organisation whose own
@@ -126,7 +132,7 @@ func withFallback[T answer](s *source, repo string, do func(*source) (T, error))
 }
 
 func (s *source) mayFallBack(repo string, err error) bool {
-	principal := s.u.As.Principal(repo)
+	principal := s.Principal(repo)
 	if principal.Shared() {
 		return false // it has just been asked
 	}
@@ -154,7 +160,7 @@ func (s *source) memberKey(o oci.Object) proof.Member {
 // open decides once with what is known, asks where that is not enough, and
 // decides again.
 func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
-	principal := s.u.As.Principal(o.Repo)
+	principal := s.Principal(o.Repo)
 	content, err := s.cached(o)
 	if content != nil || err != nil {
 		content, err = s.release(ctx, principal, o, r, content, err)
@@ -206,7 +212,7 @@ func (s *source) mayWait(principal oci.Principal, o oci.Object) bool {
 }
 
 func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
-	principal := s.u.As.Principal(o.Repo)
+	principal := s.Principal(o.Repo)
 	d, err := s.describe(o)
 	if d == nil && err == nil && s.c.fleet != nil {
 		if there, ok := s.scoped(ctx, principal, o); ok {

@@ -12,7 +12,7 @@ import (
 // resolve answers from what tag meant to this principal within its time, and else
 // asks; upstream in trouble, from what it meant last.
 func (s *source) resolve(ctx context.Context, repo, tag string) (*oci.Resolution, error) {
-	principal := s.u.As.Principal(repo)
+	principal := s.Principal(repo)
 	key := proof.TagKey{Origin: s.origin, Principal: principal, Repo: repo, Tag: tag}
 	known, fresh := s.freshTag(principal, key)
 	if fresh {
@@ -97,7 +97,7 @@ func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.
 		if err := s.prove(principal, o, r.Asked); err != nil {
 			return nil, err
 		}
-		if _, here := s.c.hot.Get(hotKey{s.place.folder, r.Digest}); r.Data != nil && !here { // where only a GET tells
+		if _, here := s.c.hot.Get(s.hotKey(r.Digest)); r.Data != nil && !here { // where only a GET tells
 			if _, _, err := s.keep(o, r.Data); err != nil {
 				return nil, err
 			}

@@ -32,7 +32,7 @@ const measuring = 10 * time.Second
 
 // blobHeader answers a HEAD. A Range is for GET alone (RFC 9110, section 14.2).
 func (q *request) blobHeader(ctx context.Context, source oci.Source) error {
-	o := oci.Object{Repo: q.route.Repo, Kind: oci.Blob, Digest: q.parsed.Digest}
+	o := q.object(oci.Blob, q.parsed.Digest)
 	c, err := source.Stat(ctx, o)
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func measure(ctx context.Context, source oci.Source, o oci.Object) int64 {
 }
 
 func (q *request) blobBytes(ctx context.Context, source oci.Source, wanted oci.Range, spans []span) error {
-	c, err := source.Open(ctx, oci.Object{Repo: q.route.Repo, Kind: oci.Blob, Digest: q.parsed.Digest}, wanted)
+	c, err := source.Open(ctx, q.object(oci.Blob, q.parsed.Digest), wanted)
 	if err != nil {
 		return err
 	}

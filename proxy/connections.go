@@ -105,8 +105,8 @@ func (s *Connections) LetIn(next http.Handler) http.Handler {
 func attended(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := peerOf(r.Context())
-		c.answers(1)
-		defer c.answers(-1)
+		c.beginRequest()
+		defer c.endRequest()
 		next.ServeHTTP(w, r)
 	})
 }
@@ -198,13 +198,7 @@ func (s *Connections) mayWait() int { return (s.mostStrangers + 1) / 2 }
 
 // letIn gives c a place inside, and waits for one.
 func (s *Connections) letIn(ctx context.Context, c *conn, as standing) error {
-	s.mu.Lock()
-	freed, ok := s.take(c, as)
-	waits := !ok && s.waiting < s.mayWait()
-	if waits {
-		s.waiting++
-	}
-	s.mu.Unlock()
+	freed, ok, waits := s.takeOrWait(c, as)
 	if ok {
 		return nil
 	}
@@ -231,6 +225,18 @@ func (s *Connections) letIn(ctx context.Context, c *conn, as standing) error {
 			return nil
 		}
 	}
+}
+
+// takeOrWait gives c a place inside, or else counts it among those that wait for one, if
+// it may wait.
+func (s *Connections) takeOrWait(c *conn, as standing) (freed <-chan struct{}, ok, waits bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if freed, ok = s.take(c, as); ok || s.waiting >= s.mayWait() {
+		return freed, ok, false
+	}
+	s.waiting++
+	return freed, false, true
 }
 
 // take gives c a place inside, if need be that of another one. Caller holds mu.
@@ -296,11 +302,19 @@ func (s *Connections) short() bool {
 	return 2*len(s.strangers) > s.mostStrangers || 4*len(s.inside) > 3*s.most
 }
 
-// answers counts the requests that are being answered: one more, or one less.
-func (c *conn) answers(by int32) {
+// beginRequest and endRequest surround the answer to a request. A nil conn is no
+// Listener's.
+func (c *conn) beginRequest() {
 	if c != nil {
 		c.since.Store(time.Now().UnixNano())
-		c.active.Add(by)
+		c.active.Add(1)
+	}
+}
+
+func (c *conn) endRequest() {
+	if c != nil {
+		c.since.Store(time.Now().UnixNano())
+		c.active.Add(-1)
 	}
 }
 

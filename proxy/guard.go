@@ -52,15 +52,9 @@ func KeepPagesOut(next http.Handler, logger *slog.Logger) http.Handler {
 }
 
 func (g *guard) check(r *http.Request) error {
-	// What is listed may be used, and what can be used without: an empty name is
-	// HTTP/1.0, which no browser speaks, and those under localhost never leave the
-	// machine (RFC 6761, section 6.3).
-	host := hostName(r.Host)
-	if host != "" && host != "localhost" && !strings.HasSuffix(host, ".localhost") && !g.names[host] {
-		if _, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")); err != nil {
-			g.warn(host)
-			return refused(fmt.Sprintf("host name %q is not served here: add it under names: of this listener", oci.OneLine(host, 255)))
-		}
+	if host := hostName(r.Host); !g.serves(host) {
+		g.warn(host)
+		return refused(fmt.Sprintf("host name %q is not served here: add it under names: of this listener", oci.OneLine(host, 255)))
 	}
 	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) {
 		return refused("requests from web pages of other origins are not answered")
@@ -69,6 +63,17 @@ func (g *guard) check(r *http.Request) error {
 		return refused("requests from web pages of other sites are not answered")
 	}
 	return nil
+}
+
+// serves says whether host is listed, or may be used without: addresses, an empty name
+// (HTTP/1.0, which no browser speaks), and names under localhost, which never leave the
+// machine (RFC 6761, section 6.3).
+func (g *guard) serves(host string) bool {
+	if host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost") || g.names[host] {
+		return true
+	}
+	_, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	return err == nil
 }
 
 // warn tells the operator how to allow host, at most once a minute.

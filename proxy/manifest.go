@@ -63,7 +63,7 @@ func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.De
 		}
 	}
 	if !complete(d) {
-		c, err := source.Stat(ctx, oci.Object{Repo: q.route.Repo, Kind: oci.Manifest, Digest: d.Digest})
+		c, err := source.Stat(ctx, q.object(oci.Manifest, d.Digest))
 		if err != nil {
 			return d, err
 		}
@@ -92,7 +92,7 @@ func (q *request) manifestBytes(ctx context.Context, source oci.Source, d oci.De
 	if d.Data != nil {
 		return d, nil
 	}
-	c, err := source.Open(ctx, oci.Object{Repo: q.route.Repo, Kind: oci.Manifest, Digest: d.Digest}, oci.Range{})
+	c, err := source.Open(ctx, q.object(oci.Manifest, d.Digest), oci.Range{})
 	if err != nil {
 		return d, err
 	}

@@ -97,8 +97,7 @@ func (p *pulls) enter(q *request) {
 	defer p.mu.Unlock()
 	one, ok := p.open.Get(key)
 	switch {
-	// Clients ask for a tag, some by HEAD first, and from then on by digest.
-	case ok && (one.over(q.start) || one.running == 0 && q.parsed.Endpoint == oci.EndpointManifest && (q.w.noBody || one.image && q.parsed.Tag != "")):
+	case ok && (one.over(q.start) || one.begunAgain(q)):
 		p.count(one)
 		*one = pull{key: one.key}
 	case !ok && q.parsed.Endpoint == oci.EndpointManifest:
@@ -143,6 +142,13 @@ func (p *pulls) leave(q *request, now time.Time, failure *oci.Error) {
 // over says that the client asks for no more of it.
 func (one *pull) over(now time.Time) bool {
 	return one.running == 0 && now.Sub(one.last) >= pullPause
+}
+
+// begunAgain says that q begins another pull of the same repository: clients ask for a
+// tag, some by HEAD first, and from then on by digest.
+func (one *pull) begunAgain(q *request) bool {
+	return one.running == 0 && q.parsed.Endpoint == oci.EndpointManifest &&
+		(q.w.noBody || one.image && q.parsed.Tag != "")
 }
 
 // count observes one, unless it was only a look at what a tag means.

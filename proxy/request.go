@@ -60,6 +60,11 @@ func (q *request) hold(ctx context.Context, n int64) error {
 	return nil
 }
 
+// object is what is asked for in the repository of the request.
+func (q *request) object(kind oci.Kind, d oci.Digest) oci.Object {
+	return oci.Object{Repo: q.route.Repo, Kind: kind, Digest: d}
+}
+
 // begin starts the clock: until the first byte of the answer is there, the
 // request has HeaderTimeout.
 func (h *handler) begin(w http.ResponseWriter, r *http.Request) *request {

@@ -115,13 +115,7 @@ func Decide(s State) Verdict {
 	}
 	switch s.Answer {
 	case NotAsked:
-		switch {
-		case !s.Bytes.here():
-			return Fetch
-		case s.Access == Fresh && s.Member == Fresh:
-			return Serve
-		}
-		return Ask
+		return decideUnasked(s)
 	case Proven:
 		if s.Bytes.here() {
 			return Serve
@@ -141,4 +135,16 @@ func Decide(s State) Verdict {
 		}
 	}
 	return Refuse
+}
+
+// decideUnasked goes by what has been proven before, while the registry has not been
+// asked about the object now.
+func decideUnasked(s State) Verdict {
+	switch {
+	case !s.Bytes.here():
+		return Fetch
+	case s.Access == Fresh && s.Member == Fresh:
+		return Serve
+	}
+	return Ask
 }
