@@ -109,7 +109,7 @@ func (s *source) notABlob(principal oci.Principal, o oci.Object, err error) erro
 // has come since, and wins; or the credential was changed since principal was looked
 // up, so that nobody can tell which one the answer is for.
 func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) error {
-	if s.u.As.Principal(o.Repo) != principal {
+	if s.Principal(o.Repo) != principal {
 		return &oci.Error{
 			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{Principal: principal, Repo: o.Repo},
 			Message: fmt.Sprintf("the account for %s was changed while %s was being asked for; pull again", s.u.Spec.Name, o.Repo),
@@ -161,7 +161,7 @@ func (s *source) refused(principal oci.Principal, o oci.Object, mk questionKey, 
 }
 
 // doubt shortens what the principal had proven. To the shared principal nothing is secret:
-// there a riddle is as good as silence.
+// there an answer that is not understood is as good as silence.
 func (s *source) doubt(key proof.Access) {
 	if !key.Principal.Shared() {
 		s.proofs.Doubt(key)

@@ -29,7 +29,7 @@ var errAsking = errors.New("it is being asked")
 // askIfPublic has the registry asked, in the background, whether it shows everyone the
 // repository that it has just shown principal. Where everyone here has an account nobody
 // would ever ask without one, and public images would end with the accounts' proofs, an
-// hour after the registry began to answer in riddles. Registries do not count a HEAD.
+// hour after the registry's answers are understood no more. Registries do not count a HEAD.
 func (s *source) askIfPublic(principal oci.Principal, o oci.Object) {
 	if principal.Shared() || s.shared == nil || o.Kind != oci.Manifest || s.u.Spec.Organisation != "" {
 		return

@@ -35,8 +35,8 @@ var (
 	ErrTwoFaced      = errors.New("the manifest is an index and an image at once")
 	ErrWrongType     = errors.New("the manifest is not what its media type says")
 	ErrNoManifest    = errors.New("the document has no media type and neither manifests nor layers")
-	errOddType       = errors.New("its media type is none of a manifest")
-	errOddDescriptor = errors.New("what the manifest lists cannot be read")
+	errUnknownType   = errors.New("its media type is none of a manifest")
+	errBadDescriptor = errors.New("what the manifest lists cannot be read")
 )
 
 // Document is what a manifest of an image, or an index, says.
@@ -194,7 +194,7 @@ func (d rawDocument) mediaType() (string, error) {
 func documentType(named string) (string, error) {
 	t, _, err := mime.ParseMediaType(named)
 	if err != nil || len(t) > maxMediaType || !strings.HasPrefix(t, "application/") {
-		return "", errOddType
+		return "", errUnknownType
 	}
 	return t, nil
 }
@@ -213,7 +213,7 @@ func (d *Document) readEntries(doc rawDocument) error {
 	case errors.Is(err, ErrTooManyEntries):
 		return ErrTooManyEntries
 	}
-	return errOddDescriptor
+	return errBadDescriptor
 }
 
 func entries[T any](raw json.RawMessage) (t T, err error) {

@@ -46,8 +46,8 @@ func TestManifest_Type(t *testing.T) {
 		{`{"layers":[],"manifestſ":[]}`, "", ErrAmbiguous},
 		{`{"layers":[{"digest":"` + hex64 + `","digest":"` + hex64 + `"}]}`, "", ErrAmbiguous},
 		{`{"layers":[],"annotations":{"a":"1","a":"2"}}`, "", ErrAmbiguous},
-		{`{"layers":[{"digest":"` + hex64 + `","Digest":"sha256:b"}]}`, "", errOddDescriptor},
-		{`{"manifests":[{"platform":{"os":"linux","OS":"windows"}}]}`, "", errOddDescriptor},
+		{`{"layers":[{"digest":"` + hex64 + `","Digest":"sha256:b"}]}`, "", errBadDescriptor},
+		{`{"manifests":[{"platform":{"os":"linux","OS":"windows"}}]}`, "", errBadDescriptor},
 
 		// What is both is neither.
 		{`{"manifests":[],"layers":[]}`, "", ErrTwoFaced},
@@ -56,12 +56,12 @@ func TestManifest_Type(t *testing.T) {
 
 		{``, "", ErrNotJSON},
 		{strings.Repeat(`{"a":`, 100_000), "", ErrNotJSON},
-		{`{"layers":[{"size":"12"}]}`, "", errOddDescriptor},
-		{`{"layers":{}}`, "", errOddDescriptor},
+		{`{"layers":[{"size":"12"}]}`, "", errBadDescriptor},
+		{`{"layers":{}}`, "", errBadDescriptor},
 		{`{"schemaVersion":1,"fsLayers":[],"signatures":[]}`, "", ErrSchema1},
 		{`{"schemaVersion":2}`, "", ErrNoManifest},
-		{`{"mediaType":"text/html","layers":[]}`, "", errOddType},
-		{`{"mediaType":"application/` + strings.Repeat("x", 200) + `","layers":[]}`, "", errOddType},
+		{`{"mediaType":"text/html","layers":[]}`, "", errUnknownType},
+		{`{"mediaType":"application/` + strings.Repeat("x", 200) + `","layers":[]}`, "", errUnknownType},
 		{`{"mediaType":7,"layers":[]}`, "", ErrNotJSON},
 		{`{"layers":[]} {}`, "", ErrNotJSON},
 		{"\xef\xbb\xbf" + `{"layers":[]}`, "", ErrNotJSON},

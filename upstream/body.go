@@ -110,9 +110,9 @@ func (b *body) Read(p []byte) (int, error) {
 // broken is a body that was cut short.
 func (b *body) broken(err error) error {
 	e := b.who.nonsense("broke off in the middle of a body; try again")
-	e.Err = fmt.Errorf("%w: %w", errOdd, unquoted(err))
+	e.Err = fmt.Errorf("%w: %w", errUnusable, unquoted(err))
 	if errors.Is(err, io.EOF) {
-		e.Err = fmt.Errorf("%w: %w: %d bytes are missing", errOdd, io.ErrUnexpectedEOF, b.left)
+		e.Err = fmt.Errorf("%w: %w: %d bytes are missing", errUnusable, io.ErrUnexpectedEOF, b.left)
 	}
 	return e
 }

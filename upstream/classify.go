@@ -100,7 +100,7 @@ func leadsInside(err error) bool {
 
 // nonsense is an answer that no registry should give.
 func (w asker) nonsense(format string, args ...any) *oci.Error {
-	return w.about(&oci.Error{Class: oci.UpstreamError, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400), Err: errOdd})
+	return w.about(&oci.Error{Class: oci.UpstreamError, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400), Err: errUnusable})
 }
 
 // notUnderstood is nonsense that says something about rights: somebody answered,
@@ -113,7 +113,7 @@ func (w asker) notUnderstood(format string, args ...any) *oci.Error {
 
 // corrupt is content that is not what was asked for.
 func (w asker) corrupt(format string, args ...any) *oci.Error {
-	return w.about(&oci.Error{Class: oci.Corrupt, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400), Err: errOdd})
+	return w.about(&oci.Error{Class: oci.Corrupt, Message: oci.OneLine(w.says()+fmt.Sprintf(format, args...), 400), Err: errUnusable})
 }
 
 // unquoted is err without what the registry wrote: net/http quotes header lines

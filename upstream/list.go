@@ -105,7 +105,7 @@ func listOf(a *answer, op operation, data []byte) ([]byte, error) {
 	}
 	e := a.body.who.nonsense("sent something else than a list of tags; check that its endpoint is a registry, and who is between")
 	if broken != nil {
-		e.Err = fmt.Errorf("%w: %w", errOdd, broken)
+		e.Err = fmt.Errorf("%w: %w", errUnusable, broken)
 	}
 	return nil, e
 }

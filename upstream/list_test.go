@@ -137,7 +137,7 @@ func TestTagList_SomethingElse(t *testing.T) {
 		up.Inject(ocitest.Match{Kind: ocitest.Tags}, 0, ocitest.Fault{Status: 200, Body: []byte(body)})
 		_, err := over(t, up).As(Identity{}).List(t.Context(), oci.ListRequest{Kind: oci.Tags, Repo: "acme/app"})
 		wantClass(t, err, oci.UpstreamError)
-		if !errors.Is(err, errOdd) {
+		if !errors.Is(err, errUnusable) {
 			t.Errorf("%s: %v is not tried again", body, err)
 		}
 	}

@@ -234,7 +234,7 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	sent.Header.Set("User-Agent", t.r.agent)
 	sent.Header.Set("Accept-Encoding", "identity")
 	defer cancel()
-	resp, err := steadily(ctx, t.r, func() (*http.Response, error) { return t.whole(ctx, sent, who) })
+	resp, err := retryUnusable(ctx, t.r, func() (*http.Response, error) { return t.whole(ctx, sent, who) })
 	if err != nil {
 		return nil, who.fault(req.Context(), err)
 	}
@@ -263,7 +263,7 @@ func (t *authTransport) whole(ctx context.Context, req *http.Request, who asker)
 		return nil, cause
 	default:
 		e := who.nonsense("broke off while it was asked how to sign in; try again")
-		e.Err = fmt.Errorf("%w: %w", errOdd, unquoted(err))
+		e.Err = fmt.Errorf("%w: %w", errUnusable, unquoted(err))
 		return nil, e
 	}
 	if got.StatusCode == http.StatusUnauthorized && req.Header.Get("Authorization") == "" && token.SameOrigin(req.URL, t.r.url) {

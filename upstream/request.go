@@ -182,11 +182,7 @@ func (s *source) ask(ctx context.Context, c *call, cred *credential.Credential, 
 // askOnce says whether another try can help.
 func (s *source) askOnce(ctx context.Context, c *call, cred **credential.Credential, who asker) (a *answer, more bool, err error) {
 	req := c.request(s.Registry)
-	err = s.authority.Authorize(ctx, req, *cred, c.repo)
-	if oci.ClassOf(err) == oci.Unauthorized && s.renew(ctx, cred, c.repo) { // a new secret has come since
-		err = s.authority.Authorize(ctx, req, *cred, c.repo)
-	}
-	if err != nil {
+	if err = s.authorize(ctx, req, cred, c.repo); err != nil {
 		s.limitedBy(ctx, *cred, err, false)
 		return nil, false, s.named(err, c.repo)
 	}
@@ -206,6 +202,16 @@ func (s *source) askOnce(ctx context.Context, c *call, cred **credential.Credent
 	}
 	taken = a.target != nil || a.StatusCode < 500 && a.StatusCode != http.StatusUnauthorized && !classify.IsPage(a.Header)
 	return a, s.learn(ctx, a, req, c), nil
+}
+
+// authorize signs req as cred, once more where a new secret has taken the place of one
+// that was refused.
+func (s *source) authorize(ctx context.Context, req *http.Request, cred **credential.Credential, repo string) error {
+	err := s.authority.Authorize(ctx, req, *cred, repo)
+	if oci.ClassOf(err) == oci.Unauthorized && s.renew(ctx, cred, repo) {
+		err = s.authority.Authorize(ctx, req, *cred, repo)
+	}
+	return err
 }
 
 // renew makes cred what the same account has now: a helper may have been asked since
@@ -382,7 +388,7 @@ func (s *source) targetRefused(a *answer, c *call, text []byte) error {
 	e := a.body.who.nonsense("sent us to %s, which answered %d; try again", a.target.Host, a.StatusCode)
 	e.Err = nil // other targets were tried
 	// Whoever asks too much there is not one whom nobody answers.
-	e.NotUnderstood = classify.IsRiddle(a.StatusCode) || a.StatusCode == http.StatusTooManyRequests
+	e.NotUnderstood = classify.MayBeRefusal(a.StatusCode) || a.StatusCode == http.StatusTooManyRequests
 	return e
 }
 

@@ -92,7 +92,7 @@ func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Requ
 	}
 	err := retry.Do(ctx, s.backoff(ctx, b, retries, &last), func(context.Context) error {
 		last.drop()
-		last = s.lively(ctx, via, req, op, tries > 0)
+		last = s.tryPastDead(ctx, via, req, op, tries > 0)
 		tries++
 		if last.again == oci.Unclassified {
 			return nil
@@ -121,10 +121,10 @@ type attempt struct {
 	unsaid bool
 }
 
-// lively tries, and again at once where the connection was dead. That is no retry of
+// tryPastDead tries, and again at once where the connection was dead. That is no retry of
 // what the registry did, so it costs nothing of the budget; there cannot be more of
 // it than there were connections.
-func (s *sender) lively(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, patient bool) attempt {
+func (s *sender) tryPastDead(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, patient bool) attempt {
 	most := maxLost
 	if callOf(ctx).counted {
 		most = 1
@@ -160,10 +160,8 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 	about, a.err = x.ended(a.Response, a.err)
 	a.endTrace(span)
 	s.metrics.try(s.label, x.op, a.Response, a.err, took)
-	// That the registry hands out tokens and challenges does not mean that it has its
-	// images: such answers count only where they are bad.
-	if b := s.breaker(x.req, x.op); about && b != nil && (x.op != opAuth || b != s.origin || a.err != nil || weightOf(a.StatusCode) != 0) {
-		b.hear(ctx, a.Response, a.err, took)
+	if about {
+		s.tellBreaker(ctx, x, &a, took)
 	}
 	switch {
 	case a.err == nil:
@@ -172,6 +170,17 @@ func (s *sender) try(ctx context.Context, x *exchange) attempt {
 		a.again = classOf(a.err)
 	}
 	return a
+}
+
+// tellBreaker has the breaker hear how x went. That the registry hands out tokens and
+// challenges does not mean that it has its images: such answers count only where they are
+// bad.
+func (s *sender) tellBreaker(ctx context.Context, x *exchange, a *attempt, took time.Duration) {
+	b := s.breaker(x.req, x.op)
+	if b == nil || x.op == opAuth && b == s.origin && a.err == nil && weightOf(a.StatusCode) == 0 {
+		return
+	}
+	b.hear(ctx, a.Response, a.err, took)
 }
 
 // authTimeout is how long a token endpoint may take for its header, unless it is

@@ -53,16 +53,16 @@ func (s *source) Principal(repo string) oci.Principal {
 // Resolve asks what a tag means: by HEAD, which costs nothing of Docker Hub's
 // pull limit, and by GET where the answer to that is not enough.
 func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
-	return steadily(ctx, s.Registry, func() (oci.Resolution, error) { return s.resolve(ctx, repo, tag) })
+	return retryUnusable(ctx, s.Registry, func() (oci.Resolution, error) { return s.resolve(ctx, repo, tag) })
 }
 
 // Stat proves that o is there, at the smallest price.
 func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	switch o.Kind {
 	case oci.Manifest:
-		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.statManifest(ctx, o) })
+		return retryUnusable(ctx, s.Registry, func() (*oci.Content, error) { return s.statManifest(ctx, o) })
 	case oci.Blob:
-		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.statBlob(ctx, o) })
+		return retryUnusable(ctx, s.Registry, func() (*oci.Content, error) { return s.statBlob(ctx, o) })
 	}
 	return nil, errKind
 }
@@ -72,9 +72,9 @@ func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	switch o.Kind {
 	case oci.Manifest:
-		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest, true) })
+		return retryUnusable(ctx, s.Registry, func() (*oci.Content, error) { return s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest, true) })
 	case oci.Blob:
-		return steadily(ctx, s.Registry, func() (*oci.Content, error) { return s.openBlob(ctx, o, r) })
+		return retryUnusable(ctx, s.Registry, func() (*oci.Content, error) { return s.openBlob(ctx, o, r) })
 	}
 	return nil, errKind
 }

@@ -183,7 +183,7 @@ func (p *prober) failure(resp *http.Response, body []byte) error {
 	case status == http.StatusTooManyRequests || status >= 500:
 		return classify.Answer(classify.Response{Registry: p.registry, Status: status, Header: resp.Header, Body: body, Now: p.now()})
 	}
-	return &oci.Error{Class: oci.UpstreamError, NotUnderstood: classify.IsRiddle(status), Message: fmt.Sprintf("%s does not answer like a registry (%d at /v2/): check its endpoint", p.registry, status)}
+	return &oci.Error{Class: oci.UpstreamError, NotUnderstood: classify.MayBeRefusal(status), Message: fmt.Sprintf("%s does not answer like a registry (%d at /v2/): check its endpoint", p.registry, status)}
 }
 
 // readSome reads at most limit bytes of body and closes it.

@@ -278,7 +278,7 @@ func (x *exchange) refusal(resp *http.Response, f classify.Text, cred *credentia
 	// A 401 stays the credential's refusal however it is written: asking again and
 	// again locks accounts.
 	page := f.Page && resp.StatusCode != http.StatusUnauthorized
-	e.NotUnderstood = classify.IsRiddle(resp.StatusCode) && (page || e.Class == oci.UpstreamError)
+	e.NotUnderstood = classify.MayBeRefusal(resp.StatusCode) && (page || e.Class == oci.UpstreamError)
 	if e.Err == nil {
 		e.Err = f.Cause("the token endpoint of "+x.registry, resp.StatusCode, cred)
 	}

@@ -118,7 +118,7 @@ func (f *Proofs) Access(a Access) (Age, time.Time) {
 }
 
 // accessAge is what a proof of access is worth. Doubt takes from it whatever would
-// keep it longer: once somebody has answered in riddles, the registry's silence
+// keep it longer: once an answer was not understood, the registry's silence
 // afterwards, or a restart, must not bring grace back.
 func (f *Proofs) accessAge(w record, now time.Time) Age {
 	age := f.age(w.at, now, f.o.AccessTTL, w.restored)

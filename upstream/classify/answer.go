@@ -66,17 +66,16 @@ func Answer(a Response) *oci.Error {
 // challenge is no page in that sense: proxies that guard a registry by a password
 // write one for people beside it.
 func (a Response) notUnderstood(f Text, class oci.Class) bool {
-	if !IsRiddle(a.Status) {
+	if !MayBeRefusal(a.Status) {
 		return false
 	}
 	return f.Page && !challenges(a.Status, a.Header) || class == oci.UpstreamError
 }
 
-// IsRiddle says whether an answer with status that is not understood tells that
-// somebody was there who might have said no. Trouble, and too many requests, are
-// what they are. 511 is of whoever stands before the network (RFC 6585, 6), and not
+// MayBeRefusal says whether an answer with status that is not understood may have been
+// meant as a no. Trouble, and too many requests, are what they are. 511 is of whoever stands before the network (RFC 6585, 6), and not
 // of a registry in trouble.
-func IsRiddle(status int) bool {
+func MayBeRefusal(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests:
 		return false
