@@ -59,3 +59,40 @@ func TestID_ChangesWithTheFile(t *testing.T) {
 		ids[of(t, file)] = how
 	}
 }
+
+// By whatever way a file is looked at, it is the same one.
+func TestStamp_IsTheSameInAFolder(t *testing.T) {
+	path := t.TempDir()
+	dir, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for _, err := range []error{
+		os.WriteFile(filepath.Join(path, "f"), []byte("123"), 0o600), os.Mkdir(filepath.Join(path, "d"), 0o700),
+		os.Symlink("f", filepath.Join(path, "link")), os.Symlink("nowhere", filepath.Join(path, "dangling")),
+		os.Symlink("loop", filepath.Join(path, "loop")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := map[ID]int{}
+	for _, now := range []time.Time{time.Now(), time.Now().Add(time.Hour)} {
+		for _, name := range []string{"f", "d", "link", "dangling", "loop", "gone"} {
+			in, of := StampIn(int(dir.Fd()), name, now), StampOf(filepath.Join(path, name), now)
+			if in != of {
+				t.Errorf("%s: %+v in its folder, else %+v", name, in, of)
+			}
+			seen[in.ID]++
+		}
+	}
+	if len(seen) != 3 || seen[ID{}] != 6 { // the file, the folder, nothing
+		t.Errorf("%v", seen)
+	}
+	// An open file has the same stamp as its path, by which reading goes.
+	_, read, err := Read(filepath.Join(path, "f"), 10)
+	if in := StampIn(int(dir.Fd()), "f", time.Now()); err != nil || in.ID != read.ID {
+		t.Errorf("%+v when it is read, else %+v; %v", read, in, err)
+	}
+}

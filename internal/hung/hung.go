@@ -77,14 +77,14 @@ func Do[T any](t *Table, limit time.Duration, what string, f func() (T, error)) 
 		value T
 		err   error
 	}
-	r, ok := Each(t, limit, []string{what}, func(string) result {
+	r := Each(t, limit, []string{what}, func(string) result {
 		value, err := f()
 		return result{value, err}
-	})[what]
-	if !ok {
-		return r.value, t.why(what)
+	})[0]
+	if !r.OK {
+		return r.Value.value, t.why(what)
 	}
-	return r.value, r.err
+	return r.Value.value, r.Value.err
 }
 
 // why is the error for what has no result.
@@ -100,18 +100,24 @@ func (t *Table) why(what string) error {
 	return &Error{what, time.Now()} // it has just returned
 }
 
-// Each runs f for each of whats, one after the other, and gives the results. There is
-// none for those that take longer than limit, or hang already.
-func Each[T any](t *Table, limit time.Duration, whats []string, f func(what string) T) map[string]T {
-	results := make(map[string]T, len(whats))
+// Result is what came of one thing. OK false: nothing did, it hangs.
+type Result[T any] struct {
+	Value T
+	OK    bool
+}
+
+// Each runs f for each of whats, one after the other, and gives the results in their
+// order. There is none for those that take longer than limit, or hang already.
+func Each[T any](t *Table, limit time.Duration, whats []string, f func(what string) T) []Result[T] {
+	results := make([]Result[T], len(whats))
 	if t == nil {
-		for _, what := range whats {
-			results[what] = f(what)
+		for i, what := range whats {
+			results[i] = Result[T]{f(what), true}
 		}
 		return results
 	}
 	for len(whats) > 0 && t.mayTry() {
-		w := &worker[T]{t: t, whats: whats, results: results, done: make(chan struct{})}
+		w := &worker[T]{t: t, whats: whats, results: results[len(results)-len(whats):], done: make(chan struct{})}
 		go w.run(f)
 		whats = w.wait(limit)
 	}
@@ -159,9 +165,9 @@ type worker[T any] struct {
 	whats []string
 	done  chan struct{} // closed when all were tried
 
-	mu      sync.Mutex // guards all below
-	results map[string]T
-	at      int // in whats
+	mu      sync.Mutex  // guards all below
+	results []Result[T] // of whats
+	at      int         // in whats
 	since   time.Time
 	left    bool
 }
@@ -181,7 +187,7 @@ func (w *worker[T]) run(f func(what string) T) {
 		w.mu.Lock()
 		left := w.left
 		if !left {
-			w.results[what] = result
+			w.results[i] = Result[T]{result, true}
 			w.since = time.Time{}
 		}
 		w.mu.Unlock()

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"berth/internal/config"
@@ -29,6 +27,7 @@ const goneAfter = 500 * time.Millisecond
 // against it, so that no change is lost, whatever kept it from being put in force.
 type dropIns struct {
 	burst burst
+	sweep sweep
 	// tried are the drop-ins that were not in force when it was tried last, as they
 	// were then.
 	tried   map[string]fileid.Stamp
@@ -59,12 +58,13 @@ func dropInFolder(cfg *config.Config) string {
 // lookInto puts in force those drop-ins that are not what the configuration in force
 // was read from.
 func (f *follower) lookInto(ctx context.Context, dir string, cfg *config.Config) (next time.Duration) {
-	names, next, ok := f.list(dir)
+	there, next, ok := f.list(dir, cfg)
 	if !ok {
 		return next
 	}
+	defer there.close()
 	now := time.Now()
-	owed := f.owedOf(cfg, dir, names, now)
+	owed := f.dropIns.sweep.next(f.node, cfg, there, now)
 	var changed []string
 	quiet := true
 	for name, stamp := range owed {
@@ -78,40 +78,15 @@ func (f *follower) lookInto(ctx context.Context, dir string, cfg *config.Config)
 		return quietFor
 	}
 	if len(changed) > 0 || len(owed) > 0 && now.Sub(f.dropIns.triedAt) >= owedEvery {
-		f.dropIns.tried, f.dropIns.triedAt = owed, now
+		f.dropIns.tried, f.dropIns.triedAt = maps.Clone(owed), now
 		f.putInForce(ctx, slices.Sorted(maps.Keys(owed)))
 	}
 	return pollEvery
 }
 
 // stampsOf are those of paths, but for those that hang: they are what they were.
-func (n *node) stampsOf(paths []string, now time.Time) map[string]fileid.Stamp {
+func (n *node) stampsOf(paths []string, now time.Time) []hung.Result[fileid.Stamp] {
 	return hung.Each(n.hung, hung.Limit, paths, func(path string) fileid.Stamp { return fileid.StampOf(path, now) })
-}
-
-// owedOf are those of the drop-ins in dir, and of those that cfg was read from, that
-// look different from what cfg was read from.
-func (n *node) owedOf(cfg *config.Config, dir string, names []string, now time.Time) map[string]fileid.Stamp {
-	owed := map[string]fileid.Stamp{}
-	there := make(map[string]bool, len(names))
-	paths := make([]string, 0, len(names))
-	for _, name := range names {
-		there[name] = true
-		paths = append(paths, filepath.Join(dir, name+dropInSuffix))
-	}
-	for path, stamp := range n.stampsOf(paths, now) {
-		name := strings.TrimSuffix(filepath.Base(path), dropInSuffix)
-		file, known := cfg.Files[name]
-		if known && !stamp.Same(file.Stamp) || !known && stamp.ID != (fileid.ID{}) {
-			owed[name] = stamp
-		}
-	}
-	for name := range cfg.Files {
-		if name != "" && !there[name] {
-			owed[name] = fileid.Stamp{Settled: true}
-		}
-	}
-	return owed
 }
 
 // putInForce has the drop-ins read again. Why they could not be put in force is logged
@@ -135,35 +110,37 @@ func (f *follower) putInForce(ctx context.Context, names []string) {
 
 // list gives the drop-ins that are there. Not ok: nothing can be said about them
 // before next, so everything stays.
-func (f *follower) list(dir string) (names []string, next time.Duration, ok bool) {
-	names, err := f.dropInsIn(dir)
+func (f *follower) list(dir string, cfg *config.Config) (there listing, next time.Duration, ok bool) {
+	there, err := f.listDropIns(dir, f.dropIns.sweep.known(cfg))
 	switch {
 	case err == nil:
 		f.dropIns.missing, f.dropIns.trouble = time.Time{}, ""
-		return names, pollEvery, true
+		return there, pollEvery, true
 	case !errors.Is(err, fs.ErrNotExist):
 		if err.Error() != f.dropIns.trouble {
 			f.log.Error("the organisations' folder cannot be read, so they stay as they are", "err", err)
 		}
 		f.dropIns.missing, f.dropIns.trouble = time.Time{}, err.Error()
-		return nil, pollEvery, false
+		return listing{}, pollEvery, false
 	case f.dropIns.missing.IsZero():
 		f.dropIns.missing = time.Now()
-		return nil, goneAfter, false
+		return listing{}, goneAfter, false
 	}
 	if left := goneAfter - time.Since(f.dropIns.missing); left > 0 {
-		return nil, left, false
+		return listing{}, left, false
 	}
-	return nil, pollEvery, true
+	return listing{listed: true}, pollEvery, true
 }
 
 // dropIns are those that are there, and those that were. Caller is changing the
 // configuration.
 func (n *node) dropIns() []string {
-	names, err := n.dropInsIn(dropInFolder(n.cfg))
+	there, err := n.listDropIns(dropInFolder(n.cfg), fileid.Stamp{})
 	if err != nil {
 		return nil // whoever follows the folder says so
 	}
+	defer there.close()
+	names := there.names
 	for name := range n.cfg.Files {
 		if name != "" {
 			names = append(names, name)
@@ -173,20 +150,3 @@ func (n *node) dropIns() []string {
 }
 
 const dropInSuffix = ".yaml"
-
-// dropInsIn lists the organisations that have a file in dir. Hidden files are
-// none: editors and Kubernetes put their own between the drop-ins.
-func (n *node) dropInsIn(dir string) ([]string, error) {
-	entries, err := hung.Do(n.hung, hung.Limit, dir, func() ([]fs.DirEntry, error) { return os.ReadDir(dir) })
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), dropInSuffix)
-		if ok && name != "" && name[0] != '.' {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}

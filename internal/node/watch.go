@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
+	"berth/internal/config"
 	"berth/internal/descriptor"
 	"berth/internal/fileid"
 	"berth/internal/hung"
@@ -19,9 +21,9 @@ const (
 	// folder on every way has to be watched. So a poll is needed anyway, and it is
 	// cheap: a look at a thousand files takes some milliseconds.
 	pollEvery = 400 * time.Millisecond
-	// Where there are so many files that it is not, a look is followed by sparing times
-	// what it took, up to pollAtMost: ten thousand files would take a twelfth of a core
-	// for ever. With the reading that follows it is still within a second.
+	// Where there are so many files that it is not, such as ten thousand with passwords, a
+	// look is followed by sparing times what it took, up to pollAtMost. With the reading
+	// that follows it is still within a second.
 	sparing, pollAtMost = 30, 600 * time.Millisecond
 	// A file that has changed within quietFor may be one that is being written, or the
 	// first of two that belong together. It is looked at again before it is read, for
@@ -74,36 +76,40 @@ func justChanged(s fileid.Stamp, now time.Time) bool {
 	return age >= 0 && age < quietFor
 }
 
-// changes are those of paths that look different from last time, the gone included:
-// at first, all that are there. quiet false: something is changing just now, so all
-// is left for the next time, which should be after quietFor.
+// changes are those of paths that look different from last time: at first, all of them.
+// quiet false: something is changing just now, so all is left for the next time, which
+// should be after quietFor.
 func (t *tracker) changes(n *node, paths []string, now time.Time) (changed []string, quiet bool) {
-	seen := make(map[string]fileid.Stamp, len(paths))
+	news := map[string]fileid.Stamp{}
 	quiet = true
 	stamps := n.stampsOf(paths, now)
-	for _, path := range paths {
+	for i, path := range paths {
 		before, known := t.seen[path]
-		stamp, ok := stamps[path]
-		if !ok {
-			stamp = before
-		}
-		seen[path] = stamp
-		if ok && (!known || !stamp.Same(before)) {
-			changed = append(changed, path)
-			quiet = quiet && !justChanged(stamp, now)
-		}
-	}
-	for path := range t.seen {
-		if _, ok := seen[path]; !ok {
-			changed = append(changed, path)
+		stamp := stamps[i]
+		if stamp.OK && (!known || !stamp.Value.Same(before)) {
+			news[path] = stamp.Value
+			quiet = quiet && !justChanged(stamp.Value, now)
 		}
 	}
 	if t.burst.wait(quiet, now) {
 		return nil, false
 	}
-	t.seen = seen
-	slices.Sort(changed)
-	return changed, true
+	if t.seen == nil {
+		t.seen = map[string]fileid.Stamp{}
+	}
+	maps.Copy(t.seen, news)
+	return slices.Sorted(maps.Keys(news)), true
+}
+
+// keep forgets all but paths.
+func (t *tracker) keep(paths []string) {
+	kept := make(map[string]fileid.Stamp, len(paths))
+	for _, path := range paths {
+		if stamp, ok := t.seen[path]; ok {
+			kept[path] = stamp
+		}
+	}
+	t.seen = kept
 }
 
 // reread makes path look changed the next time: it could not be read.
@@ -117,6 +123,8 @@ type follower struct {
 
 	certificateFiles, secretFiles tracker
 
+	secretsOf   *config.Config // whose secrets secretPaths are
+	secretPaths []string
 	secretsRead time.Time // when the secrets were ordered to be read last
 
 	dropIns dropIns
@@ -180,10 +188,14 @@ func (f *follower) renew(front *listener) {
 // lookAtSecrets has them read when a file of theirs has changed, and now and then.
 func (f *follower) lookAtSecrets() (next time.Duration) {
 	f.mu.Lock()
-	paths := secretFiles(f.cfg)
+	cfg := f.cfg
 	f.mu.Unlock()
+	if cfg != f.secretsOf { // it is read anyway when it comes into force
+		f.secretsOf, f.secretPaths = cfg, secretFiles(cfg)
+		f.secretFiles.keep(f.secretPaths)
+	}
 	now := time.Now()
-	changed, quiet := f.secretFiles.changes(f.node, paths, now)
+	changed, quiet := f.secretFiles.changes(f.node, f.secretPaths, now)
 	if !quiet {
 		return quietFor
 	}

@@ -45,11 +45,12 @@ func (l *looker) look() (text string, again bool) {
 // lookInto reads the drop-in again if it is owed, as a configuration does.
 func (l *looker) lookInto() (text string, again bool) {
 	dir, name := filepath.Dir(l.file), strings.TrimSuffix(filepath.Base(l.file), dropInSuffix)
-	names, _, ok := l.list(dir)
+	there, _, ok := l.list(dir, l.cfg)
 	if !ok {
 		return "", false
 	}
-	if _, owed := l.owedOf(l.cfg, dir, names, time.Now())[name]; !owed {
+	defer there.close()
+	if _, owed := l.dropIns.sweep.next(l.node, l.cfg, there, time.Now())[name]; !owed {
 		return "", false
 	}
 	content, stamp, err := fileid.Read(l.file, maxHashed)
@@ -185,9 +186,10 @@ func TestWatch_FolderIsGoneForAMoment(t *testing.T) {
 		f := follower{node: &node{setup: setup{log: slog.New(slog.NewTextHandler(log, nil))}}}
 		lists := func(at string, want []string, wantAgain time.Duration, wantOK bool) {
 			t.Helper()
-			names, again, ok := f.list(filepath.Join(dir, at))
-			if !slices.Equal(names, want) || again != wantAgain || ok != wantOK {
-				t.Errorf("%q, again in %v, ok %t", names, again, ok)
+			there, again, ok := f.list(filepath.Join(dir, at), nil)
+			defer there.close()
+			if names := there.names; !slices.Equal(names, want) || again != wantAgain || ok != wantOK {
+				t.Errorf("%q, again in %v, ok %t", there.names, again, ok)
 			}
 		}
 		lists("d", []string{"acme"}, pollEvery, true)
@@ -237,7 +239,8 @@ func BenchmarkWatch_Look(b *testing.B) {
 	f := follower{node: &node{setup: setup{log: slog.New(slog.DiscardHandler)}}}
 	cfg := &config.Config{Files: map[string]config.File{}}
 	for b.Loop() {
-		names, _, _ := f.list(dir)
-		f.owedOf(cfg, dir, names, time.Now())
+		there, _, _ := f.list(dir, cfg)
+		f.dropIns.sweep.next(f.node, cfg, there, time.Now())
+		there.close()
 	}
 }
