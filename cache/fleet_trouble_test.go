@@ -251,7 +251,7 @@ func TestFleet_VerifiedStreamsAreNotCutOff(t *testing.T) {
 		if err != nil || !bytes.Equal(part, right[5*mib:5*mib+100]) {
 			t.Errorf("%d bytes, %v", len(part), err)
 		}
-		if n.faults("rogue") == 0 {
+		if w.sealedUp(); n.faults("rogue") == 0 {
 			t.Error("the rogue was not read")
 		}
 	})
@@ -347,6 +347,7 @@ func TestFleet_HostileNode(t *testing.T) {
 					t.Errorf("it took %v", took)
 				}
 				attacks.Wait()
+				synctest.Wait() // whoever finds out who it was
 				named := 0.0
 				for _, n := range w.nodes {
 					named += n.faults("rogue")

@@ -27,8 +27,12 @@ const (
 	Out Direction = "out"
 )
 
-// maxNodes bounds the series of other nodes' faults.
-const maxNodes = 64
+// maxNodes bounds the series of other nodes' faults. Further ones are others, and so is
+// whoever nobody can name.
+const (
+	maxNodes = 64
+	others   = "other"
+)
 
 // Metrics of the fleet. A nil *Metrics counts nothing.
 type Metrics struct {
@@ -48,7 +52,7 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		sent:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_fleet_bytes_total", Help: "Bytes of blobs that came from the fleet (in) or were given to it (out)."}, []string{"direction"}),
 		downloads: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_fleet_downloads_total", Help: "Downloads by how the fleet took part: complete (all of it lay there), in_progress (another node was fetching it), lease (this node fetched it for all), fallback (the fleet was of no help)."}, []string{"result"}),
 		wait:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "berth_fleet_wait_seconds", Help: "How long downloads waited for the fleet to say where the next bytes come from.", Buckets: []float64{.01, .05, .1, .5, 1, 2, 4, 8, 15}}),
-		faults:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_fleet_faults_total", Help: "What other nodes did wrong: bytes that were not what they had announced (wrong), leases that brought no part (vain)."}, []string{"node", "fault"}),
+		faults:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "berth_fleet_faults_total", Help: "What other nodes did wrong: wrong bytes (wrong), leases that brought no part (vain). The node other is whoever cannot be told."}, []string{"node", "fault"}),
 	}
 	for _, d := range []Direction{In, Out} {
 		m.sent.WithLabelValues(string(d))
@@ -93,7 +97,7 @@ func (m *Metrics) fault(node, fault string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.nodes[node] && len(m.nodes) >= maxNodes { // whoever writes a lease may write any name there
-		node = "other"
+		node = others
 	}
 	m.nodes[node] = true
 	m.faults.WithLabelValues(node, fault).Inc()

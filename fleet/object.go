@@ -75,10 +75,10 @@ type Object struct {
 	// fallen: the fleet has cost its patience, and is not waited for again; troubled: so
 	// have its engines. alone: nothing is taken from it or given to it again.
 	fallen, troubled, alone bool
-	tried                   bool                        // whether the bucket can be read from was found out
-	giveBack                func(context.Context) error // the slot at the registry
-	used                    []place                     // whose parts are in the file
-	lost                    map[seal.Writing]bool       // writings with parts that are not there
+	tried                   bool                                 // whether the bucket can be read from was found out
+	giveBack                func(context.Context) error          // the slot at the registry
+	used                    map[coordinator.Holder]map[int]place // the parts in the file, by who wrote them
+	lost                    map[seal.Writing]bool                // writings with parts that are not there
 	file                    File
 	over                    bool
 	result                  Result // as it was counted

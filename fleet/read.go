@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"berth/fleet/bucket"
+	"berth/fleet/coordinator"
 	"berth/fleet/seal"
 )
 
@@ -22,9 +23,9 @@ func (o *Object) take(ctx context.Context, part int) Step {
 		}
 		at := places[0]
 		o.mu.Unlock()
-		s, err := o.hold(ctx, part, at)
+		s, err := o.hold(ctx, part, func(into []byte) ([]byte, error) { return o.read(ctx, part, at, into) })
 		if err == nil {
-			o.took(at, len(s.Data))
+			o.took(part, at, len(s.Data))
 			return s
 		}
 		if ctx.Err() != nil || errors.Is(err, errNoMemory) {
@@ -36,13 +37,10 @@ func (o *Object) take(ctx context.Context, part int) Step {
 	}
 }
 
-var (
-	errWrong    = errors.New("not what was announced")
-	errNoMemory = errors.New("no memory is free for it")
-)
+var errNoMemory = errors.New("no memory is free for it")
 
-// hold reads a part into memory that it has until it is released.
-func (o *Object) hold(ctx context.Context, part int, at place) (s Step, err error) {
+// hold has read put a part into memory that it has until it is released.
+func (o *Object) hold(ctx context.Context, part int, read func(into []byte) ([]byte, error)) (s Step, err error) {
 	from, to := seal.Range(part, o.size)
 	limited, cancel := context.WithTimeout(ctx, o.t.o.Patience)
 	share, err := o.t.o.Memory(limited, o.organisation, to-from+seal.Overhead)
@@ -59,27 +57,39 @@ func (o *Object) hold(ctx context.Context, part int, at place) (s Step, err erro
 	into, giveBack := o.t.memory(to - from + seal.Overhead)
 	s = Step{Yield: sync.OnceFunc(func() { <-o.t.reads })}
 	s.Release = func() { giveBack(); s.Yield(); share() }
-	if s.Data, err = o.read(ctx, part, at, into); err != nil {
+	if s.Data, err = read(into); err != nil {
 		s.Release()
 		return Step{}, err
 	}
 	return s, nil
 }
 
-// read gets a part from the bucket into memory that a sealed one fits in. What is not what
-// its writer has announced counts against it.
+// read gets a part from the bucket into memory that a sealed one fits in. That it opens
+// shows that somebody with the scope's key has sealed it for its place. Hashing it, too,
+// costs as much as all the rest of reading does, and is needed only to know whom to blame.
 func (o *Object) read(ctx context.Context, part int, at place, into []byte) ([]byte, error) {
 	if !o.t.trusts(at.node, at.writing) {
-		return nil, errWrong
+		return nil, errDistrusted
 	}
-	from, to := seal.Range(part, o.size)
+	data, err := o.get(ctx, part, at, into, o.t.hashes())
+	if errors.Is(err, seal.ErrNotOpened) { // which has left nothing of it that could be hashed
+		data, err = o.get(ctx, part, at, into, true)
+	}
+	if errors.Is(err, errWrong) || errors.Is(err, errChanged) {
+		o.bad(at, err)
+	}
+	return data, err
+}
+
+// get reads a part and opens it; with hash it says who is to blame if that fails.
+func (o *Object) get(ctx context.Context, part int, at place, into []byte, hash bool) ([]byte, error) {
 	sealed, err := o.t.o.Bucket.Get(ctx, seal.ObjectKey(at.Name, at.writing, part), into)
 	switch {
 	case errors.Is(err, bucket.ErrNotFound): // it was never written, or has expired
-		o.mu.Lock()
-		o.lost[at.writing] = true
-		o.mu.Unlock()
+		o.lose(at.writing)
 		return nil, err
+	case errors.Is(err, bucket.ErrTooLong): // as no part is
+		return nil, errChanged
 	case err != nil:
 		o.trouble(ctx, err)
 		if errors.Is(err, bucket.ErrSlow) { // each part would cost as much patience again
@@ -89,33 +99,34 @@ func (o *Object) read(ctx context.Context, part int, at place, into []byte) ([]b
 		}
 		return nil, err
 	}
-	data, err := o.t.open(at, part, o.size, sealed)
-	if err == nil && int64(len(data)) != to-from {
-		err = errWrong
-	}
-	if err != nil {
-		o.t.blame(at.node, at.writing)
-		return nil, err
-	}
-	return data, nil
+	return o.t.open(at, part, o.size, sealed, hash)
 }
 
-// open gives what was sealed, if it is what was announced, in the place of sealed: memory
-// that was not written to lately costs more than opening does.
-func open(at place, part int, size int64, sealed []byte) ([]byte, error) {
-	if sha256.Sum256(sealed) != at.hash {
+// open gives what was sealed in the place of sealed: memory that was not written to lately
+// costs more than opening does. With hash the error is errChanged or errWrong.
+func open(at place, part int, size int64, sealed []byte, hash bool) ([]byte, error) {
+	if hash && sha256.Sum256(sealed) != at.hash {
+		return nil, errChanged
+	}
+	data, err := at.scope.Open(sealed[min(seal.Before, len(sealed)):][:0], at.writing, at.Name, part, size, sealed)
+	if from, to := seal.Range(part, size); err == nil && int64(len(data)) == to-from {
+		return data, nil
+	}
+	if hash {
 		return nil, errWrong
 	}
-	return at.scope.Open(sealed[min(seal.Before, len(sealed)):][:0], at.writing, at.Name, part, size, sealed)
+	return nil, seal.ErrNotOpened
 }
 
-// took notes that n bytes from the fleet go into the file.
-func (o *Object) took(at place, n int) {
+// took notes that n bytes of a part from the fleet go into the file.
+func (o *Object) took(part int, at place, n int) {
 	o.t.o.Metrics.bytes(In, n)
 	o.mu.Lock()
-	if !slices.ContainsFunc(o.used, at.same) {
-		o.used = append(o.used, at)
+	by := coordinator.Holder{Node: at.node, Writing: at.writing}
+	if o.used[by] == nil {
+		o.used[by] = map[int]place{}
 	}
+	o.used[by][part] = at
 	r := Complete
 	if o.lease.held() {
 		r = InProgress
@@ -133,19 +144,6 @@ func (o *Object) Mixed() bool {
 
 // Withheld reports whether clients wait until all bytes are verified.
 func (o *Object) Withheld() bool { return o.t.o.Verified }
-
-// Wrong says that the bytes, wherever they came from, do not match the digest. All that is
-// fetched again comes from the registry, and nobody is to read what was written of them.
-func (o *Object) Wrong() {
-	o.mu.Lock()
-	used := o.used
-	o.used, o.file = nil, nil
-	o.withdraw()
-	o.mu.Unlock()
-	for _, at := range used {
-		o.t.blame(at.node, at.writing)
-	}
-}
 
 // withdraw takes back what was written, and ends the writing. Caller holds mu.
 func (o *Object) withdraw() {

@@ -344,7 +344,7 @@ func (a *arrival) Close() error {
 
 // open is in the place of hashing and opening a part, which ten thousand nodes would do
 // with ten terabytes: the hash that was announced is compared with the stored one's.
-func (s *store) open(at place, part int, _ int64, sealed []byte) ([]byte, error) {
+func (s *store) open(at place, part int, _ int64, sealed []byte, _ bool) ([]byte, error) {
 	s.mu.Lock()
 	o := s.there[seal.ObjectKey(at.Name, at.writing, part)]
 	s.mu.Unlock()

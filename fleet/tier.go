@@ -62,8 +62,6 @@ const (
 	// is: whoever takes leases without fetching can do it under any name. Of few that says
 	// nothing, where many nodes come and go: some die before they have brought anything.
 	vainWithin, vainFor, vainAll = time.Minute, 10 * time.Minute, 8
-	// badFor is for how long a node that wrote wrong parts twice is not read.
-	badFor = time.Hour
 	// maxUploads is how many parts are sealed and written at a time, each in 8 MiB of memory.
 	maxUploads = 2
 	// maxReads is how many parts are read and put on the disk at a time, whatever many
@@ -76,10 +74,11 @@ type Tier struct {
 	o       Options
 	uploads chan struct{} // one for each part that is sealed and written
 	reads   chan struct{} // one for each part that is in memory
+	judges  chan struct{} // one for whoever finds out who is to blame
 	parts   partMemory
 	// open opens a part, and memory gives what it is read into. A test with ten thousand
 	// nodes has its own, which take no memory.
-	open   func(at place, part int, size int64, sealed []byte) ([]byte, error)
+	open   func(at place, part int, size int64, sealed []byte, hash bool) ([]byte, error)
 	memory func(size int64) (b []byte, release func())
 	// wrong holds nodes that wrote something wrong, bad those that did so twice, and
 	// spoilt the writings in which it was.
@@ -94,6 +93,7 @@ type Tier struct {
 	vain    []vain
 	ignored time.Time
 	behind  behind
+	careful time.Time // until when every part is hashed
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -118,7 +118,7 @@ func New(o Options) *Tier {
 		o.Memory = func(context.Context, string, int64) (func(), error) { return func() {}, nil }
 	}
 	t := &Tier{
-		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), open: open,
+		o: o, uploads: make(chan struct{}, maxUploads), reads: make(chan struct{}, maxReads), judges: make(chan struct{}, 1), open: open,
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
 		idle: hold.New[string](1024, time.Now),
 	}
@@ -147,32 +147,12 @@ func (t *Tier) Object(organisation string, scopes []seal.Scope, origin string, d
 	if len(scopes) == 0 || size <= 0 || size > seal.MaxSize {
 		return nil
 	}
-	o := &Object{t: t, organisation: organisation, size: size, writing: seal.NewWriting(), at: map[int][]place{}, lost: map[seal.Writing]bool{}, looking: make(chan struct{}, 1), ended: make(chan struct{})}
+	o := &Object{t: t, organisation: organisation, size: size, writing: seal.NewWriting(), at: map[int][]place{}, lost: map[seal.Writing]bool{}, used: map[coordinator.Holder]map[int]place{}, looking: make(chan struct{}, 1), ended: make(chan struct{})}
 	for _, s := range scopes {
 		o.names = append(o.names, named{s, coordinator.Object{Name: s.Name(origin, oci.Blob, digest)}})
 	}
 	o.parts, o.came = make([]coordinator.Hash, seal.Parts(size)), make([]int64, seal.Parts(size))
 	return o
-}
-
-// blame counts something wrong in w that node has announced.
-func (t *Tier) blame(node string, w seal.Writing) {
-	t.spoilt.For(node, w, badFor, nil)
-	t.o.Metrics.wrong(node)
-	if _, _, before := t.wrong.Held(node); !before {
-		t.wrong.For(node, node, badFor, nil)
-		t.o.Log.Warn("another node has put wrong bytes into the fleet; they are fetched from the registry", "node", node)
-		return
-	}
-	t.bad.For(node, node, badFor, nil)
-	t.o.Log.Error("another node has put wrong bytes into the fleet again: it is not read from for an hour; see whether it was broken into", "node", node)
-}
-
-// trusts says whether to read what node has announced in w.
-func (t *Tier) trusts(node string, w seal.Writing) bool {
-	_, _, bad := t.bad.Held(node)
-	_, _, spoilt := t.spoilt.Held(w)
-	return !bad && !spoilt
 }
 
 // inVain notes that a lease brought no part.

@@ -56,7 +56,7 @@ func (b *Bucket) Get(ctx context.Context, key string, into []byte) ([]byte, erro
 		body = b.Body(key, body)
 	}
 	if len(body) > len(into) {
-		return nil, errors.New("longer than it may be")
+		return nil, bucket.ErrTooLong
 	}
 	return into[:copy(into, body)], nil
 }
