@@ -42,6 +42,7 @@ func (a *asker) openMixed(ctx context.Context, r oci.Range, object *fleet.Object
 	}
 	first, err := a.openOrigin(ctx, oci.Range{Start: r.Start, Length: step.Until - r.Start})
 	if err != nil {
+		object.Missed(r.Start, step.Until)
 		return nil, err
 	}
 	if first.Size != object.Size() || first.Offset != r.Start || first.End() != step.Until {
@@ -77,11 +78,8 @@ func (b *mixedBody) Read(p []byte) (int, error) {
 			b.pos += int64(n)
 			return n, nil
 		case b.body != nil && b.pos < b.until:
-			if err := b.object.Room(b.ctx); err != nil {
-				return 0, err
-			}
 			n, err := b.body.Read(p[:min(int64(len(p)), b.until-b.pos)])
-			b.object.Moved(b.pos, n)
+			b.object.Moved(n)
 			b.pos += int64(n)
 			if err == io.EOF && b.pos < b.until {
 				err = io.ErrUnexpectedEOF
@@ -111,6 +109,7 @@ func (b *mixedBody) next() error {
 	}
 	content, err := b.a.openOrigin(b.ctx, oci.Range{Start: b.pos, Length: step.Until - b.pos})
 	if err != nil {
+		b.object.Missed(b.pos, step.Until)
 		return err
 	}
 	if content.Offset != b.pos || content.End() != step.Until {
@@ -130,6 +129,7 @@ func (b *mixedBody) Close() error {
 	}
 	if b.body != nil {
 		closeBody(b.body)
+		b.object.Missed(b.pos, b.until)
 		b.body = nil
 	}
 	return nil

@@ -46,9 +46,7 @@ type Object struct {
 	size         int64
 	writing      seal.Writing // ours
 
-	// moved is how many bytes came from the registry, and ahead how many of those are not in
-	// the bucket yet.
-	moved, ahead atomic.Int64
+	moved atomic.Int64 // bytes that came from the registry
 	// puts is how many parts are on their way into the bucket. Package bucket ends those that
 	// take too long.
 	puts  atomic.Int64
@@ -65,8 +63,11 @@ type Object struct {
 	turn  int
 	// parts are those that are in the bucket in our writing. withdrawn: there are no longer
 	// any, and the others are to be told.
-	parts     []coordinator.Hash
-	came      []int64 // by part: what of it came from the registry
+	parts []coordinator.Hash
+	// owed is, by part, what the registry was asked for and others do not have yet, and ahead
+	// is the sum.
+	owed      []int64
+	ahead     int64
 	written   int
 	withdrawn bool
 	// held is until when the lease is ours; keeping: goroutines renew it and write.
@@ -130,7 +131,7 @@ func (o *Object) Next(ctx context.Context, off, end int64) (Step, error) {
 			return s, nil
 		}
 		if o.goes(ctx, began) {
-			return o.fromRegistry(part, end), nil
+			return o.fromRegistry(ctx, off, end)
 		}
 		since := time.Now()
 		o.nextPoll(ctx)
@@ -280,31 +281,16 @@ func (o *Object) add(n named, found coordinator.Found) {
 
 func (p place) same(other place) bool { return p.node == other.node && p.writing == other.writing }
 
-// fromRegistry is the step that goes there, up to what the fleet has.
-func (o *Object) fromRegistry(part int, end int64) Step {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	until := int64(0)
-	for until < end {
-		_, until = seal.Range(part, o.size)
-		if part++; len(o.at[part]) > 0 && !o.alone {
-			break
-		}
-	}
-	return Step{Until: min(until, end)}
-}
-
 // Size is how long the object is.
 func (o *Object) Size() int64 { return o.size }
 
 // Piece is how long the pieces are that the next bytes come in: parts, or, from the
-// registry, whatever is asked for. Shorter ones are better there, for the others wait for
-// each part.
+// registry, what it is asked for at the least.
 func (o *Object) Piece() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if time.Now().Before(o.held) || o.fallen || o.alone {
-		return seal.SmallPart
+		return leastAsked
 	}
 	return seal.BigPart
 }

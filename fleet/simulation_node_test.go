@@ -29,17 +29,13 @@ type registry struct {
 	manifests     atomic.Int64 // GETs, which registries count
 }
 
-// stream sends n bytes to a node, which takes each piece when room says so, and is told by
-// moved that it came.
-func (r *registry) stream(ctx context.Context, n *simNode, length, piece int64, room func(context.Context) error, moved func(int64)) error {
+// stream sends n bytes to a node, which is told by moved that a piece came.
+func (r *registry) stream(ctx context.Context, n *simNode, length, piece int64, moved func(int64)) error {
 	if err := rest(ctx, r.latency); err != nil {
 		return err
 	}
 	for length > 0 {
 		k := min(length, piece)
-		if err := room(ctx); err != nil {
-			return err
-		}
 		if err := (path{[]*link{r.out, n.down}, r.perConnection}).send(ctx, k); err != nil {
 			return err
 		}
@@ -240,7 +236,6 @@ func (d *download) work() error {
 // step fetches what comes next of a run.
 func (d *download) step(pos, to int64) (int64, error) {
 	ctx, piece, until := d.n.ctx, to-pos, to
-	room := func(context.Context) error { return nil }
 	if d.object != nil {
 		step, err := d.object.Next(ctx, pos, to)
 		if err != nil {
@@ -252,16 +247,16 @@ func (d *download) step(pos, to int64) (int64, error) {
 			step.Release()
 			return n, nil
 		}
-		until, piece, room = step.Until, block, d.object.Room
+		until, piece = step.Until, block
 		if d.n.slow { // a lease lives while bytes move
 			piece = block / 32
 		}
 	}
 	at := pos
-	err := d.n.w.registry.stream(ctx, d.n, until-pos, piece, room, func(n int64) {
+	err := d.n.w.registry.stream(ctx, d.n, until-pos, piece, func(n int64) {
 		d.came(at, n)
 		if d.object != nil {
-			d.object.Moved(at, int(n))
+			d.object.Moved(int(n))
 		}
 		at += n
 	})

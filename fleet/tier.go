@@ -151,7 +151,7 @@ func (t *Tier) Object(organisation string, scopes []seal.Scope, origin string, d
 	for _, s := range scopes {
 		o.names = append(o.names, named{s, coordinator.Object{Name: s.Name(origin, oci.Blob, digest)}})
 	}
-	o.parts, o.came = make([]coordinator.Hash, seal.Parts(size)), make([]int64, seal.Parts(size))
+	o.parts, o.owed = make([]coordinator.Hash, seal.Parts(size)), make([]int64, seal.Parts(size))
 	return o
 }
 

@@ -203,14 +203,14 @@ func (o *Object) put(ctx context.Context, file *os.File, part int) error {
 	if !alone { // else it may be of bytes that were dropped meanwhile
 		o.parts[part] = hash
 		o.written++
-		o.ahead.Add(-o.came[part])
-		o.came[part] = 0
 	}
 	o.mu.Unlock()
 	if alone {
 		return nil
 	}
-	return o.publish(ctx)
+	err := o.publish(ctx)
+	o.settle(part) // it is retried with the next part
+	return err
 }
 
 // publish tells the others which parts are there: all of them, and that they match the
