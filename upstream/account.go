@@ -50,6 +50,7 @@ type accounts struct {
 	log      *slog.Logger
 	metrics  *Metrics
 	coolDown func(organisation, account string, until time.Time)
+	pulls    bool // the registry has a limit of pulls for each account, and for each address
 
 	mu    sync.Mutex
 	table map[accountKey]*account
@@ -80,7 +81,7 @@ type toldLimit struct {
 
 func newAccounts(o *Options) *accounts {
 	return &accounts{
-		registry: o.Name, label: cmp.Or(o.Label, o.Name), now: o.Now, log: o.Logger, metrics: o.Metrics, coolDown: o.CoolDown,
+		registry: o.Name, label: cmp.Or(o.Label, o.Name), now: o.Now, log: o.Logger, metrics: o.Metrics, coolDown: o.CoolDown, pulls: o.Type.TwoLimits,
 		table: map[accountKey]*account{},
 	}
 }
@@ -115,13 +116,20 @@ func (a *accounts) read(cred *credential.Credential, h http.Header) {
 	known, key := a.of(cred)
 	known.learn(told)
 	a.metrics.rateLimit(a.label, key, told)
-	if told.remaining != nil && *told.remaining > 0 && known.manifests.emptied {
+	if told.remaining != nil && *told.remaining > 0 && known.manifests.emptied && a.believed(cred) {
 		a.end(key, &known.manifests)
 	}
 	if low, news := known.runsLow(); news && low {
 		a.log.Warn("little is left of a registry's pull limit", "registry", a.registry, "organisation", key.organisation, "account", key.name,
 			"limit", *known.told.limit, "remaining", *known.told.remaining, "refills", known.refills())
 	}
+}
+
+// believed says whether what headers say of a limit counts beyond being shown. Whoever owns a
+// repository of a registry that passes on others' answers could say for all who share an
+// account, or have none, how few pulls there are. One that has such a limit passes on none.
+func (a *accounts) believed(cred *credential.Credential) bool {
+	return a.pulls || !cred.Shared()
 }
 
 // learn merges what was told. That there is more left than before means that a
@@ -190,13 +198,13 @@ func count(s string) *int64 {
 	return &signed
 }
 
-// anonymous is the limit of those without an account, and its window; nil: the
-// registry has not told.
+// anonymous is the limit of those without an account, and its window; nil: it is not
+// known.
 func (a *accounts) anonymous() (limit *int64, window time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	known := a.table[accountKey{}]
-	if known == nil {
+	if known == nil || !a.believed(nil) {
 		return nil, usualWindow
 	}
 	return known.told.limit, cmp.Or(known.told.window, usualWindow)

@@ -23,8 +23,9 @@ const (
 	// longestPause is the most that one 429 can stop an account for, whatever it
 	// says: then one request finds out.
 	longestPause = 6 * time.Hour
-	// othersPause is the most that a 429 which one organisation alone has met stops others.
-	othersPause = time.Minute
+	// othersPause is the most that a 429 stops those who have not met it, and othersRest how
+	// long it takes until another one does.
+	othersPause, othersRest = time.Minute, 15 * time.Minute
 )
 
 // coolDown is a 429 that still holds.
@@ -37,25 +38,27 @@ type coolDown struct {
 	// says that there are ends it.
 	emptied bool
 	strikes int
-	// met is who met it first, at since; several: somebody else has too.
-	met     string
-	since   time.Time
-	several bool
+	// met are those who have met it, by payer; others is until when it stops the others.
+	met    map[string]bool
+	others time.Time
 }
 
 // left is how long it still holds.
 func (c *coolDown) left(now time.Time) time.Duration { return c.until.Sub(now) }
 
 // stopsUntil is until when it holds for payer. A registry may pass on the answer of another
-// one, which whoever owns the repository chose: what he alone has met would else stop all
-// who share an account, or have none, for hours. Others find out for themselves.
+// one, which whoever owns the repository chose, and he may have several organisations pull
+// it: what they have met would else stop all who share an account, or have none, for hours.
+// Others find out for themselves.
 func (c *coolDown) stopsUntil(payer string) time.Time {
-	others := c.since.Add(othersPause)
-	if payer == c.met || c.several || c.until.Before(others) {
+	if c.met[payer] || c.until.Before(c.others) {
 		return c.until
 	}
-	return others
+	return c.others
 }
+
+// over ends it.
+func (c *coolDown) over() { *c = coolDown{others: c.others} }
 
 // limited notes a 429 that was the answer to op as cred, for payer. A pull limit stops the
 // GETs of manifests, which are what is counted; an abuse limit stops this
@@ -74,7 +77,7 @@ func (a *accounts) limited(cred *credential.Credential, payer string, e *oci.Err
 	}
 	now := a.now()
 	if c.left(now) > 0 { // it was under way when the first one came
-		c.several = c.several || payer != c.met
+		c.met[payer] = true
 		return
 	}
 	pause := min(first<<min(c.strikes, 10), last)
@@ -84,7 +87,10 @@ func (a *accounts) limited(cred *credential.Credential, payer string, e *oci.Err
 		c.refills = now.Add(e.RetryAfter)
 	}
 	c.detail, c.until, c.emptied = e.Detail, now.Add(pause), emptied
-	c.met, c.since, c.several = payer, now, false
+	c.met = map[string]bool{payer: true}
+	if now.Sub(c.others) >= othersRest {
+		c.others = now.Add(othersPause)
+	}
 	c.strikes++
 	a.coolDown(key.organisation, key.name, c.until)
 	a.log.Warn("a registry limits this node", "registry", a.registry, "organisation", key.organisation, "account", key.name,
@@ -96,7 +102,7 @@ func (a *accounts) end(key accountKey, c *coolDown) {
 	if c.left(a.now()) > 0 {
 		a.coolDown(key.organisation, key.name, time.Time{})
 	}
-	*c = coolDown{}
+	c.over()
 }
 
 // taken notes that the registry answered op as cred with what was asked for:
@@ -115,7 +121,7 @@ func (a *accounts) taken(cred *credential.Credential, op operation) {
 	}
 	for _, c := range over {
 		if c.left(now) <= 0 { // while it holds, the answer is to a request from before
-			*c = coolDown{}
+			c.over()
 		}
 	}
 }

@@ -208,7 +208,7 @@ func TestLimitedTogether(t *testing.T) {
 
 // A registry may pass on the 429 of another one, which whoever owns the repository chose.
 // Others who have no account there, as he has none, or share the node's, are stopped for a
-// moment; for as long as it says, once it has been said to two.
+// moment; for as long as it says, once it has been said to them.
 func TestCoolDown_MetByOneAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var asked []string
@@ -251,6 +251,43 @@ func TestCoolDown_MetByOneAlone(t *testing.T) {
 		all = false
 		want("afterwards", acme, "good/app", "ok", 1)
 	})
+}
+
+// He may have any number of organisations meet it, again and again as soon as it is over:
+// those who have not met it are stopped for a minute in a quarter of an hour.
+func TestCoolDown_MetBySeveralOfOnePerson(t *testing.T) {
+	for _, wait := range []string{"20", "61", "86400"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := inMemoryRegistry(t, func(req *http.Request) (*http.Response, error) {
+				answer := replyWith(200, "content", "Docker-Content-Digest", anObject.Digest.String())
+				if strings.Contains(req.URL.Path, "/evil") {
+					answer = replyWith(429, "slow down", "Retry-After", wait)
+				}
+				answer.Request = req
+				return answer, nil
+			})
+			open := func(payer, repo string) error {
+				c, err := r.As(Identity{Payer: payer}).Open(t.Context(), oci.Object{Repo: repo, Kind: oci.Blob, Digest: anObject.Digest}, oci.Range{})
+				if err == nil {
+					readAll(t, c)
+				}
+				return err
+			}
+			stopped, limited := 0, 0
+			for second := range 3600 {
+				if open("acme", "good/app") != nil {
+					stopped++
+				}
+				if open(fmt.Sprint("globex", second%3), fmt.Sprint("evil", second%2, "/app")) != nil {
+					limited++
+				}
+				time.Sleep(time.Second)
+			}
+			if most := 4 * int(othersPause/time.Second); limited != 3600 || stopped == 0 || stopped > most {
+				t.Errorf("Retry-After %s: others were stopped for %d seconds of an hour, want %d at most; who means harm was limited in %d", wait, stopped, most, limited)
+			}
+		})
+	}
 }
 
 // A storm of clients during a cool-down never reaches the registry.
