@@ -16,7 +16,8 @@ type bench struct {
 	peers    []*peer
 	missing  []string
 	warm     *warm   // what the warm rows ask for; nil until one does
-	engine   *engine // what pulls in the rows of pulls; nil until one does
+	engine   *engine // the containerd of the rows of pulls; nil until one needs it
+	images   int     // how many were made for them
 }
 
 // open starts the registry and finds the peers.

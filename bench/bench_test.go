@@ -121,7 +121,7 @@ func TestChoose(t *testing.T) {
 	if err != nil || len(p.rows) != 2 || p.rows[1].name != "process" || len(p.peers) != 2 || p.runs != 2 {
 		t.Errorf("parsed %+v, %v", p, err)
 	}
-	if p, err = parse([]string{"--only", "pull", "--rounds", "2"}); err != nil || p.runs != 2 || len(p.rows) != 6 || !strings.HasPrefix(p.rows[0].name, "pull-") {
+	if p, err = parse([]string{"--only", "pull", "--rounds", "2"}); err != nil || p.runs != 2 || len(p.rows) != 11 || !strings.HasPrefix(p.rows[0].name, "pull-") {
 		t.Errorf("parsed %+v, %v", p, err)
 	}
 	if _, err := parse([]string{"--only", "nothing"}); err == nil || !strings.Contains(err.Error(), "cold-fast") {

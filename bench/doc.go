@@ -3,7 +3,7 @@
 //
 //	go run ./bench                       everything, about half an hour
 //	go run ./bench --only manifest-tag --rounds 5 --peers berth,bare
-//	go run ./bench --only pull           images fetched by a real containerd; as root
+//	go run ./bench --only pull           images fetched by real clients; as root
 //	go run ./bench growth                what a warm pull and memory cost as a node grows
 //
 // It starts a registry of its own (upstream.go), each peer as a process of its

@@ -21,9 +21,15 @@ const (
 )
 
 // engine is containerd as a program, with its client.
-type engine struct {
-	containerd, ctr, version string
-	pulls                    int // how many images were made for it
+type engine struct{ containerd, ctr, version string }
+
+// puller is a client of users, which has nothing at first.
+type puller interface {
+	// fetch has it pull an image.
+	fetch(ctx context.Context, image string) error
+	// has says what it does not have of that image.
+	has(ctx context.Context, image string, of image) error
+	remove() error
 }
 
 // findEngine finds containerd, once, and says why there is none.
@@ -87,6 +93,11 @@ func ciCache() string {
 		return ""
 	}
 	return filepath.Join(dir, "berth-ci")
+}
+
+// startContainerd starts one, as the rows of pulls want it.
+func startContainerd(ctx context.Context, b *bench) (puller, error) {
+	return b.engine.start(ctx, b.dir)
 }
 
 // containerd is a running one with a content store of its own.
@@ -164,8 +175,8 @@ func (c *containerd) fetch(ctx context.Context, image string) error {
 }
 
 // has says what is not in the content store. It has checked what is.
-func (c *containerd) has(digests []string) error {
-	for _, d := range digests {
+func (c *containerd) has(_ context.Context, _ string, of image) error {
+	for _, d := range append([]string{of.Manifest}, of.Blobs...) {
 		path := filepath.Join(c.dir, "root", "io.containerd.content.v1.content", "blobs", strings.Replace(d, ":", "/", 1))
 		if _, err := os.Stat(path); err != nil {
 			return fmt.Errorf("it was not fetched: %w", err)

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -66,7 +70,20 @@ func TestRegistry_Image(t *testing.T) {
 		}
 		return body.data
 	}
-	one, two := r.addImage("one", 3, 100_000), r.addImage("two", 3, 100_000)
+	made := func(tag, like string) image {
+		i, err := r.addImage(tag, 3, 100_000, like)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}
+	one, two, like := made("one", ""), made("two", ""), made("like", "one")
+	if len(like.Blobs) != 4 || !slices.Equal(like.Blobs[1:3], one.Blobs[1:3]) || like.Blobs[3] == one.Blobs[3] || like.Manifest == one.Manifest {
+		t.Errorf("like %q is %q", one.Blobs, like.Blobs)
+	}
+	if _, err := r.addImage("more", 4, 100_000, "one"); err == nil {
+		t.Error("an image of four layers is like one of three")
+	}
 	if len(one.Blobs) != 4 || slices.ContainsFunc(one.Blobs, func(d string) bool { return slices.Contains(two.Blobs, d) }) {
 		t.Errorf("%d blobs, and perhaps in both images: %q, %q", len(one.Blobs), one.Blobs, two.Blobs)
 	}
@@ -88,9 +105,28 @@ func TestRegistry_Image(t *testing.T) {
 	}
 	for i, p := range append([]part{m.Config}, m.Layers...) {
 		data := get("blobs/" + p.Digest)
+		if i > 0 {
+			unpacks(t, data)
+		}
 		if got := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); got != one.Blobs[i] || got != p.Digest || len(data) != p.Size {
 			t.Errorf("blob %d: %d bytes with %s, want %+v and %s", i, len(data), got, p, one.Blobs[i])
 		}
+	}
+}
+
+// unpacks: a layer is an archive of one file.
+func unpacks(t *testing.T, layer []byte) {
+	t.Helper()
+	r := tar.NewReader(bytes.NewReader(layer))
+	h, err := r.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, r); err != nil || n != h.Size || n < 99_000 {
+		t.Errorf("%d bytes of %d: %v", n, h.Size, err)
+	}
+	if _, err := r.Next(); !errors.Is(err, io.EOF) {
+		t.Errorf("then: %v", err)
 	}
 }
 
@@ -117,10 +153,10 @@ func TestEngine_Has(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(there, "aa"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.has([]string{"sha256:aa"}); err != nil {
+	if err := c.has(t.Context(), "", image{Manifest: "sha256:aa"}); err != nil {
 		t.Error(err)
 	}
-	if err := c.has([]string{"sha256:aa", "sha256:bb"}); err == nil || !strings.Contains(err.Error(), "sha256/bb") {
+	if err := c.has(t.Context(), "", image{Manifest: "sha256:aa", Blobs: []string{"sha256:bb"}}); err == nil || !strings.Contains(err.Error(), "sha256/bb") {
 		t.Errorf("got %v for a blob that is not there", err)
 	}
 }

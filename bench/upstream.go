@@ -1,11 +1,14 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,6 +47,7 @@ type registry struct {
 	c         conditions
 	blobs     map[string]blob // by digest
 	manifests map[string]manifest
+	images    map[string]image // by tag
 	last      uint64
 
 	requests, bytes atomic.Int64
@@ -59,7 +63,7 @@ type manifest struct {
 const maxBlob = 512 << 20
 
 func newRegistry(largest int64) *registry {
-	r := &registry{noise: make([]byte, largest), blobs: map[string]blob{}, manifests: map[string]manifest{}}
+	r := &registry{noise: make([]byte, largest), blobs: map[string]blob{}, manifests: map[string]manifest{}, images: map[string]image{}}
 	_, _ = rand.NewChaCha8([32]byte{7}).Read(r.noise) // it never fails
 	return r
 }
@@ -67,13 +71,19 @@ func newRegistry(largest int64) *registry {
 // addBlob makes a blob that nobody has seen, and gives its digest.
 func (r *registry) addBlob(size int64) string {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.last++
 	b := blob{head: fmt.Appendf(nil, "%032d", r.last), size: size}
+	r.mu.Unlock()
+	return r.add(b)
+}
+
+func (r *registry) add(b blob) (digest string) {
 	h := sha256.New()
 	h.Write(b.head)
-	h.Write(r.noise[len(b.head):size])
-	digest := fmt.Sprintf("sha256:%x", h.Sum(nil))
+	h.Write(r.noise[len(b.head):b.size])
+	digest = fmt.Sprintf("sha256:%x", h.Sum(nil))
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.blobs[digest] = b
 	return digest
 }
@@ -86,20 +96,50 @@ func (r *registry) addManifest(tag string, blobs []string) string {
 }
 
 const (
-	layerType  = "application/vnd.oci.image.layer.v1.tar+gzip"
+	layerType  = "application/vnd.oci.image.layer.v1.tar"
 	configType = "application/vnd.oci.image.config.v1+json"
-	configSize = 2 << 10
+	tarBlock   = 512
 )
 
-// addImage makes an image that nobody has seen, of so many layers of that size. Who
-// unpacks it finds that it is noise.
-func (r *registry) addImage(tag string, layers int, size int64) image {
-	i := image{Tag: tag, Blobs: []string{r.addBlob(configSize)}}
-	for range layers {
-		i.Blobs = append(i.Blobs, r.addBlob(size))
+// addImage makes an image of so many layers of that size, rounded down to what a tar
+// archive may have: each is one file of noise. All but the last are those of the image
+// like, which is empty where nobody has seen any of them.
+func (r *registry) addImage(tag string, layers int, size int64, like string) (image, error) {
+	size -= size % tarBlock
+	r.mu.RLock()
+	old, ok := r.images[like]
+	r.mu.RUnlock()
+	if like != "" && (!ok || len(old.Blobs) != layers+1) {
+		return image{}, fmt.Errorf("there is no image %q of %d layers", like, layers)
 	}
-	i.Manifest = r.put(tag, descriptor(configType, i.Blobs[0], configSize), i.Blobs[1:], size)
-	return i
+	var blobs []string
+	if ok {
+		blobs = slices.Clone(old.Blobs[1:layers])
+	}
+	for len(blobs) < layers {
+		blobs = append(blobs, r.addLayer(size))
+	}
+	config, _ := json.Marshal(map[string]any{ // no error: strings
+		"architecture": runtime.GOARCH, "os": "linux", "rootfs": map[string]any{"type": "layers", "diff_ids": blobs},
+	})
+	i := image{Tag: tag, Blobs: append([]string{r.add(blob{head: config, size: int64(len(config))})}, blobs...)}
+	i.Manifest = r.put(tag, descriptor(configType, i.Blobs[0], int64(len(config))), blobs, size)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.images[tag] = i
+	return i, nil
+}
+
+// addLayer makes a layer that nobody has seen.
+func (r *registry) addLayer(size int64) string {
+	var head bytes.Buffer
+	w := tar.NewWriter(&head)
+	r.mu.Lock()
+	r.last++
+	name := fmt.Sprintf("%032d", r.last)
+	r.mu.Unlock()
+	_ = w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size - tarBlock}) // no error: it is written to memory
+	return r.add(blob{head: head.Bytes(), size: size})
 }
 
 // image says where its pieces are: digests, the configuration's first.

@@ -108,11 +108,16 @@ func (r *registry) control() http.Handler {
 	m.HandleFunc("POST /image/{tag}/{layers}/{size}", func(w http.ResponseWriter, q *http.Request) {
 		layers, err := strconv.Atoi(q.PathValue("layers"))
 		size, bad := strconv.ParseInt(q.PathValue("size"), 10, 64)
-		if err != nil || bad != nil || layers < 1 || size < 32 || size > maxBlob {
+		if err != nil || bad != nil || layers < 1 || size < 2*tarBlock || size > maxBlob {
 			http.Error(w, "a number of layers, and a size", http.StatusBadRequest)
 			return
 		}
-		reply(w, r.addImage(q.PathValue("tag"), layers, size))
+		i, err := r.addImage(q.PathValue("tag"), layers, size, q.FormValue("like"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		reply(w, i)
 	})
 	m.HandleFunc("POST /conditions", func(w http.ResponseWriter, q *http.Request) {
 		var c conditions
@@ -171,9 +176,9 @@ func (u *upstream) manifest(ctx context.Context, tag string) (digest string, err
 	return digest, u.order(ctx, "manifest/"+tag, nil, &digest)
 }
 
-// image makes an image that nobody has seen.
-func (u *upstream) image(ctx context.Context, tag string, layers int, size int64) (i image, err error) {
-	return i, u.order(ctx, fmt.Sprintf("image/%s/%d/%d", tag, layers, size), nil, &i)
+// image makes an image that nobody has seen, or only its last layer if it is like another.
+func (u *upstream) image(ctx context.Context, tag string, layers int, size int64, like string) (i image, err error) {
+	return i, u.order(ctx, fmt.Sprintf("image/%s/%d/%d?like=%s", tag, layers, size, like), nil, &i)
 }
 
 // set says how the registry behaves from now on, and counts from 0.
