@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"berth/oci"
 )
@@ -41,6 +42,7 @@ func TestBlob_DocumentInItsPlace(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRegistry(t, Options{Origin: oci.Origin{Scheme: "https", Host: "registry.test"}, Before: withoutAuth})
+			r.pause = time.Millisecond
 			r.blob = roundTripper(func(*http.Request) (*http.Response, error) {
 				resp := replyWith(200, test.sent)
 				if test.cut {

@@ -17,6 +17,8 @@ import (
 // the caller is told. (What each status and text means is package auth's table.)
 func TestQuirks(t *testing.T) {
 	get, head := http.MethodGet, http.MethodHead
+	run, wait := ocitest.Overlap(t, 16)
+	defer wait()
 	for name, q := range map[string]struct {
 		kind  string
 		o     ocitest.Options
@@ -107,8 +109,7 @@ func TestQuirks(t *testing.T) {
 		"access_token instead of token (Azure)": {o: ocitest.Options{Auth: ocitest.Bearer, TokenShape: ocitest.AccessTokenOnly}, again: -1},
 		"a registry that wants no sign-in":      {again: -1},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		run(name, func(t *testing.T) {
 			up := ocitest.New(t, q.o)
 			up.AddUser("alice", "secret", "acme/app")
 			img := up.AddImage("acme/app", "1", ocitest.Image{Layers: []int64{4000}})

@@ -70,6 +70,8 @@ func TestManifest_TypeOfTheDocument(t *testing.T) {
 // there; and nothing of that is held against the right to the repository.
 func TestBlob_ByTheDigestOfAManifest(t *testing.T) {
 	page := ocitest.Fault{Status: http.StatusOK, Body: []byte("<html>"), Header: http.Header{"Content-Type": {"text/html"}}}
+	run, wait := ocitest.Overlap(t, 8)
+	defer wait()
 	for name, test := range map[string]struct {
 		fault  ocitest.Fault
 		status int
@@ -77,26 +79,28 @@ func TestBlob_ByTheDigestOfAManifest(t *testing.T) {
 		"404": {ocitest.Status(404), 404}, "400": {ocitest.Status(400), 404}, "405": {ocitest.Status(405), 404}, "a page": {page, 404},
 		"409": {ocitest.Status(409), 404}, "503": {ocitest.Status(503), 503}, "403": {ocitest.Status(403), 403},
 	} {
-		w := newWorld(t)
-		w.organisation("acme")
-		w.organisation("globex")
-		p := w.registry("reg.test", "", ocitest.Options{})
-		img := p.reg.AddImage("team/app", "v1", ocitest.Image{})
-		w.start()
-		path := "/v2/reg.test/team/app/blobs/" + img.Digest.String()
-		p.reg.Inject(ocitest.Match{Kind: ocitest.Blob, Where: func(r ocitest.Request) bool { return r.Digest == img.Digest }}, 0, test.fault)
-		c := w.as("acme")
-		if a := c.head(path); a.status != test.status && a.status != http.StatusServiceUnavailable || a.status == http.StatusOK {
-			t.Errorf("%s, cold: %s", name, a)
-		}
-		if a := c.get("/v2/reg.test/team/app/manifests/v1"); a.status != http.StatusOK {
-			t.Fatalf("%s: %s", name, a)
-		}
-		for _, method := range []string{http.MethodHead, http.MethodGet} {
-			if a := c.do(method, path); a.status != test.status {
-				t.Errorf("%s: %s", name, a)
+		run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.organisation("acme")
+			w.organisation("globex")
+			p := w.registry("reg.test", "", ocitest.Options{})
+			img := p.reg.AddImage("team/app", "v1", ocitest.Image{})
+			w.start()
+			path := "/v2/reg.test/team/app/blobs/" + img.Digest.String()
+			p.reg.Inject(ocitest.Match{Kind: ocitest.Blob, Where: func(r ocitest.Request) bool { return r.Digest == img.Digest }}, 0, test.fault)
+			c := w.as("acme")
+			if a := c.head(path); a.status != test.status && a.status != http.StatusServiceUnavailable || a.status == http.StatusOK {
+				t.Errorf("cold: %s", a)
 			}
-		}
+			if a := c.get("/v2/reg.test/team/app/manifests/v1"); a.status != http.StatusOK {
+				t.Fatal(a)
+			}
+			for _, method := range []string{http.MethodHead, http.MethodGet} {
+				if a := c.do(method, path); a.status != test.status {
+					t.Error(a)
+				}
+			}
+		})
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,18 +29,13 @@ func TestServed_WhatThePageSays(t *testing.T) {
 	if len(rows) < 18 {
 		t.Fatalf("only %d rows of the table are understood", len(rows))
 	}
-	few := make(chan struct{}, 4)
-	var all sync.WaitGroup
+	run, wait := ocitest.Overlap(t, 8)
+	defer wait()
 	for _, row := range rows {
 		for _, c := range [][2]string{{row[3], row[4]}, {row[5], row[6]}} {
-			all.Go(func() {
-				few <- struct{}{}
-				defer func() { <-few }()
-				t.Run(row[1]+", "+row[2]+": "+c[0], func(t *testing.T) { newServing(t, row[1], row[2]).answers(c[0], c[1]) })
-			})
+			run(row[1]+", "+row[2]+": "+c[0], func(t *testing.T) { newServing(t, row[1], row[2]).answers(c[0], c[1]) })
 		}
 	}
-	all.Wait()
 }
 
 // serving is a node whose cache has an image, and who pulled it.

@@ -36,14 +36,13 @@ type world struct {
 // a signature, is refused, is limited and goes through an outage.
 func Test(t *testing.T, source New) {
 	t.Helper()
+	at, wait := ocitest.Overlap(t, 16)
+	defer wait()
 	for _, s := range StandIns() {
 		for name, run := range map[string]func(*testing.T, world){
 			"pull": testPull, "list": testList, "signature": testSignature, "refused": testRefused, "limited": testLimited, "outage": testOutage,
 		} {
-			t.Run(s.Name+"/"+name, func(t *testing.T) {
-				t.Parallel()
-				run(t, open(t, s, source))
-			})
+			at(s.Name+"/"+name, func(t *testing.T) { run(t, open(t, s, source)) })
 		}
 	}
 }
