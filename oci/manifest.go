@@ -71,8 +71,8 @@ func (e Entry) Elsewhere() bool {
 	return len(e.URLs) > 0 || strings.Contains(e.MediaType, ".foreign.") || strings.Contains(e.MediaType, ".nondistributable.")
 }
 
-// On is the platform that e is for, if it says one that is fit to be shown.
-func (e Entry) On() (Platform, bool) {
+// on is the platform that e is for, if it says one that is fit to be shown.
+func (e Entry) on() (Platform, bool) {
 	if e.Platform == nil {
 		return Platform{}, false
 	}

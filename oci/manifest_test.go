@@ -89,10 +89,10 @@ func TestManifest_Entries(t *testing.T) {
 		t.Fatalf("%+v, %v", m, err)
 	}
 	e := m.Manifests[0]
-	if p, ok := e.On(); !ok || p != (Platform{"linux", "arm64"}) || e.Digest != hex64 || e.Size != 7 || e.MediaType != "m" {
+	if p, ok := e.on(); !ok || p != (Platform{"linux", "arm64"}) || e.Digest != hex64 || e.Size != 7 || e.MediaType != "m" {
 		t.Errorf("%+v", e)
 	}
-	if p, ok := m.Manifests[1].On(); ok {
+	if p, ok := m.Manifests[1].on(); ok {
 		t.Errorf("nothing runs on %v", p)
 	}
 	m, err = ParseManifest([]byte(`{"config":{"digest":"c"},"layers":[{"digest":"1","urls":["https://a.example"]},{"digest":"2"}]}`))

@@ -56,7 +56,7 @@ func PlatformsIn(index []byte) (all []Platform) {
 		return nil
 	}
 	for _, e := range m.Manifests {
-		p, ok := e.On()
+		p, ok := e.on()
 		switch {
 		case !ok || IsIndex(e.MediaType) || len(all) == maxPlatforms:
 			return nil
@@ -75,7 +75,7 @@ func attestation() Platform { return Platform{"unknown", "unknown"} }
 // If there is none it is empty, and found are the platforms that there are.
 func ChoosePlatform(all []Entry, p Platform) (d Digest, found []Platform) {
 	for _, e := range all {
-		other, ok := e.On()
+		other, ok := e.on()
 		switch {
 		case !ok || other == attestation():
 		case other == p:

@@ -252,7 +252,7 @@ func (e *entry) credential(l Login) *Credential {
 	c.Version, c.until = e.key.Fingerprint(e.Origin, l.Username.Reveal(), l.Password), l.Until
 	c.Fingerprint = c.Version
 	if c.entry = l.Entry; l.Entry != "" {
-		c.Fingerprint = e.key.EntryFingerprint(e.Origin, l.Username.Reveal(), l.Entry)
+		c.Fingerprint = e.key.entryFingerprint(e.Origin, l.Username.Reveal(), l.Entry)
 	}
 	if r, ok := e.Source.(renewer); ok && l.Entry != "" {
 		c.renew = func() bool { return r.Renew(l.Password) && e.doubt() }

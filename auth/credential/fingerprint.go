@@ -25,10 +25,10 @@ func (k Key) Fingerprint(origin oci.Origin, username string, secret secret.Text)
 	return k.fingerprint("login", origin, username, secret.Reveal())
 }
 
-// EntryFingerprint stands for a credential whose secret changes all the time
+// entryFingerprint stands for a credential whose secret changes all the time
 // (those of helpers): the HMAC is over what the configuration says instead, and the
 // user name, since another user has other rights.
-func (k Key) EntryFingerprint(origin oci.Origin, username, entry string) string {
+func (k Key) entryFingerprint(origin oci.Origin, username, entry string) string {
 	return k.fingerprint("entry", origin, username, entry)
 }
 

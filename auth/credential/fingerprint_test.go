@@ -34,8 +34,8 @@ func TestFingerprint(t *testing.T) {
 		"user":            k.Fingerprint(o, "bob", secret.New("pw")),
 		"secret":          k.Fingerprint(o, "bot", secret.New("pw2")),
 		"moved boundary":  k.Fingerprint(o, "botp", secret.New("w")),
-		"entry":           k.EntryFingerprint(o, "", "bot"),
-		"entry of a user": k.EntryFingerprint(o, "bot", "bot"),
+		"entry":           k.entryFingerprint(o, "", "bot"),
+		"entry of a user": k.entryFingerprint(o, "bot", "bot"),
 		"swapped":         k.Fingerprint(o, "pw", secret.New("bot")),
 	}
 	seen := map[string]string{base: "base"}

@@ -211,7 +211,7 @@ func TestSourceCancelled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cred.Fingerprint != key.EntryFingerprint(e.Origin, "u", "helper") {
+	if cred.Fingerprint != key.entryFingerprint(e.Origin, "u", "helper") {
 		t.Error("a helper's credential is not known by its entry")
 	}
 }

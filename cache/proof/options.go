@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// DefaultAccessTTL is how long a proof of access stays fresh.
-const DefaultAccessTTL = 5 * time.Minute
+// defaultAccessTTL is how long a proof of access stays fresh.
+const defaultAccessTTL = 5 * time.Minute
 
 // Options of Open. The zero value works. Where a configuration says "0s" for one
 // of the times, a negative one is what it means: 0 here means the default.
@@ -41,7 +41,7 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
-	setDefault(&o.AccessTTL, DefaultAccessTTL)
+	setDefault(&o.AccessTTL, defaultAccessTTL)
 	setDefault(&o.MemberTTL, 24*time.Hour)
 	setDefault(&o.TagTTL, time.Minute)
 	setDefault(&o.Grace, 24*time.Hour)

@@ -363,7 +363,7 @@ func TestTakeAgainstABook(t *testing.T) {
 			if !ok {
 				break
 			}
-			for !r.Done() {
+			for !r.done() {
 				if _, err := r.Write(zeroes[:min(r.End()-r.Pos(), int64(len(zeroes)))]); err != nil {
 					t.Fatal(err)
 				}

@@ -268,7 +268,7 @@ func TestWhatIsThereIsNeverWrittenOver(t *testing.T) {
 				data := random(uint64(round)*10+seed, size)
 				r := b.Claim(0, size)
 				defer r.Release()
-				for !r.Done() {
+				for !r.done() {
 					if _, err := r.Write(data[r.Pos():min(r.Pos()+4096, size)]); err != nil {
 						t.Error(err)
 						return
@@ -329,8 +329,8 @@ func TestWritesThatDoNotFit(t *testing.T) {
 	if b.Have() != 0 {
 		t.Errorf("%d bytes are there", b.Have())
 	}
-	if n, err := r.Write(data[:10]); n != 10 || err != nil || !r.Done() {
-		t.Errorf("what fits: %d, %v, done %v", n, err, r.Done())
+	if n, err := r.Write(data[:10]); n != 10 || err != nil || !r.done() {
+		t.Errorf("what fits: %d, %v, done %v", n, err, r.done())
 	}
 }
 
@@ -357,7 +357,7 @@ func TestManyReaders(t *testing.T) {
 		}
 	})
 	r := b.Claim(0, int64(len(data)))
-	for !r.Done() {
+	for !r.done() {
 		if _, err := r.Write(data[r.Pos():min(r.Pos()+50_000, int64(len(data)))]); err != nil {
 			t.Fatal(err)
 		}

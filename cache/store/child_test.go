@@ -148,7 +148,7 @@ func dieOnTheWay(s *Store, data []byte, step func()) {
 		return
 	}
 	r := b.Claim(0, int64(len(data)))
-	for !r.Done() && err == nil {
+	for !r.done() && err == nil {
 		step()
 		_, err = r.Write(data[r.Pos():min(r.Pos()+300_000, int64(len(data)))])
 	}

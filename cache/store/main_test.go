@@ -233,3 +233,6 @@ func descriptors(t testing.TB) int {
 
 // path is where a blob lies.
 func (s *Store) path(origin string, d oci.Digest) string { return s.capacity.path(origin, d) }
+
+// done says whether the run is full.
+func (r *Run) done() bool { return r.end >= 0 && r.pos >= r.end }

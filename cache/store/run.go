@@ -90,9 +90,6 @@ func (r *Run) Pos() int64 { return r.pos }
 // End is where the run ends, -1 for wherever the stream does.
 func (r *Run) End() int64 { return r.end }
 
-// Done says whether the run is full.
-func (r *Run) Done() bool { return r.end >= 0 && r.pos >= r.end }
-
 // Write puts p at the run's position. Bytes beyond the run, or behind a hole,
 // are ErrMismatch: the upstream sent something else than it was asked for. Of a
 // blob that has failed it is that error; others are our disk's.

@@ -95,11 +95,11 @@ func (s *Store) Check(origin string, d oci.Digest, f *os.File, size int64) *Chec
 		return nil
 	}
 	if s.capacity.ctx.Err() != nil {
-		return Unchecked(ErrGone)
+		return unchecked(ErrGone)
 	}
 	own, err := duplicate(f)
 	if err != nil {
-		return Unchecked(err)
+		return unchecked(err)
 	}
 	check, started := s.checks.running.Start(blobKey{origin, d}, func(ctx context.Context) (none struct{}, err error) {
 		defer func() { _ = own.Close() }() // only read from
@@ -111,8 +111,8 @@ func (s *Store) Check(origin string, d oci.Digest, f *os.File, size int64) *Chec
 	return check
 }
 
-// Unchecked is a check that was not possible because of err.
-func Unchecked(err error) *Check {
+// unchecked is a check that was not possible because of err.
+func unchecked(err error) *Check {
 	return flight.Failed[struct{}](fmt.Errorf("%w: %w", ErrUnchecked, err))
 }
 

@@ -132,12 +132,12 @@ func (c *Coordinator) Publish(ctx context.Context, o Object, r Record) error {
 	if err != nil {
 		return err
 	}
-	keep := KeepWriting
+	keep := keepWriting
 	switch r.State {
 	case Done:
 		keep = KeepDone
 	case Whole:
-		keep = KeepWhole
+		keep = keepWhole
 	}
 	answers, err := c.do(ctx, "publishing", func(b valkey.Builder) valkey.Commands {
 		return valkey.Commands{

@@ -26,9 +26,9 @@ const (
 // How long the coordinator keeps what it is told. What is done is forgotten a day
 // before the bucket's lifecycle rule may delete its parts.
 const (
-	KeepWriting = time.Hour
+	keepWriting = time.Hour
 	KeepDone    = 13 * 24 * time.Hour
-	KeepWhole   = 24 * time.Hour
+	keepWhole   = 24 * time.Hour
 	LeaseTime   = 3 * time.Second
 )
 

@@ -62,7 +62,7 @@ func (o PageOptions) status(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !o.Full {
-		s = s.Public()
+		s = s.public()
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	sendPage(w, "text/html; charset=utf-8", []byte(newView(&s, o.History, o.Full).html()))

@@ -350,7 +350,7 @@ func TestProblems(t *testing.T) {
 	if !reflect.DeepEqual(all, want) {
 		t.Errorf("%q", all)
 	}
-	public := s.Public()
+	public := s.public()
 	if all := texts(&public); all[len(all)-1] != "2 warnings about the configuration: berth status has them" || len(all) != len(want)-1 {
 		t.Errorf("over TCP: %q", all)
 	}

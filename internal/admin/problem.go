@@ -103,8 +103,8 @@ func (a *Account) low() bool {
 	return a.RateLimit != nil && a.RateLeft != nil && *a.RateLeft*5 < *a.RateLimit
 }
 
-// Recent are the failures of the last hour.
-func (s *Status) Recent() []Failure {
+// recent are the failures of the last hour.
+func (s *Status) recent() []Failure {
 	var all []Failure
 	for _, f := range s.Failures {
 		if s.Now.Sub(f.Last) < lately {

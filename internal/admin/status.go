@@ -205,9 +205,9 @@ type Bypass struct {
 	Last     time.Time `json:"last"`
 }
 
-// Public is s without what is for the socket only: repositories, messages,
+// public is s without what is for the socket only: repositories, messages,
 // paths, hashes.
-func (s Status) Public() Status {
+func (s Status) public() Status {
 	s.PID = 0
 	s.Cache.Directory = ""
 	if p := s.Cache.PastDisk; p != nil {
@@ -243,7 +243,7 @@ const unnamed = "(berth status names it)"
 // anybody on the node. What concerns the node, and callers without an organisation, is
 // in it.
 func (s Status) Nameless() Status {
-	s = s.Public()
+	s = s.public()
 	s.Listeners = mapped(s.Listeners, func(l Listener) Listener {
 		if l.Organisation != "" {
 			l.Organisation = unnamed

@@ -69,7 +69,7 @@ func newView(s *Status, h *History, full bool) *view {
 	v := &view{
 		Full: full, Version: s.Version, Uptime: lasting(time.Duration(s.UptimeSeconds) * time.Second),
 		At:     s.Now.UTC().Format("2006-01-02 15:04:05 UTC"),
-		Served: grouped(s.Pulls.Served), Charged: grouped(s.Pulls.ChargedDockerHub), Failed: grouped(s.Pulls.Failed), FailedAny: len(s.Recent()) > 0,
+		Served: grouped(s.Pulls.Served), Charged: grouped(s.Pulls.ChargedDockerHub), Failed: grouped(s.Pulls.Failed), FailedAny: len(s.recent()) > 0,
 		Saved: bytesOf(int64(s.Pulls.SavedBytes)), Fetched: bytesOf(int64(s.Pulls.FetchedBytes)),
 		Charts: charts(s, h), Folder: s.Cache.Directory,
 	}
@@ -89,7 +89,7 @@ func newView(s *Status, h *History, full bool) *view {
 func (v *view) problems(s *Status) {
 	all := s.Problems()
 	v.Bad = slices.ContainsFunc(all, func(p Problem) bool { return p.Bad })
-	switch recent := len(s.Recent()); {
+	switch recent := len(s.recent()); {
 	case len(all) > 0:
 		v.Headline, v.Odd = plural(len(all), "thing")+" to look at", true
 	case recent > 0:

@@ -19,10 +19,10 @@ type Address struct {
 	Socket string
 }
 
-// ParseAddress reads HOST:PORT or systemd:NAME, for the file and for flags. A
+// parseAddress reads HOST:PORT or systemd:NAME, for the file and for flags. A
 // host name other than localhost is refused: what it resolves to can change
 // after it was checked.
-func ParseAddress(s string) (Address, error) {
+func parseAddress(s string) (Address, error) {
 	if name, ok := strings.CutPrefix(s, "systemd:"); ok {
 		if !plainName(name) {
 			return Address{}, errors.New("the name of the systemd socket is missing or odd: write systemd:NAME, with the socket unit's FileDescriptorName")
@@ -61,7 +61,7 @@ func listenHost(host string) (string, error) {
 func (a *Address) UnmarshalText(text []byte) (err error) {
 	*a = Address{}
 	if len(text) > 0 {
-		*a, err = ParseAddress(string(text))
+		*a, err = parseAddress(string(text))
 	}
 	return err
 }

@@ -244,7 +244,7 @@ func TestAddresses(t *testing.T) {
 		{"10.0.0.1:5000", "10.0.0.1:5000", false, "[10.0.0.1:5000]"},
 		{"systemd:berth", "systemd:berth", false, "[]"},
 	} {
-		a, err := ParseAddress(c.in)
+		a, err := parseAddress(c.in)
 		if err != nil {
 			t.Errorf("%s: %v", c.in, err)
 			continue
@@ -254,7 +254,7 @@ func TestAddresses(t *testing.T) {
 		equal(t, c.in+" binds", fmt.Sprint(a.Binds()), c.binds)
 	}
 	for _, in := range []string{"", "5000", "localhost", "localhost:", "localhost:http", "localhost:-1", "a.example:1", "1.2.3:4", "systemd:a/b", "systemd:-x"} {
-		if a, err := ParseAddress(in); err == nil {
+		if a, err := parseAddress(in); err == nil {
 			t.Errorf("%q was read as %v", in, a)
 		}
 	}
@@ -286,17 +286,17 @@ func TestSizes(t *testing.T) {
 		"1024": {Bytes: 1024}, "1b": {Bytes: 1}, "500MB": {Bytes: 5e8}, "500 mb": {Bytes: 5e8},
 		"10GiB": {Bytes: 10 << 30}, "1.5KiB": {Bytes: 1536}, "2TB": {Bytes: 2e12}, "2TiB": {Bytes: 2 << 40},
 	} {
-		got, err := ParseSize(in)
+		got, err := parseSize(in)
 		if err != nil {
 			t.Errorf("%s: %v", in, err)
 		}
 		equal(t, in, got, want)
-		if again, err := ParseSize(got.String()); err != nil || again != got {
+		if again, err := parseSize(got.String()); err != nil || again != got {
 			t.Errorf("%s: %q does not read back: %v %v", in, got.String(), again, err)
 		}
 	}
 	for _, in := range []string{"", "%", "G", "10G", "1e9", "1.2.3", "-5%", "+5", "0x10", "NaN", "Inf%", "10 GiB/s"} {
-		if s, err := ParseSize(in); err == nil {
+		if s, err := parseSize(in); err == nil {
 			t.Errorf("%q was read as %v", in, s)
 		}
 	}

@@ -44,9 +44,9 @@ var units = []struct {
 	{"B", 1},
 }
 
-// ParseSize reads 20%, 500MB, 10GiB or a plain number of bytes, for the file and
+// parseSize reads 20%, 500MB, 10GiB or a plain number of bytes, for the file and
 // for flags.
-func ParseSize(s string) (Size, error) {
+func parseSize(s string) (Size, error) {
 	text := strings.ToUpper(strings.TrimSpace(s))
 	if number, ok := strings.CutSuffix(text, "%"); ok {
 		n, ok := parseNumber(strings.TrimSpace(number))
@@ -83,7 +83,7 @@ func parseNumber(s string) (float64, bool) {
 
 // UnmarshalText reads what ParseSize reads.
 func (s *Size) UnmarshalText(text []byte) (err error) {
-	*s, err = ParseSize(string(text))
+	*s, err = parseSize(string(text))
 	return err
 }
 

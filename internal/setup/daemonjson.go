@@ -17,7 +17,7 @@ type member struct {
 
 // merge is text with keys in it, nil if they were there; others are the mirrors
 // besides.
-func merge(text []byte, keys DaemonKeys) (after []byte, others []string, err error) {
+func merge(text []byte, keys daemonKeys) (after []byte, others []string, err error) {
 	members, err := object(text)
 	if err != nil {
 		return nil, nil, err
@@ -59,7 +59,7 @@ func merge(text []byte, keys DaemonKeys) (after []byte, others []string, err err
 }
 
 // unmerge is text without keys in it, and the same text where there are none.
-func unmerge(text string, keys DaemonKeys) (string, error) {
+func unmerge(text string, keys daemonKeys) (string, error) {
 	members, err := object([]byte(text))
 	if err != nil {
 		return text, err

@@ -14,12 +14,12 @@ import (
 
 var (
 	now  = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	keys = DaemonKeys{Mirrors: []string{"http://localhost:5000"}, Insecure: []string{"10.0.0.1:5000"}}
+	keys = daemonKeys{Mirrors: []string{"http://localhost:5000"}, Insecure: []string{"10.0.0.1:5000"}}
 )
 
 // writeDaemon merges keys into the file at path.
 func writeDaemon(path string) (Written, error) {
-	all, err := Plan{Files: []File{Options{File: path}.daemonFile(keys, DaemonKeys{})}}.Write(now)
+	all, err := Plan{Files: []File{Options{File: path}.daemonFile(keys, daemonKeys{})}}.Write(now)
 	if err != nil {
 		return Written{}, err
 	}
@@ -153,16 +153,16 @@ func TestDockerKeys(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		l    Listener
-		want DaemonKeys
+		want daemonKeys
 	}{
-		{Listener{Address: "localhost:5000", Loopback: true}, DaemonKeys{Mirrors: []string{"http://localhost:5000"}}},
-		{Listener{Address: "localhost:5000", Loopback: true, Registry: "ghcr.io"}, DaemonKeys{Mirrors: []string{"http://localhost:5000/docker.io"}}},
-		{Listener{Address: "localhost:5000", Loopback: true, Token: true}, DaemonKeys{}},
-		{Listener{Address: "10.0.0.1:5000"}, DaemonKeys{Mirrors: []string{"http://10.0.0.1:5000"}, Insecure: []string{"10.0.0.1:5000"}}},
-		{Listener{Address: "berth.internal:5000", TLS: true}, DaemonKeys{Mirrors: []string{"https://berth.internal:5000"}}},
-		{Listener{Address: "10.0.0.1:5000", Token: true}, DaemonKeys{Insecure: []string{"10.0.0.1:5000"}}},
+		{Listener{Address: "localhost:5000", Loopback: true}, daemonKeys{Mirrors: []string{"http://localhost:5000"}}},
+		{Listener{Address: "localhost:5000", Loopback: true, Registry: "ghcr.io"}, daemonKeys{Mirrors: []string{"http://localhost:5000/docker.io"}}},
+		{Listener{Address: "localhost:5000", Loopback: true, Token: true}, daemonKeys{}},
+		{Listener{Address: "10.0.0.1:5000"}, daemonKeys{Mirrors: []string{"http://10.0.0.1:5000"}, Insecure: []string{"10.0.0.1:5000"}}},
+		{Listener{Address: "berth.internal:5000", TLS: true}, daemonKeys{Mirrors: []string{"https://berth.internal:5000"}}},
+		{Listener{Address: "10.0.0.1:5000", Token: true}, daemonKeys{Insecure: []string{"10.0.0.1:5000"}}},
 	} {
-		got := DockerKeys(Options{Listeners: []Listener{c.l}})
+		got := dockerKeys(Options{Listeners: []Listener{c.l}})
 		if !slices.Equal(got.Mirrors, c.want.Mirrors) || !slices.Equal(got.Insecure, c.want.Insecure) {
 			t.Errorf("%+v: %+v", c.l, got)
 		}
@@ -198,7 +198,7 @@ func TestPlans(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	acme := Listener{Address: "localhost:5002", Loopback: true, Organisation: "acme"}
-	if k := DockerKeys(Options{Listeners: []Listener{open, token, acme}, Organisation: "acme"}); !slices.Equal(k.Mirrors, []string{"http://localhost:5002"}) {
+	if k := dockerKeys(Options{Listeners: []Listener{open, token, acme}, Organisation: "acme"}); !slices.Equal(k.Mirrors, []string{"http://localhost:5002"}) {
 		t.Errorf("acme's mirror: %+v", k)
 	}
 	only.Organisation = "acme"

@@ -21,7 +21,7 @@ func docker(o Options) (Plan, error) {
 	certs := o.beside("certs.d")
 	p := Plan{stale: filepath.Join(certs, "*", "hosts.toml")}
 	l, ok := mirror(o.Listeners, o.Organisation)
-	keys := DockerKeys(o)
+	keys := dockerKeys(o)
 	former := formerKeys(certs)
 	daemon := o.daemonFile(keys, former)
 	if keys.empty() && !former.empty() {
@@ -67,12 +67,12 @@ func docker(o Options) (Plan, error) {
 
 // daemonFile merges keys into daemon.json. A mirror of former is taken out, as the
 // hosts.toml that tells of it is written anew; another port may go on to be without TLS.
-func (o Options) daemonFile(keys, former DaemonKeys) File {
+func (o Options) daemonFile(keys, former daemonKeys) File {
 	return File{
 		Path: o.File, Merge: true, Content: keys.json(),
 		put: func(before string) (e edit, err error) {
 			gone := slices.DeleteFunc(slices.Clone(former.Mirrors), func(m string) bool { return slices.Contains(keys.Mirrors, m) })
-			if before, err = unmerge(before, DaemonKeys{Mirrors: gone}); err != nil {
+			if before, err = unmerge(before, daemonKeys{Mirrors: gone}); err != nil {
 				return edit{text: before}, err
 			}
 			after, others, err := merge([]byte(before), keys)
@@ -82,7 +82,7 @@ func (o Options) daemonFile(keys, former DaemonKeys) File {
 			return e, err
 		},
 		take: func(before string) (string, error) {
-			return unmerge(before, DaemonKeys{
+			return unmerge(before, daemonKeys{
 				Mirrors:  slices.Concat(keys.Mirrors, former.Mirrors),
 				Insecure: slices.Concat(keys.Insecure, former.Insecure),
 			})
@@ -93,7 +93,7 @@ func (o Options) daemonFile(keys, former DaemonKeys) File {
 // formerKeys are those of the port that berth's part of each hosts.toml leads to. There are
 // no comments in daemon.json that could say what is berth's, and the node may have another
 // port by now.
-func formerKeys(certs string) (k DaemonKeys) {
+func formerKeys(certs string) (k daemonKeys) {
 	files, _ := filepath.Glob(filepath.Join(certs, "*", "hosts.toml"))
 	for _, path := range files {
 		text, _, err := readFile(path)
@@ -116,15 +116,15 @@ func formerKeys(certs string) (k DaemonKeys) {
 	return k
 }
 
-// DaemonKeys are the keys of daemon.json that lead Docker to a node.
-type DaemonKeys struct {
+// daemonKeys are the keys of daemon.json that lead Docker to a node.
+type daemonKeys struct {
 	Mirrors  []string `json:"registry-mirrors,omitempty"`
 	Insecure []string `json:"insecure-registries,omitempty"`
 }
 
-// DockerKeys are those for o.
-func DockerKeys(o Options) DaemonKeys {
-	var k DaemonKeys
+// dockerKeys are those for o.
+func dockerKeys(o Options) daemonKeys {
+	var k daemonKeys
 	if l, ok := mirror(o.Listeners, o.Organisation); ok && !l.Token {
 		url := l.URL()
 		if l.registry() != oci.DockerHub {
@@ -141,9 +141,9 @@ func DockerKeys(o Options) DaemonKeys {
 	return k
 }
 
-func (k DaemonKeys) empty() bool { return len(k.Mirrors)+len(k.Insecure) == 0 }
+func (k daemonKeys) empty() bool { return len(k.Mirrors)+len(k.Insecure) == 0 }
 
-func (k DaemonKeys) json() string {
+func (k daemonKeys) json() string {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
