@@ -63,24 +63,24 @@ func together[V any](ctx context.Context, s *source, g *flight.Group[questionKey
 // ask puts o to upstream as principal: once for all who want to know at the same
 // time. What the answer proves or denies is recorded before anyone gets it.
 func (s *source) ask(ctx context.Context, principal oci.Principal, o oci.Object) (*oci.Content, error) {
-	mk := s.questionKey(principal, o)
-	if err := s.c.knownMissing(mk); err != nil {
+	question := s.questionKey(principal, o)
+	if err := s.c.knownMissing(question); err != nil {
 		return nil, err
 	}
 	ctx, asking := span.Begin(ctx, "proof")
-	content, err := together(ctx, s, s.c.stats, mk, s.question(principal, o, mk))
+	content, err := together(ctx, s, s.c.stats, question, s.putQuestion(principal, o, question))
 	span.End(asking, err)
 	return content, err
 }
 
-// question makes the request of ask, which is sent if nobody is asking yet.
-func (s *source) question(principal oci.Principal, o oci.Object, mk questionKey) func(context.Context) (*oci.Content, error) {
+// putQuestion gives what puts the question of ask to the registry, if nobody does so yet.
+func (s *source) putQuestion(principal oci.Principal, o oci.Object, question questionKey) func(context.Context) (*oci.Content, error) {
 	return func(ctx context.Context) (*oci.Content, error) {
 		ctx, end := s.insisting(ctx, s.accessKey(principal, o.Repo, o.Digest))
 		defer end()
 		content, err := s.as(principal).Stat(ctx, o)
 		if err = s.notABlob(principal, o, err); err != nil {
-			s.refused(principal, o, mk, err)
+			s.refused(principal, o, question, err)
 			return nil, err
 		}
 		s.c.slow.Release(s.repoKey(principal, o.Repo))
@@ -131,7 +131,7 @@ func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) e
 }
 
 // refused records what an error says about principal and o.
-func (s *source) refused(principal oci.Principal, o oci.Object, mk questionKey, err error) {
+func (s *source) refused(principal oci.Principal, o oci.Object, question questionKey, err error) {
 	class := oci.ClassOf(err)
 	switch key := s.accessKey(principal, o.Repo, o.Digest); {
 	case proof.AnswerOf(err).Doubtful():
@@ -144,7 +144,7 @@ func (s *source) refused(principal oci.Principal, o oci.Object, mk questionKey, 
 		return
 	}
 	if s.tolerates404(err) {
-		s.rememberMissing(mk, err)
+		s.rememberMissing(question, err)
 		return
 	}
 	seen := s.proofs.HadMember(s.memberKey(o))
@@ -157,7 +157,7 @@ func (s *source) refused(principal oci.Principal, o oci.Object, mk questionKey, 
 		}
 		s.deny(key, class)
 	}
-	s.rememberMissing(mk, err)
+	s.rememberMissing(question, err)
 }
 
 // doubt shortens what the principal had proven. To the shared principal nothing is secret:
@@ -193,8 +193,8 @@ func (s *source) renewEarly(principal oci.Principal, o oci.Object, proven time.T
 	if ttl := s.proofs.AccessTTL(); s.c.o.Now().Sub(proven) < ttl-ttl/5 {
 		return
 	}
-	if mk := s.questionKey(principal, o); s.c.knownMissing(mk) == nil {
+	if question := s.questionKey(principal, o); s.c.knownMissing(question) == nil {
 		// Nobody waits for the answer: it is recorded, and whoever pulls next sees it.
-		s.c.stats.Start(mk, s.question(principal, o, mk))
+		s.c.stats.Start(question, s.putQuestion(principal, o, question))
 	}
 }

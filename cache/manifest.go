@@ -25,30 +25,30 @@ const manifestTimeout = time.Minute
 // shares its answer. Any other proves itself with a HEAD and takes the bytes of
 // that GET; if the GET was refused, it sends its own.
 func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o oci.Object) (*oci.Content, error) {
-	key, own := s.blobKey(o.Digest), sender{principal, o.Repo}
+	key, own := s.blobKey(o.Digest), requester{principal, o.Repo}
 	var admitted *oci.Outcome // of a request that has proven itself
 	for range 5 {             // each time round somebody else made progress
-		get := s.c.manifests.begin(ctx, s, key, own, o)
+		get := s.c.manifests.joinOrStart(ctx, s, key, own, o)
 		if get.call == nil { // it has come meanwhile
 			if content, err := s.cached(o); content != nil || err != nil {
 				return s.release(ctx, principal, o, oci.Range{}, content, err)
 			}
 			continue
 		}
-		if get.sender != own && admitted == nil {
+		if get.requester != own && admitted == nil {
 			outcome, err := s.admit(ctx, principal, o)
 			if err != nil {
 				return nil, err
 			}
 			admitted = &outcome
 		}
-		leave := s.c.manifests.join(key, s.u.Organisation)
+		leave := s.c.manifests.addWaiter(key, s.u.Organisation)
 		m, err := get.call.Wait(ctx)
 		leave()
 		if err == nil {
 			return m.content(o, get, admitted), nil
 		}
-		if get.sender == own || ctx.Err() != nil {
+		if get.requester == own || ctx.Err() != nil {
 			return nil, err
 		}
 		if err = download.ErrorFor(principal, o.Repo, o.Digest, err); !errors.Is(err, download.ErrRetry) {
@@ -62,8 +62,8 @@ func endsEarly(d oci.Digest) error {
 	return &oci.Error{Class: oci.UpstreamError, Message: "the download of " + d.String() + " keeps ending early; try again"}
 }
 
-// sender is as whom a GET is sent, and for what repository.
-type sender struct {
+// requester is as whom a GET is sent, and of what repository.
+type requester struct {
 	principal oci.Principal
 	repo      string
 }
@@ -78,7 +78,7 @@ type manifest struct {
 }
 
 // content answers one of those who waited. admitted is how a request that did not
-// share the sender's answer was let in.
+// share the requester's answer was let in.
 func (m manifest) content(o oci.Object, get manifestGet, admitted *oci.Outcome) *oci.Content {
 	c := m.hotEntry.content(o)
 	switch {
@@ -100,52 +100,52 @@ func (m manifest) content(o oci.Object, get manifestGet, admitted *oci.Outcome) 
 type manifestGets struct {
 	calls *flight.Group[manifestGetKey, manifest]
 
-	mu      sync.Mutex
-	senders map[download.Key]sender
-	waiting map[download.Key][]string // organisations, once for each request
+	mu         sync.Mutex
+	requesters map[download.Key]requester
+	waiting    map[download.Key][]string // organisations, once for each request
 }
 
 type manifestGetKey struct {
 	download.Key
-	sender
+	requester
 }
 
 func newManifestGets() *manifestGets {
-	return &manifestGets{calls: flight.New[manifestGetKey, manifest](manifestTimeout), senders: map[download.Key]sender{}, waiting: map[download.Key][]string{}}
+	return &manifestGets{calls: flight.New[manifestGetKey, manifest](manifestTimeout), requesters: map[download.Key]requester{}, waiting: map[download.Key][]string{}}
 }
 
 // manifestGet is a GET, as whom it was sent, and whether the caller made it start.
 type manifestGet struct {
 	call *flight.Call[manifest]
-	sender
+	requester
 	started bool
 }
 
-// begin joins the GET that is under way or sends one as own. Without a call the
+// joinOrStart joins the GET that is under way or sends one as own. Without a call the
 // manifest is in memory by now.
-func (g *manifestGets) begin(first context.Context, s *source, key download.Key, own sender, o oci.Object) manifestGet {
+func (g *manifestGets) joinOrStart(first context.Context, s *source, key download.Key, own requester, o oci.Object) manifestGet {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at, under := g.senders[key]
+	at, under := g.requesters[key]
 	if !under {
 		if e, ok := s.c.hot.Get(s.hotKey(key.Digest)); ok && e.mediaType != "" {
 			return manifestGet{}
 		}
 		at = own
-		g.senders[key] = own
+		g.requesters[key] = own
 	}
 	memory := oci.MemoryOf(first)
 	call, started := g.calls.Start(manifestGetKey{key, at}, func(ctx context.Context) (manifest, error) {
-		defer g.end(key)
+		defer g.ended(key)
 		ctx = oci.Along(ctx, func() []string { return g.organisations(key) })
 		return s.getManifest(span.With(oci.WithMemory(ctx, memory), span.Of(first)), at.principal, o)
 	})
-	return manifestGet{call: call, sender: at, started: started}
+	return manifestGet{call: call, requester: at, started: started}
 }
 
-// join notes that organisation waits for the manifest, until leave: whoever of those that
+// addWaiter notes that organisation waits for the manifest, until leave: whoever of those that
 // wait has room pays for it.
-func (g *manifestGets) join(key download.Key, organisation string) (leave func()) {
+func (g *manifestGets) addWaiter(key download.Key, organisation string) (leave func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.waiting[key] = append(g.waiting[key], organisation)
@@ -165,10 +165,10 @@ func (g *manifestGets) organisations(key download.Key) []string {
 	return slices.Clone(g.waiting[key])
 }
 
-func (g *manifestGets) end(key download.Key) {
+func (g *manifestGets) ended(key download.Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.senders, key)
+	delete(g.requesters, key)
 }
 
 // getManifest sends the GET as principal and keeps what comes: in memory before

@@ -76,11 +76,11 @@ func resolution(t proof.Tag, o oci.Outcome) *oci.Resolution {
 // askTag asks upstream what the tag means now, once for all who ask as the same
 // principal, and records what the answer proves or denies.
 func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.TagKey) (*oci.Resolution, error) {
-	mk := questionKey{origin: s.origin, principal: principal, repo: key.Repo, ref: "tag " + key.Tag}
-	if err := s.c.knownMissing(mk); err != nil {
+	question := questionKey{origin: s.origin, principal: principal, repo: key.Repo, ref: "tag " + key.Tag}
+	if err := s.c.knownMissing(question); err != nil {
 		return nil, err
 	}
-	return together(ctx, s, s.c.resolves, mk, func(ctx context.Context) (*oci.Resolution, error) {
+	return together(ctx, s, s.c.resolves, question, func(ctx context.Context) (*oci.Resolution, error) {
 		known, fresh := s.freshTag(principal, key)
 		if fresh { // an answer came while this one was on its way here
 			return resolution(known, oci.Outcome{}), nil
@@ -89,7 +89,7 @@ func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.
 		defer end()
 		r, err := s.as(principal).Resolve(asking, key.Repo, key.Tag)
 		if err != nil {
-			s.tagRefused(principal, key, mk, err)
+			s.tagRefused(principal, key, question, err)
 			return nil, err
 		}
 		s.c.slow.Release(s.repoKey(principal, key.Repo))
@@ -107,9 +107,9 @@ func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.
 	})
 }
 
-func (s *source) tagRefused(principal oci.Principal, key proof.TagKey, mk questionKey, err error) {
+func (s *source) tagRefused(principal oci.Principal, key proof.TagKey, question questionKey, err error) {
 	if s.tolerates404(err) {
-		s.rememberMissing(mk, err)
+		s.rememberMissing(question, err)
 		return
 	}
 	known, _ := s.proofs.Tag(key) // however long ago it was shown
@@ -124,6 +124,6 @@ func (s *source) tagRefused(principal oci.Principal, key proof.TagKey, mk questi
 		s.proofs.DropTag(key)
 	}
 	if class == oci.NotFound {
-		s.rememberMissing(mk, err)
+		s.rememberMissing(question, err)
 	}
 }

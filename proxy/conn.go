@@ -23,9 +23,9 @@ type conn struct {
 	all *Connections
 	// active is how many requests are answered, and since when that is so, in
 	// nanoseconds; or since when it was accepted.
-	active   atomic.Int32
-	since    atomic.Int64
-	standing atomic.Int32 // a standing; it is set under all's lock
+	active atomic.Int32
+	since  atomic.Int64
+	trust  atomic.Int32 // a trust; it is set under all's lock
 
 	gathered []byte // nil: what is written leaves at once
 	// extended is when the write deadline was set last.

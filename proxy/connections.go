@@ -31,14 +31,14 @@ const (
 	shortageSaid = time.Minute
 )
 
-// standing is what is known of whoever uses a connection.
-type standing int32
+// trust is how much is known of whoever uses a connection.
+type trust int32
 
 const (
-	stranger standing = iota // nothing: no request of his got past the login
-	guest                    // he is at a listener that asks nobody who he is
-	known                    // he has proven who he is
-	itself                   // it is this node, which asks itself whether it answers
+	stranger trust = iota // nothing: no request of his got past the login
+	guest                 // he is at a listener that asks nobody who he is
+	known                 // he has proven who he is
+	itself                // it is this node, which asks itself whether it answers
 )
 
 // Connections are those that are open at the listeners that share it. Each takes a
@@ -152,7 +152,7 @@ func (s *Connections) tryAdmit(c *conn) (ok bool, again time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isOwn(c) {
-		c.standing.Store(int32(itself))
+		c.trust.Store(int32(itself))
 		return true, 0
 	}
 	if len(s.strangers) >= s.mostStrangers {
@@ -170,15 +170,15 @@ func (s *Connections) tryAdmit(c *conn) (ok bool, again time.Duration) {
 	return true, 0
 }
 
-// longest is the one of all that may yield and has been as it is for longest, one of
-// lower standing before others.
+// longest is the one of all that may yield and has been as it is for longest, of those that
+// are trusted least.
 func longest(all map[*conn]struct{}, mayYield func(*conn) bool) (first *conn) {
 	for c := range all {
 		if !mayYield(c) {
 			continue
 		}
-		if first == nil || c.standing.Load() < first.standing.Load() ||
-			c.standing.Load() == first.standing.Load() && c.since.Load() < first.since.Load() {
+		if first == nil || c.trust.Load() < first.trust.Load() ||
+			c.trust.Load() == first.trust.Load() && c.since.Load() < first.since.Load() {
 			first = c
 		}
 	}
@@ -197,7 +197,7 @@ func (s *Connections) mayYield(c *conn) bool {
 func (s *Connections) mayWait() int { return (s.mostStrangers + 1) / 2 }
 
 // letIn gives c a place inside, and waits for one.
-func (s *Connections) letIn(ctx context.Context, c *conn, as standing) error {
+func (s *Connections) letIn(ctx context.Context, c *conn, as trust) error {
 	freed, ok, waits := s.takeOrWait(c, as)
 	if ok {
 		return nil
@@ -229,7 +229,7 @@ func (s *Connections) letIn(ctx context.Context, c *conn, as standing) error {
 
 // takeOrWait gives c a place inside, or else counts it among those that wait for one, if
 // it may wait.
-func (s *Connections) takeOrWait(c *conn, as standing) (freed <-chan struct{}, ok, waits bool) {
+func (s *Connections) takeOrWait(c *conn, as trust) (freed <-chan struct{}, ok, waits bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if freed, ok = s.take(c, as); ok || s.waiting >= s.mayWait() {
@@ -240,7 +240,7 @@ func (s *Connections) takeOrWait(c *conn, as standing) (freed <-chan struct{}, o
 }
 
 // take gives c a place inside, if need be that of another one. Caller holds mu.
-func (s *Connections) take(c *conn, as standing) (freed <-chan struct{}, ok bool) {
+func (s *Connections) take(c *conn, as trust) (freed <-chan struct{}, ok bool) {
 	if _, outside := s.strangers[c]; outside {
 		if len(s.inside) >= s.most {
 			s.complain()
@@ -253,7 +253,7 @@ func (s *Connections) take(c *conn, as standing) (freed <-chan struct{}, ok bool
 		delete(s.strangers, c)
 		s.inside[c] = struct{}{}
 	}
-	c.standing.Store(int32(as))
+	c.trust.Store(int32(as))
 	return nil, true
 }
 
@@ -323,8 +323,8 @@ func (c *conn) age() time.Duration { return time.Duration(time.Now().UnixNano() 
 
 // letIn notes that a request got past the login, and gives the connection a place
 // among those of which that is so.
-func (c *conn) letIn(ctx context.Context, as standing) error {
-	if c == nil || c.standing.Load() == int32(as) {
+func (c *conn) letIn(ctx context.Context, as trust) error {
+	if c == nil || c.trust.Load() == int32(as) {
 		return nil
 	}
 	return c.all.letIn(ctx, c, as)
@@ -333,12 +333,12 @@ func (c *conn) letIn(ctx context.Context, as standing) error {
 // shouldEnd says that the connection should end with the answer, since places are
 // scarce: that of a stranger, and of whoever is told to come again later.
 func (c *conn) shouldEnd(status int) bool {
-	return c != nil && (c.standing.Load() == int32(stranger) || status == http.StatusServiceUnavailable) && c.all.short()
+	return c != nil && (c.trust.Load() == int32(stranger) || status == http.StatusServiceUnavailable) && c.all.short()
 }
 
 // SetReadDeadline lets strangers wait for less than the server would.
 func (c *conn) SetReadDeadline(t time.Time) error {
-	if c.standing.Load() == int32(stranger) {
+	if c.trust.Load() == int32(stranger) {
 		if most := time.Now().Add(c.all.idle); t.After(most) {
 			t = most
 		}

@@ -57,7 +57,7 @@ func (p *pier) Write(line []byte) (int, error) {
 
 func (p *pier) serve(w http.ResponseWriter, r *http.Request) {
 	c := peerOf(r.Context())
-	as := map[string]standing{"guest": guest, "known": known}[r.Header.Get("As")]
+	as := map[string]trust{"guest": guest, "known": known}[r.Header.Get("As")]
 	if as == stranger {
 		if c.shouldEnd(http.StatusUnauthorized) {
 			w.Header().Set("Connection", "close")
@@ -190,7 +190,7 @@ func TestConnections_A401EndsWhereShort(t *testing.T) {
 // So does whoever is told to come again later.
 func TestConnections_A503EndsWhereShort(t *testing.T) {
 	c := &conn{all: NewConnections(8, 0, slog.New(slog.DiscardHandler))}
-	c.standing.Store(int32(known))
+	c.trust.Store(int32(known))
 	if c.shouldEnd(http.StatusServiceUnavailable) {
 		t.Error("where there is room")
 	}

@@ -123,7 +123,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if span != nil {
 		defer q.describeTo(span)
 	}
-	q.end(&q.deadline, q.recovered(&q.deadline))
+	err := q.recovered(&q.deadline)
+	q.end(&q.deadline, err)
 }
 
 // answer is a request from top to bottom. Whatever it returns, end answers.
@@ -144,7 +145,7 @@ func (q *request) answer(ctx context.Context) (err error) {
 		return err
 	}
 	q.h.Metrics.pulls.enter(q)
-	if err = q.admitted(ctx); err != nil {
+	if err = q.admit(ctx); err != nil {
 		return err
 	}
 	source, err := q.h.Sources(q.caller, q.route.Registry)

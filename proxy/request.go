@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"berth/auth/caller"
 	"berth/internal/limit"
 	"berth/oci"
@@ -45,6 +47,17 @@ type request struct {
 	deadline headerDeadline
 	// contentRange goes with a 416.
 	contentRange string
+}
+
+// admit waits for the organisation's turn, which is a span of its own.
+func (q *request) admit(ctx context.Context) (err error) {
+	if q.h.Tracer != nil {
+		var waiting trace.Span
+		_, waiting = q.h.Tracer.Start(ctx, "admission")
+		defer waiting.End()
+	}
+	q.slot, err = q.h.Limiter.Take(ctx, limit.Want{Organisation: q.caller.Organisation})
+	return err
 }
 
 // hold waits until n bytes of memory are free for what is about to be fetched, which

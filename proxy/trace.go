@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"net/http"
 	"time"
 
@@ -11,7 +10,6 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"berth/internal/limit"
 	"berth/oci"
 )
 
@@ -72,17 +70,6 @@ func (q *request) describeTo(span trace.Span) {
 		}
 	}
 	span.SetAttributes(attributes...)
-}
-
-// admitted waits for the organisation's turn, which is a span of its own.
-func (q *request) admitted(ctx context.Context) (err error) {
-	if q.h.Tracer != nil {
-		var waiting trace.Span
-		_, waiting = q.h.Tracer.Start(ctx, "admission")
-		defer waiting.End()
-	}
-	q.slot, err = q.h.Limiter.Take(ctx, limit.Want{Organisation: q.caller.Organisation})
-	return err
 }
 
 // exemplar is the trace that the request is of, if there is one.

@@ -77,7 +77,7 @@ func NewTable(o TableOptions) (*Table, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	c := &Table{table: make(map[place][]*entry), accounts: make(map[account]bool)}
+	t := &Table{table: make(map[place][]*entry), accounts: make(map[account]bool)}
 	for _, configured := range o.Entries {
 		e, err := newEntry(configured, o)
 		if err != nil {
@@ -85,11 +85,11 @@ func NewTable(o TableOptions) (*Table, error) {
 		}
 		e.inherit(o.Before)
 		at := place{e.Organisation, e.Registry}
-		c.table[at] = append(c.table[at], e)
-		c.accounts[account{e.Organisation, e.Name}] = true
-		c.entries = append(c.entries, e)
+		t.table[at] = append(t.table[at], e)
+		t.accounts[account{e.Organisation, e.Name}] = true
+		t.entries = append(t.entries, e)
 	}
-	return c, nil
+	return t, nil
 }
 
 // Lookup finds as whom organisation asks registry for repo. With an account,
@@ -103,9 +103,9 @@ func NewTable(o TableOptions) (*Table, error) {
 // have (one that it has, but at other registries only, is no error where it has
 // none at all: a single login at this proxy serves every registry), and Caller
 // with status 503 for a secret that cannot be read.
-func (c *Table) Lookup(ctx context.Context, organisation, account, registry, repo string) (*Credential, error) {
-	entries := c.table[place{organisation, registry}]
-	if account != "" && !c.knows(entries, organisation, account) {
+func (t *Table) Lookup(ctx context.Context, organisation, account, registry, repo string) (*Credential, error) {
+	entries := t.table[place{organisation, registry}]
+	if account != "" && !t.knows(entries, organisation, account) {
 		return nil, unknownAccount(organisation, account, registry, entries)
 	}
 	e := best(entries, account, repo)
@@ -123,12 +123,12 @@ func (c *Table) Lookup(ctx context.Context, organisation, account, registry, rep
 // whatever repositories it is for. Without an account it is the only one there
 // is. Nil, and no error, where there is none. Errors are those of Lookup, and
 // Denied where there are several and none was named.
-func (c *Table) Account(ctx context.Context, organisation, account, registry string) (*Credential, error) {
-	entries := c.table[place{organisation, registry}]
+func (t *Table) Account(ctx context.Context, organisation, account, registry string) (*Credential, error) {
+	entries := t.table[place{organisation, registry}]
 	if account == "" && len(entries) > 1 {
 		return nil, &oci.Error{
 			Class:   oci.Denied,
-			Message: fmt.Sprintf("%s has several accounts for %s: add --account %s", Whose(organisation), registry, strings.Join(c.Accounts(organisation, registry), " or --account ")),
+			Message: fmt.Sprintf("%s has several accounts for %s: add --account %s", Whose(organisation), registry, strings.Join(t.Accounts(organisation, registry), " or --account ")),
 		}
 	}
 	if account != "" {
@@ -136,7 +136,7 @@ func (c *Table) Account(ctx context.Context, organisation, account, registry str
 	}
 	switch {
 	case len(entries) == 0 && account != "":
-		return nil, unknownAccount(organisation, account, registry, c.table[place{organisation, registry}])
+		return nil, unknownAccount(organisation, account, registry, t.table[place{organisation, registry}])
 	case len(entries) == 0:
 		return nil, nil //nolint:nilnil // nobody is a credential too: the shared principal
 	}
@@ -148,17 +148,17 @@ func (c *Table) Account(ctx context.Context, organisation, account, registry str
 }
 
 // Accounts are the names of those that organisation has for registry.
-func (c *Table) Accounts(organisation, registry string) (names []string) {
-	for _, e := range c.table[place{organisation, registry}] {
+func (t *Table) Accounts(organisation, registry string) (names []string) {
+	for _, e := range t.table[place{organisation, registry}] {
 		names = append(names, e.Name)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-func (c *Table) knows(entries []*entry, organisation, name string) bool {
+func (t *Table) knows(entries []*entry, organisation, name string) bool {
 	if len(entries) == 0 {
-		return c.accounts[account{organisation, name}]
+		return t.accounts[account{organisation, name}]
 	}
 	return slices.ContainsFunc(entries, func(e *entry) bool { return e.Name == name })
 }
@@ -180,11 +180,11 @@ func best(entries []*entry, name, repo string) *entry {
 
 // Check reads every secret and says which cannot be used, for checking a
 // configuration and for the status page.
-func (c *Table) Check(ctx context.Context) []error {
-	problems := make([]error, len(c.entries))
+func (t *Table) Check(ctx context.Context) []error {
+	problems := make([]error, len(t.entries))
 	var g errgroup.Group
 	g.SetLimit(readAtOnce)
-	for i, e := range c.entries {
+	for i, e := range t.entries {
 		g.Go(func() error {
 			if _, err := e.read(ctx); err != nil {
 				problems[i] = &Unusable{e.Organisation, e.Name, e.Registry, err}
@@ -214,8 +214,8 @@ func (u *Unusable) Error() string {
 func (u *Unusable) Unwrap() error { return u.Err }
 
 // Renew has helpers asked again for what may be another secret by now. It asks nobody.
-func (c *Table) Renew() {
-	for _, e := range c.entries {
+func (t *Table) Renew() {
+	for _, e := range t.entries {
 		if s := e.state.Load(); s != nil && s.cred != nil && s.cred.renew != nil {
 			s.cred.renew()
 		}
@@ -228,8 +228,8 @@ const readAtOnce = 8
 
 // Trouble is why the secret of an account could not be used when it was last read,
 // and whether the one before it serves; nil: it could. It reads nothing.
-func (c *Table) Trouble(organisation, account, registry string) (oldServes bool, err error) {
-	for _, e := range c.table[place{organisation, registry}] {
+func (t *Table) Trouble(organisation, account, registry string) (oldServes bool, err error) {
+	for _, e := range t.table[place{organisation, registry}] {
 		if s := e.state.Load(); e.Name == account && s != nil && s.err != nil {
 			return s.cred != nil, s.err
 		}
@@ -239,8 +239,8 @@ func (c *Table) Trouble(organisation, account, registry string) (oldServes bool,
 
 // Renewed says whether an account has another secret than it had when it was first
 // read. It reads nothing.
-func (c *Table) Renewed(organisation, account, registry string) bool {
-	for _, e := range c.table[place{organisation, registry}] {
+func (t *Table) Renewed(organisation, account, registry string) bool {
+	for _, e := range t.table[place{organisation, registry}] {
 		if s := e.state.Load(); e.Name == account && s != nil {
 			return s.renewed
 		}

@@ -93,7 +93,7 @@ func (g *generation) makeHandlers() error {
 			Organisation: l.Organisation,
 			Naming:       proxy.Naming{Default: l.Registry, OrganisationRequired: l.OrganisationInName == config.InNameRequired},
 			Names:        l.Names,
-			Limiter:      g.node.limits,
+			Limiter:      g.node.requests,
 			Memory:       g.node.memory,
 			Logger:       g.node.log,
 			Metrics:      g.node.pulls,
@@ -149,11 +149,15 @@ func (g *generation) newSource(at sourceKey) oci.Source {
 	s := at.registry
 	share := g.anonymousShare(at.organisation)
 	cached := g.node.cache.Through(cache.Upstream{
-		Spec: s.spec, Organisation: at.organisation, Shared: s.client.upstream.As(upstream.Identity{Payer: at.organisation, Credential: s.sharedCredential}),
-		Mirrors: s.client.mirrorSources(), Without: s.without(), Times: g.times(at.organisation),
-		Scopes: g.scopes(at),
-		Spend:  func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
-		As:     s.client.upstream.As(upstream.Identity{Organisation: at.organisation, Credential: at.credential}),
+		Spec:         s.spec,
+		Organisation: at.organisation,
+		As:           s.client.upstream.As(upstream.Identity{Organisation: at.organisation, Credential: at.credential}),
+		Shared:       s.client.upstream.As(upstream.Identity{Payer: at.organisation, Credential: s.sharedCredential}),
+		Without:      s.without(),
+		Spend:        func() (undo func(), err error) { return s.client.upstream.Spend(at.organisation, share) },
+		Scopes:       g.scopes(at),
+		Mirrors:      s.client.mirrorSources(),
+		Times:        g.times(at.organisation),
 	})
 	where := policy.At{Registry: s.spec.Name, Origin: s.spec.Origin.Dir(), Organisation: at.organisation}
 	return policy.Around(cached, policyFor(g.cfg, at.organisation), where, g.node.cache.Proofs(), g.node.now)

@@ -46,8 +46,8 @@ type node struct {
 	audit     *audit.Log
 	tracing   *tracing
 	history   *admin.History
-	limits    *limit.Pool // of requests
-	fills     *limit.Pool // of downloads
+	requests  *limit.Pool // that are answered
+	downloads *limit.Pool // from registries
 	memory    *limit.Pool // bytes of manifests, lists, and parts from the fleet
 	dialled   *upstream.Connections
 	hosts     *limit.Hosts // what goes to registries

@@ -63,8 +63,8 @@ func (n *node) apply(next *config.Config) error {
 	defer n.mu.Unlock()
 	before, old := n.cfg, n.registryClients()
 	n.cfg, n.current = next, g
-	n.limits.SetLimits(requestLimits(next, mostConnections(descriptor.Limit())))
-	n.fills.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
+	n.requests.SetLimits(requestLimits(next, mostConnections(descriptor.Limit())))
+	n.downloads.SetLimits(limits(next, func(l config.Limits) int { return l.Fills }))
 	n.hosts.SetRates(limits(next, rateOf))
 	n.hosts.SetBandwidth(next.Upstream.Bandwidth.Bytes, limits(next, func(l config.Limits) int64 { return l.Bandwidth.Bytes }))
 	for i, f := range n.listeners {

@@ -29,9 +29,17 @@ import (
 func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) {
 	n := &node{
 		setup: s, start: s.now(),
-		started: cfg, registry: prometheus.NewRegistry(), limits: &limit.Pool{}, fills: newFills(), memory: newMemory(), hosts: newHosts(cfg.Upstream), dialled: &upstream.Connections{Most: mostUpstream(descriptor.Limit())}, secretsDue: make(chan struct{}, 1), changing: make(chan struct{}, 1),
-		probes:  flight.New[struct{}, struct{}](probeTimeout),
-		manager: &serviceManager{log: s.log},
+		started:    cfg,
+		registry:   prometheus.NewRegistry(),
+		requests:   &limit.Pool{},
+		downloads:  newDownloads(),
+		memory:     newMemory(),
+		hosts:      newHosts(cfg.Upstream),
+		dialled:    &upstream.Connections{Most: mostUpstream(descriptor.Limit())},
+		secretsDue: make(chan struct{}, 1),
+		changing:   make(chan struct{}, 1),
+		probes:     flight.New[struct{}, struct{}](probeTimeout),
+		manager:    &serviceManager{log: s.log},
 	}
 	n.failures = proxy.NewFailures(n.now)
 	n.history = admin.NewHistory(int(sampleFor / sampleEvery))
@@ -98,21 +106,24 @@ func (n *node) openCache(c config.Cache, u config.Upstream) (*cache.Cache, error
 			return c.MaxSize.Of(total), c.MinFree.Of(total), nil
 		},
 		Parallel: u.Parallel, Connections: u.Connections,
-		Fleet: n.engines.tierOf(), Admit: acquire(n.fills), Held: n.heldContent, Now: n.now, Log: n.log,
+		Fleet: n.engines.tierOf(),
+		Admit: acquire(n.downloads),
+		Held:  n.heldContent,
+		Now:   n.now,
+		Log:   n.log,
 		// The key may lie in the folder that is opened here.
 		Owner: func(organisation string) uint64 { return n.key.Number(organisation) },
 	})
 }
 
-// fillWait is how long a download waits for its organisation's turn: longer than
-// a request for an answer, since downloads last, but so that the client still
-// gets to know what it waited for.
-const fillWait = 15 * time.Second
+// poolWait is how long a download, or memory for it, is waited for: longer than an answer
+// is, since downloads last, but so that the client still gets to know what it waited for.
+const poolWait = 15 * time.Second
 
-// newFills bounds the downloads of each organisation. Who waits in its line is in
-// a request, and those are bounded already.
-func newFills() *limit.Pool {
-	return &limit.Pool{Wait: fillWait, Queue: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
+// newDownloads bounds the downloads of each organisation. Who waits in its queue is in a
+// request, and those are bounded already.
+func newDownloads() *limit.Pool {
+	return &limit.Pool{Wait: poolWait, Queue: math.MaxInt, What: "downloads from registries", Key: "limits.fills"}
 }
 
 // memoryShare is how many bytes of manifests and lists one organisation may have in
@@ -121,7 +132,7 @@ func newFills() *limit.Pool {
 const memoryShare, memoryTotal = 64 << 20, 256 << 20
 
 func newMemory() *limit.Pool {
-	return &limit.Pool{Total: memoryTotal, Most: memoryShare, Wait: fillWait, Queue: math.MaxInt, What: "bytes of manifests and lists", Key: "its share of memory"}
+	return &limit.Pool{Total: memoryTotal, Most: memoryShare, Wait: poolWait, Queue: math.MaxInt, What: "bytes of manifests and lists", Key: "its share of memory"}
 }
 
 // newHosts shares out what goes to registries. Callers without an organisation have
