@@ -9,6 +9,7 @@ import (
 
 	"berth/cache"
 	"berth/cache/store"
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -88,7 +89,7 @@ func TestBypass_LongerBlobAfterTheDiskFailed(t *testing.T) {
 	data := random(74, 6*mib)
 	obj := h.addBlob("acme/app", data)
 	var broken atomic.Bool
-	h.cache = open(t, cache.Failing(cache.Options{Dir: inMemory(t), Now: h.clock}, func(op store.Op, _ string) error {
+	h.cache = open(t, cache.Failing(cache.Options{Dir: ocitest.MemoryDir(t), Now: h.clock}, func(op store.Op, _ string) error {
 		if op == store.OpWrite && broken.Load() {
 			return syscall.EIO
 		}

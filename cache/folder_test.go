@@ -20,6 +20,7 @@ import (
 
 	"berth/cache"
 	"berth/cache/store"
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -71,7 +72,7 @@ func refused(t *testing.T, op store.Op, why error, atStart bool) {
 	var on atomic.Bool
 	on.Store(atStart)
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-	dir := filepath.Join(inMemory(t), "cache")
+	dir := filepath.Join(ocitest.MemoryDir(t), "cache")
 	h.cache = open(t, cache.Failing(cache.Options{Dir: dir, Now: h.clock, Limits: func(int64) (int64, int64, error) { return 64 * mib, 0, nil }},
 		func(o store.Op, _ string) error {
 			if o == op && on.Load() {
@@ -111,7 +112,7 @@ func refused(t *testing.T, op store.Op, why error, atStart bool) {
 // is logged once, and the numbers say it.
 func TestFolder_ComesAndGoes(t *testing.T) {
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-	dir := filepath.Join(inMemory(t), "cache")
+	dir := filepath.Join(ocitest.MemoryDir(t), "cache")
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +194,7 @@ func TestFolder_IsNobodysElse(t *testing.T) {
 func TestFolder_GoesInMidDownload(t *testing.T) {
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
 	h.chunk = 1 << 20
-	dir := filepath.Join(inMemory(t), "cache")
+	dir := filepath.Join(ocitest.MemoryDir(t), "cache")
 	h.cache = open(t, cache.Options{Dir: dir, Now: h.clock})
 	data := random(1, 6*mib)
 	obj, s := h.addBlob("acme/app", data), h.source("acme", "a")
@@ -230,7 +231,7 @@ func TestFolder_OpenedAnewUnderPulls(t *testing.T) {
 	var armed atomic.Bool
 	entered, gate := make(chan struct{}), make(chan struct{})
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-	dir := filepath.Join(inMemory(t), "cache")
+	dir := filepath.Join(ocitest.MemoryDir(t), "cache")
 	h.cache = open(t, cache.Failing(cache.Options{Dir: dir, Now: h.clock}, func(op store.Op, _ string) error {
 		if op == store.OpLock && armed.CompareAndSwap(true, false) {
 			close(entered)
@@ -273,7 +274,7 @@ func TestFolder_OpenedAnewUnderPulls(t *testing.T) {
 // Past the disk a piece is not handed out as the whole, whatever a registry sends.
 func TestBypass_PieceIsNotTheWhole(t *testing.T) {
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-	h.cache = open(t, cache.Options{Dir: inMemory(t), Now: h.clock})
+	h.cache = open(t, cache.Options{Dir: ocitest.MemoryDir(t), Now: h.clock})
 	h.piece = 10
 	s := h.source("acme", "a")
 	obj := h.addBlob("acme/app", random(1, 1000))
@@ -291,7 +292,7 @@ func TestBypass_PieceIsNotTheWhole(t *testing.T) {
 func TestFolder_LackOfRoomIsTold(t *testing.T) {
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
 	log := &logged{}
-	h.cache = open(t, cache.Options{Dir: inMemory(t), Now: h.clock, MaxSize: mib, Log: slog.New(slog.NewTextHandler(log, nil))})
+	h.cache = open(t, cache.Options{Dir: ocitest.MemoryDir(t), Now: h.clock, MaxSize: mib, Log: slog.New(slog.NewTextHandler(log, nil))})
 	s := h.source("acme", "a")
 	for seed := range uint64(3) {
 		data := random(seed, 2*mib)
@@ -317,7 +318,7 @@ func TestFolder_LackOfRoomIsTold(t *testing.T) {
 func TestFolder_RoomThatComesBackIsUsed(t *testing.T) {
 	var none atomic.Bool
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-	h.cache = open(t, cache.Failing(cache.Options{Dir: inMemory(t), Now: h.clock}, func(op store.Op, _ string) error {
+	h.cache = open(t, cache.Failing(cache.Options{Dir: ocitest.MemoryDir(t), Now: h.clock}, func(op store.Op, _ string) error {
 		if none.Load() && op == store.OpMake {
 			return &store.NoRoom{Bytes: 2 * mib, Lack: store.LackInodes}
 		}
@@ -347,7 +348,7 @@ func TestFolder_RoomThatComesBackIsUsed(t *testing.T) {
 // meanwhile: it goes, so that the next start revives nothing. The one that is in use
 // stays.
 func TestFolder_BringsNoOldFactsBack(t *testing.T) {
-	parent := inMemory(t)
+	parent := ocitest.MemoryDir(t)
 	dir, aside := filepath.Join(parent, "cache"), filepath.Join(parent, "aside")
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
 	data := random(1, 1000)
@@ -387,7 +388,7 @@ func TestFolder_BringsNoOldFactsBack(t *testing.T) {
 func TestFolder_Hangs(t *testing.T) {
 	for _, op := range []store.Op{store.OpMake, store.OpOpen, store.OpWrite, store.OpStat, store.OpSpace} {
 		t.Run(string(op), func(t *testing.T) {
-			dir := filepath.Join(inMemory(t), "cache")
+			dir := filepath.Join(ocitest.MemoryDir(t), "cache")
 			synctest.Test(t, func(t *testing.T) { hangs(t, dir, op) })
 		})
 	}
@@ -455,7 +456,7 @@ func hangs(t *testing.T, dir string, op store.Op) {
 
 // A folder that hangs at the start is waited for for a moment, and used when it answers.
 func TestFolder_HangsAtTheStart(t *testing.T) {
-	dir := filepath.Join(inMemory(t), "cache")
+	dir := filepath.Join(ocitest.MemoryDir(t), "cache")
 	synctest.Test(t, func(t *testing.T) {
 		back := make(chan struct{})
 		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}

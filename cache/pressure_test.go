@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"berth/cache"
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -20,7 +21,7 @@ func TestManyReadersLittleRoom(t *testing.T) {
 	if os.Getenv("BERTH_LONG") != "" {
 		until = time.Now().Add(3 * time.Minute)
 	}
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	h := newHouseIn(t, cache.Options{Dir: dir, MaxSize: limit, HotBytes: 1})
 	var objects []oci.Object
 	for i := range uint64(10 * limit / size) {

@@ -13,23 +13,9 @@ import (
 
 	"berth/cache"
 	"berth/cache/store"
+	"berth/internal/ocitest"
 	"berth/oci"
 )
-
-// inMemory is a folder that is cheap to write to.
-func inMemory(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "berth-cache-") //nolint:usetesting // t.TempDir is on the disk
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
 
 // kept is where obj lies.
 func (h *house) kept(dir string, obj oci.Object) string {
@@ -84,7 +70,7 @@ var damage = map[string]func(path string, data []byte) error{
 // Whatever becomes of blobs on the disk while nobody looks: none is served to
 // its end, each is noticed by its first reader, and fetched again.
 func TestBitRot(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	h := newHouseIn(t, cache.Options{Dir: dir})
 	type blob struct {
 		obj  oci.Object
@@ -189,7 +175,7 @@ func TestFirstReadOfALargeBlob(t *testing.T) {
 		} {
 			t.Run(how+"/"+name, func(t *testing.T) {
 				t.Parallel()
-				dir := inMemory(t)
+				dir := ocitest.MemoryDir(t)
 				h := newHouseIn(t, cache.Options{Dir: dir})
 				data := random(50, 6*mib)
 				obj := h.addBlob("acme/app", data)
@@ -215,7 +201,7 @@ func TestFirstReadOfALargeBlob(t *testing.T) {
 
 // Many first readers of a large bad blob: none gets all of it.
 func TestManyFirstReaders(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	h := newHouseIn(t, cache.Options{Dir: dir})
 	data := random(51, 9*mib)
 	obj := h.addBlob("acme/app", data)
@@ -267,7 +253,7 @@ func TestManyFirstReaders(t *testing.T) {
 // A bad blob that cannot be deleted is not served all the same.
 func TestBadBlobThatStays(t *testing.T) {
 	for _, size := range []int{1000, mib} {
-		dir := inMemory(t)
+		dir := ocitest.MemoryDir(t)
 		h := newHouseIn(t, cache.Options{Dir: dir})
 		data := random(52, size)
 		obj := h.addBlob("acme/app", data)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"berth/cache"
+	"berth/internal/ocitest"
 	"berth/internal/registry"
 	"berth/oci"
 )
@@ -128,7 +129,7 @@ func TestOwnRegistryEvictsNothingByWhatIsLeft(t *testing.T) {
 // Whoever pulls one small thing after the other does not push what others pull out of
 // memory, and whoever is told 404 again and again does not have others' asked again.
 func TestShare_OthersMemoryStays(t *testing.T) {
-	h := newHouse(t, cache.Options{Dir: inMemory(t), HotBytes: 64 << 10})
+	h := newHouse(t, cache.Options{Dir: ocitest.MemoryDir(t), HotBytes: 64 << 10})
 	d := h.addManifest("acme/app", "v1", `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
 	missing := oci.Object{Repo: "acme/app", Kind: oci.Manifest, Digest: oci.DigestOf([]byte("not there"))}
 	acme, globex := h.source("acme", "a"), h.source("globex", "g")
@@ -179,7 +180,7 @@ func (o *origin) own() cache.Upstream {
 func TestShare_UnknownLength(t *testing.T) {
 	for name, sizes := range map[string][]int{"one blob": {56 * mib}, "two at once": {5 * mib, 6 * mib}} {
 		t.Run(name, func(t *testing.T) {
-			h := newHouse(t, cache.Options{MaxSize: 64 * mib, Dir: inMemory(t)})
+			h := newHouse(t, cache.Options{MaxSize: 64 * mib, Dir: ocitest.MemoryDir(t)})
 			kept := h.addBlob("acme/app", random(60, 40*mib))
 			acme := h.source("acme", "a")
 			read(t, acme, kept)

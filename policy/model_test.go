@@ -2,13 +2,13 @@ package policy
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -87,11 +87,7 @@ func (m *model) blob(d oci.Digest, size int64) bool {
 
 // TestPolicy_IsItsModel: random rules and requests, a reload and a restart among them.
 func TestPolicy_IsItsModel(t *testing.T) {
-	dir, err := os.MkdirTemp("/dev/shm", "berth-policy-") //nolint:usetesting // t.TempDir is on a disk, which is slow and not what this is about
-	if err != nil {
-		dir = t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := ocitest.MemoryDir(t)
 	n := 0
 	rapid.Check(t, func(r *rapid.T) {
 		n++

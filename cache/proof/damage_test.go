@@ -19,6 +19,8 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
+
+	"berth/internal/ocitest"
 )
 
 // full makes a file with n proofs of each kind about repositories of acme.
@@ -107,7 +109,7 @@ func TestUnusableFilesAreMovedAside(t *testing.T) {
 
 // However short a file was cut, that shows at the start, not in the middle of a pull.
 func TestAFileThatWasCutShort(t *testing.T) {
-	whole := filepath.Join(inMemory(t), "facts.db")
+	whole := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	full(t, whole, 100)
 	data, err := os.ReadFile(whole)
 	if err != nil {
@@ -125,7 +127,7 @@ func TestAFileThatWasCutShort(t *testing.T) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(inMemory(t), "facts.db")
+	path := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	for cut := int64(1024); cut < used; cut += 2560 {
 		write(data[:cut])(t, path)
 		closeFacts(t, open(t, path, Options{}))
@@ -212,14 +214,14 @@ func TestAnEmptyFileIsNew(t *testing.T) {
 // Damage in the middle shows only when it is read or written over. It may cost
 // proofs, never the process, and never gives anyone access.
 func TestDamageThatShowsLate(t *testing.T) {
-	whole := filepath.Join(inMemory(t), "facts.db")
+	whole := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	full(t, whole, 300)
 	data, err := os.ReadFile(whole)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var used [3]int
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	for seed := range uint64(50) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		bad := bytes.Clone(data)

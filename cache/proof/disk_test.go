@@ -212,7 +212,7 @@ func copyFile(t *testing.T, path string) string {
 
 // What waits for the next write is bounded, and shared out; denials are written even so.
 func TestPendingIsBounded(t *testing.T) {
-	path := filepath.Join(inMemory(t), "facts.db")
+	path := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	f := open(t, path, Options{})
 	f.Prove(acme, member, time.Now())
 	if err := f.disk.flush(); err != nil {
@@ -259,7 +259,7 @@ func TestARecordThatIsTooLarge(t *testing.T) {
 // those that no clock can have written and those that cannot be read.
 func TestSweep(t *testing.T) {
 	const n = sweepStep + 100
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(dir, "facts.db")
 		f := open(t, path, Options{})

@@ -191,7 +191,7 @@ func TestUnknownWordsOfMembershipProveNothing(t *testing.T) {
 		"before history": binary.BigEndian.AppendUint64([]byte{'p'}, 0),
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(inMemory(t), "facts.db")
+			path := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 			later(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("member")).Put(key, v) })
 			f := open(t, path, Options{Now: ocitest.NewClock().Now})
 			wantMember(t, f, m, None)
@@ -202,7 +202,7 @@ func TestUnknownWordsOfMembershipProveNothing(t *testing.T) {
 // A crash while the file is taken over leaves one version or the other, and damage
 // costs HEADs and probes only.
 func TestDamageInALaterVersionsFile(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	whole := filepath.Join(dir, "facts.db")
 	full(t, whole, 300)
 	later(t, whole, nothingMore)

@@ -43,7 +43,7 @@ func (h *history) doubted(p proofMade) bool {
 
 // Any order of proofs, late proofs, denials, waiting and restarts.
 func TestAccessOverAnyHistory(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	rapid.Check(t, func(t *rapid.T) {
 		file, err := os.CreateTemp(dir, "facts")
 		if err != nil {

@@ -30,7 +30,7 @@ func tagsOf(t *testing.T, f *Proofs) []string {
 }
 
 func TestNotes_SurviveARestart(t *testing.T) {
-	path := filepath.Join(inMemory(t), "facts.db")
+	path := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	c := ocitest.NewClock()
 	f := open(t, path, Options{Now: c.Now})
 	f.Noted(noted, true, add("1"))
@@ -53,7 +53,7 @@ func TestNotes_SurviveARestart(t *testing.T) {
 
 // Without a rule nothing is noted, and the file is as it always was.
 func TestNotes_MakeTheirBucketWhenThereAreSome(t *testing.T) {
-	path := filepath.Join(inMemory(t), "facts.db")
+	path := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	f := open(t, path, Options{})
 	if f.Note(noted) != "" || len(tagsOf(t, f)) != 0 {
 		t.Error("there is something in an empty file")
@@ -72,7 +72,7 @@ func TestNotes_MakeTheirBucketWhenThereAreSome(t *testing.T) {
 // A manifest that is pulled again changes no note about what it lists: nobody's proofs
 // wait for that.
 func TestNotes_WithoutAChangeTakeNoLock(t *testing.T) {
-	f := open(t, filepath.Join(inMemory(t), "facts.db"), Options{})
+	f := open(t, filepath.Join(ocitest.MemoryDir(t), "facts.db"), Options{})
 	f.Noted(noted, false, add("x"))
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -83,7 +83,7 @@ func TestNotes_WithoutAChangeTakeNoLock(t *testing.T) {
 
 // What nothing renews goes after a month; a note in use is renewed without a change.
 func TestNotes_AreDroppedWhenUnused(t *testing.T) {
-	path := filepath.Join(inMemory(t), "facts.db")
+	path := filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	c := ocitest.NewClock()
 	for day := range 40 {
 		f := open(t, path, Options{Now: c.Now})
@@ -104,7 +104,7 @@ func TestNotes_AreDroppedWhenUnused(t *testing.T) {
 }
 
 func TestNotes_ForgettingAnOrganisationKeepsThem(t *testing.T) {
-	f := open(t, filepath.Join(inMemory(t), "facts.db"), Options{})
+	f := open(t, filepath.Join(ocitest.MemoryDir(t), "facts.db"), Options{})
 	f.Noted(noted, true, add("x"))
 	if err := f.Forget("acme"); err != nil {
 		t.Fatal(err)

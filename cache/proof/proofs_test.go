@@ -307,7 +307,7 @@ func TestTheClockWasSetBackBetweenTwoRuns(t *testing.T) {
 // it has been written there or not.
 func TestMemoryFallsBackToTheFile(t *testing.T) {
 	clk := ocitest.NewClock()
-	f := open(t, filepath.Join(inMemory(t), "facts.db"), Options{Now: clk.Now, Entries: 3})
+	f := open(t, filepath.Join(ocitest.MemoryDir(t), "facts.db"), Options{Now: clk.Now, Entries: 3})
 	key := func(i int) (Access, Member, TagKey) {
 		repo := fmt.Sprintf("acme/app%d", i)
 		a, m, k := acme, member, latest
@@ -366,7 +366,7 @@ func TestMemoryOnlyIsBounded(t *testing.T) {
 // Each of several users has a repository and knows what it did last. The memory
 // is so small that the file, and what is on its way there, answers all the time.
 func TestConcurrentUse(t *testing.T) {
-	for name, path := range map[string]string{"memory": "", "file": filepath.Join(inMemory(t), "facts.db")} {
+	for name, path := range map[string]string{"memory": "", "file": filepath.Join(ocitest.MemoryDir(t), "facts.db")} {
 		t.Run(name, func(t *testing.T) {
 			o := Options{Entries: 1}
 			if path == "" {

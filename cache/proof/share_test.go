@@ -91,7 +91,7 @@ func TestProofs_OthersFileStays(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clk, path := ocitest.NewClock(), filepath.Join(inMemory(t), "facts.db")
+			clk, path := ocitest.NewClock(), filepath.Join(ocitest.MemoryDir(t), "facts.db")
 			o := Options{FileBytes: limit, Entries: 300, Now: clk.Now}
 			f := open(t, path, o)
 			mine := f.For("acme", Times{})
@@ -140,7 +140,7 @@ func TestLevelOf(t *testing.T) {
 // A file that an earlier version wrote says nothing about on whose account records
 // are: it is used as it is.
 func TestProofs_FileWithoutOwners(t *testing.T) {
-	clk, path := ocitest.NewClock(), filepath.Join(inMemory(t), "facts.db")
+	clk, path := ocitest.NewClock(), filepath.Join(ocitest.MemoryDir(t), "facts.db")
 	f := open(t, path, Options{Now: clk.Now})
 	f.Prove(acme, member, clk.Now())
 	err := f.disk.db.Update(func(tx *bbolt.Tx) error { return tx.DeleteBucket([]byte(byBucket)) })

@@ -14,6 +14,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -66,7 +67,7 @@ func drawPlan(t *rapid.T) plan {
 // Writers in any order, in pieces of any length, and readers of all of it or of
 // a part: everyone gets exactly the right bytes, or an error.
 func TestBlocks(t *testing.T) {
-	s := open(t, inMemory(t), Options{})
+	s := open(t, ocitest.MemoryDir(t), Options{})
 	before := descriptors(t)
 	rapid.Check(t, func(t *rapid.T) {
 		drawPlan(t).walk(t, s)
@@ -264,7 +265,7 @@ func (k *book) absent(from, to int64) (int64, bool) {
 // Take never gives what is there or claimed, always gives the first of what is
 // not, and in the end everything has been given.
 func TestTakeAgainstABook(t *testing.T) {
-	s := open(t, inMemory(t), Options{})
+	s := open(t, ocitest.MemoryDir(t), Options{})
 	rapid.Check(t, func(t *rapid.T) {
 		size := int64(rapid.OneOf(rapid.SampledFrom(sizes), rapid.IntRange(0, 20*BlockSize)).Draw(t, "size"))
 		b, err := s.NewBlocks(Account{}, here, oci.DigestOf(nil), size)

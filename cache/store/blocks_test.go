@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -214,7 +215,7 @@ func TestTakeStopsBeforeABeginning(t *testing.T) {
 
 // Two workers never get one block, however they come.
 func TestTakeConcurrently(t *testing.T) {
-	s := open(t, inMemory(t), Options{})
+	s := open(t, ocitest.MemoryDir(t), Options{})
 	const blocks = 64
 	_, d := newBlob(1, 0)
 	b, err := s.NewBlocks(Account{}, here, d, blocks*BlockSize)
@@ -254,7 +255,7 @@ func TestTakeConcurrently(t *testing.T) {
 // When two runs meet in a block and their upstreams differ, what has once been
 // readable stays as it is: it was read and hashed.
 func TestWhatIsThereIsNeverWrittenOver(t *testing.T) {
-	s := open(t, inMemory(t), Options{})
+	s := open(t, ocitest.MemoryDir(t), Options{})
 	for round := range 30 {
 		const size = BlockSize
 		_, d := newBlob(1, size)
@@ -336,7 +337,7 @@ func TestWritesThatDoNotFit(t *testing.T) {
 
 // Waking costs one look per waiter, and none sleeps on when its bytes are there.
 func TestManyReaders(t *testing.T) {
-	s := open(t, inMemory(t), Options{})
+	s := open(t, ocitest.MemoryDir(t), Options{})
 	data, _ := newBlob(5, 2*BlockSize)
 	b, err := s.NewBlocks(Account{}, here, oci.DigestOf(data), int64(len(data)))
 	if err != nil {

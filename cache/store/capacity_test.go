@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -27,7 +28,7 @@ const kib = 1 << 10
 // Whatever is done, in any order: the limit holds at every moment, and what is
 // counted is what is there.
 func TestRoomOverAnyHistory(t *testing.T) {
-	parent := inMemory(t)
+	parent := ocitest.MemoryDir(t)
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp(parent, "") //nolint:usetesting // one for each history
 		if err != nil {
@@ -356,7 +357,7 @@ func TestMinFree(t *testing.T) {
 // the limit holds all the time.
 func TestRoomUnderPressure(t *testing.T) {
 	const limit = 400 * kib
-	s := open(t, inMemory(t), Options{MaxSize: limit})
+	s := open(t, ocitest.MemoryDir(t), Options{MaxSize: limit})
 	stop := make(chan struct{})
 	var workers, watcher sync.WaitGroup
 	watcher.Go(func() {

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -39,7 +40,7 @@ func (c *capacity) everything(t tb) (all []entry) {
 
 // The sweeper keeps a margin, so that reservations find room and do not wait.
 func TestTheSweeperKeepsAMargin(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, dir, Options{MaxSize: 1000 * kib})
 		for i := range 200 {
@@ -77,7 +78,7 @@ func TestTheSweeperEnforcesANewLimit(t *testing.T) {
 // Nothing that is published or removed while the folder is counted is counted
 // twice, or not at all.
 func TestChangesDuringTheCount(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	s := open(t, dir, Options{})
 	for i := range 300 {
 		keep(t, s, here, random(uint64(i), 100+i))
@@ -161,7 +162,7 @@ func TestCountPassesOverWhatItCannotRead(t *testing.T) {
 
 // What is fetched right after a start finds a limit that counts what is there.
 func TestTheLimitHoldsFromTheStart(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	s := open(t, dir, Options{})
 	for i := range 400 {
 		keep(t, s, here, random(uint64(i), kib))
@@ -191,7 +192,7 @@ func TestTheLimitHoldsFromTheStart(t *testing.T) {
 
 // Close ends a count and a sweep that are under way.
 func TestCloseDuringTheCount(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	s := open(t, dir, Options{})
 	for i := range 100 {
 		keep(t, s, here, random(uint64(i), 10))

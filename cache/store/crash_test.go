@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -19,7 +20,7 @@ import (
 func TestKilledAnywhere(t *testing.T) {
 	for seed := range rounds(t, 20) {
 		t.Setenv(childSeed, fmt.Sprint(seed))
-		dir := inMemory(t)
+		dir := ocitest.MemoryDir(t)
 		out, end := runChild(t, "die", dir)
 		if end.Signal() != syscall.SIGKILL {
 			t.Fatalf("seed %d: the child was to be killed: %s", seed, out)
@@ -189,7 +190,7 @@ func TestEveryCallMayFail(t *testing.T) {
 // failOne runs the child with one call spoilt and says whether it got so far.
 func failOne(t *testing.T, spoil string) (hit bool) {
 	t.Helper()
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	name, _, _ := strings.Cut(spoil, ":")
 	out, log := strace(t, dir, "-e", "trace="+name, "-e", "inject="+spoil)
 	killed := strings.Contains(log, "killed by SIGKILL")

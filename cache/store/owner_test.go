@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -53,7 +54,7 @@ func lastUsed(t *testing.T, s *Store, all []oci.Digest, ago time.Duration) {
 // Whoever fetches more and more loses his own, and not what others have used in the
 // last week, although that was before. It is the same after a restart.
 func TestEviction_LargestGivesWay(t *testing.T) {
-	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib})
+	s := open(t, ocitest.MemoryDir(t), Options{MaxSize: 1000 * kib})
 	acme := keptFor(t, s, "acme", 30, 10*kib)
 	lastUsed(t, s, acme, 6*24*time.Hour)
 	for range 2 {
@@ -101,7 +102,7 @@ func TestEviction_LargestGivesWay_Files(t *testing.T) {
 // What is only promised takes nothing from others beyond a share: neither at once, nor
 // little by little by the margin that the sweeper makes.
 func TestEviction_PromisesTakeNothing(t *testing.T) {
-	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib})
+	s := open(t, ocitest.MemoryDir(t), Options{MaxSize: 1000 * kib})
 	acme := keptFor(t, s, "acme", 90, 10*kib)
 	d := oci.DigestOf(nil)
 	var all []*Blocks
@@ -134,7 +135,7 @@ func TestEviction_PromisesTakeNothing(t *testing.T) {
 
 // Of what is left of downloads, too, the largest owner's goes first.
 func TestEviction_LargestGivesWay_Partials(t *testing.T) {
-	s := open(t, inMemory(t), Options{MaxSize: 64 << 20})
+	s := open(t, ocitest.MemoryDir(t), Options{MaxSize: 64 << 20})
 	park := func(organisation string, seed uint64) oci.Digest {
 		data := random(seed, 5*BlockSize)
 		d := oci.DigestOf(data)
@@ -166,7 +167,7 @@ func TestEviction_LargestGivesWay_Partials(t *testing.T) {
 // A reservation never walks through the folder by itself, and does not wait for long
 // for the one who does.
 func TestReserve_WaitsForTheSweeper(t *testing.T) {
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	synctest.Test(t, func(t *testing.T) {
 		var stuck atomic.Bool
 		free := make(chan struct{})
@@ -207,7 +208,7 @@ func TestOwner_Alone(t *testing.T) {
 			t.Fatalf("%d became %d", o, got)
 		}
 	}
-	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib})
+	s := open(t, ocitest.MemoryDir(t), Options{MaxSize: 1000 * kib})
 	for _, organisation := range []string{"", "acme"} {
 		keptFor(t, s, organisation, 50, 10*kib)
 		all := s.capacity.everything(t)
@@ -228,13 +229,13 @@ func TestOwner_Alone(t *testing.T) {
 
 // Whoever finds a name that a plain hash takes for another's has gained nothing.
 func TestEviction_NobodyChoosesWhoseHeIs(t *testing.T) {
-	plain := open(t, inMemory(t), Options{})
+	plain := open(t, ocitest.MemoryDir(t), Options{})
 	twin := ""
 	for i := 0; plain.owner(twin) != plain.owner("acme"); i++ {
 		twin = fmt.Sprint("twin-", i)
 	}
 	number := map[string]uint64{"acme": 7, twin: 8}
-	s := open(t, inMemory(t), Options{MaxSize: 1000 * kib, Owner: func(organisation string) uint64 { return number[organisation] }})
+	s := open(t, ocitest.MemoryDir(t), Options{MaxSize: 1000 * kib, Owner: func(organisation string) uint64 { return number[organisation] }})
 	acme := keptFor(t, s, "acme", 30, 10*kib)
 	lastUsed(t, s, acme, time.Hour)
 	keptFor(t, s, twin, 200, 10*kib)
@@ -246,12 +247,12 @@ func TestEviction_NobodyChoosesWhoseHeIs(t *testing.T) {
 // Tiny blobs count with what they take of the disk: whoever keeps many of them pushes out
 // his own, and no more of them are kept than have blocks within the limit.
 func TestEviction_TinyBlobs(t *testing.T) {
-	for name, o := range map[string]Options{"limit": {MaxSize: 8 << 20}, "disk": {MaxSize: 1 << 30, MinFree: 8 << 20}} {
+	for name, o := range map[string]Options{"limit": {MaxSize: 3 << 20}, "disk": {MaxSize: 1 << 30, MinFree: 3 << 20}} {
 		t.Run(name, func(t *testing.T) {
-			s := open(t, small(t, "size=16m"), o)
+			s := open(t, small(t, "size=6m"), o)
 			acme := keptFor(t, s, "acme", 4, 100*kib)
 			lastUsed(t, s, acme, time.Hour)
-			for i := range 3000 {
+			for i := range 1100 {
 				data := fmt.Appendf(nil, "globex %d", i)
 				if err := s.Put("globex", here, oci.DigestOf(data), data); err != nil && !errors.Is(err, ErrNoRoom) {
 					t.Fatal(err)
@@ -261,7 +262,7 @@ func TestEviction_TinyBlobs(t *testing.T) {
 			if n := present(s, acme); n != 4 {
 				t.Errorf("%d of acme's 4 blobs are left", n)
 			}
-			if n := s.Usage().Blobs; n > (8<<20)/block+4 {
+			if n := s.Usage().Blobs; n > (3<<20)/block+4 {
 				t.Errorf("%d blobs are kept, and take %d bytes", n, n*block)
 			}
 		})

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -70,7 +71,7 @@ func newMachine(t *testing.T) *machine {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can mount")
 	}
-	dir := inMemory(t)
+	dir := ocitest.MemoryDir(t)
 	m := &machine{t: t, outer: filepath.Join(dir, "outer"), inner: filepath.Join(dir, "inner"), snapshot: filepath.Join(dir, "snapshot")}
 	m.format(filepath.Join(dir, "outer.img"), 256<<20, "-O", "^has_journal")
 	m.mount(filepath.Join(dir, "outer.img"), m.outer)
