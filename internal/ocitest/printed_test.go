@@ -10,7 +10,7 @@ type printsNumbers struct{ b []byte }
 
 func (p printsNumbers) Format(f fmt.State, verb rune) {
 	if verb == 'd' {
-		_, _ = fmt.Fprint(f, p.b)
+		_, _ = fmt.Fprintf(f, "%d", p.b)
 	}
 }
 
