@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -126,5 +129,38 @@ func TestChoose(t *testing.T) {
 	}
 	if _, err := parse([]string{"--only", "nothing"}); err == nil || !strings.Contains(err.Error(), "cold-fast") {
 		t.Errorf("an unknown row gave %v", err)
+	}
+}
+
+// TestGrowth_IsMeasuredInPieces: what a later run measures is added to what the folder
+// has, and replaces only its own.
+func TestGrowth_IsMeasuredInPieces(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, run := range []growths{
+		{"clients": {{N: 16, CPU: 1, MiB: 2, Starts: 3}}, "objects": {{N: 1, CPU: 44, MiB: 5, Starts: 6}}},
+		{"objects": {{N: 1, CPU: 7, MiB: 8, Starts: 9}, {N: 1000, CPU: 10, MiB: 11, Starts: 12}}},
+	} {
+		found, err := loadGrowth(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(found, run)
+		if err := found.save(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table, err := os.ReadFile(filepath.Join(dir, "growth.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, want := range map[string]bool{"| 16 | 1.0 | 2 | 3 |": true, "| 1 | 7.0 | 8 | 9 |": true, "| 1000 | 10.0 | 11 | 12 |": true, "| 1 | 44.0 |": false} {
+		if strings.Contains(string(table), row) != want {
+			t.Errorf("row %q is there: %t\n%s", row, !want, table)
+		}
+	}
+	plot, err := os.ReadFile(filepath.Join(dir, "growth.svg"))
+	if err != nil || strings.Count(string(plot), "<polyline") != 4 {
+		t.Errorf("%v; the plot is %s", err, plot)
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -46,9 +48,9 @@ func dimensions() []dimension {
 
 // point is what a node of some size costs.
 type point struct {
-	n              int
-	cpu            float64 // us for each warm pull of a manifest
-	memory, starts float64 // MiB, ms
+	N           int
+	CPU         float64 // us for each warm pull of a manifest
+	MiB, Starts float64 // starts: ms
 }
 
 // growing is a node whose costs are measured.
@@ -72,7 +74,7 @@ func growth(ctx context.Context, args []string) (err error) {
 	var only, out, program string
 	f := flag.NewFlagSet("bench growth", flag.ContinueOnError)
 	f.StringVar(&only, "only", "", "dimensions, comma-separated: organisations, registries, objects, proofs, clients")
-	f.StringVar(&out, "out", "", "folder for growth.md and growth.svg")
+	f.StringVar(&out, "out", "", "folder for growth.json, growth.md and growth.svg; what it has of other dimensions stays")
 	f.StringVar(&program, "berth", "", "program to measure instead of building ./cmd/berth")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -97,29 +99,62 @@ func growth(ctx context.Context, args []string) (err error) {
 	if program, err = berthRecipe("berth", program).find(ctx, b); err != nil {
 		return err
 	}
-	var all []curve
+	found, err := loadGrowth(out)
+	if err != nil {
+		return err
+	}
 	for _, d := range dimensions() {
 		if only != "" && !slices.Contains(list(only), d.name) {
 			continue
 		}
-		c := curve{dimension: d}
+		found[d.name] = nil
 		for _, n := range d.sizes {
 			p, err := measureGrowth(ctx, b, program, d, n)
 			if err != nil {
 				return fmt.Errorf("%d %s: %w", n, d.name, err)
 			}
-			say("%9d %-13s %6.1f CPU us a pull; %4.0f MiB; ready in %.0f ms", n, d.name, p.cpu, p.memory, p.starts)
-			c.points = append(c.points, p)
+			say("%9d %-13s %6.1f CPU us a pull; %4.0f MiB; ready in %.0f ms", n, d.name, p.CPU, p.MiB, p.Starts)
+			found[d.name] = append(found[d.name], p)
 		}
-		all = append(all, c)
 	}
-	text := growthTable(all)
-	fmt.Println(text)
-	if out == "" {
+	return found.save(out)
+}
+
+// growths are points by the name of their dimension. What one run measures is added to
+// what the folder has of earlier ones: all at once takes long.
+type growths map[string][]point
+
+func loadGrowth(folder string) (growths, error) {
+	found := growths{}
+	text, err := os.ReadFile(filepath.Join(folder, "growth.json"))
+	if folder == "" || errors.Is(err, fs.ErrNotExist) {
+		return found, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return found, json.Unmarshal(text, &found)
+}
+
+func (g growths) save(folder string) error {
+	var all []curve
+	for _, d := range dimensions() {
+		if points := g[d.name]; len(points) > 0 {
+			all = append(all, curve{d, points})
+		}
+	}
+	table := growthTable(all)
+	fmt.Println(table)
+	if folder == "" {
 		return nil
 	}
-	return errors.Join(os.WriteFile(filepath.Join(out, "growth.md"), []byte(text), 0o600),
-		os.WriteFile(filepath.Join(out, "growth.svg"), []byte(growthPlot(all)), 0o600))
+	text, err := json.MarshalIndent(g, "", " ")
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(filepath.Join(folder, "growth.json"), text, 0o600),
+		os.WriteFile(filepath.Join(folder, "growth.md"), []byte(table), 0o600),
+		os.WriteFile(filepath.Join(folder, "growth.svg"), []byte(growthPlot(all)), 0o600))
 }
 
 func measureGrowth(ctx context.Context, b *bench, program string, d dimension, n int) (p point, err error) {
@@ -134,7 +169,7 @@ func measureGrowth(ctx context.Context, b *bench, program string, d dimension, n
 	if err != nil {
 		return p, err
 	}
-	p = point{n: n, starts: float64(began.Microseconds()) / 1000}
+	p = point{N: n, Starts: float64(began.Microseconds()) / 1000}
 	if d.fill != nil {
 		if err := d.fill(ctx, g, n); err != nil {
 			return p, err
@@ -157,7 +192,7 @@ func measureGrowth(ctx context.Context, b *bench, program string, d dimension, n
 		costs = append(costs, float64((cpu(g.at.pid())-before).Microseconds())/float64(max(got.requests, 1)))
 	}
 	slices.Sort(costs)
-	p.cpu, p.memory = costs[len(costs)/2], memory(g.at.pid(), "VmRSS")
+	p.CPU, p.MiB = costs[len(costs)/2], memory(g.at.pid(), "VmRSS")
 	return p, nil
 }
 
