@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -37,4 +39,27 @@ func newHot(limit int64) *share.LRU[hotKey, hotEntry] {
 	// What a key and an entry take themselves: tiny blobs must not be many more.
 	const overhead = 512
 	return share.New(limit, func(_ hotKey, e hotEntry) int64 { return int64(len(e.data)) + overhead })
+}
+
+// needMemory waits for memory for a manifest that is not in it: what is there costs nothing,
+// and a node whose memory is taken up still answers with that. Whoever has no right to o is
+// told so before there is a wait, which would say that it is not in memory.
+func (s *source) needMemory(ctx context.Context, principal oci.Principal, o oci.Object) error {
+	memory := oci.MemoryOf(ctx)
+	if memory == nil || o.Kind != oci.Manifest || s.isHot(o) {
+		return nil
+	}
+	return memory.Need(ctx, func() error {
+		_, err := s.admit(ctx, principal, o)
+		return err
+	})
+}
+
+// isHot says whether the manifest o is in memory, wherever it came from.
+func (s *source) isHot(o oci.Object) bool {
+	is := func(there *source) bool {
+		e, ok := s.c.hot.Get(hotKey{there.place.folder, o.Digest})
+		return ok && e.mediaType != ""
+	}
+	return is(s) || s.c.fleet != nil && slices.ContainsFunc(s.places(o.Repo), is)
 }

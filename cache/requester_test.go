@@ -3,6 +3,7 @@ package cache_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"runtime"
 	"slices"
@@ -171,8 +172,24 @@ func TestDownload_WhoJoinsIsNotKeptByTheBeginnersFaults(t *testing.T) {
 	}
 }
 
-// lent is a Memory.
-type lent struct{}
+// lent is a Memory. If it is full, whoever needs some gets what before says, or errFull.
+type lent struct {
+	full   bool
+	needed int
+}
+
+var errFull = errors.New("no memory")
+
+func (l *lent) Need(_ context.Context, before func() error) error {
+	l.needed++
+	if !l.full {
+		return nil
+	}
+	if err := before(); err != nil {
+		return err
+	}
+	return errFull
+}
 
 func (*lent) Keep() (release func(), ok bool) { return func() {}, true }
 
@@ -200,5 +217,35 @@ func TestMemory_GoesWithWhatIsReadForARequest(t *testing.T) {
 	}
 	if len(h.calls) < 3 {
 		t.Errorf("%d questions", len(h.calls))
+	}
+}
+
+// What lies in memory needs none, whoever may have it. What does not does, and a stranger is
+// told the same of both, although there is none.
+func TestMemory_IsNeededForWhatIsNotInIt(t *testing.T) {
+	h := newHouse(t, cache.Options{})
+	hot := h.addManifest("acme/app", "1", `{"schemaVersion":2,"manifests":[]}`)
+	cold := h.addManifest("acme/app", "2", `{"schemaVersion":2,"manifests":[ ]}`)
+	h.set(func() { h.private["acme/app"] = []string{"acme"} })
+	acme := h.source("acme", "a")
+	open := func(s oci.Source, o oci.Object, m *lent) error {
+		_, err := s.Open(oci.WithMemory(t.Context(), m), o, oci.Range{})
+		return err
+	}
+	first := &lent{}
+	if err := open(acme, hot, first); err != nil || first.needed == 0 {
+		t.Fatalf("fetched into %d shares: %v", first.needed, err)
+	}
+	full := &lent{full: true}
+	if err := open(acme, hot, full); err != nil || full.needed != 0 {
+		t.Errorf("in memory, and %d shares were needed: %v", full.needed, err)
+	}
+	if err := open(acme, cold, full); !errors.Is(err, errFull) {
+		t.Errorf("fetched without memory: %v", err)
+	}
+	stranger := h.source("globex", "g")
+	a, b := open(stranger, hot, &lent{full: true}), open(stranger, cold, &lent{full: true})
+	if oci.ClassOf(a) != oci.Denied || oci.ClassOf(b) != oci.ClassOf(a) {
+		t.Errorf("a stranger is told %v, and of what is not here %v", a, b)
 	}
 }

@@ -46,6 +46,10 @@ type MemoryKey struct{}
 
 // Memory is a share of this node's memory that a request has for what it reads.
 type Memory interface {
+	// Need waits until there is room for a manifest that is about to be read, unless the
+	// request has it already. Where it would wait, before is called first, and an error of
+	// that is Need's.
+	Need(ctx context.Context, before func() error) error
 	// Keep has it last until release, also when the request is over. ok is false where
 	// that comes too late, or there is none.
 	Keep() (release func(), ok bool)

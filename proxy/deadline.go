@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"berth/internal/limit"
 	"berth/oci"
 )
 
@@ -23,7 +22,7 @@ type headerDeadline struct {
 	context.Context // the request's
 
 	at     time.Time
-	memory *limit.SharedSlot // what the request has of it; nil: nothing
+	memory *memory // of the request; nil: it reads nothing into it
 
 	mu      sync.Mutex
 	bounded context.Context // nil: nothing has waited, and stop was not called

@@ -43,6 +43,8 @@ type thing struct {
 	failWhen func(ctx context.Context) error
 	// inResolve says that Data comes along with the tag, inOpen that a blob is in memory.
 	inResolve, inOpen bool
+	// hot says that it lies in memory.
+	hot bool
 	// unknown says that sizes are not told.
 	unknown bool
 	// ignoresRange says that a stream always is the whole object.
@@ -144,10 +146,15 @@ func (f *fake) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Conten
 	f.mu.Lock()
 	f.ranges = append(f.ranges, r)
 	f.mu.Unlock()
+	th, ok := f.objects[o]
+	if m := oci.MemoryOf(ctx); m != nil && ok && !th.hot {
+		if err := m.Need(ctx, nil); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.enter(ctx, "open", o.Repo); err != nil {
 		return nil, err
 	}
-	th, ok := f.objects[o]
 	if !ok {
 		return nil, &oci.Error{Class: oci.NotFound, Message: o.Repo + " has no " + o.Kind.String() + " " + string(o.Digest)}
 	}

@@ -167,7 +167,7 @@ func (q *request) answer(ctx context.Context) (err error) {
 func (q *request) recovered(ctx context.Context) (err error) {
 	defer func() {
 		q.slot.Release()
-		q.memory.Release()
+		q.memory.release(memoryOver)
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}

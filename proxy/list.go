@@ -24,14 +24,19 @@ func (q *request) list(ctx context.Context, source oci.Source) error {
 		wanted.Kind, wanted.Digest = oci.Referrers, q.parsed.Digest
 		mediaType = referrersType
 	}
-	if err := q.hold(ctx, maxList); err != nil {
+	q.reads(maxList)
+	if err := q.memory.Need(ctx, nil); err != nil {
 		return err
 	}
 	page, err := source.List(ctx, wanted)
 	if err != nil {
 		return err
 	}
-	q.memory.Shrink(int64(len(page.Body)))
+	over, err := q.memory.keeps(ctx, int64(len(page.Body)), &q.w)
+	if err != nil {
+		return err
+	}
+	defer over()
 	q.outcome = page.Outcome
 	if page.Next != "" {
 		link, err := q.link(page.Next)

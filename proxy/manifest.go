@@ -12,11 +12,7 @@ import (
 // digest.
 func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	d := oci.Descriptor{Digest: q.parsed.Digest, Size: -1}
-	if !q.w.noBody {
-		if err := q.hold(ctx, oci.MaxManifest); err != nil {
-			return err
-		}
-	}
+	q.reads(oci.MaxManifest)
 	if q.parsed.Tag != "" {
 		resolved, err := source.Resolve(ctx, q.route.Repo, q.parsed.Tag)
 		if err != nil {
@@ -34,7 +30,11 @@ func (q *request) manifest(ctx context.Context, source oci.Source) error {
 	if err != nil {
 		return err
 	}
-	q.memory.Shrink(d.Size)
+	over, err := q.memory.keeps(ctx, d.Size, &q.w)
+	if err != nil {
+		return err
+	}
+	defer over()
 	return q.sendManifest(d)
 }
 
@@ -78,10 +78,7 @@ func (q *request) manifestFacts(ctx context.Context, source oci.Source, d oci.De
 // manifestHeld reads the manifest for the answer to a HEAD. No bytes are sent, so their
 // memory is given back before the answer leaves.
 func (q *request) manifestHeld(ctx context.Context, source oci.Source, d oci.Descriptor) (oci.Descriptor, error) {
-	if err := q.hold(ctx, oci.MaxManifest); err != nil {
-		return d, err
-	}
-	defer q.memory.Release()
+	defer q.memory.release(memoryNone)
 	return q.manifestBytes(ctx, source, d)
 }
 

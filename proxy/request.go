@@ -31,7 +31,7 @@ type request struct {
 	route      Route
 	pull       *pull // nil: the request is of none
 	slot       limit.Slot
-	memory     limit.SharedSlot // what is in it for this request
+	memory     memory
 	outcome    oci.Outcome
 	digest     oci.Digest        // of what was sent
 	image      bool              // what was sent is the manifest of an image
@@ -60,17 +60,11 @@ func (q *request) admit(ctx context.Context) (err error) {
 	return err
 }
 
-// hold waits until n bytes of memory are free for what is about to be fetched, which
-// is at most that. They are given back when the request ends, as its client may be slow,
-// and what it has had fetched has ended too, as its client may leave.
-func (q *request) hold(ctx context.Context, n int64) error {
-	slot, err := q.h.Memory.Take(ctx, limit.Want{Organisation: q.caller.Organisation, At: q.route.Registry.Name, N: n})
-	if err != nil {
-		return err
-	}
-	q.memory.Take(slot)
+// reads has what is read for the request, n bytes at most, count as its organisation's.
+func (q *request) reads(n int64) {
+	q.memory.pool = q.h.Memory
+	q.memory.want = limit.Want{Organisation: q.caller.Organisation, At: q.route.Registry.Name, N: n}
 	q.deadline.memory = &q.memory
-	return nil
 }
 
 // object is what is asked for in the repository of the request.
@@ -127,6 +121,7 @@ func (q *request) set(name, value string) {
 // log line. It panics with http.ErrAbortHandler to cut an answer short that
 // could not be completed: a body must never seem to have ended well.
 func (q *request) end(ctx context.Context, err error) {
+	q.w.ended()
 	if err == nil {
 		err = q.w.finish()
 	}

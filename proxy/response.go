@@ -4,8 +4,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"berth/oci"
@@ -46,6 +48,28 @@ type response struct {
 	startedAt time.Time
 	sent      int64 // bytes of the body
 	err       error // why no more can be sent
+
+	cutting sync.Mutex  // held while the deadline is set by cut
+	isCut   atomic.Bool // somebody else waits for what the answer holds
+	over    bool        // nothing is sent any more; guarded by cutting
+}
+
+// cut has the client taken for one that takes no more: others wait for what it holds. It
+// is called while the answer leaves, or after that.
+func (w *response) cut() {
+	w.cutting.Lock()
+	defer w.cutting.Unlock()
+	if !w.over {
+		w.isCut.Store(true)
+		w.control.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // see extendTime
+	}
+}
+
+// ended keeps cut from the connection, which may have another answer next.
+func (w *response) ended() {
+	w.cutting.Lock()
+	defer w.cutting.Unlock()
+	w.over = true
 }
 
 // start sends the header, unless it is too late.
@@ -82,6 +106,9 @@ func (w *response) extendTime(now time.Time) {
 		w.conn.extended = now
 	}
 	w.control.SetWriteDeadline(now.Add(w.stall)) //nolint:errcheck // a ResponseWriter without deadlines, as in a test, goes without
+	if w.isCut.Load() {
+		w.control.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // likewise
+	}
 }
 
 // Write sends p in steps, so that a large one has no shorter time per byte.
@@ -178,7 +205,11 @@ func (w *response) buffer() *[copyBuffer]byte {
 
 // clientLeft notes that nothing more can be sent, since writing failed with err.
 func (w *response) clientLeft(err error) error {
-	w.err = &oci.Error{Class: oci.ClientGone, Message: "the client stopped taking the answer", Err: errors.Join(errLeft, err)}
+	message := "the client stopped taking the answer"
+	if w.isCut.Load() {
+		message = "the client took the answer too slowly while others waited for the memory that it was in"
+	}
+	w.err = &oci.Error{Class: oci.ClientGone, Message: message, Err: errors.Join(errLeft, err)}
 	return w.err
 }
 
@@ -187,6 +218,9 @@ func (w *response) clientLeft(err error) error {
 func (w *response) finish() error {
 	if w.err != nil {
 		return w.err
+	}
+	if w.isCut.Load() { // just now: what is still in a buffer cannot leave
+		return w.clientLeft(os.ErrDeadlineExceeded)
 	}
 	promised, err := strconv.ParseInt(w.under.Header().Get("Content-Length"), 10, 64)
 	if err == nil && w.sent < promised && !w.noBody {

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"sync"
@@ -56,6 +57,8 @@ func TestConnections_OfAllRegistriesTogether(t *testing.T) {
 
 // shared is a Memory that says whether it is kept.
 type shared struct{ kept, ever int }
+
+func (*shared) Need(context.Context, func() error) error { return nil }
 
 func (s *shared) Keep() (release func(), ok bool) {
 	s.kept++

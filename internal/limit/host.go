@@ -80,7 +80,7 @@ func (a *Hosts) Use(key string, perMinute int64) *Host {
 	if h == nil {
 		all := int64(cmp.Or(a.Connections, 16))
 		h = &Host{
-			all: a, key: key, buckets: map[string]bucket{}, paced: map[string]int{}, turns: map[*Ticket]time.Time{},
+			all: a, key: key, buckets: map[string]bucket{}, paced: map[string]int{},
 			requests: &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
 			proofs:   &Pool{Total: proofs * all, Wait: proofWait, Queue: math.MaxInt, What: "questions at once to " + key, Key: "upstream.connections"},
 			blobs:    &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "blobs at once from " + key, Key: "upstream.connections"},
@@ -111,7 +111,6 @@ type Host struct {
 	users int // guarded by all.mu
 
 	requests, proofs, blobs *Pool
-	ending                  sync.Mutex // held while a turn is taken for somebody else
 	// minute is a leaky bucket: a third of what may be sent in a minute may be sent at
 	// once, and runs out over half a minute, so that nobody who comes after a burst
 	// waits for a minute's end. nil: it is not counted. It may come later than the Host, with
@@ -119,10 +118,9 @@ type Host struct {
 	minute atomic.Pointer[Pool]
 
 	mu      sync.Mutex
-	buckets map[string]bucket     // by organisation
-	paced   map[string]int        // calls that wait for a bucket, by organisation
-	empty   time.Time             // when the bucket has run out
-	turns   map[*Ticket]time.Time // of blobs, and since when
+	buckets map[string]bucket // by organisation
+	paced   map[string]int    // calls that wait for a bucket, by organisation
+	empty   time.Time         // when the bucket has run out
 }
 
 // InUse is how many calls are under way, those that bring blobs apart.

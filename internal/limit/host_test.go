@@ -396,8 +396,8 @@ func longBlobs(t *testing.T, holders int) {
 	}
 	cancel()
 	wg.Wait()
-	if len(h.turns) != 0 {
-		t.Errorf("%d turns are lost", len(h.turns))
+	if len(h.blobs.turns) != 0 {
+		t.Errorf("%d turns are lost", len(h.blobs.turns))
 	}
 }
 

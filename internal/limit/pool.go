@@ -32,6 +32,13 @@ type Pool struct {
 	// Most is what one organisation may have, unless SetLimits gave it a limit; 0:
 	// any amount.
 	Most int64
+	// Small is how much of the last quarter whoever has nothing may have at once, and
+	// nobody more. If 0, whoever has nothing may have what there is, and whoever has
+	// something as much as stays free.
+	Small int64
+	// Levels says that for whoever waits a turn is ended of anybody who has more. If
+	// false, that is only done for whoever has nothing.
+	Levels bool
 	// Wait is how long Acquire waits at most. If 0, 5 s.
 	Wait time.Duration
 	// Queue is how many of one organisation wait at most. If 0, as many as its
@@ -48,6 +55,8 @@ type Pool struct {
 	waiting int // in all queues
 	parties map[share]*party
 	has     map[string]*total // by organisation
+	turns   map[*turn]struct{}
+	ending  sync.Mutex // held while a turn is taken for somebody else
 }
 
 // share is whose it is: an organisation's, and what it is for where each such thing has
@@ -100,11 +109,10 @@ type Want struct {
 	Past func() bool
 	// Before is called before a wait: an error of it is Take's. If nil, it waits at once.
 	Before func() error
-	// Impatient is called every two seconds of the wait. It may be nil.
-	Impatient func()
 }
 
-// impatience is how often Impatient is called.
+// impatience is how long what lasts is left alone, and how often somebody who waits has
+// some of it ended.
 const impatience = 2 * time.Second
 
 // SetLimits replaces the limits, by organisation. What runs goes on and counts
@@ -171,7 +179,7 @@ func (p *Pool) wait(ctx context.Context, w Want) (Slot, error) {
 	if waits == nil {
 		return slot, err
 	}
-	admitted, err := p.await(ctx, waits)
+	admitted, err := p.await(ctx, slot.party, waits)
 	if admitted {
 		return slot, nil
 	}
@@ -185,21 +193,17 @@ func (p *Pool) wait(ctx context.Context, w Want) (Slot, error) {
 }
 
 // await waits for admission. Without an error it is the time that was over.
-func (p *Pool) await(ctx context.Context, waits *waiter) (admitted bool, err error) {
+func (p *Pool) await(ctx context.Context, q *party, waits *waiter) (admitted bool, err error) {
 	timer := time.NewTimer(cmp.Or(waits.Wait, p.Wait, defaultWait))
 	defer timer.Stop()
-	var again <-chan time.Time
-	if waits.Impatient != nil {
-		ticks := time.NewTicker(impatience)
-		defer ticks.Stop()
-		again = ticks.C
-	}
+	again := time.NewTicker(impatience)
+	defer again.Stop()
 	for {
 		select {
 		case <-waits.admitted:
 			return true, nil
-		case <-again:
-			waits.Impatient()
+		case <-again.C:
+			p.endTurn(q, waits)
 		case <-timer.C:
 			return false, nil
 		case <-ctx.Done():
@@ -263,15 +267,23 @@ func (p *Pool) most(q *party) int64 {
 // fits says whether q may have w now. What is more than its whole limit gets it
 // alone. Caller holds mu.
 func (p *Pool) fits(q *party, w Want) bool {
-	if q.used > 0 && q.used > p.most(q)-w.N {
+	if !p.within(q, w.N) {
 		return false
 	}
-	if p.Total == 0 {
-		return true
-	}
 	stays, has := p.Total-p.used-w.N, q.all.n
-	return stays >= 0 && (has == 0 || stays >= p.Total/4 || has+w.N <= stays)
+	switch {
+	case p.Total == 0, stays >= p.Total/4:
+		return true
+	case stays < 0:
+		return false
+	case p.Small > 0:
+		return has == 0 && w.N <= p.Small
+	}
+	return has == 0 || has+w.N <= stays
 }
+
+// within says whether q may have n more by its own limit. Caller holds mu.
+func (p *Pool) within(q *party, n int64) bool { return q.used == 0 || q.used <= p.most(q)-n }
 
 // enqueue takes a slot, or a place in the queue.
 func (p *Pool) enqueue(w Want) (Slot, *waiter, error) {
@@ -342,16 +354,6 @@ func (p *Pool) admitFirst(q *party) {
 	close(q.queue[0].admitted)
 	q.queue = slices.Delete(q.queue, 0, 1)
 	p.waiting--
-}
-
-// of is how much organisation has.
-func (p *Pool) of(organisation string) int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if all := p.has[organisation]; all != nil {
-		return all.n
-	}
-	return 0
 }
 
 func (p *Pool) inUse() int64 {

@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -382,4 +383,74 @@ func TestPool_SharesAtPlaces(t *testing.T) {
 	if n := len(p.parties); n > idleParties+1 {
 		t.Errorf("%d are kept", n)
 	}
+}
+
+// Where small wants have the last quarter, each of many has one of it at once, whatever the
+// others hold; and nobody has more.
+func TestPool_LastQuarterForSmallWants(t *testing.T) {
+	p := &Pool{Total: 64, Small: 1}
+	now := func(organisation string, n int64) bool {
+		_, err := p.now(Want{Organisation: organisation, N: n})
+		return err == nil
+	}
+	for n := int64(4); now("villain", n); {
+	}
+	if n := p.used; n != 48 || now("b", 2) {
+		t.Errorf("the first one has %d, and who has nothing another part of the rest", n)
+	}
+	for i := range 16 {
+		if who := fmt.Sprint(i); !now(who, 1) || now(who, 1) {
+			t.Errorf("%s has not exactly one", who)
+		}
+	}
+	if now("late", 1) {
+		t.Error("there was more than all")
+	}
+}
+
+// What lasts is ended for whoever waits and has less: the largest that has lasted for a
+// while, of the one who has most, and one at a time. Nobody's own limit ends it.
+func TestPool_EndsWhatLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Pool{Total: 64, Most: 48, Levels: true, Queue: 100, Wait: time.Minute}
+		var ended []string
+		lasting := func(name string, n int64) {
+			s, err := p.now(Want{Organisation: name[:1], N: n})
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			s.lasts(func() {
+				ended = append(ended, name)
+				s.Release()
+			})
+		}
+		for _, l := range []struct {
+			name string
+			n    int64
+		}{{"a small", 1}, {"a first", 15}, {"a second", 15}, {"b", 30}} {
+			lasting(l.name, l.n)
+			time.Sleep(time.Nanosecond)
+		}
+		p.SetLimits(map[string]int{"c": 5})
+		own := p.Charge("c", 5)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, err := p.Take(ctx, Want{Organisation: "c", N: 1}); err == nil || ended != nil {
+			t.Errorf("at its own limit it ends %q, %v", ended, err)
+		}
+		own.Release()
+		p.SetLimits(nil)
+		begun := time.Now()
+		for _, n := range []int64{10, 5} {
+			if _, err := p.Take(t.Context(), Want{Organisation: "c", N: n}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want := []string{"a first", "b"}; !slices.Equal(ended, want) || time.Since(begun) != 2*impatience {
+			t.Errorf("after %v %q had ended, want %q", time.Since(begun), ended, want)
+		}
+		if len(p.turns) != 2 {
+			t.Errorf("%d turns are left", len(p.turns))
+		}
+	})
 }

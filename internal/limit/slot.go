@@ -99,6 +99,14 @@ func (s *SharedSlot) Shrink(n int64) {
 	}
 }
 
+// Lasts notes that it lasts as long as a client likes: end is called once where somebody
+// else waits for it, maybe while over is called. over comes before Release.
+func (s *SharedSlot) Lasts(end func()) (over func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.slot.lasts(end)
+}
+
 // Release lets go once.
 func (s *SharedSlot) Release() {
 	s.mu.Lock()

@@ -36,7 +36,8 @@ type Ticket struct {
 
 	mu     sync.Mutex
 	slot   Slot
-	away   bool // the slot was given back for now
+	over   func() // of a blob's turn
+	away   bool   // the slot was given back for now
 	closed bool
 }
 
@@ -67,7 +68,7 @@ func (h *Host) Admit(ctx context.Context, c Call) (*Ticket, error) {
 		if err := h.wait(ctx, w); err != nil {
 			return Slot{}, err
 		}
-		return t.pool().Take(ctx, t.impatient(w))
+		return t.pool().Take(ctx, w)
 	})
 	if err != nil {
 		return nil, err
@@ -133,56 +134,23 @@ func (t *Ticket) first(ctx context.Context, organisation string, take func(conte
 	return Slot{}, "", refused
 }
 
-// impatient is w for a turn. Blobs may last for hours, and sixteen that are under way leave
-// none: whoever has none then gets one of those that have most, which waits for another
-// in the middle of its blob.
-func (t *Ticket) impatient(w Want) Want {
-	if t.call.Blob {
-		w.Impatient = func() { t.host.endTurn(w.Organisation) }
-	}
-	return w
-}
-
-// begin has the turn count against payer. Caller holds mu, where others know the ticket.
+// begin has the turn count against payer. Blobs may last for hours, and sixteen that are
+// under way leave none: whoever has none then gets one of those that have most, which waits
+// for another in the middle of its blob. Caller holds mu, where others know the ticket.
 func (t *Ticket) begin(slot Slot, payer string) {
 	t.slot = slot
 	t.payer.Store(&payer)
 	if t.call.Blob {
-		t.host.mu.Lock()
-		defer t.host.mu.Unlock()
-		t.host.turns[t] = time.Now()
+		t.over = slot.lasts(func() { t.pause(Slot.passOn) })
 	}
 }
 
 // release ends the turn; give is what becomes of its slot. Caller holds mu.
 func (t *Ticket) release(give func(Slot)) {
-	t.host.mu.Lock()
-	delete(t.host.turns, t)
-	t.host.mu.Unlock()
+	if t.over != nil {
+		t.over()
+	}
 	give(t.slot)
-}
-
-// endTurn pauses, where organisation waits and has no turn, the one that has lasted longest
-// of whoever has most.
-func (h *Host) endTurn(organisation string) {
-	h.ending.Lock()
-	defer h.ending.Unlock()
-	if h.blobs.of(organisation) > 0 {
-		return
-	}
-	var chosen *Ticket
-	var most int64
-	var since time.Time
-	h.mu.Lock()
-	for t, begun := range h.turns {
-		if n := h.blobs.of(t.Organisation()); time.Since(begun) >= impatience && (n > most || n == most && begun.Before(since)) {
-			chosen, most, since = t, n, begun
-		}
-	}
-	h.mu.Unlock()
-	if chosen != nil {
-		chosen.pause(Slot.passOn)
-	}
 }
 
 func (t *Ticket) pool() *Pool {
@@ -241,7 +209,7 @@ func (t *Ticket) Resume(ctx context.Context) error {
 	// It is in the middle of something: whoever begins waits for it, and it is not given
 	// up for those that came meanwhile.
 	slot, payer, err := t.first(ctx, t.Organisation(), func(ctx context.Context, organisation string) (Slot, error) {
-		return t.pool().Take(ctx, t.impatient(Want{Organisation: organisation, First: true, Wait: blobWait}))
+		return t.pool().Take(ctx, Want{Organisation: organisation, First: true, Wait: blobWait})
 	})
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"berth/internal/descriptor"
 	"berth/internal/flight"
 	"berth/internal/limit"
+	"berth/oci"
 	"berth/proxy"
 	"berth/upstream"
 )
@@ -128,11 +129,13 @@ func newDownloads() *limit.Pool {
 
 // memoryShare is how many bytes of manifests and lists one organisation may have in
 // memory of one registry, and of parts of blobs from the fleet: sixteen manifests of the
-// largest kind, whose clients may take their time. memoryTotal is how many all have.
+// largest kind. memoryTotal is how many all have. Of the last quarter each organisation has
+// one manifest at most, and no list. Who waits has a client cut off that takes its time, of
+// whoever has most.
 const memoryShare, memoryTotal = 64 << 20, 256 << 20
 
 func newMemory() *limit.Pool {
-	return &limit.Pool{Total: memoryTotal, Most: memoryShare, Wait: poolWait, Queue: math.MaxInt, What: "bytes of manifests and lists", Key: "its share of memory"}
+	return &limit.Pool{Total: memoryTotal, Most: memoryShare, Small: oci.MaxManifest, Levels: true, Wait: poolWait, Queue: math.MaxInt, What: "bytes of manifests and lists", Key: "its share of memory"}
 }
 
 // newHosts shares out what goes to registries. Callers without an organisation have
