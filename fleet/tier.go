@@ -66,7 +66,7 @@ const (
 	maxUploads = 2
 	// maxReads is how many parts are read and put on the disk at a time, whatever many
 	// downloads run.
-	maxReads = 4
+	maxReads = 3
 )
 
 // Tier is the fleet as this node sees it. It is safe for concurrent use.
@@ -122,7 +122,10 @@ func New(o Options) *Tier {
 		wrong: hold.New[string](1024, time.Now), bad: hold.New[string](1024, time.Now), spoilt: hold.New[seal.Writing](4096, time.Now),
 		idle: hold.New[string](1024, time.Now),
 	}
-	t.memory = t.parts.get
+	t.memory = func(size int64) ([]byte, func()) {
+		b, release := t.parts.get(size)
+		return b, func() { release(true) }
+	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }

@@ -187,16 +187,17 @@ func (o *Object) put(ctx context.Context, file *os.File, part int) error {
 	memory, release := o.t.parts.get(to - from + seal.Overhead)
 	plain := memory[seal.Before:][:to-from]
 	if _, err := file.ReadAt(plain, from); err != nil {
-		release()
+		release(true)
 		return err
 	}
 	n := o.names[0]
 	sealed := n.scope.Seal(memory[:0], o.writing, n.Name, part, o.size, plain)
 	if err := o.t.o.Bucket.Put(ctx, seal.ObjectKey(n.Name, o.writing, part), sealed); err != nil {
-		return err // net/http may read on from the memory for a while, so it is not used again
+		release(false) // net/http may read on from the memory for a while
+		return err
 	}
 	hash := sha256.Sum256(sealed)
-	release()
+	release(true)
 	o.t.o.Metrics.bytes(Out, int(to-from))
 	o.mu.Lock()
 	alone := o.alone
