@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"berth/internal/admin"
 	"berth/internal/config"
 	"berth/proxy"
@@ -64,7 +62,7 @@ func (n *node) adminServer(connections *proxy.Connections) *http.Server {
 		status = n.namelessStatus // anybody on the node reads it
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", closed(promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{Registry: n.registry, EnableOpenMetrics: true})))
+	mux.Handle("GET /metrics", closed(n.scrapes))
 	mux.Handle("GET /", closed(admin.NewPage(admin.PageOptions{Status: status, History: n.history, Local: a.Address.Loopback()})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ok\n") // whoever asked is gone if this fails

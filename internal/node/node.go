@@ -57,6 +57,7 @@ type node struct {
 	listeners []*listener
 	manager   *serviceManager
 	probes    *flight.Group[struct{}, struct{}]
+	scrapes   *scrapes
 	// secretsDue says that the secrets should be read again.
 	secretsDue chan struct{}
 
@@ -88,6 +89,7 @@ func (n *node) close() error {
 	n.unlisted.close()
 	n.mu.Unlock() // what is waited for below may want to know the secrets in force
 	n.probes.Close()
+	n.scrapes.close()
 	n.audit.Close()
 	n.tracing.close()
 	err := n.cache.Close()

@@ -42,6 +42,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 		probes:     flight.New[struct{}, struct{}](probeTimeout),
 		manager:    &serviceManager{log: s.log},
 	}
+	n.scrapes = newScrapes(n.registry)
 	n.failures = proxy.NewFailures(n.now)
 	n.history = admin.NewHistory(int(sampleFor / sampleEvery))
 	n.registry.MustRegister(droppedLines(s.buffer))
