@@ -229,5 +229,5 @@ func (s *source) again(target *url.URL, who asker, o oci.Object) func(context.Co
 			return s.walk(ctx, s.blob, &answer{Response: got.Response, target: target}, req, who)
 		})
 	}
-	return func(ctx context.Context, r oci.Range) (*oci.Content, error) { return s.blobBy(ctx, o, r, ask) }
+	return func(ctx context.Context, r oci.Range) (*oci.Content, error) { return s.blobBy(s.paid(ctx), o, r, ask) }
 }

@@ -334,12 +334,12 @@ func TestBreaker_WhatOpensItForAll(t *testing.T) {
 			if _, all := r.origin.trouble(); all != c.all {
 				t.Errorf("%s: open for all: %v", name, all)
 			}
+			if told := r.as("acme").Trouble("acme/app"); (told != nil) != c.all {
+				t.Errorf("%s: another one is told %v", name, told)
+			}
 			tries, err := r.stat(t, "acme", "acme/app")
 			if c.all && tries > 0 || !c.all && tries == 0 || err == nil {
 				t.Errorf("%s: another one's question costs %d requests: %v", name, tries, err)
-			}
-			if told := r.as("acme").Trouble("acme/app"); (told != nil) != c.all {
-				t.Errorf("%s: another one is told %v", name, told)
 			}
 		})
 	}

@@ -2,7 +2,7 @@
 // redirects, tries again, checks what comes back and says what went wrong.
 //
 // A Registry is one origin. It owns the connections, the address policy and the
-// retry budget, which everyone who asks that origin shares. Registry.As gives
+// retry budget for each organisation, which all that ask for it share. Registry.As gives
 // the Source of one organisation.
 //
 // What goes over the wire, in layers from the outside in: a Source method

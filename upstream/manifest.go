@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -178,7 +177,7 @@ func (s *source) reserve(ctx context.Context, c *call) (release func(), err erro
 		}
 	}
 	w := limit.Want{
-		Organisation: cmp.Or(s.id.Payer, s.id.Organisation), At: s.name, N: oci.MaxManifest, First: c.explains, Past: func() bool { return oci.Insists(ctx) },
+		Organisation: s.payer(), At: s.name, N: oci.MaxManifest, First: c.explains, Past: func() bool { return oci.Insists(ctx) },
 	}
 	if right := oci.RightOf(ctx); right != nil {
 		w.Before = func() error { return right(ctx) }

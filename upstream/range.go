@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"berth/oci"
 )
@@ -111,13 +110,13 @@ func (c *call) whole() *call {
 func (s *source) asked(ctx context.Context, c *call, r oci.Range, ask asking) (*answer, error) {
 	a, err := ask(ctx, c)
 	switch {
-	case c.rng == "", err != nil && (!s.brokeOff(err) || ctx.Err() != nil || !s.budget.spend(time.Now())):
+	case c.rng == "", err != nil && (!s.brokeOff(err) || ctx.Err() != nil || !s.budgets.spend(ctx)):
 		return a, err
 	case err != nil:
 		s.log.DebugContext(ctx, "a request with a Range broke off", "registry", s.name, "repo", c.repo)
 		*c = *c.whole()
 		return ask(ctx, c)
-	case !s.mindsRange(a, r):
+	case !s.mindsRange(ctx, a, r):
 		return a, nil
 	}
 	discard(a.Response)
@@ -128,7 +127,7 @@ func (s *source) asked(ctx context.Context, c *call, r oci.Range, ask asking) (*
 
 // mindsRange says whether an answer to a request with a Range may be another one
 // without it.
-func (s *source) mindsRange(a *answer, r oci.Range) bool {
+func (s *source) mindsRange(ctx context.Context, a *answer, r oci.Range) bool {
 	switch a.StatusCode {
 	case http.StatusPartialContent:
 		_, err := partial(a.Response, r)
@@ -142,7 +141,7 @@ func (s *source) mindsRange(a *answer, r oci.Range) bool {
 		// What stands before a registry may fail for a Range alone. It was asked more
 		// than once, and may as well be down.
 		_, trouble := s.origin.trouble()
-		return !trouble && a.Header.Get("Retry-After") == "" && s.budget.spend(time.Now())
+		return !trouble && a.Header.Get("Retry-After") == "" && s.budgets.spend(ctx)
 	case http.StatusUnauthorized, http.StatusForbidden:
 		// A storage that does not know a Range which its URL was not signed for. The
 		// registry itself means what it says, and asking a storage once more that is

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -116,7 +115,7 @@ func (s *source) call(ctx context.Context, c *call, troubled time.Duration) (a *
 		for targets := 1; ; targets++ {
 			a, err := s.ask(ctx, c, cred, who)
 			if targets == maxTargets || !failedTarget(a, err) || c.method == http.MethodHead || c.op.isList() || c.mindsRange(a) ||
-				ctx.Err() != nil || !s.budget.spend(time.Now()) {
+				ctx.Err() != nil || !s.budgets.spend(ctx) {
 				return a, err
 			}
 			s.log.DebugContext(ctx, "asking for another redirect target", "registry", s.name, "repo", c.repo)
@@ -318,7 +317,7 @@ func readUpTo(r io.Reader, limit int64) ([]byte, error) {
 
 // asker names who asks in messages.
 func (s *source) asker(cred *credential.Credential, repo string) asker {
-	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, payer: cmp.Or(s.id.Payer, s.id.Organisation), repo: repo, principal: cred.Principal()}
+	w := asker{registry: s.name, owner: s.owner, organisation: s.id.Organisation, payer: s.payer(), repo: repo, principal: cred.Principal()}
 	if cred != nil {
 		w.account = cred.Name
 	}

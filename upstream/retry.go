@@ -42,7 +42,7 @@ type sender struct {
 	name      string // of the registry
 	label     string // in metrics
 	url       *url.URL
-	budget    *budget
+	budgets   *budgets
 	metrics   *Metrics
 	hostStats *hostStats
 	now       func() time.Time
@@ -78,7 +78,7 @@ var errAgain = errors.New("worth another try")
 // the time limit of ctx are used up. Then the last answer or error is the
 // result, whichever it was. The caller closes the answer's body.
 func (s *sender) send(ctx context.Context, via http.RoundTripper, req *http.Request, op operation, retries uint64) (*reply, error) {
-	s.budget.earn()
+	s.budgets.earn(ctx)
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
 		retries = 0
 	}
@@ -287,7 +287,7 @@ func (s *sender) backoff(ctx context.Context, b *breaker, retries uint64, last *
 		if wait = max(wait, last.after); stop || unsaid > maxUnsaid || time.Now().Add(wait).After(until) {
 			return 0, true
 		}
-		if b != nil && b.opens(oci.BehalfOf(ctx)) || !s.budget.spend(time.Now()) {
+		if b != nil && b.opens(oci.BehalfOf(ctx)) || !s.budgets.spend(ctx) {
 			return 0, true
 		}
 		s.metrics.retry(s.label, last.again)

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -50,14 +51,24 @@ func (s *source) Principal(repo string) oci.Principal {
 	return cred.Principal()
 }
 
+// payer is whose limits count what s asks.
+func (s *source) payer() string { return cmp.Or(s.id.Payer, s.id.Organisation) }
+
+// paid is ctx with the payer, whose retries it has. What it asks as is added for each call.
+func (s *source) paid(ctx context.Context) context.Context {
+	return oci.OnBehalf(ctx, oci.Behalf{Payer: s.payer()})
+}
+
 // Resolve asks what a tag means: by HEAD, which costs nothing of Docker Hub's
 // pull limit, and by GET where the answer to that is not enough.
 func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution, error) {
+	ctx = s.paid(ctx)
 	return retryUnusable(ctx, s.Registry, func() (oci.Resolution, error) { return s.resolve(ctx, repo, tag) })
 }
 
 // Stat proves that o is there, at the smallest price.
 func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
+	ctx = s.paid(ctx)
 	switch o.Kind {
 	case oci.Manifest:
 		return retryUnusable(ctx, s.Registry, func() (*oci.Content, error) { return s.statManifest(ctx, o) })
@@ -70,6 +81,7 @@ func (s *source) Stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 // Open opens a manifest, whole and verified, or the piece r of a blob, which the
 // caller verifies.
 func (s *source) Open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
+	ctx = s.paid(ctx)
 	switch o.Kind {
 	case oci.Manifest:
 		return retryUnusable(ctx, s.Registry, func() (*oci.Content, error) { return s.manifest(ctx, o.Repo, o.Digest.String(), o.Digest, true) })

@@ -28,7 +28,7 @@ func retryUnusable[T any](ctx context.Context, r *Registry, call func() (T, erro
 	waits := retry.WithMaxRetries(maxUnusable, retry.WithJitterPercent(50, retry.NewExponential(r.pause)))
 	backoff := retry.BackoffFunc(func() (time.Duration, bool) {
 		wait, stop := waits.Next()
-		if _, trouble := r.origin.trouble(); stop || trouble || time.Since(start)+wait > unusableWithin || !r.budget.spend(time.Now()) {
+		if _, trouble := r.origin.trouble(); stop || trouble || time.Since(start)+wait > unusableWithin || !r.budgets.spend(ctx) {
 			return 0, true
 		}
 		r.metrics.retry(r.label, classOf(err))
