@@ -182,6 +182,11 @@ func (o *Object) goes(ctx context.Context, began time.Time) bool {
 		if o.pass(lease.Holder) {
 			return false
 		}
+	case !lease.held() && o.t.o.Bucket.Writable() != nil:
+		// With a lease the others would wait for parts that this node cannot give, and take
+		// it in turn.
+		o.count(Fallback)
+		return true
 	case !lease.held():
 		return o.takeLease(ctx)
 	default:

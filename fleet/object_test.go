@@ -147,3 +147,46 @@ func TestObject_DoesNotWaitForABucketThatCannotBeRead(t *testing.T) {
 		}
 	})
 }
+
+// full is a bucket that takes nothing.
+type full struct{ *memfleet.Bucket }
+
+func (full) Writable() error                           { return memfleet.ErrAway }
+func (full) Put(context.Context, string, []byte) error { return memfleet.ErrAway }
+
+// Whoever can write nothing into the bucket takes no lease, for which others would wait, and
+// goes to the registry at once. What others have written it reads, and waits for.
+func TestObject_TakesNoLeaseThatItCannotUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, b, digest := &memfleet.Coordinator{}, &memfleet.Bucket{}, oci.DigestOf([]byte("x"))
+		tier := fleet.New(fleet.Options{Bucket: full{b}, Coordinator: c.Node("reader")})
+		defer tier.Close()
+		name := coordinator.Object{Name: holderScopes()[0].Name(holderOrigin, oci.Blob, digest)}
+		const size = 4 << 20
+		o, begun := tier.Object("", holderScopes(), holderOrigin, digest, size), time.Now()
+		step, err := o.Next(t.Context(), 0, size)
+		found, looked := c.Node("other").Look(t.Context(), name)
+		if err != nil || looked != nil || step.Until != size || time.Since(begun) > 0 || found.Holder.Node != "" {
+			t.Errorf("%+v, %v after %v; %+v, %v", step, err, time.Since(begun), found.Holder, looked)
+		}
+		o.Over()
+		if _, ok, err := c.Node("holder").Take(t.Context(), name, seal.NewWriting()); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		o = tier.Object("", holderScopes(), holderOrigin, digest, size)
+		if step, err := o.Next(ctx, 0, size); err == nil {
+			t.Errorf("it waits for no holder: %+v", step)
+		}
+		o.Over()
+		for i, o := range shared(t, tier, c, b, 2) {
+			step, err := o.Next(t.Context(), 0, o.Size())
+			if err != nil || string(step.Data) != fmt.Sprint("blob ", i) {
+				t.Fatalf("%+v, %v", step, err)
+			}
+			step.Release()
+			o.Over()
+		}
+	})
+}

@@ -18,6 +18,8 @@ type Bucket interface {
 	// Get reads an object into memory that it fits in, and gives what was read.
 	Get(ctx context.Context, key string, into []byte) ([]byte, error)
 	Put(ctx context.Context, key string, body []byte) error
+	// Writable says why nothing is written now, or nil, and takes no time.
+	Writable() error
 	// Try says why nothing can be read now, or nil. It takes half of the patience at most,
 	// and no time where that is known.
 	Try(ctx context.Context) error

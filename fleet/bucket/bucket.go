@@ -186,6 +186,9 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
 	return nil
 }
 
+// Writable is why nothing is written to the bucket now, or nil. It may start a probe.
+func (b *Bucket) Writable() error { return b.writes.Enter() }
+
 // through does one thing, a second time if that may help, and tells the gate. Each try may
 // take as long as within, counted anew from each call of moved. A bucket that has too many
 // requests is asked again until nothing of this node's was done for some time.

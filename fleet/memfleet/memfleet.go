@@ -76,6 +76,9 @@ func (b *Bucket) Put(ctx context.Context, key string, body []byte) error {
 	return nil
 }
 
+// Writable is the bucket's.
+func (b *Bucket) Writable() error { return nil }
+
 // Try is the bucket's.
 func (b *Bucket) Try(ctx context.Context) error { return b.before(ctx, "try", "v1/probe") }
 
