@@ -13,11 +13,11 @@ import (
 	"berth/internal/hung"
 )
 
-// mostLooked is how many drop-ins are looked at in one go while their folder is as it was.
-// The folder changes when a file is put there, renamed over another or removed, and then
-// all are looked at. What is written in place changes only itself, and is found when its
-// turn has come: of ten thousand within five looks. To look at all of them each time took
-// a twentieth of a core, for ever.
+// mostLooked is how many drop-ins are looked at in one go while their folder is as it was,
+// and how many files of secrets. The folder changes when a file is put there, renamed over
+// another or removed, and then all drop-ins are looked at. What is written in place changes
+// only itself, and is found when its turn has come: of ten thousand within five looks. To
+// look at all of them each time took a twentieth of a core, for ever.
 const mostLooked = 2000
 
 // sweep goes through the drop-ins again and again. It lists them when it begins, whatever

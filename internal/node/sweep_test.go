@@ -211,3 +211,65 @@ func TestSweep_DoesNotTrustTheFolderForLong(t *testing.T) {
 		t.Errorf("owed after %d looks: %q", looks, owed)
 	}
 }
+
+// Of many files of secrets some are looked at each time, and the secrets are read when one
+// of those has changed. A change is not passed over while it goes on.
+func TestSweep_OfSecrets(t *testing.T) {
+	t.Parallel()
+	m := newMany(t)
+	organisation := config.Organisation{}
+	for i := range manyDropIns {
+		organisation.Credentials = append(organisation.Credentials, config.Credential{Account: config.Account{PasswordFile: m.path(fmt.Sprint("o", i))}})
+	}
+	m.node.cfg = &config.Config{Organisations: map[string]config.Organisation{"acme": organisation}}
+	m.secretsDue = make(chan struct{}, 1)
+	m.secretsRead = time.Now().Add(time.Hour) // not since time has gone by
+	look := func() (read bool, files int64) {
+		before := m.looked.Load()
+		for m.lookAtSecrets() == quietFor {
+			time.Sleep(quietFor)
+			before = m.looked.Load()
+		}
+		select {
+		case <-m.secretsDue:
+			m.secretsRead = time.Now().Add(time.Hour)
+			read = true
+		default:
+		}
+		return read, m.looked.Load() - before
+	}
+	settled := func() { // as it is two seconds later
+		for path, stamp := range m.secretFiles.seen {
+			stamp.Settled = true
+			m.secretFiles.seen[path] = stamp
+		}
+	}
+	for range oneSweep {
+		look() // at first all are new
+	}
+	settled()
+	var all int64
+	for range oneSweep {
+		read, files := look()
+		if read || files > mostLooked {
+			t.Errorf("nothing has changed: read %t, %d files", read, files)
+		}
+		all += files
+	}
+	if all != manyDropIns {
+		t.Errorf("in one sweep: %d files", all)
+	}
+	for _, name := range []string{"o0", "o2345", fmt.Sprint("o", manyDropIns-1)} {
+		m.write(name, "another")
+		reads := 0
+		for range oneSweep {
+			if read, _ := look(); read {
+				reads++
+			}
+		}
+		if reads != 1 {
+			t.Errorf("%s was written: read in %d of %d looks", name, reads, oneSweep)
+		}
+		settled()
+	}
+}

@@ -21,9 +21,8 @@ const (
 	// folder on every way has to be watched. So a poll is needed anyway, and it is
 	// cheap: a look at a thousand files takes some milliseconds.
 	pollEvery = 400 * time.Millisecond
-	// Where there are so many files that it is not, such as ten thousand with passwords, a
-	// look is followed by sparing times what it took, up to pollAtMost. With the reading
-	// that follows it is still within a second.
+	// Where it is not, such as on a slow filesystem, a look is followed by sparing times what
+	// it took, up to pollAtMost. With the reading that follows it is still within a second.
 	sparing, pollAtMost = 30, 600 * time.Millisecond
 	// A file that has changed within quietFor may be one that is being written, or the
 	// first of two that belong together. It is looked at again before it is read, for
@@ -125,6 +124,7 @@ type follower struct {
 
 	secretsOf   *config.Config // whose secrets secretPaths are
 	secretPaths []string
+	secretsNext int       // the first of them that is looked at next
 	secretsRead time.Time // when the secrets were ordered to be read last
 
 	dropIns dropIns
@@ -185,19 +185,25 @@ func (f *follower) renew(front *listener) {
 	}
 }
 
-// lookAtSecrets has them read when a file of theirs has changed, and now and then.
+// lookAtSecrets has them read when a file of theirs has changed, and now and then. Of many
+// files it looks at some: this is not what a new secret waits for, a pull looks at its own.
 func (f *follower) lookAtSecrets() (next time.Duration) {
 	f.mu.Lock()
 	cfg := f.cfg
 	f.mu.Unlock()
-	if cfg != f.secretsOf { // it is read anyway when it comes into force
-		f.secretsOf, f.secretPaths = cfg, secretFiles(cfg)
+	if cfg != f.secretsOf { // they are read anyway when it comes into force
+		f.secretsOf, f.secretPaths, f.secretsNext = cfg, secretFiles(cfg), 0
 		f.secretFiles.keep(f.secretPaths)
 	}
 	now := time.Now()
-	changed, quiet := f.secretFiles.changes(f.node, f.secretPaths, now)
+	rest := f.secretPaths[f.secretsNext:]
+	rest = rest[:min(mostLooked, len(rest))]
+	changed, quiet := f.secretFiles.changes(f.node, rest, now)
 	if !quiet {
 		return quietFor
+	}
+	if f.secretsNext += len(rest); f.secretsNext == len(f.secretPaths) {
+		f.secretsNext = 0
 	}
 	if len(changed) > 0 || now.Sub(f.secretsRead) >= secretsEvery {
 		f.secretsRead = now
