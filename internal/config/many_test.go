@@ -66,6 +66,10 @@ func TestDropIns_AreBounded(t *testing.T) {
 		}
 	}
 	n := newNode(t, tokenListener)
+	n.write("organisations.d/acme.yaml", "registries: {"+entries(501, "r%d.example: {mirrors: [{url: https://m.example}]}, ")+"}\n")
+	if err := n.load().Broken["acme"]; err == nil || !strings.Contains(err.Error(), "1002 registries and mirrors are too many") {
+		t.Errorf("mirrors: %v", err)
+	}
 	n.write("organisations.d/acme.yaml", "registries: {"+entries(1000, "r%d.example: {}, ")+"}\n")
 	if err := n.load().Broken["acme"]; err != nil {
 		t.Errorf("as many as there may be: %v", err)

@@ -204,6 +204,13 @@ func (k *checker) ownRegistries(o *Organisation, path string) *names {
 	if len(o.Registries) == 0 {
 		return k.names
 	}
+	places := len(o.Registries)
+	for _, r := range o.Registries {
+		places += len(r.Mirrors)
+	}
+	if o.File != "" && places > mostEntries {
+		k.errorf(path, "%d registries and mirrors are too many: an organisation's file may have %d of them: remove those that are not used, or have the operator put them into the main file", places, mostEntries)
+	}
 	own := k.names.with()
 	if !k.foreign.Allow {
 		k.errorf(path, "organisations may not bring registries to this node: remove it, or ask the operator for organisation_registries.allow")

@@ -12,7 +12,7 @@ import (
 // narrower: https only, public addresses unless organisation_registries says
 // otherwise, token endpoints on the endpoint's own host, no ca_file, no credential, and
 // never at a host and port that a registry of the platform has, its mirrors and token
-// endpoints included.
+// endpoints included. With their mirrors they are 1000 at most.
 type Registry struct {
 	registry.Place
 

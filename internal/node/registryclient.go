@@ -207,6 +207,10 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, err
 // so what is kept is small.
 const retireFor = 24 * time.Hour
 
+// mostRetired is how many of an organisation's own registries and mirrors are kept so: it may
+// change its file as often as it likes.
+const mostRetired = 1000
+
 // retired is a client that no configuration asks for any more.
 type retired struct {
 	*registryClient
@@ -230,11 +234,16 @@ func (n *node) retire(old registryClients) {
 			}
 		}
 	}
+	kept := map[string]int{} // by organisation, the newest first
+	slices.Reverse(n.retired)
 	n.retired = slices.DeleteFunc(n.retired, func(r retired) bool {
-		if now.Sub(r.at) < retireFor {
+		whose := r.spec.Organisation
+		kept[whose] += 1 + len(r.mirrors)
+		if now.Sub(r.at) < retireFor && (whose == "" || kept[whose] <= mostRetired) {
 			return false
 		}
 		r.close()
 		return true
 	})
+	slices.Reverse(n.retired)
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"log/slog"
 	"net/http"
 	"testing"
@@ -35,6 +36,37 @@ func TestRetiredLines(t *testing.T) {
 	n.retire(registryClients{at: keep})
 	if len(closed) != 1 || !closed["older"] || len(n.retired) != 1 {
 		t.Errorf("closed: %v, retired: %d", closed, len(n.retired))
+	}
+}
+
+// Whoever changes his registries all the time keeps a bounded number of those that are gone:
+// the last ones, mirrors counted. Nobody else's go for that, nor the node's.
+func TestRetired_OfAnOrganisationAreBounded(t *testing.T) {
+	t.Parallel()
+	n := &node{setup: setup{now: time.Now}, current: &generation{clients: registryClients{}}, upstream: upstream.NewMetrics(nil)}
+	open := map[string]int{}
+	change := func(organisation string, registries, mirrors int) {
+		old := registryClients{}
+		for i := range registries {
+			name := fmt.Sprint(i, ".example")
+			open[organisation]++
+			old[registryKey{organisation, name}] = &registryClient{
+				spec: &registry.Spec{Name: name, Organisation: organisation}, mirrors: make([]*upstream.Registry, mirrors), close: func() { open[organisation]-- },
+			}
+		}
+		n.retire(old)
+	}
+	change("acme", 10, 0)
+	change("", 2*mostRetired, 0)
+	for range 5 {
+		change("globex", mostRetired/2, 1)
+	}
+	if open["acme"] != 10 || open[""] != 2*mostRetired || open["globex"] != mostRetired/2 {
+		t.Errorf("open are %v", open)
+	}
+	change("globex", 1, 0)
+	if got := open["globex"]; got != mostRetired/2 || len(n.retired[len(n.retired)-1].mirrors) != 0 { // 499 with a mirror, and the last one
+		t.Errorf("%d are open, and the last one has %d mirrors", got, len(n.retired[len(n.retired)-1].mirrors))
 	}
 }
 
