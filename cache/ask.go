@@ -84,7 +84,7 @@ func (s *source) putQuestion(principal oci.Principal, o oci.Object, question que
 			return nil, err
 		}
 		s.c.slow.Release(s.repoKey(principal, o.Repo))
-		return content, s.prove(principal, o, content.Asked)
+		return content, s.prove(principal, o, content.Data != nil || s.hasScoped(o), content.Asked)
 	}
 }
 
@@ -96,7 +96,7 @@ func (s *source) notABlob(principal oci.Principal, o oci.Object, err error) erro
 		return err
 	}
 	manifest := s.memberKey(oci.Object{Repo: o.Repo, Kind: oci.Manifest, Digest: o.Digest})
-	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh || s.proofs.Member(manifest) == proof.None {
+	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh || s.proofs.Claimed(manifest) == proof.None {
 		return err
 	}
 	return &oci.Error{
@@ -105,10 +105,10 @@ func (s *source) notABlob(principal oci.Principal, o oci.Object, err error) erro
 	}
 }
 
-// prove records a 2xx to a request that was sent at asked. The error: a denial
-// has come since, and wins; or the credential was changed since principal was looked
-// up, so that nobody can tell which one the answer is for.
-func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) error {
+// prove records a 2xx to a request that was sent at asked; shown: it had o in it. The error:
+// a denial has come since, and wins; or the credential was changed since principal was
+// looked up, so that nobody can tell which one the answer is for.
+func (s *source) prove(principal oci.Principal, o oci.Object, shown bool, asked time.Time) error {
 	if s.Principal(o.Repo) != principal {
 		return &oci.Error{
 			Class: oci.UpstreamError, RetryAfter: time.Second, About: oci.About{Principal: principal, Repo: o.Repo},
@@ -117,7 +117,11 @@ func (s *source) prove(principal oci.Principal, o oci.Object, asked time.Time) e
 		}
 	}
 	key := s.accessKey(principal, o.Repo, o.Digest)
-	if s.proofs.Prove(key, s.memberKey(o), asked) {
+	record := s.proofs.Claim
+	if shown || s.speaksForItself() {
+		record = s.proofs.Prove
+	}
+	if record(key, s.memberKey(o), asked) {
 		return &oci.Error{
 			Class:   oci.Denied,
 			About:   oci.About{Principal: principal, Repo: o.Repo},
@@ -147,7 +151,7 @@ func (s *source) refused(principal oci.Principal, o oci.Object, question questio
 		s.rememberMissing(question, err)
 		return
 	}
-	seen := s.proofs.HadMember(s.memberKey(o))
+	seen := s.proofs.HadMember(s.memberKey(o)) || s.proofs.Claimed(s.memberKey(o)) != proof.None
 	if seen || oci.AsError(err).WireCode() == oci.CodeNameUnknown {
 		// A registry that hides what one may not see answers 404 too. One that has
 		// shown the principal the repository may be saying that the object is gone.

@@ -92,7 +92,7 @@ func (a *asker) right(ctx context.Context) error {
 	if a.s.mayWait(a.principal, a.object) {
 		return nil
 	}
-	_, err := a.s.admit(ctx, a.principal, a.object)
+	_, err := a.s.admit(ctx, a.principal, a.object, false)
 	return err
 }
 
@@ -108,7 +108,7 @@ func (a *asker) Stat(ctx context.Context) (*oci.Content, error) {
 
 // Admit is the release decision.
 func (a *asker) Admit(ctx context.Context) (oci.Outcome, error) {
-	outcome, err := a.s.admit(ctx, a.principal, a.object)
+	outcome, err := a.s.admit(ctx, a.principal, a.object, false)
 	if err == nil {
 		a.proven.Store(true)
 	}
@@ -143,7 +143,7 @@ func (a *asker) prove(content *oci.Content) error {
 		// the right is no better off, and must not read what others fetch.
 		return nil
 	}
-	err := a.s.prove(a.principal, a.object, content.Asked)
+	err := a.s.prove(a.principal, a.object, content.Data != nil, content.Asked)
 	if errors.Is(err, download.ErrCredentialChanged) && a.proven.Load() {
 		return nil
 	}
@@ -151,6 +151,14 @@ func (a *asker) prove(content *oci.Content) error {
 		a.proven.Store(true)
 	}
 	return err
+}
+
+// Delivered records that the repository has shown all of the object, by its registry or by
+// what other nodes have of it, in answers to who had been shown the right to it.
+func (a *asker) Delivered() {
+	if _, proven := a.s.proofs.Access(a.s.accessKey(a.principal, a.object.Repo, a.object.Digest)); !proven.IsZero() && a.Proven() {
+		a.s.proofs.Show(a.s.memberKey(a.object), proven)
+	}
 }
 
 func (a *asker) record(err error) {
@@ -203,7 +211,7 @@ func (a *asker) mayMirror(ctx context.Context, cause error) bool {
 // standsIn reports whether what the origin has proven stands in for what it said
 // now, if it said anything.
 func (a *asker) standsIn(cause error) bool {
-	state, _ := a.s.state(a.principal, a.object)
+	state, _ := a.s.state(a.principal, a.object, false)
 	state.Answer = a.s.answerOf(a.principal, cause)
 	return proof.Decide(state) == proof.ServeStale
 }

@@ -17,7 +17,7 @@ import (
 // download may end between the looks at the disk and at the table, so it is tried
 // again; each time round somebody else made progress.
 func (s *source) fetchBlob(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range) (*oci.Content, error) {
-	key := s.blobKey(o.Digest)
+	key := s.blobKey(o)
 	ctx, waiting := span.Begin(ctx, "download")
 	defer waiting.End()
 	for range 5 {

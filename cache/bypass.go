@@ -169,6 +169,7 @@ func (v *verifiedReader) finish(p []byte, n int) (int, error) {
 	if v.holds && n == len(p) {
 		return n, nil // no room: the next Read comes here again
 	}
+	v.asker.Delivered()
 	v.done = true
 	if v.holds {
 		p[n] = v.held[0]

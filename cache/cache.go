@@ -11,6 +11,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -95,6 +96,9 @@ type Cache struct {
 	// and those where that is being asked.
 	private *hold.Table[proof.Access]
 	public  *flight.Group[proof.Access, struct{}]
+	shows   *flight.Group[questionKey, bool]
+	// unguessed chooses what is shown of a blob.
+	unguessed maphash.Seed
 	// renewed holds the manifests that have renewed what they list.
 	renewed *hold.Table[proof.Member]
 
@@ -145,6 +149,7 @@ func New(o Options) (*Cache, error) {
 	c.manifests = newManifestGets()
 	c.stats = flight.New[questionKey, *oci.Content](askTimeout)
 	c.resolves = flight.New[questionKey, *oci.Resolution](askTimeout)
+	c.shows, c.unguessed = flight.New[questionKey, bool](askTimeout), maphash.MakeSeed()
 	c.missing, c.slow = hold.New[questionKey](8192, o.Now), hold.New[proof.Access](8192, o.Now)
 	c.insistence, c.renewed = newInsistence(o.Now), hold.New[proof.Member](8192, o.Now)
 	c.private, c.public = hold.New[proof.Access](8192, o.Now), flight.New[proof.Access, struct{}](max(o.PublicAfter, publicAfter)+askTimeout)
@@ -193,6 +198,7 @@ func (c *Cache) Close() error {
 	c.public.Close()
 	c.stats.Close()
 	c.resolves.Close()
+	c.shows.Close()
 	c.manifests.calls.Close()
 	c.downloads.Close()
 	c.writes.Wait()

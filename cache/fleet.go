@@ -148,7 +148,7 @@ func (s *source) openWithFleet(ctx context.Context, principal oci.Principal, o o
 	if o.Kind == oci.Manifest {
 		return there.openManifest(ctx, principal, o, s)
 	}
-	if s.c.downloads.Running(s.blobKey(o.Digest)) {
+	if s.c.downloads.Running(s.blobKey(o)) {
 		return s.fetch(ctx, principal, o, r)
 	}
 	l, ok := s.c.lists.listed.Get(s.memberKey(o))
@@ -181,7 +181,7 @@ func (s scoped) openManifest(ctx context.Context, principal oci.Principal, o oci
 
 // begin makes the object of a download that has just begun.
 func (s scoped) begin(o oci.Object, size int64) download.Share {
-	c, key := s.c.fleet, s.blobKey(o.Digest)
+	c, key := s.c.fleet, s.blobKey(o)
 	object := c.tier.Object(s.u.Organisation, s.scopes, s.origin, o.Digest, size)
 	if object == nil {
 		return nil
@@ -217,7 +217,7 @@ func (a *asker) fleetObject() *fleet.Object {
 	c := a.s.c.fleet
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.objects[a.s.blobKey(a.object.Digest)]
+	return c.objects[a.s.blobKey(a.object)]
 }
 
 // listedAge is what the proof of a manifest that lists o is worth, or of the index that

@@ -11,5 +11,6 @@ func (c *Cache) Forget(organisation string) error {
 	c.missing.ReleaseIf(its)
 	c.stats.Forget(its)
 	c.resolves.Forget(its)
+	c.shows.Forget(its)
 	return c.proofs.Forget(organisation)
 }

@@ -25,7 +25,7 @@ const manifestTimeout = time.Minute
 // shares its answer. Any other proves itself with a HEAD and takes the bytes of
 // that GET; if the GET was refused, it sends its own.
 func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o oci.Object) (*oci.Content, error) {
-	key, own := s.blobKey(o.Digest), requester{principal, o.Repo}
+	key, own := s.blobKey(o), requester{principal, o.Repo}
 	var admitted *oci.Outcome // of a request that has proven itself
 	for range 5 {             // each time round somebody else made progress
 		get := s.c.manifests.joinOrStart(ctx, s, key, own, o)
@@ -36,7 +36,7 @@ func (s *source) fetchManifest(ctx context.Context, principal oci.Principal, o o
 			continue
 		}
 		if get.requester != own && admitted == nil {
-			outcome, err := s.admit(ctx, principal, o)
+			outcome, err := s.admit(ctx, principal, o, false)
 			if err != nil {
 				return nil, err
 			}
@@ -128,7 +128,7 @@ func (g *manifestGets) joinOrStart(first context.Context, s *source, key downloa
 	defer g.mu.Unlock()
 	at, under := g.requesters[key]
 	if !under {
-		if e, ok := s.c.hot.Get(s.hotKey(key.Digest)); ok && e.mediaType != "" {
+		if e, ok := s.c.hot.Get(s.hotKey(key.Digest)); ok && e.mediaType != "" && !s.unshown(o) {
 			return manifestGet{}
 		}
 		at = own
@@ -205,17 +205,17 @@ func (s *source) keep(o oci.Object, data []byte) (e hotEntry, kept bool, err err
 	if e, err = s.remember(o, data); err != nil {
 		return hotEntry{}, false, err
 	}
-	if s.c.trouble.pastDisk(s.blobKey(o.Digest)) {
+	if s.c.trouble.pastDisk(s.blobKey(o)) {
 		s.c.counts.bypassed.Add(1)
 		return e, false, nil
 	}
-	s.c.writes.Go(func() { s.putManifest(o.Digest, data) })
+	s.c.writes.Go(func() { s.putManifest(o, data) })
 	return e, true, nil
 }
 
-func (s *source) putManifest(d oci.Digest, data []byte) {
-	key, size := s.blobKey(d), int64(len(data))
-	if err := s.c.folder.there().Put(s.u.Organisation, s.place.folder, d, data); err != nil {
+func (s *source) putManifest(o oci.Object, data []byte) {
+	key, size := s.blobKey(o), int64(len(data))
+	if err := s.c.folder.there().Put(s.u.Organisation, s.place.folder, o.Digest, data); err != nil {
 		s.c.trouble.DiskFailed(key, size, err) // only the cache goes without
 		return
 	}

@@ -50,7 +50,7 @@ func (s *source) needMemory(ctx context.Context, principal oci.Principal, o oci.
 		return nil
 	}
 	return memory.Need(ctx, func() error {
-		_, err := s.admit(ctx, principal, o)
+		_, err := s.admit(ctx, principal, o, false)
 		return err
 	})
 }

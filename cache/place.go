@@ -17,6 +17,10 @@ type place struct {
 
 func (s *source) hotKey(d oci.Digest) hotKey { return hotKey{s.place.folder, d} }
 
-func (s *source) blobKey(d oci.Digest) download.Key {
-	return download.Key{Origin: s.origin, Scope: s.place.scope, Digest: d}
+func (s *source) blobKey(o oci.Object) download.Key {
+	key := download.Key{Origin: s.origin, Scope: s.place.scope, Digest: o.Digest}
+	if !s.speaksForItself() {
+		key.Repo = o.Repo
+	}
+	return key
 }

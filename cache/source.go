@@ -181,7 +181,7 @@ func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.
 	if o.Kind == oci.Manifest {
 		// Its GET is counted, and a HEAD is not: which of them goes out shows too.
 		if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh {
-			if _, err := s.admit(ctx, principal, o); err != nil {
+			if _, err := s.admit(ctx, principal, o, false); err != nil {
 				return nil, err
 			}
 		}
@@ -194,7 +194,7 @@ func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.
 	if oci.ClassOf(err) == oci.RateLimited {
 		// For what is kept the right is decided before any quota. Without this an
 		// organisation that has used up its own could tell from the answer what is kept.
-		if _, denied := s.admit(ctx, principal, o); denied != nil {
+		if _, denied := s.admit(ctx, principal, o, false); denied != nil {
 			return nil, denied
 		}
 	}
@@ -230,7 +230,10 @@ func (s *source) stat(ctx context.Context, o oci.Object) (*oci.Content, error) {
 	if d == nil {
 		return s.statPast(ctx, principal, o)
 	}
-	outcome, err := s.admit(ctx, principal, o)
+	outcome, err := s.admit(ctx, principal, o, true)
+	if errors.Is(err, errUnshown) {
+		return s.statPast(ctx, principal, o)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -256,12 +259,16 @@ func (s *source) statPast(ctx context.Context, principal oci.Principal, o oci.Ob
 }
 
 // admit says whether cached bytes of o may go to principal, and how that came
-// about; the error is the answer where they may not.
-func (s *source) admit(ctx context.Context, principal oci.Principal, o oci.Object) (oci.Outcome, error) {
-	state, proven := s.state(principal, o)
+// about; the error is the answer where they may not. kept: they are here, and must have
+// been shown by o's repository; else errUnshown is the error, and nobody was asked.
+func (s *source) admit(ctx context.Context, principal oci.Principal, o oci.Object, kept bool) (oci.Outcome, error) {
+	state, proven := s.state(principal, o, kept)
 	if proof.Decide(state) == proof.Serve {
 		s.renewEarly(principal, o, proven)
 		return oci.Outcome{Result: oci.Hit}, nil
+	}
+	if kept && s.unshown(o) {
+		return oci.Outcome{}, errUnshown
 	}
 	state.Answer = proof.Indeterminate
 	err := s.askOrStale(ctx, principal, o.Repo, proof.Decide(state) == proof.ServeStale, func(ctx context.Context) error {
@@ -271,7 +278,7 @@ func (s *source) admit(ctx context.Context, principal oci.Principal, o oci.Objec
 	if err != nil && (ctx.Err() != nil || errors.Is(err, download.ErrCredentialChanged)) {
 		return oci.Outcome{}, err
 	}
-	state, _ = s.state(principal, o)
+	state, _ = s.state(principal, o, kept)
 	if state.Answer = s.answerOf(principal, err); state.Answer == proof.Kept {
 		state = s.kept(ctx, state, principal, o)
 	}
@@ -288,11 +295,14 @@ func staleWarning(err error) string {
 	return "served from the cache: " + oci.OneLine(oci.AsError(err).For("").Message, 300)
 }
 
-// state is what is known about o for principal, for bytes that are there, and when
-// access was proven.
-func (s *source) state(principal oci.Principal, o oci.Object) (proof.State, time.Time) {
+// state is what is known about o for principal, and when access was proven. kept: for bytes
+// that are there, whichever repository has brought them.
+func (s *source) state(principal oci.Principal, o oci.Object, kept bool) (proof.State, time.Time) {
 	access, proven := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest))
 	state := proof.State{Access: access, Member: s.proofs.Member(s.memberKey(o)), Bytes: s.place.bytes}
+	if !kept {
+		state.Member = s.proofs.Claimed(s.memberKey(o))
+	}
 	if state.Bytes == proof.FromPublic {
 		state.Listed = s.listedAge(o)
 	}
@@ -304,7 +314,7 @@ func (s *source) fetch(ctx context.Context, principal oci.Principal, o oci.Objec
 	if err := s.c.knownMissing(s.questionKey(principal, o)); err != nil {
 		return nil, err // the same 404 as for a cached one, so that nobody can probe the cache
 	}
-	if err := s.c.trouble.refusal(s.blobKey(o.Digest), principal); err != nil {
+	if err := s.c.trouble.refusal(s.blobKey(o), principal); err != nil {
 		return s.release(ctx, principal, o, r, nil, err)
 	}
 	if o.Kind == oci.Manifest {
@@ -316,7 +326,10 @@ func (s *source) fetch(ctx context.Context, principal oci.Principal, o oci.Objec
 // release gives what is cached, or what is wrong with that, to a principal that is
 // admitted. To any other not even the latter: it would show that somebody had it.
 func (s *source) release(ctx context.Context, principal oci.Principal, o oci.Object, r oci.Range, content *oci.Content, err error) (*oci.Content, error) {
-	outcome, denied := s.admit(ctx, principal, o)
+	outcome, denied := s.admit(ctx, principal, o, content != nil)
+	if errors.Is(denied, errUnshown) {
+		return s.releaseUnshown(ctx, principal, o, r, content)
+	}
 	if denied == nil && err == nil {
 		content.Outcome = outcome
 		if content.Data != nil {

@@ -94,7 +94,7 @@ func (s *source) askTag(ctx context.Context, principal oci.Principal, key proof.
 		}
 		s.c.slow.Release(s.repoKey(principal, key.Repo))
 		o := oci.Object{Repo: key.Repo, Kind: oci.Manifest, Digest: r.Digest}
-		if err := s.prove(principal, o, r.Asked); err != nil {
+		if err := s.prove(principal, o, r.Data != nil, r.Asked); err != nil {
 			return nil, err
 		}
 		if _, here := s.c.hot.Get(s.hotKey(r.Digest)); r.Data != nil && !here { // where only a GET tells

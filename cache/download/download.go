@@ -149,7 +149,7 @@ func (t *Table) attach(r Request) (d *Download, rq *requester, started bool, err
 	rq = newRequester(r)
 	rq.readers++
 	d = &Download{
-		table: t, key: r.Key, account: store.Account{Organisation: r.Organisation, Own: r.Owner != ""}, state: Starting, shown: Starting,
+		table: t, key: r.Key, account: store.Account{Organisation: r.Organisation, Own: r.Owner != "", Repo: r.Key.Repo}, state: Starting, shown: Starting,
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		readers: map[*Reader]struct{}{}, requesters: []*requester{rq},
 	}

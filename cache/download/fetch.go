@@ -70,6 +70,7 @@ func (d *Download) run() {
 			d.blocks.DeliveredBy(d.key.Origin)
 		}
 	}
+	d.delivered()
 	d.move(Verified, nil)
 	if err := d.blocks.Publish(); err != nil {
 		report.DiskFailed(d.key, d.blocks.Size(), err) // readers have their bytes; only the cache goes without
@@ -77,6 +78,16 @@ func (d *Download) run() {
 		report.Kept()
 	}
 	d.move(Done, nil)
+}
+
+// delivered tells whoever the bytes came for.
+func (d *Download) delivered() {
+	d.mu.Lock()
+	sources := slices.Clone(d.sources)
+	d.mu.Unlock()
+	for _, rq := range sources {
+		rq.want.Asker.Delivered()
+	}
 }
 
 // corrupt is the error of bytes that were wrong, which says who sent them.

@@ -45,7 +45,7 @@ func (d *Download) firstAnswer(ctx context.Context) (*oci.Content, *requester, e
 // the one before. It says nothing about rights: readers wait until the registry
 // has answered a requester.
 func (d *Download) resume() {
-	if blocks, ok := d.table.o.Store().Resume(d.key.Folder(), d.key.Digest); ok {
+	if blocks, ok := d.table.o.Store().Resume(d.key.Folder(), d.key.Repo, d.key.Digest); ok {
 		d.setBlocks(blocks, true)
 	}
 }

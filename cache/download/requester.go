@@ -32,6 +32,8 @@ type Asker interface {
 	// Restart forgets where the registry has sent this Asker to: the copy there is
 	// bad.
 	Restart()
+	// Delivered says that the whole blob is here, and matches its digest.
+	Delivered()
 	// Bypass gives the rest of the blob past the disk, which failed with cause.
 	Bypass(ctx context.Context, r Rest, cause error) (io.ReadCloser, error)
 }

@@ -20,6 +20,7 @@ func (provenAsker) Admit(context.Context) (oci.Outcome, error)            { retu
 func (provenAsker) Proven() bool                                          { return true }
 func (provenAsker) Warning() string                                       { return "" }
 func (provenAsker) Restart()                                              {}
+func (provenAsker) Delivered()                                            {}
 func (provenAsker) Bypass(context.Context, Rest, error) (io.ReadCloser, error) {
 	return nil, errNotAsked
 }

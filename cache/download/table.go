@@ -19,7 +19,11 @@ type Key struct {
 	// Scope is out of which part of the fleet bytes may come; empty: out of none. What
 	// did come from there lies in a folder of its own, and only those who go by this
 	// scope join the download.
-	Scope  string
+	Scope string
+	// Repo is the only repository by which bytes may come; empty: any of the origin's. Where
+	// a repository may pass on another registry's answers, as proxies do, its yes is no proof
+	// that it has the blob: whoever asks there gets what comes from there.
+	Repo   string
 	Digest oci.Digest
 }
 

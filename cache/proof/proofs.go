@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"berth/internal/share"
 	"berth/oci"
 )
 
@@ -74,6 +75,9 @@ type memory struct {
 	members table[Member, record]
 	tags    table[TagKey, Tag]
 	notes   table[NoteKey, note]
+	// claims are when the origin said last that an object is in a repository which has not
+	// shown it.
+	claims *share.LRU[Member, time.Time]
 	// forgotten says when Forget was called for an organisation; under mu.
 	forgotten map[string]time.Time
 }
@@ -94,6 +98,7 @@ func Open(path string, o Options) (f *Proofs, err error) {
 	f.members = newTable(memberBucket, f, func(_ Member, value []byte) (record, bool) { return decodeRecord(value) })
 	f.tags = newTable(tagBucket, f, f.restoreTag)
 	f.notes = newTable(notesBucket, f, decodeNote)
+	f.claims = share.New[Member, time.Time](int64(f.o.Entries), nil)
 	return f, nil
 }
 
@@ -166,6 +171,16 @@ func (f *Proofs) Member(m Member) Age {
 	return age
 }
 
+// Claimed says what m's proof is worth, or that the origin has merely said that the
+// object is there (Claim). That is enough for what the repository itself is going to send.
+func (f *Proofs) Claimed(m Member) Age {
+	age := f.Member(m)
+	if at, ok := f.claims.Get(m); ok {
+		age = max(age, f.age(at, f.o.Now(), f.o.MemberTTL, false))
+	}
+	return age
+}
+
 // Tag gives what k meant and what that is worth. The caller checks access.
 func (f *Proofs) Tag(k TagKey) (Tag, Age) {
 	t, ok := f.tags.read(f.by, k)
@@ -194,10 +209,20 @@ func elapsed(now, then time.Time) time.Duration {
 	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)))
 }
 
-// Prove records that the origin answered 2xx to a request for the object of m,
-// made as the principal of a and sent at asked. A denial that arrived after asked
-// wins: the proof of access is then not recorded, and Prove says so.
+// Prove records that the origin answered 2xx, with the object of m, to a request made as the
+// principal of a and sent at asked. A denial that arrived after asked wins: the proof of
+// access is then not recorded, and Prove says so.
 func (f *Proofs) Prove(a Access, m Member, asked time.Time) (denied bool) {
+	return f.prove(a, m, true, asked)
+}
+
+// Claim records that the origin answered 2xx without the object of m in the answer, and
+// whether a later denial wins. The repository's membership is renewed where there was one.
+func (f *Proofs) Claim(a Access, m Member, asked time.Time) (denied bool) {
+	return f.prove(a, m, false, asked)
+}
+
+func (f *Proofs) prove(a Access, m Member, shown bool, asked time.Time) (denied bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	access, _ := f.access.get(f.by, a)
@@ -205,9 +230,21 @@ func (f *Proofs) Prove(a Access, m Member, asked time.Time) (denied bool) {
 		access = record{at: asked, doubted: access.stillDoubted(asked, f.o.Now())}
 		f.access.set(f.by, a, access)
 	}
+	if old, _ := f.members.get(f.by, m); shown || old.proven() {
+		f.member(m, old, asked)
+	} else {
+		f.claims.Add(f.by, m, asked)
+	}
+	return access.denied
+}
+
+// Show records that the repository has given all of m's object to somebody whose right to it
+// was proven by a request that was sent at asked.
+func (f *Proofs) Show(m Member, asked time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	old, _ := f.members.get(f.by, m)
 	f.member(m, old, asked)
-	return access.denied
 }
 
 // member records that m was there when asked was. Caller holds mu.
@@ -237,6 +274,7 @@ func (f *Proofs) Renew(m Member, asked time.Time) bool {
 func (f *Proofs) Missed(m Member) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.claims.Remove(m)
 	w, _ := f.members.get(f.by, m)
 	if !w.proven() {
 		return

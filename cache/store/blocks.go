@@ -35,6 +35,7 @@ type Blocks struct {
 	store  *Store
 	origin string
 	digest oci.Digest
+	repo   string // Account.Repo
 	file   *os.File
 	tmp    string // of file, until Publish
 	path   string // after Publish
@@ -77,7 +78,8 @@ type waiter struct {
 // NewBlocks makes room for a blob of size bytes (-1: unknown) and an empty file
 // for it. The error is about our disk; ErrNoRoom if there is none.
 func (s *Store) NewBlocks(by Account, origin string, d oci.Digest, size int64) (*Blocks, error) {
-	s.capacity.dropPartial(blobKey{origin, d}) // it is fetched from the start now
+	key := partialKey{blobKey{origin, d}, by.Repo}
+	s.capacity.dropPartial(key) // it is fetched from the start now
 	reserved, a := max(size, 0), account{s.owner(by.Organisation), by.Own}
 	f, err := s.newFile(a, d, reserved)
 	switch {
@@ -86,21 +88,21 @@ func (s *Store) NewBlocks(by Account, origin string, d oci.Digest, size int64) (
 	case err != nil:
 		return nil, err
 	}
-	b := s.newBlocks(a, origin, d, f, max(size, -1))
+	b := s.newBlocks(a, key, f, max(size, -1))
 	b.reserved, b.charged, b.filled = reserved, reserved, map[int64]int64{}
 	if size > notedFrom {
 		// Without notes a restart costs more, and nothing else.
-		b.notes, _ = s.disk.newNotes(b.tmp, noted{Boot: s.o.Boot, Origin: origin, Digest: d, Size: size, Owner: a.owner, Own: a.own})
+		b.notes, _ = s.disk.newNotes(b.tmp, noted{Boot: s.o.Boot, Origin: origin, Digest: d, Size: size, Owner: a.owner, Own: a.own, Repo: by.Repo})
 	}
 	return b, nil
 }
 
-func (s *Store) newBlocks(a account, origin string, d oci.Digest, f *os.File, size int64) *Blocks {
+func (s *Store) newBlocks(a account, key partialKey, f *os.File, size int64) *Blocks {
 	b := &Blocks{
-		store: s, account: a, origin: origin, digest: d, file: f, tmp: f.Name(), path: s.capacity.path(origin, d), size: size,
+		store: s, account: a, origin: key.origin, digest: key.digest, repo: key.repo, file: f, tmp: f.Name(), path: s.capacity.path(key.origin, key.digest), size: size,
 		claimed: map[int64]*Run{}, waiters: map[*waiter]struct{}{},
 	}
-	b.hashing.hash = d.Algorithm().Hash()
+	b.hashing.hash = key.digest.Algorithm().Hash()
 	return b
 }
 

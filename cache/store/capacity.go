@@ -86,7 +86,7 @@ type capacity struct {
 	// those who have any that are.
 	charged   map[account]int64
 	owners    map[owner]bool
-	partials  map[blobKey]*partial
+	partials  map[partialKey]*partial
 	unwritten int64 // of growing: what the filesystem does not know of yet
 	foreign   int64 // files that are no blobs
 	// tallies are what kept and blobCount sum up, by leaf.
@@ -107,7 +107,7 @@ func newCapacity(blobs string, o Options, d *disk, c *checks, gone func() bool) 
 	ctx, cancel := context.WithCancel(context.Background())
 	return &capacity{
 		blobs: blobs, o: o, disk: d, checks: c, gone: gone, ctx: ctx, cancel: cancel,
-		partials: map[blobKey]*partial{}, tallies: map[string]tally{}, charged: map[account]int64{}, owners: map[owner]bool{},
+		partials: map[partialKey]*partial{}, tallies: map[string]tally{}, charged: map[account]int64{}, owners: map[owner]bool{},
 		counted: make(chan struct{}), tight: make(chan struct{}, 1), asks: make(chan ask),
 	}
 }

@@ -33,7 +33,7 @@ func TestStore_NoDescriptorForWhatIsLeft(t *testing.T) {
 	begun(t, s, data, 0, 3).leave()
 	used := s.Usage()
 	lack.on.Store(true)
-	if _, ok := s.Resume(here, oci.DigestOf(data)); ok {
+	if _, ok := s.Resume(here, "", oci.DigestOf(data)); ok {
 		t.Fatal("it was opened")
 	}
 	lack.on.Store(false)

@@ -60,6 +60,8 @@ type Account struct {
 	// Own: it is from a registry that the organisation brought. Such a one can say any
 	// size, and never end.
 	Own bool
+	// Repo is the only repository by which its bytes come; empty: any of the registry's.
+	Repo string
 }
 
 // account is an Account in the store.

@@ -159,7 +159,7 @@ func TestEviction_LargestGivesWay_Partials(t *testing.T) {
 			s.capacity.dropPartials(5 * BlockSize)
 		}
 	}
-	if s.capacity.takePartial(blobKey{here, acme}) == nil {
+	if s.capacity.takePartial(partialKey{blobKey: blobKey{here, acme}}) == nil {
 		t.Error("what was left of acme's download had to go for globex'")
 	}
 }

@@ -47,6 +47,14 @@ type blobKey struct {
 	digest oci.Digest
 }
 
+// partialKey is a blob, and by which repository alone the bytes of its beginning have come;
+// empty: by any.
+type partialKey struct {
+	blobKey
+
+	repo string
+}
+
 // Park ends the blob and keeps its blocks for the download that wants it next
 // (Resume): for a day, also over a restart, unless their room is needed. What is
 // wrong, or too small to be worth it, is dropped. Fail must follow: the caller may
@@ -66,7 +74,7 @@ func (b *Blocks) Park() {
 	_ = b.file.Close() // what could not be written was not counted
 	_ = b.notes.file.Close()
 	b.uncharge()
-	b.store.capacity.park(blobKey{b.origin, b.digest}, p, b.reserved)
+	b.store.capacity.park(partialKey{blobKey{b.origin, b.digest}, b.repo}, p, b.reserved)
 }
 
 func (b *Blocks) partial() *partial {
@@ -79,18 +87,19 @@ func (b *Blocks) partial() *partial {
 	return &partial{account: b.account, tmp: b.tmp, size: b.size, have: b.have, filled: maps.Clone(b.filled), since: time.Now()}
 }
 
-// Resume goes on with the partial of a blob. It is not verified, and says nothing
-// about who may have it. ok is false where there is none, or no room for the rest.
-func (s *Store) Resume(origin string, d oci.Digest) (b *Blocks, ok bool) {
-	c := s.capacity
-	p := c.takePartial(blobKey{origin, d})
+// Resume goes on with the partial of a blob, of which all has come by the repository repo
+// (Account.Repo). It is not verified, and says nothing about who may have it. ok is false
+// where there is none, or no room for the rest.
+func (s *Store) Resume(origin, repo string, d oci.Digest) (b *Blocks, ok bool) {
+	c, key := s.capacity, partialKey{blobKey{origin, d}, repo}
+	p := c.takePartial(key)
 	if p == nil {
 		return nil, false
 	}
-	if b, err := s.resume(origin, d, p); err == nil {
+	if b, err := s.resume(key, p); err == nil {
 		return b, true
 	} else if descriptor.Exhausted(err) { // it stays for the next one
-		c.park(blobKey{origin, d}, p, p.have)
+		c.park(key, p, p.have)
 	} else {
 		s.o.Log.Debug("what was left of a download is of no use", "digest", d, "err", err)
 		c.discard(p)
@@ -98,7 +107,7 @@ func (s *Store) Resume(origin string, d oci.Digest) (b *Blocks, ok bool) {
 	return nil, false
 }
 
-func (s *Store) resume(origin string, d oci.Digest, p *partial) (*Blocks, error) {
+func (s *Store) resume(key partialKey, p *partial) (*Blocks, error) {
 	if time.Since(p.since) > partialLife {
 		return nil, errors.New("it is too old")
 	}
@@ -111,7 +120,7 @@ func (s *Store) resume(origin string, d oci.Digest, p *partial) (*Blocks, error)
 		s.capacity.giveBack(p.size-p.have, 0)
 		return nil, err
 	}
-	b := s.newBlocks(p.account, origin, d, f, p.size)
+	b := s.newBlocks(p.account, key, f, p.size)
 	b.reserved, b.charged, b.notes, b.filled, b.have = p.size, p.size, n, p.filled, p.have
 	return b, nil
 }
@@ -177,7 +186,7 @@ func (s *Store) restore(tmp string) bool {
 	// Each block that comes moves the file's time.
 	p := &partial{account: account{n.Owner, n.Own}, tmp: tmp, size: n.Size, since: info.ModTime()}
 	p.filled, p.have = filledBy(n.bits, n.Size)
-	c, key := s.capacity, blobKey{n.Origin, n.Digest}
+	c, key := s.capacity, partialKey{blobKey{n.Origin, n.Digest}, n.Repo}
 	if c.partials[key] != nil || p.have == 0 || time.Since(p.since) > partialLife {
 		return false
 	}
@@ -188,7 +197,7 @@ func (s *Store) restore(tmp string) bool {
 
 // park keeps p's bytes reserved and releases the rest of what was reserved for the
 // whole.
-func (c *capacity) park(key blobKey, p *partial, reserved int64) {
+func (c *capacity) park(key partialKey, p *partial, reserved int64) {
 	c.mu.Lock()
 	c.growing -= reserved - p.have
 	c.unwritten -= reserved - p.have
@@ -201,7 +210,7 @@ func (c *capacity) park(key blobKey, p *partial, reserved int64) {
 }
 
 // takePartial takes a partial out. Nil: there is none.
-func (c *capacity) takePartial(key blobKey) *partial {
+func (c *capacity) takePartial(key partialKey) *partial {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.partials[key]
@@ -216,10 +225,25 @@ func (c *capacity) discard(p *partial) {
 	c.giveBack(p.have, p.have)
 }
 
-// dropPartial discards the partial of a blob that is fetched from the start, or
-// that is whole.
-func (c *capacity) dropPartial(key blobKey) {
+// dropPartial discards the partial of a blob that is fetched from the start.
+func (c *capacity) dropPartial(key partialKey) {
 	if p := c.takePartial(key); p != nil {
+		c.discard(p)
+	}
+}
+
+// dropPartialsOf discards what has come of a blob that is whole, by whatever repository.
+func (c *capacity) dropPartialsOf(blob blobKey) {
+	var all []*partial
+	c.mu.Lock()
+	for key, p := range c.partials {
+		if key.blobKey == blob {
+			delete(c.partials, key)
+			all = append(all, p)
+		}
+	}
+	c.mu.Unlock()
+	for _, p := range all {
 		c.discard(p)
 	}
 }
@@ -229,7 +253,7 @@ func (c *capacity) dropPartial(key blobKey) {
 func (c *capacity) dropOldest(age time.Duration) bool {
 	c.mu.Lock()
 	sums := c.partialBytesOf()
-	var oldest blobKey
+	var oldest partialKey
 	var p *partial
 	for key, other := range c.partials {
 		if time.Since(other.since) < age {
@@ -285,6 +309,7 @@ type noted struct {
 	Size   int64      `json:"size"`
 	Owner  owner      `json:"owner,omitempty"`
 	Own    bool       `json:"own,omitempty"`
+	Repo   string     `json:"repo,omitempty"`
 }
 
 // bootID is that of the kernel; empty where it does not say: then nothing that

@@ -40,7 +40,7 @@ func begun(t *testing.T, s *Store, data []byte, blocks ...int64) *Blocks {
 // tookUp takes up what was left of data: exactly the named blocks.
 func tookUp(t *testing.T, s *Store, data []byte, blocks ...int64) *Blocks {
 	t.Helper()
-	b, ok := s.Resume(here, oci.DigestOf(data))
+	b, ok := s.Resume(here, "", oci.DigestOf(data))
 	if !ok {
 		t.Fatal("nothing is left")
 	}
@@ -96,7 +96,7 @@ func TestResume(t *testing.T) {
 			}
 			s = next(t, s, b)
 			if name == "the same process" {
-				b, ok := s.Resume(here, oci.DigestOf(data))
+				b, ok := s.Resume(here, "", oci.DigestOf(data))
 				if !ok || b.Have() != 2*BlockSize+77+1000 {
 					t.Fatal(ok, b.Have())
 				}
@@ -104,8 +104,8 @@ func TestResume(t *testing.T) {
 			} else {
 				tookUp(t, s, data, 0, 3, 6).leave()
 			}
-			b, _ = s.Resume(here, oci.DigestOf(data))
-			if _, ok := s.Resume(here, oci.DigestOf(data)); ok {
+			b, _ = s.Resume(here, "", oci.DigestOf(data))
+			if _, ok := s.Resume(here, "", oci.DigestOf(data)); ok {
 				t.Error("two have what is left")
 			}
 			finish(t, b, data)
@@ -147,7 +147,7 @@ func TestLeftByAnotherBoot(t *testing.T) {
 	begun(t, s, data, 0, 1).leave()
 	closeStore(t, s)
 	s = open(t, s.dir, Options{Boot: "two"})
-	if _, ok := s.Resume(here, oci.DigestOf(data)); ok {
+	if _, ok := s.Resume(here, "", oci.DigestOf(data)); ok {
 		t.Error("it is used")
 	}
 	wantClean(t, s)
@@ -193,7 +193,7 @@ func TestLeftoversMakeRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := s.Resume(here, oci.DigestOf(first)); ok {
+	if _, ok := s.Resume(here, "", oci.DigestOf(first)); ok {
 		t.Error("the older one is still there")
 	}
 	b.Discard()
@@ -260,7 +260,7 @@ func TestBadNotes(t *testing.T) {
 				t.Fatal(err)
 			}
 			s = open(t, s.dir, Options{})
-			if _, ok := s.Resume(here, oci.DigestOf(data)); ok {
+			if _, ok := s.Resume(here, "", oci.DigestOf(data)); ok {
 				t.Error("they are used")
 			}
 			wantClean(t, s)
@@ -297,4 +297,39 @@ func FuzzNotes(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// What one repository has sent of a blob is nothing to go on with for another, which may
+// only claim to have it: it stays for the first, also over a restart.
+func TestResume_OfOneRepository(t *testing.T) {
+	data := random(9, 8*BlockSize)
+	s := open(t, t.TempDir(), Options{MaxSize: 64 << 20})
+	b, err := s.NewBlocks(Account{Repo: "acme/app"}, here, oci.DigestOf(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bring(t, b, data, 0, 1)
+	for _, when := range []string{"at once", "after a restart"} {
+		b.leave()
+		if when != "at once" {
+			closeStore(t, s)
+			s = open(t, s.dir, Options{MaxSize: 64 << 20})
+		}
+		for _, repo := range []string{"", "bolt/own"} {
+			if _, ok := s.Resume(here, repo, oci.DigestOf(data)); ok {
+				t.Errorf("%s: %q goes on with what acme/app has sent", when, repo)
+			}
+		}
+		other, err := s.NewBlocks(Account{Repo: "bolt/own"}, here, oci.DigestOf(data), int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.Discard()
+		var ok bool
+		if b, ok = s.Resume(here, "acme/app", oci.DigestOf(data)); !ok || b.Have() != 2*BlockSize {
+			t.Fatalf("%s: acme/app has to begin again", when)
+		}
+	}
+	finish(t, b, data)
+	wantClean(t, s)
 }

@@ -102,7 +102,7 @@ func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size i
 		_, removeErr := s.capacity.removeIf(path, nil)
 		return errors.Join(err, removeErr)
 	}
-	s.capacity.dropPartial(blobKey{origin, d})
+	s.capacity.dropPartialsOf(blobKey{origin, d})
 	s.checks.isGood(origin, d, size)
 	s.share(origin, d, path, size)
 	return nil

@@ -32,7 +32,7 @@ func (s *Store) Remove(origin string, d oci.Digest) (freed int64, err error) {
 	if s.capacity.gone() {
 		return 0, ErrGone
 	}
-	s.capacity.dropPartial(blobKey{origin, d})
+	s.capacity.dropPartialsOf(blobKey{origin, d})
 	_, err = s.capacity.removeIf(s.capacity.path(origin, d), func(now fs.FileInfo) bool {
 		if st, ok := now.Sys().(*unix.Stat_t); ok && st.Nlink > 1 {
 			return true
