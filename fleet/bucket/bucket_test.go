@@ -387,23 +387,36 @@ func TestBucket_CallersPatienceCounts(t *testing.T) {
 	})
 }
 
-// A bucket that is full can still be read.
+// A bucket that is full can still be read. Who asks whether it can be written finds out
+// when it can again, though nobody writes.
 func TestBucket_ThatIsFullCanBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var emptied atomic.Bool
 		b := answers(func(r *http.Request) (*http.Response, error) {
-			if r.Method == http.MethodPut {
+			if r.Method == http.MethodPut && !emptied.Load() {
 				return answer(507, strings.NewReader("")), nil
 			}
 			return answer(200, strings.NewReader("x")), nil
 		}).bucket(t)
-		if err := b.Put(t.Context(), "v1/x", []byte("x")); err == nil {
-			t.Fatal("written")
+		if err := b.Writable(); err != nil {
+			t.Errorf("before anything failed: %v", err)
+		}
+		if err := b.Put(t.Context(), "v1/x", []byte("x")); err == nil || b.Writable() == nil {
+			t.Fatalf("%v, then %v", err, b.Writable())
 		}
 		if err := b.Put(t.Context(), "v1/x", []byte("x")); !errors.Is(err, gate.ErrAway) {
 			t.Errorf("a second time: %v", err)
 		}
 		if _, err := b.Get(t.Context(), "v1/x", make([]byte, 1)); err != nil {
 			t.Errorf("reading: %v", err)
+		}
+		emptied.Store(true)
+		for range 120 {
+			time.Sleep(time.Second)
+			_ = b.Writable() // it starts a probe when one is due
+		}
+		if err := b.Writable(); err != nil {
+			t.Errorf("two minutes after it was emptied: %v", err)
 		}
 	})
 }
