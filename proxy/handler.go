@@ -115,14 +115,8 @@ const strangerLines = 20
 
 // ServeHTTP answers one request.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var span trace.Span
-	if h.Tracer != nil {
-		r, span = h.traced(r)
-	}
 	q := h.begin(w, r)
-	if span != nil {
-		defer q.describeTo(span)
-	}
+	defer q.endTrace()
 	err := q.recovered(&q.deadline)
 	q.end(&q.deadline, err)
 }

@@ -24,6 +24,7 @@ func (q *request) identify() error {
 	if q.h.Callers == nil {
 		q.caller = caller.Caller{Organisation: q.h.Organisation}
 		q.identified = true
+		q.trace()
 		return q.peer.letIn(&q.deadline, guest)
 	}
 	caller, err := q.h.Callers.Identify(q.r)
@@ -34,6 +35,7 @@ func (q *request) identify() error {
 		return unproven(err)
 	}
 	q.caller, q.identified = caller, true
+	q.trace()
 	return q.peer.letIn(&q.deadline, known)
 }
 

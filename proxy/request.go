@@ -23,6 +23,7 @@ type request struct {
 	// client is the family of clients that the one who asks is of.
 	client string
 	start  time.Time
+	span   trace.Span // nil: nothing is recorded
 
 	// What was found out, in the order of answer. Zero: it did not come so far.
 	parsed     oci.Request

@@ -13,11 +13,19 @@ import (
 	"berth/oci"
 )
 
-// traced goes on with the trace that the client is in, or begins one.
-func (h *handler) traced(r *http.Request) (*http.Request, trace.Span) {
-	ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-	ctx, span := h.Tracer.Start(ctx, r.Method, trace.WithSpanKind(trace.SpanKindServer))
-	return r.WithContext(ctx), span
+// trace goes on with the trace that the client is in, or begins one, from the request's
+// first moment. It comes after the login: who has proven nothing makes no spans, which
+// would push out those of others, and has no say in what is recorded. What the makers of
+// other traces have added (tracestate, up to 16 KiB) is left out: it would stand in each
+// span, and go on to registries.
+func (q *request) trace() {
+	if q.h.Tracer == nil {
+		return
+	}
+	ctx := propagation.TraceContext{}.Extract(q.r.Context(), propagation.HeaderCarrier(q.r.Header))
+	ctx = trace.ContextWithRemoteSpanContext(ctx, trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{}))
+	ctx, q.span = q.h.Tracer.Start(ctx, q.r.Method, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(q.start))
+	q.r, q.deadline.Context = q.r.WithContext(ctx), ctx // nothing has waited yet
 }
 
 // routes are how the distribution specification writes its endpoints.
@@ -37,9 +45,13 @@ func routeOf(e oci.Endpoint) string {
 	return ""
 }
 
-// describeTo says in the words of OpenTelemetry's conventions what the request was and
+// endTrace says in the words of OpenTelemetry's conventions what the request was and
 // what became of it.
-func (q *request) describeTo(span trace.Span) {
+func (q *request) endTrace() {
+	span := q.span
+	if span == nil {
+		return
+	}
 	defer span.End()
 	if !span.IsRecording() {
 		return

@@ -68,7 +68,7 @@ func TestTrace_FromTheClientToTheRegistry(t *testing.T) {
 	n := s.serve()
 	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	acme := s.caller(n, "acme")
-	header := []string{"Traceparent", "00-" + trace + "-" + parent + "-01", "Baggage", "trigger=api"}
+	header := []string{"Traceparent", "00-" + trace + "-" + parent + "-01", "Baggage", "trigger=api", "Tracestate", "other=" + strings.Repeat("x", 200)}
 	for _, path := range []string{manifest, "/v2/" + app + "/blobs/" + s.image.Platforms[0].Layers[0].String()} {
 		if a := acme.get(path, header...); a.status != http.StatusOK {
 			t.Fatalf("%s", a)
@@ -79,6 +79,11 @@ func TestTrace_FromTheClientToTheRegistry(t *testing.T) {
 	}
 	if a := acme.get(manifest, "Traceparent", "00-"+strings.Repeat("1", 32)+"-"+parent+"-00"); a.status != http.StatusOK { // its client records nothing
 		t.Errorf("%s", a)
+	}
+	for range 10 { // who has proven nothing is in no trace, whatever he says
+		if a := s.client(n.doors[tokenDoor]).get(manifest, "Traceparent", "00-"+strings.Repeat("2", 32)+"-"+parent+"-01"); a.status != http.StatusUnauthorized {
+			t.Errorf("%s", a)
+		}
 	}
 	n.asOpenMetrics(trace)
 	n.stop()
@@ -99,6 +104,9 @@ func TestTrace_FromTheClientToTheRegistry(t *testing.T) {
 			t.Errorf("%s has a parent that nobody knows", span.Name)
 		}
 		seen[name+" > "+span.Name] = true
+		if span.TraceState != "" {
+			t.Errorf("%s has what another made: %s", span.Name, span.TraceState)
+		}
 		if text := span.String(); strings.Contains(text, "secret") || strings.Contains(text, s.token("acme")) {
 			t.Errorf("a secret is in %s", text)
 		}
@@ -123,7 +131,8 @@ func TestTrace_FromTheClientToTheRegistry(t *testing.T) {
 	for _, r := range s.registry.Requests(ocitest.Match{}) {
 		if h := r.Header.Get("Traceparent"); strings.Contains(h, trace) && !strings.Contains(h, parent) {
 			told++
-		} else if r.Header.Get("Baggage") != "" {
+		}
+		if r.Header.Get("Baggage")+r.Header.Get("Tracestate") != "" {
 			t.Errorf("the client's own header went on: %v", r.Header)
 		}
 	}
