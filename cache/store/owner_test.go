@@ -51,6 +51,34 @@ func lastUsed(t *testing.T, s *Store, all []oci.Digest, ago time.Duration) {
 	}
 }
 
+// Whoever brings the same bytes from a registry of his own does not take over another's
+// copies, which would go with what he fetches then. One organisation's are one file.
+func TestEviction_SameBytesFromElsewhere(t *testing.T) {
+	s := open(t, ocitest.MemoryDir(t), Options{MaxSize: 1000 * kib})
+	acme := keptFor(t, s, "acme", 30, 10*kib)
+	lastUsed(t, s, acme, time.Hour)
+	for _, other := range []string{"globex", "acme"} {
+		for i, d := range acme[:15] {
+			if err := s.Put(other, there, d, append(random(uint64(i), 10*kib), "acme"...)); err != nil {
+				t.Fatal(err)
+			}
+			a, b := stat(t, s.path(here, d)), stat(t, s.path(there, d))
+			if shared := a.Ino == b.Ino; shared != (other == "acme") {
+				t.Fatalf("kept for acme and for %s in one file: %v", other, shared)
+			}
+		}
+	}
+	for i, d := range acme {
+		if err := s.Put("globex", there, d, append(random(uint64(i), 10*kib), "acme"...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keptFor(t, s, "globex", 300, 10*kib)
+	if n := present(s, acme); n != len(acme) {
+		t.Errorf("%d of acme's %d are left", n, len(acme))
+	}
+}
+
 // Whoever fetches more and more loses his own, and not what others have used in the
 // last week, although that was before. It is the same after a restart.
 func TestEviction_LargestGivesWay(t *testing.T) {

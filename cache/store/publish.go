@@ -163,7 +163,8 @@ func (b *Blocks) dropNotes() {
 	}
 }
 
-// share gives other origins that have delivered the same bytes this copy: each
+// share gives other origins that have delivered the same bytes, for the same organisation,
+// this copy: each
 // keeps its provenance, and the disk holds them once. It is this copy because
 // it has just been verified, while theirs may have rotted since.
 func (s *Store) share(origin string, d oci.Digest, path string, size int64) {
@@ -239,7 +240,8 @@ func (c *capacity) publish(o owner, tmp, path string, size int64) error {
 }
 
 // link puts the file at from, which is new, in the place of the one at path, if
-// that is another one and has its size.
+// that is another one, has its size and is kept for the same organisation: a file says
+// for whom, and who brings the bytes of another's blob must not make that one his.
 func (c *capacity) link(from, path, tmp string) error {
 	c.names.Lock()
 	defer c.names.Unlock()
@@ -248,7 +250,7 @@ func (c *capacity) link(from, path, tmp string) error {
 		return err
 	}
 	theirs, err := os.Lstat(path)
-	if err != nil || ours.Size() != theirs.Size() || os.SameFile(ours, theirs) {
+	if err != nil || ours.Size() != theirs.Size() || os.SameFile(ours, theirs) || markedBy(ours.ModTime()) != markedBy(theirs.ModTime()) {
 		return err
 	}
 	// A link cannot replace a file, but a rename can.
