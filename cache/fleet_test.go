@@ -19,6 +19,7 @@ import (
 	"berth/fleet/memfleet"
 	"berth/fleet/seal"
 	"berth/internal/limit"
+	"berth/internal/ocitest"
 	"berth/internal/registry"
 	"berth/oci"
 )
@@ -75,7 +76,7 @@ func newCrowd(t *testing.T, n int) *crowd {
 // add is one more node, with the keys of these organisations.
 func (w *crowd) add(name string, hosts ...string) *member {
 	w.t.Helper()
-	m := &member{crowd: w, name: name, dir: w.t.TempDir(), hosts: map[string]bool{}}
+	m := &member{crowd: w, name: name, dir: ocitest.MemoryDir(w.t), hosts: map[string]bool{}}
 	for _, h := range hosts {
 		m.hosts[h] = true
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"berth/cache"
+	"berth/internal/ocitest"
 	"berth/internal/registry"
 	"berth/oci"
 )
@@ -379,7 +380,7 @@ func newHouse(t *testing.T, o cache.Options) *house {
 	t.Helper()
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
 	if o.Dir == "" {
-		o.Dir = t.TempDir()
+		o.Dir = ocitest.MemoryDir(t)
 	}
 	o.Now = h.clock
 	h.cache = open(t, o)

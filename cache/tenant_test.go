@@ -14,6 +14,7 @@ import (
 
 	"berth/cache"
 	"berth/cache/proof"
+	"berth/internal/ocitest"
 	"berth/internal/registry"
 	"berth/oci"
 )
@@ -269,7 +270,7 @@ func newTenancy(t *testing.T, seed uint64) *tenancy {
 	t.Helper()
 	w := &tenancy{
 		house: &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}},
-		t:     t, rand: rand.New(rand.NewPCG(seed, 0)), refusesBy: -1, budget: 100, folder: t.TempDir(),
+		t:     t, rand: rand.New(rand.NewPCG(seed, 0)), refusesBy: -1, budget: 100, folder: ocitest.MemoryDir(t),
 		told: map[string]*told{"acme": {about: map[string]time.Time{}}, "globex": {about: map[string]time.Time{}}},
 	}
 	w.bubble = true

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"berth/cache"
+	"berth/internal/ocitest"
 	"berth/oci"
 )
 
@@ -59,7 +60,7 @@ func (r *slowReader) Close() error {
 func coldIn(t *testing.T, o cache.Options, size int, perSecond int64, n int) (took time.Duration, copies float64, connections int) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-		o.Dir = t.TempDir()
+		o.Dir = ocitest.MemoryDir(t)
 		c, err := cache.New(o)
 		if err != nil {
 			t.Fatal(err)
@@ -144,7 +145,7 @@ func TestFarReaderIsHurried(t *testing.T) {
 
 func farReader(t *testing.T, after time.Duration, before, during int) {
 	h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-	c, err := cache.New(cache.Options{Dir: t.TempDir()})
+	c, err := cache.New(cache.Options{Dir: ocitest.MemoryDir(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +191,7 @@ func farReader(t *testing.T, after time.Duration, before, during int) {
 func TestClientsComeWhileWorkersAreHired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &house{origin: newOrigin(t), id: oci.Origin{Scheme: "https", Host: "registry.example"}}
-		c, err := cache.New(cache.Options{Dir: t.TempDir()})
+		c, err := cache.New(cache.Options{Dir: ocitest.MemoryDir(t)})
 		if err != nil {
 			t.Fatal(err)
 		}

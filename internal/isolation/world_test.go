@@ -124,7 +124,7 @@ type node struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
-		t: t, clock: &clock{}, dir: t.TempDir(), key: credential.NewKey(), log: &logBook{},
+		t: t, clock: &clock{}, dir: ocitest.MemoryDir(t), key: credential.NewKey(), log: &logBook{},
 		tokens: map[string]string{}, headers: map[string]string{},
 	}
 	w.measure()
@@ -140,7 +140,7 @@ func (w *world) measure() {
 func (w *world) another() *world {
 	w.t.Helper()
 	o := &world{
-		t: w.t, clock: w.clock, dir: w.t.TempDir(), key: credential.NewKey(), log: w.log, cache: w.cache, resolver: w.resolver,
+		t: w.t, clock: w.clock, dir: ocitest.MemoryDir(w.t), key: credential.NewKey(), log: w.log, cache: w.cache, resolver: w.resolver,
 		places: w.places, tokens: w.tokens, headers: w.headers, accounts: w.accounts, naming: w.naming,
 	}
 	o.measure()

@@ -37,13 +37,14 @@ type standIn struct {
 // TestZoo_ThroughTheNode: what users do at each kind of registry, by two libraries that
 // look closely, through all of a node.
 func TestZoo_ThroughTheNode(t *testing.T) {
+	at, wait := ocitest.Overlap(t, 8)
+	defer wait()
 	for nth, s := range zoo.StandIns() {
 		for does, run := range map[string]func(*standIn){
 			"pulls": (*standIn).pulls, "lists": (*standIn).lists, "signatures": (*standIn).signatures,
 			"is refused": (*standIn).isRefused, "is limited": (*standIn).isLimited, "an outage": (*standIn).outage,
 		} {
-			t.Run(s.Name+"/"+does, func(t *testing.T) {
-				t.Parallel()
+			at(s.Name+"/"+does, func(t *testing.T) {
 				w := newWorld(t)
 				i := &standIn{t: t, w: w, nth: nth, Populated: s.Open(t, func(o *ocitest.Options) { o.Now = w.clock.now })}
 				for _, o := range []string{"acme", "globex", "initech"} {
