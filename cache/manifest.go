@@ -128,7 +128,7 @@ func (g *manifestGets) joinOrStart(first context.Context, s *source, key downloa
 	defer g.mu.Unlock()
 	at, under := g.requesters[key]
 	if !under {
-		if e, ok := s.c.hot.Get(s.hotKey(key.Digest)); ok && e.mediaType != "" && !s.unshown(o) {
+		if _, ok := s.hotManifest(key.Digest); ok && !s.unshown(o) {
 			return manifestGet{}
 		}
 		at = own

@@ -57,9 +57,18 @@ func (s *source) needMemory(ctx context.Context, principal oci.Principal, o oci.
 
 // isHot says whether the manifest o is in memory, wherever it came from.
 func (s *source) isHot(o oci.Object) bool {
-	is := func(there *source) bool {
-		e, ok := s.c.hot.Get(hotKey{there.place.folder, o.Digest})
-		return ok && e.mediaType != ""
+	if _, ok := s.hotManifest(o.Digest); ok || s.c.fleet == nil {
+		return ok
 	}
-	return is(s) || s.c.fleet != nil && slices.ContainsFunc(s.places(o.Repo), is)
+	return slices.ContainsFunc(s.places(o.Repo), func(there *source) bool {
+		_, ok := there.hotManifest(o.Digest)
+		return ok
+	})
+}
+
+// hotManifest is the manifest d in memory. What was asked for as a blob only has no type,
+// and counts for none.
+func (s *source) hotManifest(d oci.Digest) (e hotEntry, ok bool) {
+	e, ok = s.c.hot.Get(s.hotKey(d))
+	return e, ok && e.mediaType != ""
 }

@@ -55,7 +55,7 @@ func (s *source) Resolve(ctx context.Context, repo, tag string) (oci.Resolution,
 		return oci.Resolution{}, err
 	}
 	known := *r // a flight's answer is shared
-	if e, ok := s.c.hot.Get(s.hotKey(r.Digest)); ok && e.mediaType != "" {
+	if e, ok := s.hotManifest(r.Digest); ok {
 		known.MediaType = e.mediaType // the document's own word
 	}
 	return known, nil
