@@ -296,3 +296,34 @@ func TestNothingFromTheEnvironment(t *testing.T) {
 		t.Error("a transport has a proxy")
 	}
 }
+
+// An organisation's own registry leads to no address of this node, a public one either,
+// unless that is listed. Those of the platform may be anywhere.
+func TestPolicy_AddressesOfThisNode(t *testing.T) {
+	public, other := netip.MustParseAddr("93.184.216.34"), netip.MustParseAddr("93.184.216.35")
+	own := policy{local: func() []netip.Addr { return []netip.Addr{public} }}
+	for _, a := range []netip.Addr{public, netip.MustParseAddr("::ffff:93.184.216.34"), netip.MustParseAddr("64:ff9b::5db8:d822")} {
+		if err := own.check(a); err == nil || !strings.Contains(err.Error(), "an address of this node") {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+	if err := own.check(other); err != nil {
+		t.Errorf("another one: %v", err)
+	}
+	if own.allow = []netip.Prefix{netip.PrefixFrom(public, 32)}; own.check(public) != nil {
+		t.Error("one that is listed is refused")
+	}
+	if all := ownAddresses(); !slices.Contains(all, netip.MustParseAddr("127.0.0.1")) {
+		t.Errorf("of this machine: %v", all)
+	}
+	for owner, want := range map[string]bool{"acme": true, "": false} {
+		r, err := New(Options{Name: "x", Origin: oci.Origin{Owner: owner, Scheme: "https", Host: "registry.test"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.conns.options.dialer.policy.local != nil; got != want {
+			t.Errorf("the registry of %q: looked at %v", owner, got)
+		}
+		r.Close()
+	}
+}

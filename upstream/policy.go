@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 )
@@ -11,6 +12,9 @@ import (
 // behind it at the moment of the dial: so it is the address that is checked.
 type policy struct {
 	allow []netip.Prefix
+	// local are the addresses of this node, which are refused: a public one is reached
+	// past the firewall, as loopback is. Nil: they are like any other.
+	local func() []netip.Addr
 }
 
 // refusal says why an address was not dialled.
@@ -98,7 +102,21 @@ func (p *policy) check(addr netip.Addr) error {
 			return &refusal{addr: a, why: s.why}
 		}
 	}
+	if p.local != nil && slices.Contains(p.local(), a) {
+		return &refusal{addr: a, why: "an address of this node"}
+	}
 	return nil
+}
+
+// ownAddresses are those of the node's interfaces at this moment.
+func ownAddresses() (all []netip.Addr) {
+	interfaces, _ := net.InterfaceAddrs() // without an answer the rest is checked
+	for _, i := range interfaces {
+		if p, err := netip.ParsePrefix(i.String()); err == nil {
+			all = append(all, p.Addr().Unmap().WithZone(""))
+		}
+	}
+	return all
 }
 
 // unlessAlone lets a metadata address through only where it is listed by itself.

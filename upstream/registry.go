@@ -129,6 +129,9 @@ func New(o Options) (*Registry, error) {
 		named = append(named, o.Proxy)
 	}
 	d := newDialer(o.AllowPrivate, named, o.Resolver)
+	if o.Origin.Owner != "" {
+		d.policy.local = ownAddresses
+	}
 	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, idle: cmp.Or(o.Hosts.Connections, 16), all: o.Open})
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
