@@ -45,8 +45,11 @@ func newHot(limit int64) *share.LRU[hotKey, hotEntry] {
 // and a node whose memory is taken up still answers with that. Whoever has no right to o is
 // told so before there is a wait, which would say that it is not in memory.
 func (s *source) needMemory(ctx context.Context, principal oci.Principal, o oci.Object) error {
+	if o.Kind != oci.Manifest || s.isHot(o) {
+		return nil // before the context is looked at, which a blob's request has not made yet
+	}
 	memory := oci.MemoryOf(ctx)
-	if memory == nil || o.Kind != oci.Manifest || s.isHot(o) {
+	if memory == nil {
 		return nil
 	}
 	return memory.Need(ctx, func() error {
