@@ -137,7 +137,7 @@ func New(o Options) (*Registry, error) {
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
 		sender: sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budgets: newBudgets(), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
-		host:   o.Hosts.Use(canonicalHost(u), o.Type.PerMinute),
+		host:   o.Hosts.Use(o.Origin.Owner, canonicalHost(u), o.Type.PerMinute),
 		memory: o.Memory,
 		log:    o.Logger,
 	}

@@ -50,7 +50,7 @@ func (h *harbour) shareOut() {
 	// takes from one address is as many times as much, or the others would wait for what
 	// they have used themselves: how a minute is divided is tested in package limit.
 	hub := strings.TrimPrefix(h.places[0].url, "http://")
-	h.hosts.Use(hub, 20*1500)
+	h.hosts.Use("", hub, 20*1500)
 	fills := &limit.Pool{Most: 16, Wait: 15 * time.Second, Queue: 1000}
 	h.cache.Admit = func(ctx context.Context, organisation string) (func(), error) {
 		slot, err := fills.Take(ctx, limit.Want{Organisation: organisation})

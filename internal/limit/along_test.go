@@ -60,7 +60,7 @@ func TestTicket_WhoComesAlongPays(t *testing.T) {
 	for name, fill := range full {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := (&Hosts{Rate: Rate{0.25, 4}}).Use("hub.test:443", 0)
+				h := (&Hosts{Rate: Rate{0.25, 4}}).Use("", "hub.test:443", 0)
 				var along joiners
 				along.set("globex")
 				call := Call{Organisation: "globex", Blob: true, Along: along.get}
@@ -92,7 +92,7 @@ func TestTicket_WhoComesAlongPays(t *testing.T) {
 // What was paused for others in the middle goes on as whoever came along.
 func TestTicket_WhoComesAlongTakesUpWhatWasPaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{}).Use("hub.test:443", 0)
+		h := (&Hosts{}).Use("", "hub.test:443", 0)
 		var along joiners
 		along.set("globex")
 		ticket, err := h.Admit(t.Context(), Call{Organisation: "globex", Blob: true, Along: along.get})
@@ -125,7 +125,7 @@ func TestTicket_WhoComesAlongTakesUpWhatWasPaused(t *testing.T) {
 // A refusal is that of whoever began, where nobody else has come.
 func TestTicket_AloneIsRefusedAsBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{}).Use("hub.test:443", 0)
+		h := (&Hosts{}).Use("", "hub.test:443", 0)
 		var along joiners
 		along.set("globex")
 		for range 12 {
@@ -182,7 +182,7 @@ func TestBandwidth_OfWhoeverReadsAlong(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				all := &Hosts{}
 				all.SetBandwidth(0, map[string]int64{"globex": mib, "initech": 10 * mib, "umbrella": 64 << 10})
-				h := all.Use("hub.test:443", 0)
+				h := all.Use("", "hub.test:443", 0)
 				var along joiners
 				along.set("globex")
 				time.AfterFunc(3*time.Second, func() { along.set("globex", c.along) })
@@ -199,7 +199,7 @@ func TestBandwidth_OfWhoeverReadsAlong(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			all := &Hosts{}
 			all.SetBandwidth(0, map[string]int64{"globex": 64 << 10})
-			h := all.Use("hub.test:443", 0)
+			h := all.Use("", "hub.test:443", 0)
 			var along joiners
 			along.set("globex")
 			ticket, err := h.Admit(t.Context(), Call{Organisation: "globex", Blob: true, Along: along.get})

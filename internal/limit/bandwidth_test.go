@@ -38,7 +38,7 @@ func stream(ctx context.Context, t *testing.T, h *Host, organisation string, per
 func downloads(t *testing.T, all *Hosts, perSecond int, organisations ...string) []float64 {
 	t.Helper()
 	const while = 20 * time.Second
-	h := all.Use("hub.test:443", 0)
+	h := all.Use("", "hub.test:443", 0)
 	defer h.Leave()
 	ctx, cancel := context.WithTimeout(t.Context(), while)
 	defer cancel()
@@ -109,7 +109,7 @@ func TestBandwidth_OfLittle(t *testing.T) {
 		if got := downloads(t, all, 40*mib, "globex", "globex"); sum(got) < 60<<10 || sum(got) > 75<<10 {
 			t.Errorf("%.0f bytes a second", sum(got))
 		}
-		ticket, err := all.Use("hub.test:443", 0).Admit(t.Context(), Call{Organisation: "globex"})
+		ticket, err := all.Use("", "hub.test:443", 0).Admit(t.Context(), Call{Organisation: "globex"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +130,7 @@ func TestBandwidth_SmallThingsLeaveTheNodeToOthers(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		for range 4 { // together 125 MiB/s
 			go func() {
-				ticket, err := all.Use("own.test:443", 0).Admit(ctx, Call{Organisation: "globex"})
+				ticket, err := all.Use("", "own.test:443", 0).Admit(ctx, Call{Organisation: "globex"})
 				if err != nil {
 					t.Error(err)
 					return

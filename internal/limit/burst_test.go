@@ -17,7 +17,7 @@ func TestHosts_AColdBurstRefusesNoHead(t *testing.T) {
 }
 
 func coldBurst(t *testing.T, per Rate) {
-	h := (&Hosts{Rate: per}).Use("hub.test:443", 1500)
+	h := (&Hosts{Rate: per}).Use("", "hub.test:443", 1500)
 	call := func(c Call) error {
 		c.Organisation = "acme"
 		ticket, err := h.Admit(t.Context(), c)
@@ -65,7 +65,7 @@ func coldBurst(t *testing.T, per Rate) {
 // What a CDN gives is not what the registry counts.
 func TestHosts_ElsewhereIsNotTheRegistrysMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{Rate: Rate{1, 3}}).Use("hub.test:443", 1500)
+		h := (&Hosts{Rate: Rate{1, 3}}).Use("", "hub.test:443", 1500)
 		ticket, err := h.Admit(t.Context(), Call{Organisation: "acme", Blob: true})
 		if err != nil {
 			t.Fatal(err)

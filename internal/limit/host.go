@@ -40,7 +40,9 @@ type Rate struct {
 }
 
 // Hosts are the registries that a node reaches, by canonical host and port: whatever
-// name, alias, mirror or redirect leads there, it is one.
+// name, alias, mirror or redirect leads there, it is one. What an organisation calls a
+// registry of its own is one for that organisation alone: it may be the place that
+// everybody's registry redirects to.
 type Hosts struct {
 	// Connections is how many calls, and how many blobs besides, are under way at one
 	// host at once, questions about rights apart. If 0, 16.
@@ -51,9 +53,12 @@ type Hosts struct {
 	bandwidth bandwidth
 
 	mu    sync.Mutex
-	hosts map[string]*Host
+	hosts map[hostKey]*Host
 	rates map[string]Rate
 }
+
+// hostKey is a place, and who has brought it; empty: the platform.
+type hostKey struct{ owner, place string }
 
 // SetRates replaces the rates, by organisation.
 func (a *Hosts) SetRates(rates map[string]Rate) {
@@ -71,24 +76,25 @@ func (a *Hosts) rate(organisation string) Rate {
 	return a.Rate
 }
 
-// Use is the host called key, until Leave. perMinute is how many requests a minute may
-// come from this node; 0: any number.
-func (a *Hosts) Use(key string, perMinute int64) *Host {
+// Use is the host called key as owner has brought it (empty: the platform), until Leave.
+// perMinute is how many requests a minute may come from this node; 0: any number.
+func (a *Hosts) Use(owner, key string, perMinute int64) *Host {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	h := a.hosts[key]
+	at := hostKey{owner, key}
+	h := a.hosts[at]
 	if h == nil {
 		all := int64(cmp.Or(a.Connections, 16))
 		h = &Host{
-			all: a, key: key, buckets: map[string]bucket{}, paced: map[string]int{},
+			all: a, owner: owner, key: key, buckets: map[string]bucket{}, paced: map[string]int{},
 			requests: &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "requests at once to " + key, Key: "upstream.connections"},
 			proofs:   &Pool{Total: proofs * all, Wait: proofWait, Queue: math.MaxInt, What: "questions at once to " + key, Key: "upstream.connections"},
 			blobs:    &Pool{Total: all, Wait: hostWait, Queue: math.MaxInt, What: "blobs at once from " + key, Key: "upstream.connections"},
 		}
 		if a.hosts == nil {
-			a.hosts = map[string]*Host{}
+			a.hosts = map[hostKey]*Host{}
 		}
-		a.hosts[key] = h
+		a.hosts[at] = h
 	}
 	if perMinute > 0 && h.minute.Load() == nil {
 		h.minute.Store(&Pool{Total: max(perMinute/3, 1), Wait: hostWait, Queue: math.MaxInt, What: "requests in half a minute to " + key, Key: "what the registry takes from one address"})
@@ -97,16 +103,21 @@ func (a *Hosts) Use(key string, perMinute int64) *Host {
 	return h
 }
 
-// known is the host called key; nil: no registry is there.
-func (a *Hosts) known(key string) *Host {
+// known is the host called key, of the platform or else of owner; nil: no registry of
+// theirs is there.
+func (a *Hosts) known(owner, key string) *Host {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.hosts[key]
+	if h := a.hosts[hostKey{"", key}]; h != nil {
+		return h
+	}
+	return a.hosts[hostKey{owner, key}]
 }
 
 // Host is one of Hosts.
 type Host struct {
 	all   *Hosts
+	owner string
 	key   string
 	users int // guarded by all.mu
 
@@ -133,7 +144,7 @@ func (h *Host) Leave() {
 	h.all.mu.Lock()
 	defer h.all.mu.Unlock()
 	if h.users--; h.users == 0 {
-		delete(h.all.hosts, h.key)
+		delete(h.all.hosts, hostKey{h.owner, h.key})
 	}
 }
 

@@ -37,7 +37,7 @@ func TestHosts_Rate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := &Hosts{Rate: Rate{20, 500}}
 		all.SetRates(map[string]Rate{"small": {2, 3}})
-		h := all.Use("hub.test:443", 0)
+		h := all.Use("", "hub.test:443", 0)
 		if n := sent(t, h, "globex", 10*time.Second); n < 695 || n > 701 {
 			t.Errorf("%d were sent in ten seconds", n)
 		}
@@ -69,7 +69,7 @@ func TestHosts_Rate(t *testing.T) {
 // What waits too long is told so, as the organisation's own limit.
 func TestHosts_TooFast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{Rate: Rate{1, 1}}).Use("hub.test:443", 0)
+		h := (&Hosts{Rate: Rate{1, 1}}).Use("", "hub.test:443", 0)
 		var wg sync.WaitGroup
 		var late int
 		for range 30 {
@@ -102,7 +102,7 @@ func TestHosts_TooFast(t *testing.T) {
 // that, and who has used less of it goes first.
 func TestHosts_PerMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{Rate: Rate{200, 100_000}}).Use("hub.test:443", 1500)
+		h := (&Hosts{Rate: Rate{200, 100_000}}).Use("", "hub.test:443", 1500)
 		var mu sync.Mutex
 		var times []time.Time
 		ctx, stop := context.WithCancel(t.Context())
@@ -160,7 +160,7 @@ func TestHosts_PerMinute(t *testing.T) {
 func TestHosts_RedirectToAnotherRegistry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := &Hosts{Rate: Rate{1, 3}}
-		hub, own := all.Use("hub.test:443", 100), all.Use("own.test:443", 0)
+		hub, own := all.Use("", "hub.test:443", 100), all.Use("", "own.test:443", 0)
 		ticket, err := own.Admit(t.Context(), Call{Organisation: "globex"})
 		if err != nil {
 			t.Fatal(err)
@@ -198,7 +198,7 @@ func TestHosts_RedirectToAnotherRegistry(t *testing.T) {
 // A question about a right that would otherwise stand may go past all that.
 func TestHosts_Past(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{Connections: 1, Rate: Rate{0.001, 1}}).Use("hub.test:443", 3)
+		h := (&Hosts{Connections: 1, Rate: Rate{0.001, 1}}).Use("", "hub.test:443", 3)
 		asked := 0
 		past := func() bool { asked++; return true }
 		for i := range 3 {
@@ -220,7 +220,7 @@ func TestHosts_Past(t *testing.T) {
 // others: requests, blobs and questions about rights alike.
 func TestHosts_AHungRegistryHoldsNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{}).Use("hub.test:443", 0)
+		h := (&Hosts{}).Use("", "hub.test:443", 0)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		for i := range 300 {
@@ -254,7 +254,7 @@ func TestHosts_AHungRegistryHoldsNobodyElse(t *testing.T) {
 func TestHosts_TicketsGiveBackOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := &Hosts{Connections: 2}
-		h := all.Use("hub.test:443", 0)
+		h := all.Use("", "hub.test:443", 0)
 		admit := func() *Ticket {
 			ticket, err := h.Admit(t.Context(), Call{Blob: true})
 			if err != nil {
@@ -288,13 +288,13 @@ func TestHosts_TicketsGiveBackOnce(t *testing.T) {
 				t.Fatalf("%s: %d are in use", name, n)
 			}
 		}
-		again := all.Use("hub.test:443", 0)
+		again := all.Use("", "hub.test:443", 0)
 		h.Leave()
-		if all.known("hub.test:443") != again {
+		if all.known("", "hub.test:443") != again {
 			t.Error("it went although somebody uses it")
 		}
 		again.Leave()
-		if all.known("hub.test:443") != nil {
+		if all.known("", "hub.test:443") != nil {
 			t.Error("it stays although nobody uses it")
 		}
 	})
@@ -304,7 +304,7 @@ func TestHosts_TicketsGiveBackOnce(t *testing.T) {
 // is not given up when what is before it lasts.
 func TestHosts_PausedDownloadGoesOnFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := (&Hosts{Connections: 2}).Use("hub.test:443", 0)
+		h := (&Hosts{Connections: 2}).Use("", "hub.test:443", 0)
 		admit := func() *Ticket {
 			ticket, err := h.Admit(t.Context(), Call{Blob: true})
 			if err != nil {
@@ -351,7 +351,7 @@ func TestHosts_LongBlobsLeaveTurnsForOthers(t *testing.T) {
 }
 
 func longBlobs(t *testing.T, holders int) {
-	h := (&Hosts{}).Use("hub.test:443", 0)
+	h := (&Hosts{}).Use("", "hub.test:443", 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	begun := make([]atomic.Int64, holders)
@@ -404,7 +404,7 @@ func longBlobs(t *testing.T, holders int) {
 // Another registry at the same place may be counted by the minute.
 func TestHosts_CountedFromNowOn(t *testing.T) {
 	all := &Hosts{}
-	h := all.Use("hub.test:443", 0)
+	h := all.Use("", "hub.test:443", 0)
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
@@ -417,7 +417,7 @@ func TestHosts_CountedFromNowOn(t *testing.T) {
 				ticket.Close()
 			}
 		})
-		wg.Go(func() { all.Use("hub.test:443", 100_000) })
+		wg.Go(func() { all.Use("", "hub.test:443", 100_000) })
 	}
 	wg.Wait()
 	if h.minute.Load() == nil {

@@ -13,8 +13,8 @@ import (
 func TestHost_RedirectsLeaveTheMinuteToOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := &Hosts{Rate: Rate{20, 500}}
-		hub := all.Use("hub.test:443", 1500)
-		own := all.Use("own.test:443", 0)
+		hub := all.Use("", "hub.test:443", 1500)
+		own := all.Use("", "own.test:443", 0)
 		ctx, cancel := context.WithCancel(t.Context())
 		for range 12 {
 			go func() {
@@ -46,6 +46,42 @@ func TestHost_RedirectsLeaveTheMinuteToOthers(t *testing.T) {
 		if n := hub.minute.Load().inUse(); n != 0 {
 			t.Errorf("%d are left", n)
 		}
+	})
+}
+
+// An organisation brings the place that everybody's registry redirects to as a registry of
+// its own. What the others are redirected to there is not counted by that.
+func TestHosts_BroughtByAnOrganisation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := &Hosts{Rate: Rate{20, 500}}
+		hub, cdn := all.Use("", "hub.test:443", 0), all.Use("globex", "cdn.test:443", 1500)
+		for range 500 { // what a node sends there in a minute is gone
+			if err := cdn.take("globex"); err != nil {
+				break
+			}
+		}
+		for range 600 {
+			ticket, err := hub.Admit(t.Context(), Call{Organisation: "acme", Blob: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := ticket.Spend("cdn.test:443"); err != nil {
+				t.Fatalf("acme's redirect: %v", err)
+			}
+			ticket.Close()
+		}
+		own, err := cdn.Admit(t.Context(), Call{Organisation: "globex"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		own.Close()
+		if cdn.Leave(); all.known("globex", "cdn.test:443") != nil {
+			t.Error("it stays")
+		}
+		if h := all.Use("initech", "hub.test:443", 0); h == hub || all.known("initech", "hub.test:443") != hub {
+			t.Error("what an organisation calls a registry stands before the platform's")
+		}
+		time.Sleep(10 * time.Minute) // until all has run out
 	})
 }
 

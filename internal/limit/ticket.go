@@ -174,7 +174,7 @@ func (t *Ticket) Organisation() string { return *t.payer.Load() }
 // no registry's (a CDN) is the organisation's alone: the registry does not see it.
 func (t *Ticket) Spend(key string) error {
 	if key != t.host.key {
-		if h := t.host.all.known(key); h != nil {
+		if h := t.host.all.known(t.host.owner, key); h != nil {
 			return h.take(t.Organisation())
 		}
 		t.host.bucket(t.Organisation()).charge()

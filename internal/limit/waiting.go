@@ -18,10 +18,10 @@ func (a *Hosts) Waiting() []Waiting {
 	hosts := maps.Clone(a.hosts)
 	a.mu.Unlock()
 	calls := map[Waiting]int{}
-	for key, h := range hosts {
+	for _, h := range hosts {
 		add := func(waiting map[string]int) {
 			for organisation, n := range waiting {
-				calls[Waiting{Host: key, Organisation: organisation}] += n
+				calls[Waiting{Host: h.key, Organisation: organisation}] += n
 			}
 		}
 		for _, p := range []*Pool{h.requests, h.proofs, h.blobs, h.minute.Load()} {
