@@ -28,7 +28,7 @@ func TestLimited_UnderItsName(t *testing.T) {
 		}
 	}
 	host := func(all *limit.Hosts, perMinute int64) func(context.Context) error {
-		h := all.Use("hub.test:443", perMinute)
+		h := all.Use("", "hub.test:443", perMinute)
 		return func(ctx context.Context) error {
 			_, err := h.Admit(ctx, limit.Call{Organisation: "acme"})
 			return err

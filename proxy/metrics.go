@@ -49,7 +49,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 		o.MaxSeries = 20000
 	}
 	f := promauto.With(o.Registerer)
-	budget := &seriesBudget{left: o.MaxSeries, reserve: o.MaxSeries / 2, overflow: f.NewCounter(prometheus.CounterOpts{
+	budget := &seriesBudget{left: o.MaxSeries, reserve: o.MaxSeries / 2, most: o.MaxSeries / 8, overflow: f.NewCounter(prometheus.CounterOpts{
 		Name: "berth_metrics_overflow_total",
 		Help: "Series that were folded into organisation \"other\" since metrics.max_series was reached.",
 	})}
@@ -103,14 +103,17 @@ func (m *Metrics) Expect(organisation, registry string) {
 	m.wrongPlatform.get(labels{label(organisation), registry})
 }
 
-// Keep drops the series of organisations that there are no more, and makes room
-// for others. (A request of theirs that is still under way brings back a few,
-// until the next time.)
-func (m *Metrics) Keep(there func(organisation string) bool) {
-	for _, c := range [...]*counters{m.requests, m.failures, m.wrongPlatform, m.served, m.images, m.limited} {
-		c.keep(there)
+// Keep drops the series of organisations and of registries that there are no more, and makes
+// room for others. (A request that is still under way brings back a few, until the next
+// time.)
+func (m *Metrics) Keep(organisation, registry func(name string) bool) {
+	there := func(l labels) bool { return l[0] == nobody || organisation(l[0]) }
+	at := func(l labels) bool { return there(l) && (l[1] == nobody || registry(l[1])) }
+	for _, c := range [...]*counters{m.requests, m.failures, m.wrongPlatform, m.served, m.images} {
+		c.keep(at)
 	}
-	m.pulls.durations.keep(there)
+	m.pulls.durations.keep(at)
+	m.limited.keep(there)
 }
 
 // countsAsFailure: the others are counted apart, by who finds them.

@@ -259,7 +259,7 @@ func TestSeriesGoWithTheirOrganisation(t *testing.T) {
 			m.requests.get(labels{name, "ghcr.io", "blob", result}).Inc()
 		}
 		m.served.get(labels{nobody, "ghcr.io", "cache"}).Inc()
-		m.Keep(func(organisation string) bool { return organisation == name })
+		m.Keep(func(organisation string) bool { return organisation == name }, func(string) bool { return true })
 	}
 	all := gathered(t, registry, "berth_requests_total")
 	if len(all) != 2 || all["kind=blob organisation=org19 registry=ghcr.io result=hit "] != 1 {
@@ -270,5 +270,58 @@ func TestSeriesGoWithTheirOrganisation(t *testing.T) {
 	}
 	if got := gathered(t, registry, "berth_metrics_overflow_total")[""]; got != 0 {
 		t.Errorf("%v overflows", got)
+	}
+}
+
+// So do registries, which an organisation may name anew with each change of its own: with
+// what was counted of them, and the room for it.
+func TestMetrics_GoWithTheirRegistry(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	m := NewMetrics(MetricsOptions{Registerer: registry, MaxSeries: 200})
+	for i := range 100 {
+		name := fmt.Sprintf("r%d.example", i)
+		for _, organisation := range []string{"acme", nobody} {
+			m.Expect(organisation, name)
+			m.requests.get(labels{organisation, name, "blob", "hit"}).Inc()
+			m.pulls.durations.get(labels{organisation, name, "hit"}).Observe(1)
+		}
+		m.limited.get(labels{"acme", "limits.requests"}).Inc()
+		m.Keep(func(string) bool { return true }, func(r string) bool { return r == name })
+	}
+	for _, family := range []string{"berth_requests_total", "berth_pull_duration_seconds"} {
+		if all := gathered(t, registry, family); len(all) > 4 {
+			t.Errorf("%s has %d series: %v", family, len(all), all)
+		}
+	}
+	if got := gathered(t, registry, "berth_metrics_overflow_total")[""]; got != 0 {
+		t.Errorf("%v overflows", got)
+	}
+	if all := gathered(t, registry, "berth_limit_refusals_total"); all["limit=limits.requests organisation=acme "] != 100 {
+		t.Errorf("refusals by limits have no registry, and stay: %v", all)
+	}
+}
+
+// One organisation alone does not take all the room, however many registries it names.
+func TestMetrics_RoomIsSharedOut(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	m := NewMetrics(MetricsOptions{Registerer: registry, MaxSeries: 800})
+	for i := range 1000 {
+		m.requests.get(labels{"globex", fmt.Sprintf("r%d.example", i), "blob", "hit"}).Inc()
+	}
+	for i := range 40 {
+		m.requests.get(labels{fmt.Sprint("org", i), "ghcr.io", "blob", "hit"}).Inc()
+	}
+	all := gathered(t, registry, "berth_requests_total")
+	for i := range 40 {
+		if all[fmt.Sprintf("kind=blob organisation=org%d registry=ghcr.io result=hit ", i)] != 1 {
+			t.Errorf("org%d, which comes after, has no series of its own", i)
+		}
+	}
+	if n := all["kind=blob organisation=globex registry=other result=hit "]; n != 600 || len(all) != 400+40+1 {
+		t.Errorf("%v of its are in one, and there are %d series", n, len(all))
+	}
+	m.Keep(func(organisation string) bool { return organisation != "globex" }, func(string) bool { return true })
+	if all := gathered(t, registry, "berth_requests_total"); len(all) != 40 {
+		t.Errorf("%d series are left when it is gone", len(all))
 	}
 }

@@ -55,8 +55,8 @@ func newPulls(r prometheus.Registerer, budget *seriesBudget) *pulls {
 	p := &pulls{
 		durations: &series[prometheus.Observer]{
 			with: vec.WithLabelValues, remove: vec.DeleteLabelValues, width: len(names),
-			weight: len(h.Buckets) + 3, // and +Inf, sum and count
-			budget: budget, known: map[labels]prometheus.Observer{},
+			weight:   len(h.Buckets) + 3, // and +Inf, sum and count
+			registry: true, budget: budget, known: map[labels]prometheus.Observer{},
 		},
 		vec:  vec,
 		open: share.New[pullKey, *pull](maxPulls, nil),

@@ -191,10 +191,10 @@ func TestPullDuration_IsBounded(t *testing.T) {
 	})
 	b := &seriesBudget{left: 100, reserve: 50, overflow: prometheus.NewCounter(prometheus.CounterOpts{Name: "x_total", Help: "Series without room."})}
 	took := 0
-	for b.take(13) {
+	for b.take("acme", 13) == hasRoom {
 		took++
 	}
-	if took != 3 || !b.take(1) {
+	if took != 3 || b.take("acme", 1) != hasRoom {
 		t.Errorf("%d histograms took room, and %d are left", took, b.left)
 	}
 }

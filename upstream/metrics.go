@@ -194,11 +194,21 @@ func (m *Metrics) rateLimit(registry string, key accountKey, told toldLimit) {
 	}
 }
 
-// Forget drops the gauges of a registry that the configuration no longer has.
+// Forget drops the series of a registry that the configuration no longer has: whoever may
+// name registries could else fill metrics with names. (A request that is still under way
+// brings back a few, until the next time.)
 func (m *Metrics) Forget(registry string) {
-	m.open.DeleteLabelValues(registry)
-	m.limit.DeletePartialMatch(prometheus.Labels{"registry": registry})
-	m.remaining.DeletePartialMatch(prometheus.Labels{"registry": registry})
+	its := prometheus.Labels{"registry": registry}
+	for _, vec := range []interface{ DeletePartialMatch(prometheus.Labels) int }{
+		m.requests, m.durations, m.fetched, m.retries, m.open, m.limit, m.remaining,
+	} {
+		vec.DeletePartialMatch(its)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if registry != oci.DockerHub { // which the status shows
+		delete(m.manifests, registry)
+	}
 }
 
 // forget drops the series of an account.

@@ -81,16 +81,21 @@ func (n *node) apply(next *config.Config) error {
 	return nil
 }
 
-// keepCounting drops what was counted of organisations that are gone. One whose
+// keepCounting drops what was counted of organisations and registries that are gone. One whose
 // listener is open need not be configured.
 func (n *node) keepCounting(cfg *config.Config) {
 	there := func(organisation string) bool {
 		at := func(l config.Listener) bool { return l.Organisation == organisation }
 		return knows(cfg, organisation) || slices.ContainsFunc(n.current.settings, at)
 	}
-	n.pulls.Keep(there)
+	names := registryNames(cfg)
+	known := map[string]bool{"other": true} // what no configuration names
+	for _, name := range names {
+		known[name] = true
+	}
+	n.pulls.Keep(there, func(registry string) bool { return known[registry] })
 	n.failures.Keep(there)
-	n.bypasses.keep(registryNames(cfg))
+	n.bypasses.keep(names)
 }
 
 // limits is one of the limits of each organisation.
