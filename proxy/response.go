@@ -47,6 +47,7 @@ type response struct {
 	started   bool
 	startedAt time.Time
 	sent      int64 // bytes of the body
+	flushed   bool  // nothing of the beginning is in net/http's buffers
 	err       error // why no more can be sent
 
 	cutting sync.Mutex  // held while the deadline is set by cut
@@ -156,8 +157,23 @@ func (w *response) copy(src io.Reader, n int64) error {
 		if readErr != nil {
 			return readError(readErr)
 		}
+		if n != 0 {
+			w.flushBeginning()
+		}
 	}
 	return nil
+}
+
+// buffered is more than net/http keeps before it sends a header and what comes after that.
+const buffered = 8 << 10
+
+// flushBeginning has a client whose answer begins slowly see its header, whose time is over
+// with the first byte: clients give up without one.
+func (w *response) flushBeginning() {
+	if !w.flushed && w.sent < buffered {
+		w.control.Flush() //nolint:errcheck // see extendTime; the next write tells
+	}
+	w.flushed = true
 }
 
 // copyToEnd sends n bytes of a stream that ends with them. The last byte waits

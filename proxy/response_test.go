@@ -239,3 +239,39 @@ func TestShortBodies(t *testing.T) {
 		}
 	}
 }
+
+// The header of an answer whose bytes come slowly leaves with the first of them: nobody else
+// tells the client that it is to wait.
+func TestResponse_HeaderOfASlowBeginning(t *testing.T) {
+	for name, form := range map[string]form{"a stream": stream, "what can be sought in": seekable, "a file": file} {
+		t.Run(name, func(t *testing.T) {
+			seen := make(chan struct{})
+			site := newSite(t, nil)
+			d := site.fake.put("library/nginx", oci.Blob, &thing{
+				data: bytes.Repeat([]byte("x"), 1<<20), form: form, failAt: 10,
+				failWhen: func(ctx context.Context) error {
+					select {
+					case <-seen:
+					case <-ctx.Done():
+					}
+					return errors.New("it ends")
+				},
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // where it fails
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, site.server.URL+"/v2/nginx/blobs/"+d.String(), http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := site.client.Do(req)
+			close(seen)
+			if err != nil {
+				t.Fatalf("no header: %v", err)
+			}
+			if resp.StatusCode != http.StatusOK {
+				t.Error(resp.Status)
+			}
+			_ = resp.Body.Close()
+		})
+	}
+}

@@ -49,6 +49,9 @@ func (w *response) sendFile(body oci.Piecer, n int64) error {
 		if err != nil {
 			return err
 		}
+		if n > 0 {
+			w.flushBeginning()
+		}
 	}
 	return nil
 }
