@@ -74,6 +74,7 @@ type Cache struct {
 	folder *folder
 	proofs *proof.Proofs
 	hot    *share.LRU[hotKey, hotEntry]
+	parsed *share.LRU[hotKey, parsed]
 	lists  lists
 	// proofFile is what the proofs are kept in; nil: in memory only.
 	proofFile os.FileInfo
@@ -139,7 +140,7 @@ func New(o Options) (*Cache, error) {
 		_ = c.folder.close() // the first error counts
 		return nil, err
 	}
-	c.hot, c.lists = newHot(o.HotBytes), newLists()
+	c.hot, c.parsed, c.lists = newHot(o.HotBytes), share.New[hotKey, parsed](mostParsed, nil), newLists()
 	c.trouble = newTrouble(&c.o, c.folder)
 	c.downloads = download.NewTable(download.Options{
 		Store: c.folder.there, Parallel: o.Parallel, Connections: o.Connections, ParkAfter: o.ParkAfter,

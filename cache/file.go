@@ -80,14 +80,26 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 	e := hotEntry{data: data, touched: &atomic.Int64{}}
 	e.touched.Store(s.c.o.Now().UnixNano())
 	if o.Kind == oci.Manifest {
-		parsed, err := oci.ParseManifest(data)
-		if err != nil {
-			return hotEntry{}, notAManifest(o.Digest, err)
+		var err error
+		if e.mediaType, err = s.mediaType(o, data); err != nil {
+			return hotEntry{}, err
 		}
-		e.mediaType = parsed.MediaType
 	}
 	s.c.hot.Add(s.u.Organisation, s.hotKey(o.Digest), e)
 	return e, nil
+}
+
+// mediaType is that of a manifest, whose verified bytes are parsed once.
+func (s *source) mediaType(o oci.Object, data []byte) (string, error) {
+	if known, ok := s.c.parsed.Get(s.hotKey(o.Digest)); ok {
+		return known.mediaType, nil
+	}
+	doc, err := oci.ParseManifest(data)
+	if err != nil {
+		return "", notAManifest(o.Digest, err)
+	}
+	s.c.parsed.Add(s.u.Organisation, s.hotKey(o.Digest), parsed{doc.MediaType, int64(len(data))})
+	return doc.MediaType, nil
 }
 
 func (e hotEntry) content(o oci.Object) *oci.Content {
@@ -106,17 +118,30 @@ func (e hotEntry) content(o oci.Object) *oci.Content {
 // file can be opened to find out.
 func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
 	if o.Kind == oci.Manifest {
-		c, err := s.cached(o)
-		if err != nil || c == nil {
-			return nil, onlyExhausted(err)
-		}
-		return &c.Descriptor, nil
+		return s.describeManifest(o)
 	}
 	size, _, err := s.c.folder.store().Stat(s.place.folder, o.Digest)
 	if err != nil {
 		return nil, onlyExhausted(err)
 	}
 	return &oci.Descriptor{MediaType: oci.MediaTypeBlob, Digest: o.Digest, Size: size}, nil
+}
+
+// describeManifest reads what is not known since the start, and what has another size now.
+func (s *source) describeManifest(o oci.Object) (*oci.Descriptor, error) {
+	store := s.c.folder.store()
+	known, ok := s.c.parsed.Get(s.hotKey(o.Digest))
+	if _, hot := s.hotManifest(o.Digest); ok && !hot {
+		if size, _, err := store.Stat(s.place.folder, o.Digest); err == nil && size == known.size {
+			store.Use(s.place.folder, o.Digest)
+			return &oci.Descriptor{MediaType: known.mediaType, Digest: o.Digest, Size: size}, nil
+		}
+	}
+	c, err := s.cached(o)
+	if err != nil || c == nil {
+		return nil, onlyExhausted(err)
+	}
+	return &c.Descriptor, nil
 }
 
 // onlyExhausted is err as an answer if it says that descriptors have run out.

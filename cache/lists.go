@@ -24,6 +24,11 @@ type listed struct {
 	elsewhere bool
 }
 
+// mostNoted bounds how much one manifest lists here. No image has as much, and one that
+// lists more than there is room for would push out its own first entry, and be parsed each
+// time that it is asked for.
+const mostNoted = 1000
+
 type ends struct{ first, last proof.Member }
 
 func newLists() lists {
@@ -44,9 +49,10 @@ func (s *source) note(o oci.Object, data []byte) {
 		return
 	}
 	var all ends
+	left := mostNoted
 	add := func(kind oci.Kind, e oci.Entry) {
 		d, err := oci.ParseDigest(string(e.Digest))
-		if err != nil {
+		if left--; err != nil || left < 0 {
 			return
 		}
 		all.last = s.memberKey(oci.Object{Repo: o.Repo, Kind: kind, Digest: d})

@@ -29,6 +29,17 @@ type hotEntry struct {
 	touched *atomic.Int64
 }
 
+// parsed is what is known of a kept manifest that was verified and parsed since the start.
+// It outlives the bytes in memory: whoever may push a manifest of 4 MiB can have it asked
+// for as often as he likes, and parsing one takes as long as hashing twenty.
+type parsed struct {
+	mediaType string
+	size      int64
+}
+
+// mostParsed bounds what is known so: some 300 bytes each.
+const mostParsed = 8192
+
 // touchEvery is how coarsely the disk is told what memory serves: without it,
 // what is asked for most would look like what nobody wants, and be evicted.
 const touchEvery = time.Hour
