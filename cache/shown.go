@@ -27,8 +27,8 @@ var errUnshown = errors.New("its repository has not shown it")
 
 const (
 	// shownWhole is the size up to which a blob is shown whole, and shownPiece how much of
-	// a larger one's end is. A compressed layer ends with a checksum of all that is in it.
-	// As much is shown of a place that nobody can know.
+	// a larger one's end is, if it ends with a checksum of what is in it. As much is shown of
+	// a place that nobody can know.
 	shownWhole = 1 << 20
 	shownPiece = 64 << 10
 )
@@ -37,7 +37,8 @@ const (
 // somebody who may not see all of it, or passes on what others say: Docker Hub does not, and
 // counts what a manifest is shown with. What an organisation's own registry brings is its own.
 func (s *source) speaksForItself() bool {
-	return s.u.Spec.Type == registry.DockerHub || s.u.Spec.Organisation != ""
+	at := s.u.Spec.Origin // a company's own host may stand there for Docker Hub
+	return s.u.Spec.Type == registry.DockerHub && at.Scheme == "https" && at.Host == "registry-1.docker.io" || s.u.Spec.Organisation != ""
 }
 
 // unshown says whether what is kept of o, if anything is, has come by other repositories of
@@ -111,7 +112,11 @@ func (s *source) compare(ctx context.Context, principal oci.Principal, o oci.Obj
 		return false, asked, err
 	}
 	defer kept.Close()
-	for _, piece := range s.pieces(o, kept.Size) {
+	pieces, ok := s.pieces(o, kept)
+	if !ok {
+		return false, asked, nil
+	}
+	for _, piece := range pieces {
 		got, err := s.as(principal).Open(ctx, o, piece)
 		if err != nil {
 			return false, asked, err
@@ -126,15 +131,34 @@ func (s *source) compare(ctx context.Context, principal oci.Principal, o oci.Obj
 	return true, asked, nil
 }
 
-// pieces are the parts of o, which has size bytes, that are to be shown. To ask again
-// and again, until it is a part that one knows, is in vain.
-func (s *source) pieces(o oci.Object, size int64) []oci.Range {
-	if size <= shownWhole {
-		return []oci.Range{{Length: size}}
+// pieces are the parts of o that are to be shown; ok is false where nothing less than all of
+// it would do. To ask again and again, until it is a part that one knows, is in vain.
+func (s *source) pieces(o oci.Object, kept *oci.Content) (_ []oci.Range, ok bool) {
+	if kept.Size <= shownWhole {
+		return []oci.Range{{Length: kept.Size}}, true
 	}
-	end := size - shownPiece
+	begin := make([]byte, 5)
+	if _, err := bytesOf(kept).ReadAt(begin, 0); err != nil || !endsWithChecksum(begin) {
+		return nil, false
+	}
+	end := kept.Size - shownPiece
 	at := int64(maphash.String(s.c.unguessed, o.Repo+"@"+o.Digest.String()) % uint64(end))
-	return []oci.Range{{Start: end, Length: shownPiece}, {Start: at, Length: shownPiece}}
+	return []oci.Range{{Start: end, Length: shownPiece}, {Start: at, Length: shownPiece}}, true
+}
+
+// endsWithChecksum says whether what begins so has a checksum of its content at its end, which
+// nobody knows who does not know all of it: gzip has (RFC 1952, 2.3.1), and zstd where a bit of
+// its header says so (RFC 8878, 3.1.1.1.1). Layers in pieces of either (eStargz, zstd:chunked)
+// end with a table of the digests of all that is in them.
+func endsWithChecksum(begin []byte) bool {
+	return bytes.HasPrefix(begin, []byte{0x1f, 0x8b}) || bytes.HasPrefix(begin, []byte{0x28, 0xb5, 0x2f, 0xfd}) && begin[4]&4 != 0
+}
+
+func bytesOf(kept *oci.Content) io.ReaderAt {
+	if b, ok := kept.Body.(*fileBody); ok {
+		return b.file
+	}
+	return bytes.NewReader(kept.Data)
 }
 
 // isPiece says whether got is the piece r of what is kept. It closes got.
@@ -147,10 +171,6 @@ func isPiece(got *oci.Content, r oci.Range, kept *oci.Content) (bool, error) {
 	if _, err := io.ReadFull(got.Body, theirs); err != nil {
 		return false, err
 	}
-	from := io.ReaderAt(bytes.NewReader(kept.Data))
-	if b, ok := kept.Body.(*fileBody); ok {
-		from = b.file
-	}
-	_, err := from.ReadAt(ours, r.Start)
+	_, err := bytesOf(kept).ReadAt(ours, r.Start)
 	return (err == nil || errors.Is(err, io.EOF)) && bytes.Equal(ours, theirs), nil // what the disk cannot read goes past it
 }
