@@ -82,10 +82,10 @@ type capacity struct {
 	blobCount int64
 	evicted   int64 // blobs, since the start
 	growing   int64 // reserved for growing blobs, and held by partials
-	// charged is what is reserved for blobs that are not verified yet, and owners are
-	// those who have any that are.
+	// charged is what is reserved for blobs that are not verified yet. origins has those
+	// who have any that are, and of each the origins that his have come from last.
 	charged   map[account]int64
-	owners    map[owner]bool
+	origins   map[owner][]string
 	partials  map[partialKey]*partial
 	unwritten int64 // of growing: what the filesystem does not know of yet
 	foreign   int64 // files that are no blobs
@@ -107,7 +107,7 @@ func newCapacity(blobs string, o Options, d *disk, c *checks, gone func() bool) 
 	ctx, cancel := context.WithCancel(context.Background())
 	return &capacity{
 		blobs: blobs, o: o, disk: d, checks: c, gone: gone, ctx: ctx, cancel: cancel,
-		partials: map[partialKey]*partial{}, tallies: map[string]tally{}, charged: map[account]int64{}, owners: map[owner]bool{},
+		partials: map[partialKey]*partial{}, tallies: map[string]tally{}, charged: map[account]int64{}, origins: map[owner][]string{},
 		counted: make(chan struct{}), tight: make(chan struct{}, 1), asks: make(chan ask),
 	}
 }
@@ -221,7 +221,8 @@ func (c *capacity) take(a account, n, charge int64) (w want, ok bool) {
 
 // others reports whether anybody but o has something here. Caller holds mu.
 func (c *capacity) others(o owner) bool {
-	return len(c.owners) > 1 || len(c.owners) == 1 && !c.owners[o]
+	_, has := c.origins[o]
+	return len(c.origins) > 1 || len(c.origins) == 1 && !has
 }
 
 // room is how many bytes may be kept, on a disk that has nothing else.

@@ -121,11 +121,18 @@ func (c *capacity) list(leaf string) (all []entry, foreign int64) {
 			foreign++
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	owners := map[owner]bool{}
 	for _, e := range all {
 		if time.Since(e.used).Abs() < ownFor {
-			c.owners[markedBy(e.used)] = true
+			owners[markedBy(e.used)] = true
+		}
+	}
+	origin, _, _ := strings.Cut(leaf[len(c.blobs)+1:], "/")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for o := range owners {
+		if of := c.origins[o]; len(of) < mostOrigins && !slices.Contains(of, origin) {
+			c.origins[o] = append(of, origin)
 		}
 	}
 	was := c.tallies[leaf]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -76,6 +77,51 @@ func TestEviction_SameBytesFromElsewhere(t *testing.T) {
 	keptFor(t, s, "globex", 300, 10*kib)
 	if n := present(s, acme); n != len(acme) {
 		t.Errorf("%d of acme's %d are left", n, len(acme))
+	}
+}
+
+// Origins that have delivered something are looked at for those alone to whom they have, and
+// not at all of them for those: an organisation can bring thousands.
+func TestStore_LooksAtFewOriginsForTheSameBytes(t *testing.T) {
+	var looked atomic.Int64
+	o := Options{Fault: func(op Op, path string) error {
+		if op == OpOpen && strings.Contains(path, "/blobs/") {
+			looked.Add(1)
+		}
+		return nil
+	}}
+	s := open(t, ocitest.MemoryDir(t), o)
+	put := func(organisation, origin, text string) int64 {
+		t.Helper()
+		before := looked.Load()
+		if err := s.Put(organisation, origin, oci.DigestOf([]byte(text)), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		return looked.Load() - before
+	}
+	put("acme", here, "of both")
+	for i := range 2 * mostOrigins {
+		put("globex", fmt.Sprint("https_r", i, ".example"), "an image")
+	}
+	for range 2 {
+		put("acme", there, "of both")
+		d := oci.DigestOf([]byte("of both"))
+		if a, b := stat(t, s.path(here, d)), stat(t, s.path(there, d)); a.Ino != b.Ino {
+			t.Error("the same bytes for one organisation are two files")
+		}
+		const folders = 4 // those of the blob itself are opened too
+		if n := put("acme", here, "another"); n > folders {
+			t.Errorf("acme's is looked for %d times, and it has had two origins", n)
+		}
+		if n := put("globex", there, "another"); n > mostOrigins+folders {
+			t.Errorf("globex' is looked for %d times", n)
+		}
+		closeStore(t, s)
+		if err := os.Remove(s.path(there, d)); err != nil {
+			t.Fatal(err)
+		}
+		s = open(t, s.dir, o) // what was there is found again
+		s.capacity.settle(t)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -104,7 +103,7 @@ func (s *Store) publish(o owner, f *os.File, origin string, d oci.Digest, size i
 	}
 	s.capacity.dropPartialsOf(blobKey{origin, d})
 	s.checks.isGood(origin, d, size)
-	s.share(origin, d, path, size)
+	s.share(o, origin, d, path, size)
 	return nil
 }
 
@@ -163,14 +162,18 @@ func (b *Blocks) dropNotes() {
 	}
 }
 
+// mostOrigins bounds at how many origins share looks for the same bytes. An organisation can
+// bring any number of registries, each of which costs a look.
+const mostOrigins = 32
+
 // share gives other origins that have delivered the same bytes, for the same organisation,
-// this copy: each
-// keeps its provenance, and the disk holds them once. It is this copy because
-// it has just been verified, while theirs may have rotted since.
-func (s *Store) share(origin string, d oci.Digest, path string, size int64) {
-	s.mu.Lock()
-	others := slices.Collect(maps.Keys(s.origins))
-	s.mu.Unlock()
+// this copy: each keeps its provenance, and the disk holds them once. It is this copy
+// because it has just been verified, while theirs may have rotted since. Origins that have
+// delivered nothing for o are not looked at: there may be thousands.
+func (s *Store) share(o owner, origin string, d oci.Digest, path string, size int64) {
+	s.capacity.mu.Lock()
+	others := slices.Clone(s.capacity.origins[o])
+	s.capacity.mu.Unlock()
 	for _, other := range others {
 		if other == origin {
 			continue
@@ -234,9 +237,21 @@ func (c *capacity) publish(o owner, tmp, path string, size int64) error {
 		c.add(filepath.Dir(path), -before.Size(), -1)
 	}
 	c.growing -= size
-	c.owners[o] = true
+	c.delivered(o, path)
 	c.add(filepath.Dir(path), size, 1)
 	return nil
+}
+
+// delivered notes the origin of the blob at path as that which has delivered something for o
+// last. Caller holds mu.
+func (c *capacity) delivered(o owner, path string) {
+	origin, _, _ := strings.Cut(path[len(c.blobs)+1:], "/")
+	of := c.origins[o]
+	if i := slices.Index(of, origin); i >= 0 {
+		of = slices.Delete(of, i, i+1)
+	}
+	of = slices.Insert(of, 0, origin)
+	c.origins[o] = of[:min(len(of), mostOrigins)]
 }
 
 // link puts the file at from, which is new, in the place of the one at path, if

@@ -538,7 +538,7 @@ func TestShareWhatIsShared(t *testing.T) {
 	data, d := newBlob(90, 1000)
 	keep(t, s, here, data)
 	keep(t, s, there, data)
-	s.share(here, d, s.path(here, d), 1000)
+	s.share(0, here, d, s.path(here, d), 1000)
 	wantBlob(t, s, here, data)
 	wantBlob(t, s, there, data)
 	wantClean(t, s)
