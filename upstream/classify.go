@@ -278,6 +278,9 @@ func (w asker) tlsTrouble(err error) string {
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
 		return "cannot be trusted: its TLS certificate " + outOfTime(invalid)
 	}
+	if errors.Is(err, errLongChain) {
+		return "cannot be trusted: it sends more than 64 KiB of TLS certificates; have it send its own, and those of the authorities between"
+	}
 	if isCertificate(err) {
 		return "cannot be trusted: its TLS certificate is not valid"
 	}

@@ -48,7 +48,7 @@ func TestDeadConnection_KernelKnows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &conn{Conn: raw, pool: newPools(transportOptions{dialer: newDialer(nil, nil, nil), secure: newSecure(nil)}).now(), born: time.Now()}
+	c := &conn{Conn: raw, pool: newPools(transportOptions{dialer: newDialer(nil, nil, nil), secure: newSecure(nil, nil)}).now(), born: time.Now()}
 	defer c.Close()
 	far, err := l.Accept()
 	if err != nil {

@@ -64,6 +64,8 @@ type Options struct {
 	Memory *limit.Pool
 	// Open bounds the connections to all registries. If nil, nothing does.
 	Open *Connections
+	// Sessions are those of TLS with all registries. If nil, it has its own.
+	Sessions *Sessions
 	// UserAgent is who we say we are. If empty, "berth".
 	UserAgent string
 
@@ -94,6 +96,7 @@ type Registry struct {
 	accounts  *accounts
 	shares    shares
 	conns     *pools
+	sessions  *sessionsOf
 	// Requests go through these: the pools, and what stands before them.
 	meta, blob http.RoundTripper
 	sender
@@ -132,14 +135,16 @@ func New(o Options) (*Registry, error) {
 	if o.Origin.Owner != "" {
 		d.policy.local = ownAddresses
 	}
-	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs), proxy: o.Proxy, idle: cmp.Or(o.Hosts.Connections, 16), all: o.Open})
+	sessions := &sessionsOf{all: o.Sessions, owner: o.Origin.Owner}
+	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs, sessions), proxy: o.Proxy, idle: cmp.Or(o.Hosts.Connections, 16), all: o.Open})
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},
-		sender: sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budgets: newBudgets(), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
-		host:   o.Hosts.Use(o.Origin.Owner, canonicalHost(u), o.Type.PerMinute),
-		memory: o.Memory,
-		log:    o.Logger,
+		sender:   sender{name: o.Name, label: cmp.Or(o.Label, o.Name), url: u, budgets: newBudgets(), metrics: o.Metrics, hostStats: newHostStats(), now: o.Now, pause: firstWait},
+		sessions: sessions,
+		host:     o.Hosts.Use(o.Origin.Owner, canonicalHost(u), o.Type.PerMinute),
+		memory:   o.Memory,
+		log:      o.Logger,
 	}
 	r.accounts = newAccounts(&o)
 	r.settlement = newSettlement()
@@ -192,6 +197,9 @@ func (o Options) withDefaults() Options {
 	if o.Hosts == nil {
 		o.Hosts = &limit.Hosts{}
 	}
+	if o.Sessions == nil {
+		o.Sessions = NewSessions()
+	}
 	if o.UserAgent == "" {
 		o.UserAgent = "berth"
 	}
@@ -216,6 +224,7 @@ func (r *Registry) Close() {
 	r.probes.close()
 	r.authority.Close()
 	r.conns.close()
+	r.sessions.forget()
 	r.host.Leave()
 }
 

@@ -28,13 +28,14 @@ type transportOptions struct {
 	all    *Connections
 }
 
-func newSecure(cas *x509.CertPool) *tls.Config {
+func newSecure(cas *x509.CertPool, sessions *sessionsOf) *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		RootCAs:    cas,
+		MinVersion:       tls.VersionTLS12,
+		RootCAs:          cas,
+		VerifyConnection: boundChain,
 		// One for all pools: a connection that takes the place of a dead one
 		// resumes its session.
-		ClientSessionCache: tls.NewLRUClientSessionCache(64),
+		ClientSessionCache: sessions,
 	}
 }
 

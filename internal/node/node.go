@@ -50,6 +50,7 @@ type node struct {
 	downloads *limit.Pool // from registries
 	memory    *limit.Pool // bytes of manifests, lists, and parts from the fleet
 	dialled   *upstream.Connections
+	sessions  *upstream.Sessions
 	hosts     *limit.Hosts // what goes to registries
 	upstream  *upstream.Metrics
 	auth      *credential.Metrics

@@ -104,7 +104,7 @@ func (n *node) client(s *registry.Spec) (*registryClient, error) {
 
 func (n *node) newClient(s *registry.Spec, pem []byte) (*registryClient, error) {
 	// What needs a restart is as it was at the start.
-	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, hosts: n.hosts, memory: n.memory, dialled: n.dialled, now: n.now}
+	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, hosts: n.hosts, memory: n.memory, dialled: n.dialled, sessions: n.sessions, now: n.now}
 	return m.client(s, pem)
 }
 
@@ -126,6 +126,7 @@ type clientMaker struct {
 	hosts    *limit.Hosts
 	memory   *limit.Pool
 	dialled  *upstream.Connections
+	sessions *upstream.Sessions
 	now      func() time.Time
 	// before stands before the transport for challenges and tokens. It may be nil.
 	before func(http.RoundTripper) http.RoundTripper
@@ -187,7 +188,7 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, err
 	o := upstream.Options{
 		Name: s.Name, Label: s.Label(), Origin: s.Origin, Type: kind,
 		AllowPrivate: s.AllowPrivate, Named: s.Named,
-		CAs: cas, Hosts: m.hosts, Memory: m.memory, Open: m.dialled,
+		CAs: cas, Hosts: m.hosts, Memory: m.memory, Open: m.dialled, Sessions: m.sessions,
 		UserAgent: "berth/" + m.version, Logger: m.log, Metrics: m.upstream, Now: m.now,
 		CoolDown: func(organisation, account string, until time.Time) {
 			m.auth.CoolDownOf(organisation, s.Label(), account, until)

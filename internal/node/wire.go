@@ -37,6 +37,7 @@ func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) 
 		memory:     newMemory(),
 		hosts:      newHosts(cfg.Upstream),
 		dialled:    &upstream.Connections{Most: mostUpstream(descriptor.Limit())},
+		sessions:   upstream.NewSessions(),
 		secretsDue: make(chan struct{}, 1),
 		changing:   make(chan struct{}, 1),
 		probes:     flight.New[struct{}, struct{}](probeTimeout),
