@@ -66,6 +66,8 @@ type Options struct {
 	Open *Connections
 	// Sessions are those of TLS with all registries. If nil, it has its own.
 	Sessions *Sessions
+	// Tokens are those of all registries. If nil, it has its own.
+	Tokens *token.Kept
 	// UserAgent is who we say we are. If empty, "berth".
 	UserAgent string
 
@@ -161,7 +163,7 @@ func New(o Options) (*Registry, error) {
 	}
 	r.authority, err = token.New(token.Options{
 		Origin: o.Origin, Registry: o.Name, Type: o.Type, TokenEndpoints: o.TokenEndpoints,
-		Transport: auth, UserAgent: o.UserAgent, Metrics: o.Auth, Logger: o.Logger, Now: o.Now,
+		Transport: auth, UserAgent: o.UserAgent, Metrics: o.Auth, Logger: o.Logger, Now: o.Now, Kept: o.Tokens,
 	})
 	if err != nil {
 		r.host.Leave()

@@ -25,7 +25,7 @@ func (a *Client) failed(err error, c Challenge, cred *credential.Credential, rep
 		a.refuse(cred, e)
 	case e.Class == oci.UpstreamError || e.Class == oci.Unreachable:
 		a.probe.suspect() // the token endpoint may have moved
-		a.perRepo.Remove(repo)
+		a.kept.challenges.Remove(repoKey{a, repo})
 	}
 }
 
@@ -44,7 +44,7 @@ func (a *Client) Rejected(req *http.Request, cred *credential.Credential, repo s
 		again = a.refuse(cred, classify.Refused(a.registry, cred, http.StatusUnauthorized, classify.Text{}))
 	}
 	if !again { // else the second try would go without what this repository wants
-		a.perRepo.Remove(repo)
+		a.kept.challenges.Remove(repoKey{a, repo})
 	}
 	return again
 }
@@ -58,12 +58,12 @@ func (a *Client) dropToken(used secret.Text, cred *credential.Credential, repo s
 	if c == nil {
 		return true
 	}
-	key := newTokenKey(*c, cred, repo)
-	t, ok := a.tokens.Get(key)
+	key := a.tokenKey(*c, cred, repo)
+	t, ok := a.kept.tokens.Get(key)
 	if !ok || !t.text.Equal(used) {
 		return true // somebody else has dropped or replaced it
 	}
-	a.tokens.Remove(key)
+	a.kept.tokens.Remove(key)
 	return t.kept.Load() || a.now().Sub(t.granted) >= justNow
 }
 
@@ -80,12 +80,12 @@ func (a *Client) Outlived(req *http.Request, cred *credential.Credential, repo s
 	if scheme != "Bearer" || c == nil {
 		return false
 	}
-	key := newTokenKey(*c, cred, repo)
-	t, ok := a.tokens.Get(key)
+	key := a.tokenKey(*c, cred, repo)
+	t, ok := a.kept.tokens.Get(key)
 	if !ok || !t.text.Equal(secret.New(value)) || a.now().Sub(t.granted) < outlives {
 		return false
 	}
-	a.tokens.Remove(key)
+	a.kept.tokens.Remove(key)
 	return true
 }
 

@@ -25,6 +25,7 @@ const (
 	schemeBasic   = "basic"
 	schemeBearer  = "bearer"
 	schemeUnknown = "unknown" // a 401 that does not say how
+	schemeLong    = "Bearer with a service of more than 256 bytes"
 )
 
 // Challenge is how an origin wants to be authenticated to.

@@ -16,8 +16,6 @@ import (
 	"berth/internal/flight"
 	"berth/oci"
 
-	"berth/internal/share"
-
 	"berth/auth/credential"
 	"berth/upstream/classify"
 	"berth/upstream/dialect"
@@ -39,8 +37,8 @@ type Options struct {
 	Transport http.RoundTripper
 	// Timeout bounds one exchange, retries and all. If 0, 10 s.
 	Timeout time.Duration
-	// Tokens is how many are kept. If 0, 1024.
-	Tokens int
+	// Kept has what all Clients remember. If nil, it is its own.
+	Kept *Kept
 	// UserAgent is how it introduces itself. If empty, "berth".
 	UserAgent string
 	// Metrics may be nil.
@@ -65,8 +63,8 @@ type Client struct {
 	probe     prober
 	exchange  exchange
 	standings *standings
-	tokens    *share.LRU[tokenKey, bearerToken]
-	perRepo   *share.LRU[string, Challenge]
+	kept      *Kept
+	broughtBy string // the organisation whose registry it is, if it is one's
 	fetching  *flight.Group[tokenKey, bearerToken]
 	purges    purges
 
@@ -75,14 +73,6 @@ type Client struct {
 
 		realm string // the last realm that was warned about
 	}
-}
-
-// tokenKey is for whom and what a token is. The organisation is in it although
-// the fingerprint tells credentials apart: errors name it, and they are shared
-// by those who wait together.
-type tokenKey struct {
-	realm, service, repo               string
-	organisation, account, fingerprint string
 }
 
 // New makes one. It sends nothing yet. Errors: an origin or a token
@@ -97,18 +87,20 @@ func New(o Options) (*Client, error) {
 		return nil, fmt.Errorf("registry %s: %w", o.Registry, err)
 	}
 	a := &Client{
-		perRepo: share.New[string, Challenge](keptChallenges, nil),
-		origin:  realms.origin, registry: o.Registry, now: o.Now, log: o.Logger, metrics: o.Metrics,
+		kept: o.Kept, broughtBy: o.Origin.Owner,
+		origin: realms.origin, registry: o.Registry, now: o.Now, log: o.Logger, metrics: o.Metrics,
 		exchange:  exchange{registry: o.Registry, kind: o.Type, realms: realms, send: o.Transport, now: o.Now, userAgent: o.UserAgent},
 		standings: newStandings(o.Now), fetching: flight.New[tokenKey, bearerToken](o.Timeout),
-		tokens: share.New[tokenKey, bearerToken](int64(o.Tokens), nil),
 	}
 	a.probe = prober{base: realms.origin, registry: o.Registry, userAgent: o.UserAgent, send: o.Transport, now: o.Now, changed: a.challengeChanged, mayAsk: realms.allows, flights: flight.New[struct{}, Challenge](o.Timeout)}
 	return a, nil
 }
 
 func (o *Options) fill() {
-	o.Timeout, o.Tokens, o.UserAgent = cmp.Or(o.Timeout, 10*time.Second), cmp.Or(o.Tokens, 1024), cmp.Or(o.UserAgent, "berth")
+	o.Timeout, o.UserAgent = cmp.Or(o.Timeout, 10*time.Second), cmp.Or(o.UserAgent, "berth")
+	if o.Kept == nil {
+		o.Kept = NewKept()
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -121,6 +113,7 @@ func (o *Options) fill() {
 func (a *Client) Close() {
 	a.probe.flights.Close()
 	a.fetching.Close()
+	a.kept.forget(a)
 }
 
 // Authorize puts the right Authorization header for pulling repo as cred on
@@ -142,7 +135,7 @@ func (a *Client) Authorize(ctx context.Context, req *http.Request, cred *credent
 	if e := a.Refusal(cred); e != nil {
 		return e
 	}
-	c, own := a.perRepo.Get(repo)
+	c, own := a.kept.challenges.Get(repoKey{a, repo})
 	if !own {
 		var err error
 		if c, err = a.probe.challenge(ctx); err != nil {
@@ -210,8 +203,8 @@ func (a *Client) unknownScheme(c Challenge, cred *credential.Credential) error {
 // While a token that is due for renewal still lives, trouble with fetching the
 // next one is no trouble.
 func (a *Client) token(ctx context.Context, c Challenge, cred *credential.Credential, repo string) (bearerToken, error) {
-	key := newTokenKey(c, cred, repo)
-	old, ok := a.tokens.Get(key)
+	key := a.tokenKey(c, cred, repo)
+	old, ok := a.kept.tokens.Get(key)
 	if ok && a.now().Before(old.renew) {
 		old.kept.Store(true)
 		return old, nil
@@ -225,8 +218,8 @@ func (a *Client) token(ctx context.Context, c Challenge, cred *credential.Creden
 	return t, err
 }
 
-func newTokenKey(c Challenge, cred *credential.Credential, repo string) tokenKey {
-	key := tokenKey{realm: c.Realm, service: c.Service, repo: repo}
+func (a *Client) tokenKey(c Challenge, cred *credential.Credential, repo string) tokenKey {
+	key := tokenKey{at: a, realm: c.Realm, service: c.Service, repo: repo}
 	if cred != nil {
 		key.organisation, key.account, key.fingerprint = cred.Organisation, cred.Name, cred.Version
 	}
@@ -235,7 +228,7 @@ func newTokenKey(c Challenge, cred *credential.Credential, repo string) tokenKey
 
 // fetch runs once per key at a time.
 func (a *Client) fetch(ctx context.Context, key tokenKey, c Challenge, cred *credential.Credential, repo string) (bearerToken, error) {
-	if t, ok := a.tokens.Get(key); ok && a.now().Before(t.renew) {
+	if t, ok := a.kept.tokens.Get(key); ok && a.now().Before(t.renew) {
 		return t, nil // it came while this flight was starting
 	}
 	if cred != nil {

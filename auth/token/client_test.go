@@ -97,7 +97,7 @@ func TestAuthorizeElsewhereIsRefused(t *testing.T) {
 // the token of its own credential, whatever is dropped and fetched meanwhile.
 func TestCredentialsDoNotMix(t *testing.T) {
 	f := newFakeRegistry(t, false)
-	a := f.authority(Options{Tokens: 7}) // fewer than are in use
+	a := f.authority(Options{Kept: fewTokens(7)}) // fewer than are in use
 	creds := make([]*credential.Credential, 10)
 	for i := range creds {
 		creds[i] = testAccount(fmt.Sprintf("org%d", i%5), fmt.Sprintf("a%d", i), fmt.Sprintf("user%d", i), fmt.Sprintf("pw%d", i))
@@ -276,7 +276,7 @@ func TestKeptTokenIsWorthAnotherTry(t *testing.T) {
 // Whoever asks for name after name does not make the node ask for others' tokens again.
 func TestTokens_OthersStay(t *testing.T) {
 	f := newFakeRegistry(t, false)
-	a := f.authority(Options{Tokens: 20})
+	a := f.authority(Options{Kept: fewTokens(20)})
 	acme, globex := testAccount("acme", "ci", "bot", "pw"), testAccount("globex", "ci", "other", "pw")
 	for _, who := range []*credential.Credential{acme, globex} {
 		for i := range 100 {

@@ -25,6 +25,9 @@ import (
 
 const (
 	maxTokenBody = 64 << 10
+	// maxToken bounds a token: registries refuse headers that are longer, and the
+	// longest that they give (Azure's, with many groups in it) has some 6 KiB.
+	maxToken = 16 << 10
 	// A token without expires_in lives 60 s (distribution spec, token.md); Quay
 	// and ACR leave it out.
 	defaultLife = 60 * time.Second
@@ -235,6 +238,8 @@ func (x *exchange) read(body []byte) (bearerToken, error) {
 	switch {
 	case text == "":
 		return nonsense("no token in it")
+	case len(text) > maxToken:
+		return nonsense("a token of more than 16 KiB")
 	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return nonsense("a token that fits no header")
 	}

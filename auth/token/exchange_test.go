@@ -128,6 +128,7 @@ func TestTokenAnswers(t *testing.T) {
 		"no token":                            {dialect.Generic, acme, 200, nil, `{"refresh_token":"` + canary + `"}`, oci.UpstreamError, oci.CodeUnknown, "no token", 0},
 		"a token that fits no header":         {dialect.Generic, acme, 200, nil, `{"token":"` + canary + `\r\nX: y"}`, oci.UpstreamError, oci.CodeUnknown, "fits no header", 0},
 		"too long":                            {dialect.Generic, acme, 200, nil, `{"token":"` + strings.Repeat("x", 65<<10) + `"}`, oci.UpstreamError, oci.CodeUnknown, "too long", 0},
+		"a token that no registry takes":      {dialect.Generic, acme, 200, nil, `{"token":"` + strings.Repeat("x", 16<<10+1) + `"}`, oci.UpstreamError, oci.CodeUnknown, "a token of more than 16 KiB", 0},
 		"empty":                               {dialect.Generic, acme, 200, nil, ``, oci.UpstreamError, oci.CodeUnknown, "", 0},
 		"an echo of what was sent":            {dialect.Generic, acme, 401, nil, specBody("UNAUTHORIZED", "bot:"+canary+" is wrong, "+pair("bot:"+canary)), oci.Unauthorized, oci.CodeDenied, "", 0},
 	} {

@@ -1,6 +1,9 @@
 package token
 
-import "sync"
+import (
+	"strings"
+	"sync"
+)
 
 // purges orders the keeping of tokens and the forgetting of them: one that was
 // asked for before it was forgotten is not kept after.
@@ -16,7 +19,7 @@ func (a *Client) Forget(organisation string) {
 	a.purges.mu.Lock()
 	defer a.purges.mu.Unlock()
 	a.purges.done++
-	a.tokens.RemoveIf(func(key tokenKey, _ bearerToken) bool { return key.organisation == organisation })
+	a.kept.tokens.RemoveIf(func(key tokenKey, _ bearerToken) bool { return key.at == a && key.organisation == organisation })
 }
 
 // before is for keep, taken before a token is asked for.
@@ -32,6 +35,7 @@ func (a *Client) keep(key tokenKey, t bearerToken, before uint64) {
 	a.purges.mu.Lock()
 	defer a.purges.mu.Unlock()
 	if a.purges.done == before {
-		a.tokens.Add(key.organisation, key, t)
+		key.repo = strings.Clone(key.repo) // it may be a piece of a long path
+		a.kept.tokens.Add(a.owner(key.organisation), key, t)
 	}
 }

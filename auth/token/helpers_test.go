@@ -11,6 +11,7 @@ import (
 
 	"berth/auth/credential"
 	"berth/internal/secret"
+	"berth/internal/share"
 	"berth/oci"
 
 	"berth/upstream/dialect"
@@ -78,4 +79,11 @@ func mustURL(t *testing.T, s string) *url.URL {
 		t.Fatal(err)
 	}
 	return u
+}
+
+// fewTokens keeps n of them, however long they are.
+func fewTokens(n int64) *Kept {
+	k := NewKept()
+	k.tokens = share.New[tokenKey, bearerToken](n, nil)
+	return k
 }

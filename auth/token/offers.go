@@ -83,11 +83,19 @@ func parse(offer string) Challenge {
 	if end := strings.IndexAny(offer, " \t"); end >= 0 {
 		scheme, parameters = offer[:end], offer[end:]
 	}
-	return Challenge{
-		Scheme: cmp.Or(strings.ToLower(oci.OneLine(scheme, 40)), schemeUnknown),
-		Realm:  parameter(parameters, "realm"), Service: parameter(parameters, "service"),
+	c := Challenge{Scheme: cmp.Or(strings.ToLower(oci.OneLine(scheme, 40)), schemeUnknown)}
+	realm, service := parameter(parameters, "realm"), parameter(parameters, "service")
+	if len(service) > maxService {
+		c.Scheme, service = schemeLong, ""
 	}
+	// It is kept, and the header that it is a piece of need not be. Realms says that one
+	// is too long.
+	c.Scheme, c.Realm, c.Service = strings.Clone(c.Scheme), strings.Clone(realm[:min(len(realm), maxRealm+1)]), strings.Clone(service)
+	return c
 }
+
+// maxService bounds the service of a challenge, in bytes. Most are the name of a host.
+const maxService = 256
 
 // parameter is the value of a parameter of a challenge.
 func parameter(parameters, name string) string {

@@ -5,16 +5,11 @@ import (
 	"strings"
 )
 
-// keptChallenges bounds for how many repositories a challenge of their own is
-// remembered. One that is forgotten, the oldest of the organisation that has asked for
-// most of them, costs a request.
-const keptChallenges = 1024
-
 // lastFor is how the origin wants to be authenticated to for repo, as last known: what it
 // said there, if that was another challenge than at /v2/; nil: nothing is. One host may be
 // a front for several registries, each with a token service of its own.
 func (a *Client) lastFor(repo string) *Challenge {
-	if c, ok := a.perRepo.Get(repo); ok {
+	if c, ok := a.kept.challenges.Get(repoKey{a, repo}); ok {
 		return &c
 	}
 	return a.probe.last()
@@ -40,7 +35,7 @@ func (a *Client) Challenged(header http.Header, organisation, repo string) (news
 	if last := a.lastFor(repo); last != nil && *last == c {
 		return false
 	}
-	a.perRepo.Add(organisation, repo, c)
+	a.kept.challenges.Add(a.owner(organisation), repoKey{a, strings.Clone(repo)}, c)
 	return true
 }
 
@@ -59,6 +54,6 @@ func (a *Client) Rechallenged(req *http.Request, header http.Header, organisatio
 	if c.Scheme != schemeBearer || !a.exchange.realms.allows(c.Realm) || strings.EqualFold(scheme, schemeBearer) && c == *used {
 		return false
 	}
-	a.perRepo.Add(organisation, repo, c)
+	a.kept.challenges.Add(a.owner(organisation), repoKey{a, strings.Clone(repo)}, c)
 	return true
 }

@@ -27,6 +27,7 @@ import (
 	"berth/upstream"
 
 	"berth/auth/credential"
+	"berth/auth/token"
 )
 
 // node is everything that serves: what lives as long as the process, and the
@@ -51,6 +52,7 @@ type node struct {
 	memory    *limit.Pool // bytes of manifests, lists, and parts from the fleet
 	dialled   *upstream.Connections
 	sessions  *upstream.Sessions
+	tokens    *token.Kept
 	hosts     *limit.Hosts // what goes to registries
 	upstream  *upstream.Metrics
 	auth      *credential.Metrics

@@ -18,6 +18,7 @@ import (
 	"berth/upstream"
 
 	"berth/auth/credential"
+	"berth/auth/token"
 	"berth/upstream/dialect"
 )
 
@@ -104,7 +105,7 @@ func (n *node) client(s *registry.Spec) (*registryClient, error) {
 
 func (n *node) newClient(s *registry.Spec, pem []byte) (*registryClient, error) {
 	// What needs a restart is as it was at the start.
-	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, hosts: n.hosts, memory: n.memory, dialled: n.dialled, sessions: n.sessions, now: n.now}
+	m := clientMaker{version: n.version, limits: n.started.Upstream, log: n.log, upstream: n.upstream, auth: n.auth, hosts: n.hosts, memory: n.memory, dialled: n.dialled, sessions: n.sessions, tokens: n.tokens, now: n.now}
 	return m.client(s, pem)
 }
 
@@ -127,6 +128,7 @@ type clientMaker struct {
 	memory   *limit.Pool
 	dialled  *upstream.Connections
 	sessions *upstream.Sessions
+	tokens   *token.Kept
 	now      func() time.Time
 	// before stands before the transport for challenges and tokens. It may be nil.
 	before func(http.RoundTripper) http.RoundTripper
@@ -188,7 +190,7 @@ func (m clientMaker) open(s *registry.Spec, pem []byte) (*upstream.Registry, err
 	o := upstream.Options{
 		Name: s.Name, Label: s.Label(), Origin: s.Origin, Type: kind,
 		AllowPrivate: s.AllowPrivate, Named: s.Named,
-		CAs: cas, Hosts: m.hosts, Memory: m.memory, Open: m.dialled, Sessions: m.sessions,
+		CAs: cas, Hosts: m.hosts, Memory: m.memory, Open: m.dialled, Sessions: m.sessions, Tokens: m.tokens,
 		UserAgent: "berth/" + m.version, Logger: m.log, Metrics: m.upstream, Now: m.now,
 		CoolDown: func(organisation, account string, until time.Time) {
 			m.auth.CoolDownOf(organisation, s.Label(), account, until)

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"berth/auth/credential"
+	"berth/auth/token"
 	"berth/cache"
 	"berth/internal/admin"
 	"berth/internal/audit"
@@ -30,14 +31,14 @@ import (
 func newNode(cfg *config.Config, open [][]net.Listener, s setup) (*node, error) {
 	n := &node{
 		setup: s, start: s.now(),
-		started:    cfg,
-		registry:   prometheus.NewRegistry(),
-		requests:   &limit.Pool{},
-		downloads:  newDownloads(),
-		memory:     newMemory(),
-		hosts:      newHosts(cfg.Upstream),
-		dialled:    &upstream.Connections{Most: mostUpstream(descriptor.Limit())},
-		sessions:   upstream.NewSessions(),
+		started:   cfg,
+		registry:  prometheus.NewRegistry(),
+		requests:  &limit.Pool{},
+		downloads: newDownloads(),
+		memory:    newMemory(),
+		hosts:     newHosts(cfg.Upstream),
+		dialled:   &upstream.Connections{Most: mostUpstream(descriptor.Limit())},
+		sessions:  upstream.NewSessions(), tokens: token.NewKept(),
 		secretsDue: make(chan struct{}, 1),
 		changing:   make(chan struct{}, 1),
 		probes:     flight.New[struct{}, struct{}](probeTimeout),
