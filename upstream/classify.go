@@ -279,7 +279,7 @@ func (w asker) tlsTrouble(err error) string {
 		return "cannot be trusted: its TLS certificate " + outOfTime(invalid)
 	}
 	if errors.Is(err, errLongChain) {
-		return "cannot be trusted: it sends more than 64 KiB of TLS certificates; have it send its own, and those of the authorities between"
+		return "cannot be trusted: it sends more than 10 TLS certificates, or 64 KiB of them; have it send its own, and those of the authorities between"
 	}
 	if isCertificate(err) {
 		return "cannot be trusted: its TLS certificate is not valid"

@@ -10,24 +10,28 @@ import (
 // What a server says that is kept for later is as long as it likes: a ticket of TLS may
 // have 64 KiB, and the certificates 256 KiB, which are several times that when parsed.
 const (
-	// maxChain bounds the certificates of a server, in bytes. Those of registries have
-	// less than 10 KiB.
-	maxChain = 64 << 10
+	// maxChain bounds the certificates of a server, in bytes, and maxCertificates their
+	// number: crypto/x509 tries the signature of one with the keys of up to a hundred others,
+	// which takes half a second. Those of registries are four at most, with less than 10 KiB.
+	maxChain        = 64 << 10
+	maxCertificates = 10
 	// maxSession bounds one session that is kept, and keptSessions all of them: some
 	// 500 of the usual kind.
 	maxSession   = 32 << 10
 	keptSessions = 4 << 20
 )
 
-var errLongChain = errors.New("the server sends more than 64 KiB of certificates")
+var errLongChain = errors.New("the server sends more than 10 certificates, or 64 KiB of them")
 
 // boundChain refuses certificates that nobody needs, before a connection holds on to them.
+// They have been verified by then: a host that goes on sending such ones is taken for one in
+// trouble, and left alone for longer and longer.
 func boundChain(s tls.ConnectionState) error {
 	size := 0
 	for _, c := range s.PeerCertificates {
 		size += len(c.Raw)
 	}
-	if size > maxChain {
+	if size > maxChain || len(s.PeerCertificates) > maxCertificates {
 		return &tls.CertificateVerificationError{Err: errLongChain} // without the certificates: errors are remembered
 	}
 	return nil

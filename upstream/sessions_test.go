@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -158,7 +159,19 @@ func TestSessions_LongChainIsRefused(t *testing.T) {
 	host, cas := tlsServer(t, 0, 70<<10)
 	r := newRegistry(t, Options{Origin: oci.Origin{Owner: "acme", Scheme: "https", Host: host}, CAs: cas, Before: withoutAuth})
 	_, err := r.As(Identity{Organisation: "acme"}).Resolve(t.Context(), "acme/app", "1")
-	if err == nil || !strings.Contains(err.Error(), "more than 64 KiB of TLS certificates") {
+	if err == nil || !strings.Contains(err.Error(), "more than 10 TLS certificates, or 64 KiB of them") {
 		t.Errorf("a chain of 70 KiB: %v", err)
+	}
+}
+
+func TestSessions_ManyCertificatesAreRefused(t *testing.T) {
+	for n, want := range map[int]error{1: nil, 10: nil, 11: errLongChain, 100: errLongChain} {
+		state := tls.ConnectionState{}
+		for range n {
+			state.PeerCertificates = append(state.PeerCertificates, &x509.Certificate{Raw: make([]byte, 100)})
+		}
+		if err := boundChain(state); !errors.Is(err, want) {
+			t.Errorf("%d certificates: %v", n, err)
+		}
 	}
 }
