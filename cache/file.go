@@ -92,14 +92,16 @@ func (s *source) remember(o oci.Object, data []byte) (hotEntry, error) {
 // mediaType is that of a manifest, whose verified bytes are parsed once.
 func (s *source) mediaType(o oci.Object, data []byte) (string, error) {
 	if known, ok := s.c.parsed.Get(s.hotKey(o.Digest)); ok {
-		return known.mediaType, nil
+		return known.mediaType, known.err
 	}
-	doc, err := oci.ParseManifest(data)
-	if err != nil {
-		return "", notAManifest(o.Digest, err)
+	known := parsed{size: int64(len(data))}
+	if doc, err := oci.ParseManifest(data); err != nil {
+		known.err = notAManifest(o.Digest, err) // a blob can be asked for as one, again and again
+	} else {
+		known.mediaType = doc.MediaType
 	}
-	s.c.parsed.Add(s.u.Organisation, s.hotKey(o.Digest), parsed{doc.MediaType, int64(len(data))})
-	return doc.MediaType, nil
+	s.c.parsed.Add(s.u.Organisation, s.hotKey(o.Digest), known)
+	return known.mediaType, known.err
 }
 
 func (e hotEntry) content(o oci.Object) *oci.Content {
@@ -131,7 +133,7 @@ func (s *source) describe(o oci.Object) (*oci.Descriptor, error) {
 func (s *source) describeManifest(o oci.Object) (*oci.Descriptor, error) {
 	store := s.c.folder.store()
 	known, ok := s.c.parsed.Get(s.hotKey(o.Digest))
-	if _, hot := s.hotManifest(o.Digest); ok && !hot {
+	if _, hot := s.hotManifest(o.Digest); ok && !hot && known.err == nil {
 		if size, _, err := store.Stat(s.place.folder, o.Digest); err == nil && size == known.size {
 			store.Use(s.place.folder, o.Digest)
 			return &oci.Descriptor{MediaType: known.mediaType, Digest: o.Digest, Size: size}, nil

@@ -35,6 +35,7 @@ type hotEntry struct {
 type parsed struct {
 	mediaType string
 	size      int64
+	err       error // it is none
 }
 
 // mostParsed bounds what is known so: some 300 bytes each.

@@ -64,6 +64,29 @@ func TestCache_ParsesAManifestOnce(t *testing.T) {
 	}
 }
 
+// A blob that is asked for as a manifest, and is none, is parsed once too.
+func TestCache_ParsesOnceWhatIsNoManifest(t *testing.T) {
+	const entries = 5000
+	h := newHouse(t, cache.Options{HotBytes: 1})
+	s := h.source("acme", "a")
+	text := `{"schemaVersion":2,"layers":[` + strings.Repeat(`{"size":1},`, entries) + `{}],"layers":[]}`
+	blob := h.addBlob("acme/app", []byte(text))
+	read(t, s, blob)
+	h.settle() // it is kept
+	manifest := h.addManifest("acme/app", "", text)
+	var before, after runtime.MemStats
+	for i := range 2 {
+		runtime.ReadMemStats(&before)
+		if _, err := s.Open(t.Context(), manifest, oci.Range{}); oci.ClassOf(err) != oci.UpstreamError || !strings.Contains(err.Error(), "cannot be used as an image manifest") {
+			t.Fatalf("it was opened: %v", err)
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.Mallocs - before.Mallocs; i > 0 && n > entries/5 {
+			t.Errorf("%d objects are made for %d entries", n, entries)
+		}
+	}
+}
+
 // What a manifest lists is remembered once, however much it is.
 func TestCache_ReadsOnceWhatAManifestLists(t *testing.T) {
 	const entries = 20_000 // more than is remembered in all
