@@ -36,6 +36,9 @@ type pools struct {
 // connections: Quay, for one, lets ten times as many requests through there. The
 // bytes of blobs come over HTTP/1.1: parallel ranges on one HTTP/2 connection share
 // its one TCP window and gain nothing.
+// At registries that organisations bring both speak HTTP/1.1: net/http reads whatever
+// frames a server sends over HTTP/2, at a core for each connection, and closes one of
+// HTTP/1.1 at the first byte that nobody asked for.
 type pool struct {
 	of         *pools
 	meta, blob *http.Transport
@@ -52,7 +55,7 @@ func newPools(o transportOptions) *pools {
 }
 
 func (p *pools) make() *pool {
-	n := &pool{of: p, meta: newTransport(p.options, true), blob: newTransport(p.options, false)}
+	n := &pool{of: p, meta: newTransport(p.options, p.options.http2), blob: newTransport(p.options, false)}
 	n.meta.DialContext, n.blob.DialContext = n.dial, n.dial
 	return n
 }

@@ -138,7 +138,7 @@ func New(o Options) (*Registry, error) {
 		d.policy.local = ownAddresses
 	}
 	sessions := &sessionsOf{all: o.Sessions, owner: o.Origin.Owner}
-	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs, sessions), proxy: o.Proxy, idle: cmp.Or(o.Hosts.Connections, 16), all: o.Open})
+	conns := newPools(transportOptions{dialer: d, secure: newSecure(o.CAs, sessions), proxy: o.Proxy, http2: o.Origin.Owner == "", idle: cmp.Or(o.Hosts.Connections, 16), all: o.Open})
 	r := &Registry{
 		owner: o.Origin.Owner, kind: o.Type, agent: o.UserAgent,
 		conns: conns, meta: pooledTransport{conns, false}, blob: pooledTransport{conns, true},

@@ -24,6 +24,7 @@ type transportOptions struct {
 	dialer *dialer
 	secure *tls.Config
 	proxy  *url.URL
+	http2  bool
 	idle   int // connections to one host that are kept for later
 	all    *Connections
 }

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"berth/internal/config"
 	"berth/internal/linewriter"
 	"berth/internal/pause"
@@ -40,16 +42,29 @@ func newLogger(l config.Log, to *logBuffer) (*slog.Logger, *slog.LevelVar) {
 // tells there about registries that speak unasked.
 func takeStandardLog(log *slog.Logger) {
 	slog.SetLogLoggerLevel(slog.LevelWarn)
-	slog.SetDefault(slog.New(librariesLog{log.Handler()}))
+	slog.SetDefault(slog.New(librariesLog{log.Handler(), rate.NewLimiter(1, 10), new(atomic.Int64)}))
 }
 
-// librariesLog leaves out what foreign servers said: net/http quotes it.
-type librariesLog struct{ slog.Handler }
+// librariesLog leaves out what foreign servers said: net/http quotes it. It has a line a
+// second, or else a server could fill the log by sending what nobody asked for.
+type librariesLog struct {
+	slog.Handler
+
+	share   *rate.Limiter
+	leftOut *atomic.Int64
+}
 
 // Handle passes the rest of r on.
 func (l librariesLog) Handle(ctx context.Context, r slog.Record) error {
+	if !l.share.Allow() {
+		l.leftOut.Add(1)
+		return nil
+	}
 	r.Message, _, _ = strings.Cut(r.Message, `"`)
 	r.Message = strings.TrimSuffix(strings.TrimSpace(r.Message), " starting with")
+	if n := l.leftOut.Swap(0); n > 0 {
+		r.AddAttrs(slog.Int64("lines", n))
+	}
 	return l.Handler.Handle(ctx, r)
 }
 

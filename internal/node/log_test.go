@@ -3,11 +3,15 @@ package node
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"berth/internal/config"
 )
@@ -80,4 +84,24 @@ func TestLogIsWrittenInOrder(t *testing.T) {
 			t.Fatalf("line %d: %s", i, line)
 		}
 	}
+}
+
+// However many lines libraries write, the log has a few of them, and how many there were.
+func TestLibrariesLog_Bounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		l := librariesLog{slog.NewTextHandler(&out, nil), rate.NewLimiter(1, 10), new(atomic.Int64)}
+		log := slog.New(l)
+		for range 1000 {
+			log.Warn("Transport: unhandled response frame")
+		}
+		if n := strings.Count(out.String(), "\n"); n != 10 {
+			t.Errorf("%d lines of 1000", n)
+		}
+		time.Sleep(time.Second)
+		log.Warn("Transport: unhandled response frame")
+		if !strings.Contains(out.String(), "lines=990") {
+			t.Errorf("it is not told how many were left out: %s", out.String())
+		}
+	})
 }
