@@ -88,9 +88,8 @@ func (s *source) shows(ctx context.Context, principal oci.Principal, o oci.Objec
 		return false, err
 	}
 	return together(ctx, s, s.c.shows, mk, func(ctx context.Context) (bool, error) {
-		ctx, end := s.insisting(ctx, s.accessKey(principal, o.Repo, o.Digest))
-		defer end()
-		same, asked, err := s.compare(ctx, principal, o)
+		// As for what is not kept: his limits must not tell which of the two it is.
+		same, asked, err := s.compare(oci.WithRight(ctx, s.asker(ctx, principal, o).right), principal, o)
 		if err = s.notABlob(principal, o, err); err != nil {
 			s.refused(principal, o, mk, err)
 			return false, err
