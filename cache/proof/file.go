@@ -52,7 +52,7 @@ const (
 func openFile(path string, log *slog.Logger) (*bbolt.DB, error) {
 	db, err := openCurrent(path, log)
 	if err != nil && damaged(err) {
-		log.Warn("facts.db cannot be used and is moved aside; what is kept is proven again, by a HEAD for each manifest and the first byte of each blob", "err", err)
+		log.Warn("facts.db cannot be used and is moved aside; what is kept is proven again: each manifest comes once more, or by a HEAD at Docker Hub, and of each blob some pieces do", "err", err)
 		if err := moveAside(path); err != nil {
 			return nil, err
 		}

@@ -200,7 +200,7 @@ func TestUnknownWordsOfMembershipProveNothing(t *testing.T) {
 }
 
 // A crash while the file is taken over leaves one version or the other, and damage
-// costs HEADs and probes only.
+// costs questions only.
 func TestDamageInALaterVersionsFile(t *testing.T) {
 	dir := ocitest.MemoryDir(t)
 	whole := filepath.Join(dir, "facts.db")

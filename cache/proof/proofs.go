@@ -83,10 +83,10 @@ type memory struct {
 }
 
 // Open reads the file at path, or makes it. An empty path keeps proofs in
-// memory only. A file that is damaged is moved aside, and of one of another version
-// only the memberships stay: it costs HEADs, nothing else. The error is about the
-// folder or the disk, or says that another process has the file; that takes a second
-// to find out.
+// memory only. Of a file of another version only the memberships stay, which costs HEADs. A
+// file that is damaged is moved aside: then repositories have to show again what is kept.
+// The error is about the folder or the disk, or says that another process has the file;
+// that takes a second to find out.
 func Open(path string, o Options) (f *Proofs, err error) {
 	f = &Proofs{o: o.withDefaults(), memory: &memory{forgotten: map[string]time.Time{}}}
 	if path != "" {

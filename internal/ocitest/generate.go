@@ -14,6 +14,14 @@ func Noise(seed uint64, size int64) *io.SectionReader {
 	return io.NewSectionReader(noise(seed), 0, size)
 }
 
+// Compressed is Noise that begins as gzip does, as real layers do.
+func Compressed(seed uint64, size int64) []byte {
+	data := make([]byte, size)
+	_, _ = noise(seed).ReadAt(data, 0) // it never fails
+	copy(data, []byte{0x1f, 0x8b})
+	return data
+}
+
 // noise is splitmix64 in counter mode: word i is a mix of seed and i, so that
 // any offset costs the same.
 type noise uint64
