@@ -65,6 +65,9 @@ func (s *source) needMemory(ctx context.Context, principal oci.Principal, o oci.
 		return nil
 	}
 	return memory.Need(ctx, func() error {
+		if s.isListed(principal, o) {
+			return nil
+		}
 		_, err := s.admit(ctx, principal, o, false)
 		return err
 	})

@@ -207,7 +207,12 @@ func (s *source) openAbsent(ctx context.Context, principal oci.Principal, o oci.
 // that it lists. Else whoever has a repository could find out, at his own limits, what is kept
 // of others': for that the right is asked for, and nobody waits.
 func (s *source) mayWait(principal oci.Principal, o oci.Object) bool {
-	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh || o.Kind != oci.Blob {
+	return o.Kind == oci.Blob && s.isListed(principal, o)
+}
+
+// isListed says whether principal has a right to o's repository, and a manifest there lists o.
+func (s *source) isListed(principal oci.Principal, o oci.Object) bool {
+	if access, _ := s.proofs.Access(s.accessKey(principal, o.Repo, o.Digest)); access != proof.Fresh {
 		return false
 	}
 	l, ok := s.c.lists.listed.Get(s.memberKey(o))
