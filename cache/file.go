@@ -18,14 +18,26 @@ import (
 // cached is o as it lies in memory or on disk, or nil. Whether it may be served
 // is not its business.
 func (s *source) cached(o oci.Object) (*oci.Content, error) {
-	key := s.hotKey(o.Digest)
-	if e, ok := s.c.hot.Get(key); ok && (o.Kind == oci.Blob || e.mediaType != "") {
+	if content := s.inMemory(o); content != nil {
+		return content, nil
+	}
+	return s.onDisk(o)
+}
+
+// inMemory is o as it lies in memory, or nil.
+func (s *source) inMemory(o oci.Object) *oci.Content {
+	if e, ok := s.c.hot.Get(s.hotKey(o.Digest)); ok && (o.Kind == oci.Blob || e.mediaType != "") {
 		now, last := s.c.o.Now().UnixNano(), e.touched.Load()
 		if time.Duration(now-last) >= touchEvery && e.touched.CompareAndSwap(last, now) {
 			s.c.folder.store().Use(s.place.folder, o.Digest)
 		}
-		return e.content(o), nil
+		return e.content(o)
 	}
+	return nil
+}
+
+// onDisk is o as it lies on disk, or nil. What is small is read into memory.
+func (s *source) onDisk(o oci.Object) (*oci.Content, error) {
 	file, size, err := s.c.folder.store().OpenBlob(s.place.folder, o.Digest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -19,7 +19,7 @@ const manifestTimeout = time.Minute
 
 // fetchManifest gets a manifest that is not here. It arrives whole and verified in
 // memory, so it needs no download: one GET, which registries count, for everyone
-// who misses it meanwhile.
+// who misses it meanwhile in the same repository (of Docker Hub, in any: see possession.go).
 //
 // A request with the principal and the repository that the GET was sent with
 // shares its answer. Any other proves itself with a HEAD and takes the bytes of

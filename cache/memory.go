@@ -53,11 +53,12 @@ func newHot(limit int64) *share.LRU[hotKey, hotEntry] {
 	return share.New(limit, func(_ hotKey, e hotEntry) int64 { return int64(len(e.data)) + overhead })
 }
 
-// needMemory waits for memory for a manifest that is not in it: what is there costs nothing,
+// needMemory waits for memory for what s has none in, if it is a manifest, and does not lie
+// there for another place of the fleet: what is in memory costs nothing,
 // and a node whose memory is taken up still answers with that. Whoever has no right to o is
 // told so before there is a wait, which would say that it is not in memory.
 func (s *source) needMemory(ctx context.Context, principal oci.Principal, o oci.Object) error {
-	if o.Kind != oci.Manifest || s.isHot(o) {
+	if o.Kind != oci.Manifest || s.c.fleet != nil && s.isHot(o) {
 		return nil // before the context is looked at, which a blob's request has not made yet
 	}
 	memory := oci.MemoryOf(ctx)
@@ -75,9 +76,6 @@ func (s *source) needMemory(ctx context.Context, principal oci.Principal, o oci.
 
 // isHot says whether the manifest o is in memory, wherever it came from.
 func (s *source) isHot(o oci.Object) bool {
-	if _, ok := s.hotManifest(o.Digest); ok || s.c.fleet == nil {
-		return ok
-	}
 	return slices.ContainsFunc(s.places(o.Repo), func(there *source) bool {
 		_, ok := there.hotManifest(o.Digest)
 		return ok

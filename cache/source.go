@@ -161,10 +161,13 @@ func (s *source) memberKey(o oci.Object) proof.Member {
 // decides again.
 func (s *source) open(ctx context.Context, o oci.Object, r oci.Range) (*oci.Content, error) {
 	principal := s.Principal(o.Repo)
-	if err := s.needMemory(ctx, principal, o); err != nil {
-		return nil, err
+	content, err := s.inMemory(o), error(nil)
+	if content == nil {
+		if err := s.needMemory(ctx, principal, o); err != nil {
+			return nil, err
+		}
+		content, err = s.cached(o) // it may have come into memory meanwhile
 	}
-	content, err := s.cached(o)
 	if content != nil || err != nil {
 		content, err = s.release(ctx, principal, o, r, content, err)
 	} else {

@@ -129,6 +129,8 @@ func TestClaims_ThatAreTrue(t *testing.T) {
 	}
 	v.reg.reg.AddManifest("bolt/own", "v2", img.MediaType, v.reg.reg.Bytes("acme/app", img.Digest))
 	v.reg.reg.Forget()
+	// A connection that breaks in the middle of a piece fails no pull.
+	v.reg.reg.Inject(ocitest.Match{Repo: "bolt/own", Digest: img.Platforms[0].Config}, 1, ocitest.Fault{Cut: ocitest.CutClose, CutAt: 10})
 	for range 3 {
 		if a := v.as("bolt").pull("reg.example/bolt/own", img, 0); !a.ok() {
 			t.Fatal(a)

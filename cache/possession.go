@@ -19,8 +19,8 @@ import (
 // Nexus and Artifact Registry pass on the answers of a host that their owner names. Whoever
 // owns such a repository and knows a digest (they are in logs and manifests of deployments)
 // would have its bytes, which another repository of the registry has brought here, by
-// claiming to have them. So that an object is in a repository is known once that has shown
-// the object itself, whoever asked; from then on a claim is enough to renew it.
+// claiming to have them. So a repository proves possession first: that an object is in it is
+// known once it has shown the object itself, whoever asked. From then on a claim renews it.
 
 // errUnshown is the error where what is kept has come by other repositories alone.
 var errUnshown = errors.New("its repository has not shown it")
@@ -123,8 +123,8 @@ func (s *source) compare(ctx context.Context, principal oci.Principal, o oci.Obj
 		if asked.IsZero() {
 			asked = got.Asked
 		}
-		if same, err = isPiece(got, piece, kept); err != nil || !same {
-			return false, asked, err
+		if !isPiece(got, piece, kept) {
+			return false, asked, nil
 		}
 	}
 	return true, asked, nil
@@ -160,16 +160,18 @@ func bytesOf(kept *oci.Content) io.ReaderAt {
 	return bytes.NewReader(kept.Data)
 }
 
-// isPiece says whether got is the piece r of what is kept. It closes got.
-func isPiece(got *oci.Content, r oci.Range, kept *oci.Content) (bool, error) {
+// isPiece says whether got is the piece r of what is kept. It closes got. Where it is not,
+// whatever the reason (all of the blob was sent, or the connection broke, or the disk does
+// not read), the blob goes past the disk, which says what is wrong if anything is.
+func isPiece(got *oci.Content, r oci.Range, kept *oci.Content) bool {
 	defer got.Close()
 	if got.Offset != r.Start || got.Length != r.Length || got.Size != kept.Size {
-		return false, nil // it may be all of it: that goes past the disk
+		return false
 	}
 	theirs, ours := make([]byte, r.Length), make([]byte, r.Length)
 	if _, err := io.ReadFull(got.Body, theirs); err != nil {
-		return false, err
+		return false
 	}
 	_, err := bytesOf(kept).ReadAt(ours, r.Start)
-	return (err == nil || errors.Is(err, io.EOF)) && bytes.Equal(ours, theirs), nil // what the disk cannot read goes past it
+	return (err == nil || errors.Is(err, io.EOF)) && bytes.Equal(ours, theirs)
 }
